@@ -1,0 +1,108 @@
+"""The one way to suspend a greenlet and to resume it.
+
+Rules of this room:
+
+- No other module switches greenlets.  A thread goes to sleep in `suspend`,
+  and is woken through the private `Waiter` that it sleeps on: a wake that
+  comes too late finds no greenlet in the waiter and does nothing.
+- `GreenletExit` and `gevent.Timeout` may come out of `suspend` instead of a
+  value.  Whoever registered a waiter takes it back when that happens.
+- What a greenlet waits for is not stored anywhere: `waiting_on` reads it from
+  the arguments of the `suspend` in which the greenlet sleeps.  So a wait does
+  not pay for the description that only a person debugging wants to see.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from types import FrameType
+from typing import Any, Final
+
+from gevent.hub import Hub, Waiter, get_hub
+from greenlet import greenlet
+
+TIMED_OUT: Final = object()
+"""What `suspend` returns when its time is over."""
+
+
+def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: float | None = None) -> object:
+    """Sleep until `waiter.switch(value)`, and return that value.
+
+    Args:
+        waiter: a fresh waiter of the current thread's hub.
+        call: the call that waits, as a person would name it.
+        subject: the object that the call waits on, if there is one.
+        timeout: seconds after which `TIMED_OUT` is returned; None for never.
+    """
+    if timeout is None:
+        return waiter.get()
+    timer = get_hub().loop.timer(max(timeout, 0.0))
+    try:
+        # update=True: a loop that is late must not make the timer fire early.
+        timer.start(waiter.switch, TIMED_OUT, update=True)
+        return waiter.get()
+    finally:
+        timer.close()
+
+
+class WaitQueue(deque):  # type: ignore[type-arg]  # of Waiter[Any]
+    """Threads that wait for one condition, woken first come, first served.
+
+    `wake_next` runs the woken thread before it returns.  So a thread that was
+    promised an item takes it at once, and one that is killed in the queue was
+    never promised anything: nothing is lost in either order of events.
+    """
+
+    def wait(self, call: str, subject: object, timeout: float | None = None) -> bool:
+        """Sleep until it is this thread's turn; False when the time is over."""
+        waiter: Waiter[Any] = Waiter()
+        self.append(waiter)
+        try:
+            woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT
+        except BaseException:
+            self.remove(waiter)
+            raise
+        if not woken:
+            self.remove(waiter)
+        return woken
+
+    def wake_next(self) -> None:
+        """Run the thread that has waited longest.  Only from a hub callback."""
+        self.popleft().switch(None)
+
+    def wake_all(self) -> None:
+        """Run each thread that waits now.  Only from a hub callback."""
+        for _ in range(len(self)):
+            # A thread that was woken may have killed another one meanwhile.
+            if self:
+                self.wake_next()
+
+
+def check_hub(hub: Hub, owner: object) -> None:
+    """Refuse a call from another OS thread than the one whose hub `owner` uses."""
+    if get_hub() is not hub:
+        raise RuntimeError(
+            f"{owner!r} belongs to another OS thread; it was called from {threading.current_thread().name!r}"
+        )
+
+
+def check_timeout(timeout: float | None, name: str = "timeout") -> None:
+    """Refuse what is no number of seconds.  None is for ever; what is over already is 0."""
+    if timeout is None or type(timeout) is float or type(timeout) is int:
+        if timeout != timeout:
+            raise ValueError(f"{name} must be a number of seconds or None, not {timeout!r}")
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
+
+
+def waiting_on(thread: greenlet) -> str | None:
+    """What a suspended greenlet waits for, in words; None if it does not wait."""
+    frame = thread.gr_frame
+    if not isinstance(frame, FrameType) or thread.dead:
+        return None
+    if frame.f_code is not suspend.__code__:
+        return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}"
+    call, subject = frame.f_locals["call"], frame.f_locals["subject"]
+    return str(call) if subject is None else f"{call} on {subject!r}"

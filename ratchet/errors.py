@@ -1,0 +1,178 @@
+"""Every error that ratchet raises, in one tree.
+
+Rules of this room: it imports nothing of ours, and an error carries facts
+(`code`, `outcome`), never behaviour.  An error that `except Exception` must
+not swallow is a `BaseException`: `Alarm` is a `gevent.Timeout`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+import gevent
+
+__all__ = [
+    "Abandoned",
+    "Alarm",
+    "AlreadyAnswered",
+    "BusClosed",
+    "BusError",
+    "BusTimeout",
+    "Cancelled",
+    "ConnectionLost",
+    "DeadlockError",
+    "MessageTooLarge",
+    "NotPaused",
+    "Outcome",
+    "ProtocolError",
+    "RatchetError",
+    "Rejected",
+    "RemoteError",
+]
+
+
+class Outcome(str, enum.Enum):
+    """Did the request run?  The one question that a failed request leaves.
+
+    `NOT_SENT` and `NOT_RUN` are certain, and such a request is safe to send
+    again.  `RAN` is certain.  Everything else is `UNKNOWN`.  A member equals
+    the string of its name.
+    """
+
+    NOT_SENT = "NOT_SENT"
+    NOT_RUN = "NOT_RUN"
+    UNKNOWN = "UNKNOWN"
+    RAN = "RAN"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class RatchetError(Exception):
+    """The root of the tree.  `code` stays the same on every release."""
+
+    code: ClassVar[str] = "ratchet"
+
+
+class DeadlockError(RatchetError):
+    """No attached thread can ever run again; the text names each of them."""
+
+    code = "deadlock"
+
+
+class NotPaused(RatchetError):
+    """`unpause()` of a thread that is not paused."""
+
+    code = "not_paused"
+
+
+class BusError(RatchetError):
+    """A call of a bus failed; `outcome` says whether the request ran."""
+
+    code = "bus"
+    outcome: Outcome = Outcome.UNKNOWN
+
+    def __init__(self, message: str = "", *, outcome: Outcome | None = None) -> None:
+        super().__init__(message)
+        if outcome is not None:
+            self.outcome = outcome
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r}, outcome={self.outcome})"
+
+
+class BusClosed(BusError):
+    """This side of the bus is closed."""
+
+    code = "bus_closed"
+
+
+class BusTimeout(BusError, TimeoutError):
+    """The time that the call was given is over."""
+
+    code = "bus_timeout"
+
+
+class ConnectionLost(BusError):
+    """The peer is gone."""
+
+    code = "connection_lost"
+
+
+class Rejected(BusError):
+    """The server refused the request: overloaded, draining, or out of time."""
+
+    code = "rejected"
+    outcome = Outcome.NOT_RUN
+
+
+class Cancelled(BusError):
+    """This side cancelled the request."""
+
+    code = "cancelled"
+
+
+class Abandoned(BusError):
+    """The server took the request and will never answer it."""
+
+    code = "abandoned"
+
+
+class RemoteError(BusError):
+    """The handler raised.
+
+    `remote_type` is the bare name of the error's class, `remote_message` its
+    text, `remote_traceback` the formatted traceback; each is a plain string.
+    """
+
+    code = "remote_error"
+    outcome = Outcome.RAN
+
+    def __init__(
+        self,
+        remote_type: str,
+        remote_message: str = "",
+        remote_traceback: str = "",
+        *,
+        outcome: Outcome | None = None,
+    ) -> None:
+        super().__init__(outcome=outcome)
+        # All three are the error's arguments, so that a copy has them too.
+        self.args = (remote_type, remote_message, remote_traceback)
+        self.remote_type = remote_type
+        self.remote_message = remote_message
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        if not self.remote_message:
+            return self.remote_type
+        return f"{self.remote_type}: {self.remote_message}"
+
+
+class AlreadyAnswered(BusError):
+    """A second answer to one transaction."""
+
+    code = "already_answered"
+    outcome = Outcome.RAN
+
+
+class ProtocolError(BusError):
+    """The peer broke the wire format."""
+
+    code = "protocol_error"
+
+
+class MessageTooLarge(BusError):
+    """A message over the limit, refused before a byte of it was sent."""
+
+    code = "message_too_large"
+    outcome = Outcome.NOT_SENT
+
+
+class Alarm(gevent.Timeout):
+    """Raised in a thread by its `ratchet.thread.alarm`.
+
+    The object that `alarm()` returns: `cancel()` it, or use it as a context
+    manager that cancels on leaving.
+    """

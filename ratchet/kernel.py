@@ -1,0 +1,390 @@
+"""The scheduler: it owns threads, runs them to their end, reports their errors.
+
+Rules of this room:
+
+- The scheduler adds nothing to how greenlets are switched: gevent's hub does
+  that.  It only knows which threads are its own, and when `loop()` may return.
+- A thread's end is noticed in a hub callback (`_on_end`), which must not block
+  or run user code: the error handler gets a thread of its own.
+- State is changed by `attach`, by `_on_end` and by the one greenlet that is in
+  `loop()`, nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable
+from contextvars import copy_context
+from types import SimpleNamespace, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import gevent
+from gevent.exceptions import LoopExit
+from gevent.hub import Hub, Waiter, get_hub
+from greenlet import getcurrent, greenlet
+
+from ratchet._wait import check_hub, suspend, waiting_on
+from ratchet.errors import DeadlockError
+
+__all__ = ["Ratchet", "Thread"]
+
+Arguments = ParamSpec("Arguments")
+if TYPE_CHECKING:
+    Greenlet = gevent.Greenlet[Any, Any]
+else:
+    Greenlet = gevent.Greenlet
+ErrorHandler = Callable[[BaseException, "Thread"], object]
+
+logger = logging.getLogger("ratchet.kernel")
+
+# How many errors are kept for a loop() that may never be called.
+_KEPT_ERRORS = 100
+
+
+class Thread(Greenlet):
+    """A greenlet that a `Ratchet` owns.  Made by `attach`, never directly.
+
+    It starts with a copy of its maker's `contextvars` context, so a deadline
+    or a trace id goes along.
+
+    Attributes:
+        kernel: the `Ratchet` that owns it.
+        background: whether `loop()` does not wait for it.
+        space: the thread's own scratch object; see `ratchet.thread.space`.
+    """
+
+    def __init__(
+        self, kernel: Ratchet, background: bool, func: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(func, *args, **kwargs)
+        self.gr_context = copy_context()
+        self.kernel = kernel
+        self.background = background
+
+    @property
+    def name(self) -> str:
+        """A name for people: the function's and a small number, unless one was set."""
+        assigned: str | None = self.__dict__.get("_name")
+        greenlet: Any = self  # gevent's annotations leave `_formatinfo` out
+        return assigned or f"{greenlet._formatinfo().partition('(')[0]}-{self.minimal_ident}"
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.__dict__["_name"] = name
+
+    @property
+    def space(self) -> Any:
+        """The thread's own scratch object, made on first use."""
+        return space_of(self)
+
+    @property
+    def waiting_on(self) -> str | None:
+        """What the thread waits for, in words; None if it is not waiting."""
+        return waiting_on(self)
+
+    @property
+    def state(self) -> str:
+        """`starting`, `running`, `waiting` or `ended`."""
+        if self.ready():
+            return "ended"
+        if self is getcurrent():
+            return "running"
+        return "starting" if self.gr_frame is None else "waiting"
+
+    def _describe(self) -> str:
+        """The thread's entry in `dump()` and in a deadlock's text."""
+        waits = self.waiting_on
+        kind = "background, " if self.background else ""
+        head = f"{self.name} ({kind}{self.state}{f': {waits}' if waits else ''})"
+        if self.gr_frame is None:
+            return head
+        return head + "\n" + "".join(traceback.format_stack(self.gr_frame)).rstrip()
+
+
+def space_of(thread: greenlet, premade: Any = None) -> Any:
+    """The scratch object of any greenlet: `premade`, or an empty namespace, on first use."""
+    attributes = thread.__dict__
+    if "_space" not in attributes:
+        attributes["_space"] = SimpleNamespace() if premade is None else premade
+    return attributes["_space"]
+
+
+class Ratchet:
+    """A set of threads, run to completion on the current OS thread's gevent hub.
+
+    Nothing needs `loop()` in a program that already runs gevent: an attached
+    thread starts by itself, and `loop()` blocks only the greenlet that calls
+    it.
+
+    Args:
+        entry: called without arguments, it becomes the first thread.
+        errh: called as `errh(error, thread)`, in a thread of its own, for each
+            thread that dies of an exception.  Without it, `loop()` raises the
+            exception; if no `loop()` is running then, it is logged as well.
+    """
+
+    def __init__(self, entry: Callable[[], object] | None = None, errh: ErrorHandler | None = None) -> None:
+        if errh is not None and not callable(errh):
+            raise TypeError(f"errh must be a callable or None, not {errh!r}")
+        self._hub = get_hub()
+        self._errh = errh
+        self._threads: dict[Thread, None] = {}
+        self._foreground = 0
+        self._errors: deque[BaseException] = deque(maxlen=_KEPT_ERRORS)
+        self._looper: Waiter[Any] | None = None
+        self._stopping = False
+        # One bound method for all threads: a new one for each costs memory.
+        self._ended = self._on_end
+        _leave_errors_to_kernels(self._hub)
+        if entry is not None:
+            self.attach(entry)
+
+    def __repr__(self) -> str:
+        background = len(self._threads) - self._foreground
+        state = "idle" if self._looper is None else "looping"
+        return f"<Ratchet at {id(self):#x}: {state}, threads={self._foreground}, background={background}>"
+
+    @property
+    def num_threads(self) -> int:
+        """How many of its threads are alive, background ones included."""
+        return len(self._threads)
+
+    @property
+    def method(self) -> str:
+        """The kernel's polling method that the hub uses, such as `"epoll"`."""
+        return str(self._hub.loop.backend)
+
+    def attach(
+        self, func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Thread:
+        """Queue a new thread that calls `func`; it starts on the next turn of the loop.
+
+        Does not block.  Raises `TypeError` if `func` is not callable, and
+        `RuntimeError` in another OS thread than the scheduler's own.
+        """
+        return self._start(Thread(self, False, func, *args, **kwargs))
+
+    def attach_background(
+        self, func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Thread:
+        """As `attach`, but `loop()` does not wait for the thread and kills it on its way out."""
+        return self._start(Thread(self, True, func, *args, **kwargs))
+
+    def _start(self, thread: Thread) -> Thread:
+        check_hub(self._hub, self)
+        thread.rawlink(self._ended)
+        self._threads[thread] = None
+        if not thread.background:
+            self._foreground += 1
+        thread.start()
+        return thread
+
+    def loop(self) -> None:
+        """Run until every attached thread has ended, then kill the background ones.
+
+        Blocks the calling greenlet alone.  Raises the error of a thread that
+        died of one, if there is no `errh`, and `DeadlockError` when no attached
+        thread can ever run again; the other threads stay as they are, and
+        `loop()` may be called again to go on.
+        """
+        self._stopping = False
+        while True:
+            self._raise_error()
+            if self._stopping:
+                return
+            if self._foreground:
+                self._wait_for_change()
+            elif self._threads:
+                # What their `finally` blocks attach or raise, the next round sees.
+                self.close()
+            else:
+                return
+
+    def loop_once(self, noblock: bool = False) -> bool:
+        """Run one turn of the event loop; False when no attached thread is left.
+
+        The turn waits for an event unless `noblock`.  Raises as `loop()` does.
+        """
+        if self._foreground:
+            loop: Any = self._hub.loop
+            # MINPRI: everything that this turn's poll found runs before the
+            # check watcher ends the turn.
+            with loop.check(ref=False, priority=loop.MINPRI) as end_of_turn, loop.idle(ref=False) as nudge:
+                if noblock:
+                    # An active idle watcher keeps the poll from blocking.
+                    nudge.start(_do_nothing)
+                self._wait_for_change(end_of_turn)
+        self._raise_error()
+        return self._foreground > 0
+
+    def stop(self) -> None:
+        """Make the running `loop()` return after this turn; the threads stay."""
+        self._stopping = True
+        self._wake_loop()
+
+    def close(self) -> None:
+        """Kill every thread that it still owns and wait until they have ended."""
+        check_hub(self._hub, self)
+        gevent.killall(list(self._threads))
+
+    def dump(self) -> str:
+        """Every thread in the order of attaching: name, state, what it waits for, its stack."""
+        return "\n\n".join([repr(self), *(thread._describe() for thread in self._threads)])
+
+    def __enter__(self) -> Ratchet:
+        check_hub(self._hub, self)
+        _entered.setdefault(getcurrent(), []).append(self)
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            if error_type is None:
+                self.loop()
+        finally:
+            kernels = _entered[getcurrent()]
+            kernels.remove(self)
+            if not kernels:
+                del _entered[getcurrent()]
+            self.close()
+
+    def _wait_for_change(self, end_of_turn: Any = None) -> None:
+        """Sleep until a thread's end, an error or `stop()`, or `end_of_turn` fires."""
+        check_hub(self._hub, self)
+        if self._looper is not None:
+            raise RuntimeError(f"{self!r} is already run by another greenlet")
+        looper: Waiter[Any] = Waiter(self._hub)
+        self._looper = looper
+        try:
+            if end_of_turn is not None:
+                end_of_turn.start(looper.switch, None)
+            if getcurrent() is self._hub.parent:
+                suspend(looper, "loop", self)
+            else:
+                self._suspend_off_main(looper)
+        except LoopExit:
+            raise self._deadlock() from None
+        finally:
+            self._looper = None
+
+    def _suspend_off_main(self, looper: Waiter[Any]) -> None:
+        """Sleep in a greenlet to which the hub does not say by itself that nothing is left.
+
+        gevent raises `LoopExit` in the main greenlet only.  This watcher looks
+        for the same thing, last before each poll, and tells this greenlet.  It
+        counts as something left itself, or the hub could end before it looks.
+        """
+        loop: Any = self._hub.loop
+        with loop.prepare(priority=loop.MINPRI) as before_poll, loop.timer(0.0) as next_turn:
+            before_poll.start(_tell_if_nothing_left, self._hub, next_turn, looper)
+            # A prepare watcher that starts in the midst of a turn misses this turn's poll.
+            next_turn.start(_do_nothing)
+            _off_main[self._hub] += 1
+            try:
+                if suspend(looper, "loop", self) is _NOTHING_LEFT:
+                    raise LoopExit
+            finally:
+                _off_main[self._hub] -= 1
+
+    def _wake_loop(self) -> None:
+        if self._looper is not None:
+            self._hub.loop.run_callback(self._looper.switch, None)
+
+    def _raise_error(self) -> None:
+        if self._errors:
+            raise self._errors.popleft()
+
+    def _deadlock(self) -> DeadlockError:
+        stuck = [thread._describe() for thread in self._threads if not thread.background]
+        return DeadlockError(f"{len(stuck)} threads can never run again:\n\n" + "\n\n".join(stuck))
+
+    def _on_end(self, thread: Thread) -> None:
+        """Hub callback: a thread has ended, by return, error or kill."""
+        del self._threads[thread]
+        if not thread.background:
+            self._foreground -= 1
+        error = thread.exception
+        if error is not None and not isinstance(error, Hub.SYSTEM_ERROR):
+            if self._errh is not None:
+                self.attach(self._report, self._errh, error, thread)
+            else:
+                self._keep_error(error, thread)
+        if not self._foreground:
+            self._wake_loop()
+
+    def _report(self, errh: ErrorHandler, error: BaseException, thread: Thread) -> None:
+        try:
+            errh(error, thread)
+        except Exception as failure:
+            self._keep_error(failure, thread)
+
+    def _keep_error(self, error: BaseException, thread: Thread) -> None:
+        self._errors.append(error)
+        if self._looper is None:
+            self.attach_background(_log_error, error, thread)
+        self._wake_loop()
+
+
+def kernel_of(thread: greenlet) -> Ratchet:
+    """The scheduler that a greenlet attaches to.
+
+    That of the innermost `with Ratchet()` that the greenlet is in, else the one
+    that owns the greenlet, else one that all other greenlets of this hub share.
+    """
+    if thread in _entered:
+        return _entered[thread][-1]
+    if isinstance(thread, Thread):
+        return thread.kernel
+    hub = get_hub()
+    if hub not in _shared:
+        _shared[hub] = Ratchet()
+    return _shared[hub]
+
+
+_entered: dict[greenlet, list[Ratchet]] = {}
+_shared: weakref.WeakKeyDictionary[Hub, Ratchet] = weakref.WeakKeyDictionary()
+_off_main: Counter[Hub] = Counter()
+_quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+_NOTHING_LEFT = object()
+
+
+def _leave_errors_to_kernels(hub: Hub) -> None:
+    """Keep the hub from printing the errors of threads, which their kernels report.
+
+    Setting `handle_error` on the hub is gevent's own hook for this.  All other
+    greenlets' errors go where they went before.
+    """
+    if hub in _quiet_hubs:
+        return
+    _quiet_hubs.add(hub)
+    inner = hub.handle_error
+
+    def handle_error(context: object, type: type[BaseException], value: Any, tb: Any) -> None:
+        if not isinstance(context, Thread):
+            inner(context, type, value, tb)
+        elif issubclass(type, hub.SYSTEM_ERROR):
+            # KeyboardInterrupt and SystemExit end the program from any thread.
+            hub.handle_system_error(type, value, tb)
+
+    setattr(hub, "handle_error", handle_error)
+
+
+def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None:
+    """Hub callback.  It does not switch itself: gevent has run this turn's
+    callbacks already, and those that a woken thread adds would wait for an event.
+    """
+    loop: Any = hub.loop
+    if loop.activecnt == _off_main[hub]:
+        next_turn.start(looper.switch, _NOTHING_LEFT)
+
+
+def _log_error(error: BaseException, thread: Thread) -> None:
+    logger.error("thread %s died with nobody to tell: %r", thread.name, error, exc_info=error)
+
+
+def _do_nothing() -> None:
+    pass

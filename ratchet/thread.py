@@ -1,0 +1,336 @@
+"""What a thread does: functions for the current thread.
+
+Rules of this room: it is thin, over `_wait` and the kernel.  Each function
+works in any greenlet, owned by a `Ratchet` or not, and leaves no waiter, timer,
+watcher or link behind when its thread is killed or an alarm rings in it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as _signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any, ParamSpec, TypeVar
+
+import gevent
+from gevent.hub import Waiter, get_hub
+from greenlet import getcurrent, greenlet
+
+from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
+from ratchet.errors import Alarm, NotPaused
+from ratchet.kernel import Thread, kernel_of, space_of
+
+__all__ = [
+    "alarm",
+    "attach",
+    "attach_background",
+    "block_on",
+    "current",
+    "kill",
+    "kill_all",
+    "pause",
+    "sigwait",
+    "space",
+    "timer",
+    "unpause",
+    "wait_all",
+]
+
+Arguments = ParamSpec("Arguments")
+Ready = TypeVar("Ready")
+
+_READ, _WRITE = 1, 2  # libev's event bits
+
+_paused: dict[greenlet, Waiter[tuple[object, ...]]] = {}
+_signal_waiters: Counter[int] = Counter()
+
+
+def attach(func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Thread:
+    """Queue a new thread on the current thread's scheduler; see `Ratchet.attach`."""
+    return kernel_of(getcurrent()).attach(func, *args, **kwargs)
+
+
+def attach_background(
+    func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Thread:
+    """Queue a background thread on the current thread's scheduler; see `Ratchet.attach_background`."""
+    return kernel_of(getcurrent()).attach_background(func, *args, **kwargs)
+
+
+def current() -> greenlet:
+    """The running greenlet: a `Thread` if a scheduler owns it."""
+    return getcurrent()
+
+
+def space(premade: Any = None) -> Any:
+    """The current thread's own scratch object.
+
+    It is made on first use: `premade` if one is given then, else an empty
+    `types.SimpleNamespace`.  Later calls return the same object.
+    """
+    return space_of(getcurrent(), premade)
+
+
+def timer(seconds: float) -> None:
+    """Sleep for `seconds`; 0 lets every other thread that can run do so first.
+
+    Raises `TypeError` or `ValueError` for what is no number of seconds.
+    """
+    if seconds is None:
+        raise TypeError("seconds must be a number of seconds, not None")
+    check_timeout(seconds, "seconds")
+    waiter: Waiter[Any] = Waiter()
+    if seconds <= 0:
+        get_hub().loop.run_callback(waiter.switch, None)
+        suspend(waiter, "timer")
+    else:
+        suspend(waiter, "timer", timeout=seconds)
+
+
+class ThreadAlarm(Alarm):
+    """An alarm with the thread that it rings in, and what it calls first."""
+
+    def __init__(self, seconds: float, callback: Callable[[], object] | None) -> None:
+        super().__init__(seconds)
+        self._callback = callback
+        self._thread = getcurrent()
+        self._cancelled = False
+        self.start()
+        if isinstance(self._thread, gevent.Greenlet):
+            # An alarm that outlives its thread would keep the loop from ending.
+            self._thread.rawlink(self._on_thread_end)
+
+    def cancel(self) -> None:
+        """Keep the alarm from ringing, if it has not rung yet.  Does not block."""
+        self._cancelled = True
+        if isinstance(self._thread, gevent.Greenlet):
+            self._thread.unlink(self._on_thread_end)
+        self.close()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.cancel()
+
+    def _on_thread_end(self, thread: object) -> None:
+        self.cancel()
+
+    def _on_expiration(self, thread: greenlet, error: BaseException) -> None:
+        """Hub callback, named by `gevent.Timeout`: the alarm rings."""
+        if self._callback is None:
+            self._ring(self)
+        else:
+            kernel_of(thread).attach_background(self._call_back, self._callback)
+
+    def _call_back(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except Exception as error:
+            # The thread learns that its alarm went wrong, in place of the alarm.
+            ringing: BaseException = error
+        else:
+            ringing = self
+        get_hub().loop.run_callback(self._ring, ringing)
+
+    def _ring(self, error: BaseException) -> None:
+        """Hub callback: raise in the thread, if that is still wanted."""
+        if self._cancelled or self._thread.dead:
+            return
+        if isinstance(self._thread, gevent.Greenlet):
+            self._thread.unlink(self._on_thread_end)
+        self._thread.throw(error)
+
+
+def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm:
+    """Ring in the current thread after `seconds`, if it is still running then.
+
+    To ring is to call `callback()` in a thread of its own, and then to raise
+    the returned `Alarm` in the thread that set it, wherever that one blocks.
+    An exception that `callback` raises is raised there in the alarm's place.
+
+    Does not block.  `cancel()` the returned object, or use it as a context
+    manager that cancels on leaving.
+    """
+    if seconds is None:
+        raise TypeError("seconds must be a number of seconds, not None")
+    check_timeout(seconds, "seconds")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a callable or None, not {callback!r}")
+    return ThreadAlarm(max(seconds, 0.0), callback)
+
+
+def pause() -> Any:
+    """Wait until another thread calls `unpause` on this one.
+
+    Returns what that passed: None for nothing, the value for one, a tuple for
+    more.
+    """
+    current = getcurrent()
+    waiter: Waiter[tuple[object, ...]] = Waiter()
+    _paused[current] = waiter
+    try:
+        values = suspend(waiter, "pause")
+    finally:
+        # unpause() has taken this waiter out already, unless a kill was faster.
+        if _paused.get(current) is waiter:
+            del _paused[current]
+    assert isinstance(values, tuple)
+    return values if len(values) > 1 else values[0] if values else None
+
+
+def unpause(thread: greenlet, *values: object) -> None:
+    """Wake a paused thread on the next turn; its `pause()` returns `values`.
+
+    Does not block.  Raises `NotPaused` if the thread is not paused, or was
+    unpaused already.
+    """
+    if not isinstance(thread, greenlet):
+        raise TypeError(f"thread must be a thread, not {thread!r}")
+    waiter = _paused.get(thread)
+    if waiter is None:
+        raise NotPaused(f"{thread!r} is not paused")
+    check_hub(waiter.hub, thread)
+    del _paused[thread]
+    waiter.hub.loop.run_callback(waiter.switch, values)
+
+
+def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None = None) -> bool:
+    """Wait until all `threads` have ended, by return, error or kill.
+
+    Returns False if that takes longer than `timeout` seconds.  The errors of
+    the threads are not raised here.
+    """
+    check_timeout(timeout)
+    running = []
+    for thread in threads:
+        if not isinstance(thread, gevent.Greenlet):
+            raise TypeError(f"threads must be threads, not {thread!r}")
+        if thread is getcurrent():
+            raise ValueError(f"{thread!r} cannot wait for itself")
+        if not thread.ready():
+            running.append(thread)
+    left = set(running)
+    if not left:
+        return True
+    waiter: Waiter[Any] = Waiter()
+
+    def on_end(thread: object) -> None:
+        left.discard(thread)
+        if not left:
+            waiter.switch(None)
+
+    try:
+        for thread in left:
+            thread.rawlink(on_end)
+        return suspend(waiter, "wait_all", running, timeout) is not TIMED_OUT
+    finally:
+        for thread in left:
+            thread.unlink(on_end)
+
+
+def block_on(reads: Iterable[Ready], writes: Iterable[Ready] = (), timeout: float | None = None) -> Ready | None:
+    """Wait until one of the objects is ready, and return it; None on time-out.
+
+    Args:
+        reads: objects with `fileno()`, or file descriptors, to be readable.
+        writes: the same, to be writable.
+        timeout: seconds; None for ever.
+
+    Raises `ValueError` for a closed object, or for none at all.
+    """
+    check_timeout(timeout)
+    wanted = [(ready, _READ) for ready in reads] + [(ready, _WRITE) for ready in writes]
+    if not wanted:
+        raise ValueError("block_on needs at least one object to wait for")
+    descriptors = [_open_descriptor(ready) for ready, _ in wanted]
+    waiter: Waiter[Any] = Waiter()
+    loop: Any = get_hub().loop
+    with ExitStack() as watchers:
+        for (ready, events), descriptor in zip(wanted, descriptors, strict=True):
+            # Two may be ready in one turn; the second finds nobody in the waiter.
+            watchers.enter_context(loop.io(descriptor, events)).start(waiter.switch, ready)
+        value = suspend(waiter, "block_on", [ready for ready, _ in wanted], timeout)
+    return None if value is TIMED_OUT else value  # type: ignore[return-value]
+
+
+def _open_descriptor(ready: object) -> int:
+    fileno: Callable[[], int] | None = getattr(ready, "fileno", None)
+    descriptor = ready if fileno is None else fileno()
+    if not isinstance(descriptor, int) or isinstance(descriptor, bool):
+        raise TypeError(f"block_on needs objects with fileno(), not {ready!r}")
+    try:
+        os.fstat(descriptor)
+    except OSError as error:
+        raise ValueError(f"block_on needs open objects; {ready!r} is closed") from error
+    return descriptor
+
+
+def sigwait(signal: int | str, timeout: float | None = None) -> bool:
+    """Wait for a signal; False on time-out.
+
+    While a thread waits, the signal does nothing else: Python's own handler is
+    out of force, and comes back when the last waiter is gone.  A waiter keeps
+    the loop alive.  All threads that wait for one signal get it.
+
+    Args:
+        signal: a number or a name: `signal.SIGTERM`, `"SIGTERM"`, `"TERM"`.
+        timeout: seconds; None for ever.
+
+    Raises `ValueError` for a signal that does not exist or cannot be caught,
+    and `RuntimeError` outside the main OS thread.
+    """
+    number = _signal_number(signal)
+    check_timeout(timeout)
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("sigwait works in the main OS thread only, as Python's signal handlers do")
+    waiter: Waiter[Any] = Waiter()
+    loop: Any = get_hub().loop
+    _signal_waiters[number] += 1
+    try:
+        with loop.signal(number) as watcher:
+            watcher.start(waiter.switch, True)
+            return suspend(waiter, f"sigwait({_signal.Signals(number).name})", timeout=timeout) is True
+    finally:
+        _signal_waiters[number] -= 1
+        if not _signal_waiters[number]:
+            # libev leaves the system's default action behind; Python still
+            # believes in its own handler.  Setting it again makes that true.
+            handler = _signal.getsignal(number)
+            if handler is not None:
+                _signal.signal(number, handler)
+
+
+def _signal_number(signal: int | str) -> _signal.Signals:
+    """Take a signal's name or number apart, or say what is wrong with it."""
+    try:
+        if isinstance(signal, str):
+            name = signal.upper()
+            number = _signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+        elif isinstance(signal, int) and not isinstance(signal, bool):
+            number = _signal.Signals(signal)
+        else:
+            raise TypeError(f"signal must be a number or a name such as 'SIGTERM', not {signal!r}")
+    except (KeyError, ValueError):
+        raise ValueError(f"there is no signal {signal!r}; expected a number or a name such as 'SIGTERM'") from None
+    if number in (_signal.SIGKILL, _signal.SIGSTOP):
+        raise ValueError(f"{number.name} cannot be waited for: the system lets no program catch it")
+    return number
+
+
+def kill(thread: gevent.Greenlet[Any, Any]) -> None:
+    """End a thread and wait until it has ended; its `finally` blocks run.
+
+    A thread that has ended already is left alone; one that has not started
+    never will.  A thread may kill itself.
+    """
+    kill_all([thread])
+
+
+def kill_all(threads: Iterable[gevent.Greenlet[Any, Any]]) -> None:
+    """End all `threads` at once and wait until they have ended; see `kill`."""
+    threads = list(threads)
+    for thread in threads:
+        if not isinstance(thread, gevent.Greenlet):
+            raise TypeError(f"only threads can be killed, not {thread!r}")
+    gevent.killall(threads)
