@@ -3,8 +3,8 @@
 This room only names what the others have.
 """
 
+from ratchet import bus, errors, thread
 from ratchet.errors import *  # noqa: F403
 from ratchet.kernel import Ratchet, Thread
-from ratchet import errors
 
-__all__ = [*errors.__all__, "Ratchet", "Thread"]
+__all__ = ["Ratchet", "Thread", "bus", "errors", "thread", *errors.__all__]

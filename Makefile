@@ -1,0 +1,63 @@
+# Every target makes the virtual environment that it needs, in this checkout.
+
+PYTHON ?= python3
+FOLDER ?= ratchet
+PYTEST_ARGS ?=
+
+VENV := .venv
+# One -q would still show warnings about how pip itself is set up.
+PIP_INSTALL := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
+
+# pyenv's stand-ins fail for versions that are not switched on, and tox then
+# takes these for missing.  So tox is shown the real programs first.
+PYENV_ROOT ?= $(HOME)/.pyenv
+PYENV_BINS := $(wildcard $(PYENV_ROOT)/versions/3.1[0-3].*[0-9]/bin)
+empty :=
+space := $(empty) $(empty)
+TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH
+
+# A part of the tests cannot cover everything: it is measured, but not judged.
+COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
+	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help:
+	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
+	@echo "make test   run the tests and report what they cover; PYTEST_ARGS goes to pytest"
+	@echo "make check  check style and types, then test the wheel on every Python that is installed"
+	@echo "make clean  remove everything that these commands made"
+
+demo: $(VENV)/installed
+	@echo "== demo: checksums of every file in $(FOLDER)"
+	@$(VENV)/bin/python examples/checksum_demo.py $(FOLDER)
+
+test: $(VENV)/installed-dev
+	@echo "== test: pytest with branch coverage"
+	@$(VENV)/bin/pytest $(COVERAGE) $(PYTEST_ARGS)
+
+check: $(VENV)/installed-dev
+	@echo "== check: style, formatting and types, then the wheel on every installed Python"
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict
+	@PATH="$(TOX_PATH)" $(VENV)/bin/tox run-parallel --parallel 2 --parallel-no-spinner --skip-env lint
+
+clean:
+	@echo "== clean: removing environments, builds, caches and reports"
+	@rm -rf $(VENV) .tox build dist *.egg-info .coverage .coverage.* htmlcov
+	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The demo needs gevent alone, so it does not wait for the tools.
+$(VENV)/installed: setup.cfg setup.py pyproject.toml
+	@echo "== setup: installing the package into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "== setup: installing the tools for tests and checks into $(VENV)"
+	@$(PIP_INSTALL) -e '.[dev,msgpack]'
+	@touch $@

@@ -1,0 +1,22 @@
+"""The loggers, silent unless the program sets them up, and how the hub's callbacks log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import gevent
+
+logger: Final = logging.getLogger("ratchet")
+logger.addHandler(logging.NullHandler())
+
+bus_logger: Final = logging.getLogger("ratchet.bus")
+kernel_logger: Final = logging.getLogger("ratchet.kernel")
+
+
+def log_soon(
+    target: logging.Logger, level: int, text: str, *args: object, error: BaseException | None = None
+) -> None:
+    """Log from a hub callback: a handler may block, so a greenlet of its own does it."""
+    if target.isEnabledFor(level):
+        gevent.spawn(target.log, level, text, *args, exc_info=error)

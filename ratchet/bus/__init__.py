@@ -1,0 +1,202 @@
+"""A message bus of requests and responses: the same calls within a process and over sockets.
+
+send_request -> recv_request -> send_response -> recv_response
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, overload
+
+from ratchet.bus import codecs
+from ratchet.bus.address import dial, open_listener, parse
+from ratchet.bus.client import ClientBus, check_connected
+from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
+from ratchet.bus.limits import Limits
+from ratchet.bus.local import LocalBus, new_local
+from ratchet.bus.pending import ServerTransaction
+from ratchet.bus.server import ServerBus, check_listens
+from ratchet.bus.stats import Stats
+from ratchet.bus.transaction import ClientTransaction
+
+__all__ = [
+    "ClientBus",
+    "ClientTransaction",
+    "Codec",
+    "Limits",
+    "LocalBus",
+    "ServerBus",
+    "ServerTransaction",
+    "Stats",
+    "codecs",
+    "connect",
+    "listen",
+    "new_client",
+    "new_local",
+    "new_server",
+]
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+@overload
+def new_server(socket: Any, *, limits: Limits | None = None) -> ServerBus[bytes, bytes]: ...
+@overload
+def new_server(
+    socket: Any, *, codec: Codec[Request, Response], limits: Limits | None = None
+) -> ServerBus[Request, Response]: ...
+@overload
+def new_server(
+    socket: Any,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
+    *,
+    limits: Limits | None = None,
+) -> ServerBus[Request, Response]: ...
+def new_server(
+    socket: Any,
+    request_from_bus: FromBus[Any] | None = None,
+    response_to_bus: ToBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    limits: Limits | None = None,
+) -> ServerBus[Any, Any]:
+    """The server's side of a bus, on a socket that already listens (TCP or Unix).
+
+    The bus owns the socket from now on.
+
+    Args:
+        request_from_bus: the first part of a request to an object; see `codecs`.
+        response_to_bus: an object to a response's bytes.
+        codec: both in one, in place of the two functions.  With neither,
+            requests and responses are `bytes`.
+        limits: the bounds of the bus.
+
+    Raises `ValueError` or `TypeError` for a socket that does not listen, or for
+    what is no codec.  Does not block.
+    """
+    check_listens(socket)
+    decode, encode = server_functions(request_from_bus, response_to_bus, codec)
+    return ServerBus(socket, decode, encode, limits or Limits())
+
+
+@overload
+def new_client(
+    socket: Any, *, plain: bool = False, limits: Limits | None = None
+) -> ClientBus[bytes, bytes]: ...
+@overload
+def new_client(
+    socket: Any, *, codec: Codec[Request, Response], plain: bool = False, limits: Limits | None = None
+) -> ClientBus[Request, Response]: ...
+@overload
+def new_client(
+    socket: Any,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
+    *,
+    plain: bool = False,
+    limits: Limits | None = None,
+) -> ClientBus[Request, Response]: ...
+def new_client(
+    socket: Any,
+    request_to_bus: ToBus[Any] | None = None,
+    response_from_bus: FromBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    plain: bool = False,
+    limits: Limits | None = None,
+) -> ClientBus[Any, Any]:
+    """The client's side of a bus, on a socket that is already connected.
+
+    The bus owns the socket from now on.
+
+    Args:
+        request_to_bus: an object to a request's bytes; see `codecs`.
+        response_from_bus: the first part of a response to an object.
+        codec: both in one, in place of the two functions.  With neither,
+            requests and responses are `bytes`.
+        plain: speak the Ratchet library's own form, which servers in Lua
+            understand.  It has no errors, metadata or deadlines.
+        limits: the bounds of the bus.
+
+    Raises `ValueError` or `TypeError` for a socket that is not connected, or
+    for what is no codec.  Does not block.
+    """
+    peer = check_connected(socket)
+    encode, decode = client_functions(request_to_bus, response_from_bus, codec)
+    return ClientBus(socket, encode, decode, limits or Limits(), plain, peer)
+
+
+@overload
+def listen(address: tuple[str, int] | str, *, limits: Limits | None = None) -> ServerBus[bytes, bytes]: ...
+@overload
+def listen(
+    address: tuple[str, int] | str, *, codec: Codec[Request, Response], limits: Limits | None = None
+) -> ServerBus[Request, Response]: ...
+@overload
+def listen(
+    address: tuple[str, int] | str,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
+    *,
+    limits: Limits | None = None,
+) -> ServerBus[Request, Response]: ...
+def listen(
+    address: tuple[str, int] | str,
+    request_from_bus: FromBus[Any] | None = None,
+    response_to_bus: ToBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    limits: Limits | None = None,
+) -> ServerBus[Any, Any]:
+    """`new_server` on an address: `("host", port)`, `"host:port"` or `"unix:/path"`.
+
+    Port 0 takes a free one; `bus.address` tells which.  Raises `ValueError` or
+    `TypeError` for what is no address, and `OSError` if it cannot listen there.
+    Blocks while a host name is looked up.
+    """
+    target = parse(address)
+    decode, encode = server_functions(request_from_bus, response_to_bus, codec)
+    owned_path = target if isinstance(target, str) else None
+    return ServerBus(open_listener(target), decode, encode, limits or Limits(), owned_path)
+
+
+@overload
+def connect(
+    address: tuple[str, int] | str, *, plain: bool = False, limits: Limits | None = None
+) -> ClientBus[bytes, bytes]: ...
+@overload
+def connect(
+    address: tuple[str, int] | str,
+    *,
+    codec: Codec[Request, Response],
+    plain: bool = False,
+    limits: Limits | None = None,
+) -> ClientBus[Request, Response]: ...
+@overload
+def connect(
+    address: tuple[str, int] | str,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
+    *,
+    plain: bool = False,
+    limits: Limits | None = None,
+) -> ClientBus[Request, Response]: ...
+def connect(
+    address: tuple[str, int] | str,
+    request_to_bus: ToBus[Any] | None = None,
+    response_from_bus: FromBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    plain: bool = False,
+    limits: Limits | None = None,
+) -> ClientBus[Any, Any]:
+    """`new_client` on an address: `("host", port)`, `"host:port"` or `"unix:/path"`.
+
+    Blocks until it is connected.  Raises `ValueError` or `TypeError` for what
+    is no address, and `ConnectionLost` if nobody answers there.
+    """
+    target = parse(address)
+    encode, decode = client_functions(request_to_bus, response_from_bus, codec)
+    socket = dial(target)
+    return ClientBus(socket, encode, decode, limits or Limits(), plain, check_connected(socket))

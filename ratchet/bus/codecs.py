@@ -1,0 +1,183 @@
+"""How objects become bytes: codecs, and the way a bus calls them.
+
+Rules of this room: codecs run in the thread that made the call, never in the
+hub, so they may block.  Nothing here ever unpickles.
+
+A function that sends (`..._to_bus`) takes an object and returns `bytes`, or
+`(bytes, [attachment, ...])`.  A function that receives (`..._from_bus`) takes
+the first part and returns an object; one that *requires* two positional
+arguments is also given the list of attachments, one that requires three also
+the peer's address.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json as _json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Address", "Codec", "json", "msgpack", "text"]
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Object = TypeVar("Object")
+
+Address = Any
+"""What `getpeername()` returns: `(host, port, ...)`, or a path for a Unix socket."""
+
+ToBus = Callable[[Object], "bytes | tuple[bytes, Sequence[bytes]]"]
+FromBus = Callable[..., Object]
+Encode = Callable[[Object], Sequence[bytes]]
+"""A `ToBus` as a bus calls it: an object to checked parts."""
+Decode = Callable[[Sequence[bytes], Address], Object]
+"""A `FromBus` as a bus calls it: parts and the peer's address to an object."""
+
+
+@dataclass(frozen=True)
+class Codec(Generic[Request, Response]):
+    """All four functions in one, so that both sides of a bus are given the same object."""
+
+    request_to_bus: ToBus[Request]
+    request_from_bus: FromBus[Request]
+    response_to_bus: ToBus[Response]
+    response_from_bus: FromBus[Response]
+
+    def __post_init__(self) -> None:
+        for name, function in vars(self).items():
+            check_callable(function, name)
+
+
+def check_callable(function: object, name: str) -> None:
+    """Refuse what cannot be called, at the call that brought it."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a callable, not {function!r}")
+
+
+def required_arguments(function: Callable[..., object]) -> int:
+    """How many positional arguments a function cannot be called without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some built-in ones do not tell
+        return 1
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(
+        parameter.kind in positional and parameter.default is inspect.Parameter.empty
+        for parameter in parameters
+    )
+
+
+def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
+    """Wrap a function that sends, so that it returns checked parts; None is for bytes as they are."""
+    if to_bus is None:
+        return lambda body: [checked_bytes(body, "a message without a codec")]
+    check_callable(to_bus, name)
+
+    def encode(value: Object) -> Sequence[bytes]:
+        result = to_bus(value)
+        if type(result) is bytes:
+            return [result]
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], (list, tuple)):
+            raise TypeError(f"{name} must return bytes or (bytes, [attachment, ...]), not {result!r}")
+        return [checked_bytes(part, f"each part that {name} returns") for part in (result[0], *result[1])]
+
+    return encode
+
+
+def decoder(from_bus: FromBus[Object] | None, name: str) -> Decode[Object]:
+    """Wrap a function that receives, so that it is called with as much as it requires."""
+    if from_bus is None:
+        return lambda parts, address: _body(parts)  # type: ignore[return-value]
+    check_callable(from_bus, name)
+    required = required_arguments(from_bus)
+    if required == 2:
+        return lambda parts, address: from_bus(_body(parts), list(parts[1:]))
+    if required == 3:
+        return lambda parts, address: from_bus(_body(parts), list(parts[1:]), address)
+    if required > 3:
+        raise TypeError(f"{name} must take the body, the attachments and the address at most: {from_bus!r}")
+    return lambda parts, address: from_bus(_body(parts))
+
+
+def server_functions(
+    request_from_bus: FromBus[Request] | None,
+    response_to_bus: ToBus[Response] | None,
+    codec: Codec[Request, Response] | None,
+) -> tuple[Decode[Request], Encode[Response]]:
+    """What the server's side of a bus calls, from what its maker was given."""
+    if codec is not None:
+        _check_codec(codec, request_from_bus, response_to_bus)
+        request_from_bus, response_to_bus = codec.request_from_bus, codec.response_to_bus
+    return decoder(request_from_bus, "request_from_bus"), encoder(response_to_bus, "response_to_bus")
+
+
+def client_functions(
+    request_to_bus: ToBus[Request] | None,
+    response_from_bus: FromBus[Response] | None,
+    codec: Codec[Request, Response] | None,
+) -> tuple[Encode[Request], Decode[Response]]:
+    """What the client's side of a bus calls, from what its maker was given."""
+    if codec is not None:
+        _check_codec(codec, request_to_bus, response_from_bus)
+        request_to_bus, response_from_bus = codec.request_to_bus, codec.response_from_bus
+    return encoder(request_to_bus, "request_to_bus"), decoder(response_from_bus, "response_from_bus")
+
+
+def _check_codec(codec: object, *functions: object) -> None:
+    if not isinstance(codec, Codec):
+        raise TypeError(f"codec must be a Codec, not {codec!r}")
+    if any(function is not None for function in functions):
+        raise TypeError("codec excludes the two positional functions; give one or the other")
+
+
+def checked_bytes(value: object, what: str) -> bytes:
+    """Refuse what is not `bytes`."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{what} must be bytes, not {value!r}")
+    return value
+
+
+def _body(parts: Sequence[bytes]) -> bytes:
+    """The first part; a message of no parts is an empty body."""
+    return parts[0] if parts else b""
+
+
+def _dump_json(value: object) -> bytes:
+    return _json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _dump_text(value: str) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"the text codec takes a str, not {value!r}")
+    return value.encode()
+
+
+def _load_text(body: bytes) -> str:
+    return body.decode()
+
+
+text: Codec[str, str] = Codec(_dump_text, _load_text, _dump_text, _load_text)
+"""Strings, as UTF-8."""
+
+json: Codec[Any, Any] = Codec(_dump_json, _json.loads, _dump_json, _json.loads)
+"""Anything that JSON can say: None, numbers, strings, lists, dicts of them."""
+
+
+def msgpack(request_type: type[Request], response_type: type[Response]) -> Codec[Request, Response]:
+    """Typed messages, validated on receipt, as MessagePack.
+
+    The types are any that msgspec knows: builtins, dataclasses, its `Struct`s.
+    Raises `ImportError` if msgspec, the extra `msgpack`, is not installed.
+    """
+    try:
+        import msgspec
+    except ImportError as error:
+        raise ImportError("codecs.msgpack needs msgspec: install gevent-ratchet[msgpack]") from error
+    encode = msgspec.msgpack.Encoder().encode
+    return Codec(
+        encode,
+        msgspec.msgpack.Decoder(request_type).decode,
+        encode,
+        msgspec.msgpack.Decoder(response_type).decode,
+    )

@@ -1,0 +1,127 @@
+"""The queue of requests that wait for a thread, the same for every kind of bus.
+
+Rules of this room: an item stays in the queue until the very thread that takes
+it runs.  A wake is no hand-over, so a thread that is killed while it waits, or
+just as an item comes, takes nothing with it.
+
+Waiters are served first come, first served: a thread that comes while others
+wait goes to the end of the line, even if there is an item.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from gevent.hub import get_hub
+
+from ratchet._wait import WaitQueue
+from ratchet.errors import BusClosed, BusTimeout, Outcome
+
+Item = TypeVar("Item")
+
+
+class Inbox(Generic[Item]):
+    """Items, threads that wait for one, and threads that wait for room.
+
+    Args:
+        owner: the bus, for texts.
+        maxsize: how many items there may be before `wait_for_room` waits;
+            None for any number.
+    """
+
+    def __init__(self, owner: object, maxsize: int | None = None) -> None:
+        self._owner = owner
+        self._maxsize = maxsize
+        self._run_callback: Callable[..., object] = get_hub().loop.run_callback
+        self._items: deque[Item] = deque()
+        self._receivers = WaitQueue()
+        self._senders = WaitQueue()
+        self._wake_scheduled = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items as they are now, oldest first."""
+        return iter(list(self._items))
+
+    @property
+    def full(self) -> bool:
+        """Whether a new sender has to wait: for room, or behind those who do."""
+        if self._maxsize is None:
+            return False
+        return len(self._items) >= self._maxsize or bool(self._senders)
+
+    def wait_for_room(self, timeout: float | None) -> None:
+        """Wait until it is this sender's turn to `put`.
+
+        Raises `BusTimeout` or `BusClosed`, both with the outcome `NOT_SENT`.
+        """
+        woken = self._senders.wait("send_request", self._owner, timeout)
+        if self._closed:
+            raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_SENT)
+        if not woken:
+            raise BusTimeout(f"no room in {self._owner!r} after {timeout} s", outcome=Outcome.NOT_SENT)
+
+    def put(self, item: Item) -> None:
+        """Add an item; does not block, also from a hub callback."""
+        self._items.append(item)
+        if self._receivers:
+            self._schedule_wake()
+
+    def get(self, timeout: float | None) -> Item:
+        """Take the oldest item, waiting for one if need be.
+
+        Raises `BusTimeout`, or `BusClosed` if there is none and none will come.
+        """
+        if not self._items or self._receivers:
+            if self._closed:
+                raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_RUN)
+            if not self._receivers.wait("recv_request", self._owner, timeout):
+                raise BusTimeout(f"no request on {self._owner!r} after {timeout} s", outcome=Outcome.NOT_RUN)
+            if not self._items:
+                raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_RUN)
+        item = self._items.popleft()
+        if self._senders:
+            self._schedule_wake()
+        return item
+
+    def remove(self, item: Item) -> None:
+        """Take back an item that nobody has taken yet."""
+        self._items.remove(item)
+        if self._senders:
+            self._schedule_wake()
+
+    def close(self) -> list[Item]:
+        """Let nobody in any more, wake all who wait, and return what was left."""
+        self._closed = True
+        left = list(self._items)
+        self._items.clear()
+        self._run_callback(self._receivers.wake_all)
+        self._run_callback(self._senders.wake_all)
+        return left
+
+    def _schedule_wake(self) -> None:
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            self._run_callback(self._wake)
+
+    def _wake(self) -> None:
+        """Hub callback: each thread that is woken takes its item, or puts it, at once."""
+        self._wake_scheduled = False
+        # Counted beforehand: threads that feed each other must not hold the hub.
+        for _ in range(len(self._items)):
+            if self._items and self._receivers:
+                self._receivers.wake_next()
+        if self._maxsize is not None:
+            for _ in range(self._maxsize - len(self._items)):
+                if self._senders and len(self._items) < self._maxsize:
+                    self._senders.wake_next()
+        if (self._items and self._receivers) or (self._senders and not self._is_full()):
+            self._schedule_wake()
+
+    def _is_full(self) -> bool:
+        return self._maxsize is not None and len(self._items) >= self._maxsize

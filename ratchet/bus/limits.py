@@ -1,0 +1,43 @@
+"""The bounds of a bus: every queue and every size that a peer can name has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Each one settable; `ValueError` or `TypeError` for what is no positive number.
+
+    Attributes:
+        max_message: bytes of one message, all parts together.
+        max_parts: parts of one message.
+        max_queued: requests that wait in a server for a thread.
+        max_in_flight: requests of one connection that are not answered yet.
+        high_water: bytes of unsent data on one connection, from which on writers wait.
+        stall_timeout: seconds without progress in the middle of a message.
+    """
+
+    max_message: int = 16 * 1024 * 1024
+    max_parts: int = 1024
+    max_queued: int = 10_000
+    max_in_flight: int = 1_024
+    high_water: int = 1024 * 1024
+    stall_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            limit = getattr(self, field.name)
+            numbers = (int, float) if field.name == "stall_timeout" else (int,)
+            if isinstance(limit, bool) or not isinstance(limit, numbers):
+                raise TypeError(f"{field.name} must be a number, not {limit!r}")
+            if not limit > 0:
+                raise ValueError(f"{field.name} must be above 0, not {limit!r}")
+        if self.max_parts > 0x7FFF:
+            raise ValueError(
+                f"max_parts must be at most 32767, which is all the wire can say, not {self.max_parts}"
+            )
+        if self.max_message > 0xFFFFFFFF:
+            raise ValueError(f"max_message must be at most 4 GiB - 1, not {self.max_message}")

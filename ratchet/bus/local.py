@@ -1,0 +1,162 @@
+"""The bus inside one process: requests pass between threads as they are.
+
+Rules of this room: no bytes, no sockets, no codecs.  Both sides of a
+transaction are in one process, so its outcome is always known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NoReturn, TypeVar, cast
+
+from gevent.hub import get_hub
+
+from ratchet._wait import check_hub, check_timeout
+from ratchet.bus.client_side import ClientSide
+from ratchet.bus.deadline import request_deadline, time_left
+from ratchet.bus.pending import PendingRequest
+from ratchet.bus.server_side import ServerSide
+from ratchet.bus.stats import Stats
+from ratchet.bus.transaction import ClientTransaction, ErrorTexts, error_from_number
+from ratchet.bus.wire import ErrorNumber, encode_metadata
+from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Request, Response]):
+    """A request on a local bus: both sides look at the same one."""
+
+    _one_way = False
+    _bus: LocalBus[Request, Response]
+
+    def __init__(self, bus: LocalBus[Request, Response], request: Request) -> None:
+        self._bus = bus
+        self.request = request
+
+    def _response(self) -> Response:
+        return cast(Response, self._value)
+
+    def _withdraw(self) -> Outcome:
+        if self._cancel():
+            self._bus._inbox.remove(self)
+            return Outcome.NOT_RUN
+        return Outcome.UNKNOWN
+
+    def _reply(self, response: Response) -> bool:
+        self._succeed(response)
+        return not self._one_way
+
+    def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
+        self._fail(error_from_number(number, texts))
+        return not self._one_way
+
+
+class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
+    """Both sides of a bus between threads of this process; see `new_local`."""
+
+    address = None
+    """A local bus listens nowhere."""
+
+    def __init__(self, maxsize: int | None = None) -> None:
+        if maxsize is not None and (not isinstance(maxsize, int) or isinstance(maxsize, bool)):
+            raise TypeError(f"maxsize must be a number or None, not {maxsize!r}")
+        if maxsize is not None and maxsize < 1:
+            raise ValueError(f"maxsize must be above 0, or None for no bound, not {maxsize!r}")
+        super().__init__(maxsize=maxsize)
+        self._bounded = maxsize is not None
+
+    def __repr__(self) -> str:
+        return (
+            f"<LocalBus at {id(self):#x}: {self._state},"
+            f" queued={len(self._inbox)}, in_flight={len(self._in_flight)}>"
+        )
+
+    def send_request(
+        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> LocalTransaction[Request, Response]:
+        transaction = LocalTransaction(self, request)
+        if timeout is not None:
+            check_timeout(timeout)
+        if metadata is not None:
+            # Checked as on a socket, and a copy, as over a socket.
+            encode_metadata(metadata)
+            transaction._metadata = dict(metadata)
+        deadline = transaction._deadline = request_deadline(timeout)
+        self._send(transaction)
+        if deadline is not None:
+            transaction._end_at(deadline)
+        return transaction
+
+    def cast(self, request: Request) -> None:
+        transaction = LocalTransaction(self, request)
+        transaction._one_way = True
+        self._send(transaction)
+
+    def _send(self, transaction: LocalTransaction[Request, Response]) -> None:
+        if get_hub() is not self._hub:
+            check_hub(self._hub, self)
+        if self._draining or self._closed:
+            self._refuse_sender()
+        timeout = time_left(transaction._deadline)
+        if timeout == 0:
+            raise BusTimeout("the time of the request was over before it was sent", outcome=Outcome.NOT_SENT)
+        if self._bounded and self._inbox.full:
+            try:
+                self._inbox.wait_for_room(timeout)
+            except BusClosed:
+                self._refuse_sender()
+        self._inbox.put(transaction)
+
+    def _refuse_sender(self) -> NoReturn:
+        if self._closed:
+            raise BusClosed(f"{self!r} is closed", outcome=Outcome.NOT_SENT)
+        raise Rejected(f"{self!r} is draining")
+
+    def close(self) -> None:
+        """Close both sides at once.
+
+        Every thread that waits on the bus gets `BusClosed`, and a thread that
+        handles a request in `serve` or `with transaction:` is interrupted.
+        Does not block.  Closing twice is fine.
+        """
+        check_hub(self._hub, self)
+        self._closed = True
+        for pending in (*self._inbox, *self._in_flight):
+            assert isinstance(pending, LocalTransaction)
+            pending._give_up(BusClosed, "the bus was closed")
+        self._inbox.close()
+        self._released()
+
+    def stats(self) -> Stats:
+        return self._counters.snapshot(connections=0, queued=len(self._inbox), in_flight=len(self._in_flight))
+
+    def _refuse_new(self) -> None:
+        """Nothing to tell: `send_request` looks for itself."""
+
+
+def _checked(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """The same rules as on a socket, and a copy, as over a socket."""
+    if metadata is None:
+        return None
+    encode_metadata(metadata)
+    return dict(metadata)
+
+
+def new_local(
+    maxsize: int | None = None,
+) -> tuple[LocalBus[Request, Response], LocalBus[Request, Response]]:
+    """A bus between threads of this process.
+
+    The same object, returned twice: one name for the server's side, one for the
+    client's.
+
+    Args:
+        maxsize: how many requests may be queued before `send_request` waits
+            for room; None for any number.
+
+    Raises `ValueError` for a `maxsize` below 1.
+    """
+    bus: LocalBus[Request, Response] = LocalBus(maxsize)
+    return bus, bus

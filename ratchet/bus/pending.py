@@ -1,0 +1,265 @@
+"""The server's side of a transaction: a request that came, and its one answer.
+
+Rules of this room: what can happen to a request is decided here, the same for
+every kind of bus; how the client is told is the subclasses' part.  State is
+decided first and told after, with no switch in between.
+
+Two objects stand for one request.  The bus holds the `PendingRequest`, whose
+`State` says where the request is.  The thread that takes the request holds the
+`ServerTransaction`; when it lets go of that, nobody can answer any more, and
+the client is told so.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent.hub import get_hub
+from greenlet import getcurrent, greenlet
+
+from ratchet._log import bus_logger
+from ratchet._wait import check_hub
+from ratchet.bus.codecs import Address
+from ratchet.bus.deadline import inherit, stop_inheriting, time_left
+from ratchet.bus.side import BusSide
+from ratchet.bus.transaction import ErrorTexts, error_texts
+from ratchet.bus.wire import ErrorNumber
+from ratchet.errors import Abandoned, AlreadyAnswered
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class State(enum.Enum):
+    """Where a request is on the server's side.
+
+    QUEUED -> TAKEN -> ANSWERED; or from QUEUED or TAKEN -> CANCELLED, and from
+    there -> LATE when an answer comes all the same.
+    """
+
+    QUEUED = "queued"
+    TAKEN = "taken"
+    ANSWERED = "answered"
+    CANCELLED = "cancelled"
+    LATE = "answered too late"
+
+
+# Module names, because an enum's attribute takes three times as long to read.
+_QUEUED, _TAKEN, _ANSWERED, _CANCELLED, _LATE = State
+
+
+class Interrupted(BaseException):
+    """Thrown into the thread that handles a request when its client gives up.
+
+    Never seen outside of `with transaction:`, which swallows its own.
+    """
+
+
+class RequestOwner(BusSide):
+    """What a request on the server's side needs of its bus."""
+
+    # The requests that a thread has taken and that are open.
+    _in_flight: set[PendingRequest[Any, Any]]
+
+    @abstractmethod
+    def _released(self) -> None:
+        """A request has left `_in_flight`, or the inbox."""
+
+
+class PendingRequest(ABC, Generic[Request, Response]):
+    """A request on the server's side, as the bus holds it."""
+
+    _state = _QUEUED
+    _handler: greenlet | None = None
+    _deadline: float | None = None
+    _metadata: Mapping[str, str] = {}
+    _from: Address = None
+    _bus: RequestOwner
+
+    request: Request
+
+    @abstractmethod
+    def _reply(self, response: Response) -> bool:
+        """Hand the response to the client's side; see `send_response`."""
+
+    @abstractmethod
+    def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
+        """Hand an error to the client's side; does not block, raises nothing."""
+
+    def _take(self) -> bool:
+        """A thread has it from the inbox; False if it is not to be handled after all."""
+        self._state = _TAKEN
+        self._bus._in_flight.add(self)
+        return True
+
+    def _claim(self) -> bool:
+        """Make what follows the one answer; False if it comes too late.
+
+        Whoever claimed it calls `_release` after answering.
+        """
+        if self._state is _TAKEN:
+            self._state = _ANSWERED
+            return True
+        if self._state is _CANCELLED:
+            self._state = _LATE
+            self._bus._counters.dropped_late += 1
+            return False
+        raise AlreadyAnswered(f"{self!r} has its answer already")
+
+    def _release(self) -> None:
+        self._bus._in_flight.discard(self)
+        self._bus._released()
+
+    def _refuse(self, number: ErrorNumber, error: BaseException) -> None:
+        """Answer with an error of the bus itself, if it has no answer; does not block."""
+        if self._state is _QUEUED or self._state is _TAKEN:
+            self._state = _ANSWERED
+            self._reply_error(number, error_texts(error))
+            self._release()
+
+    def _abandon(self) -> None:
+        """No thread can answer it any more."""
+        if self._state is _TAKEN:
+            error = Abandoned("the server took the request and will not answer it")
+            self._refuse(ErrorNumber.ABANDONED, error)
+
+    def _cancel(self) -> bool:
+        """The client gave up.  True if no thread has taken the request.
+
+        Does not block, also from a hub callback.
+        """
+        queued = self._state is _QUEUED
+        if queued or self._state is _TAKEN:
+            self._state = _CANCELLED
+            self._release()
+            self._interrupt_soon()
+        return queued
+
+    def _interrupt_soon(self) -> None:
+        if self._handler is not None:
+            self._bus._hub.loop.run_callback(self._interrupt)
+
+    def _interrupt(self) -> None:
+        """Hub callback."""
+        # Looked at again: the thread may have left the block meanwhile.
+        if self._handler is not None and not self._handler.dead:
+            self._handler.throw(Interrupted(self))
+
+
+class ServerTransaction(Generic[Request, Response]):
+    """A request that came, and the way to answer it.
+
+    As a context manager it answers when the block does not: an exception
+    becomes the error response (logged once, and not raised further), leaving
+    without an answer becomes `Abandoned`.  If the client gives up meanwhile,
+    the thread is interrupted where it blocks, and goes on behind the block.
+
+    Dropping the last reference to one that is not answered abandons it.
+    """
+
+    __slots__ = ("_outer_deadline", "_pending")
+
+    def __init__(self, pending: PendingRequest[Request, Response]) -> None:
+        self._pending = pending
+
+    def __repr__(self) -> str:
+        pending = self._pending
+        peer = "" if pending._from is None else f" from {pending._from}"
+        return f"<ServerTransaction at {id(self):#x}{peer}: {pending._state.value}>"
+
+    @property
+    def request(self) -> Request:
+        """The object that was sent."""
+        return self._pending.request
+
+    @property
+    def from_(self) -> Address:
+        """The peer's address; None on a local bus."""
+        return self._pending._from
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the client sent along, a dict of strings."""
+        return self._pending._metadata
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left of the client's timeout, not below 0; None if it set none."""
+        return time_left(self._pending._deadline)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the client gave up: cancelled, timed out, or went away."""
+        return self._pending._state in (_CANCELLED, _LATE)
+
+    def send_response(self, response: Response) -> bool:
+        """Answer.  True if the answer was handed to the connection.
+
+        Returns False if nobody waits for it (any more).  Blocks while too much
+        is unsent on the connection.  Raises `AlreadyAnswered` the second time,
+        and what `response_to_bus` raises: the client gets a `RemoteError` then.
+        """
+        pending = self._pending
+        if get_hub() is not pending._bus._hub:
+            check_hub(pending._bus._hub, self)
+        if not pending._claim():
+            return False
+        try:
+            return pending._reply(response)
+        finally:
+            pending._release()
+
+    def send_error(self, error: BaseException) -> bool:
+        """Answer with an error; the client's call raises it as `RemoteError`.
+
+        Does not block.  Returns and raises as `send_response` does.
+        """
+        if not isinstance(error, BaseException):
+            raise TypeError(f"send_error needs an exception, not {error!r}")
+        pending = self._pending
+        check_hub(pending._bus._hub, self)
+        if not pending._claim():
+            return False
+        try:
+            return pending._reply_error(ErrorNumber.HANDLER_RAISED, error_texts(error))
+        finally:
+            pending._release()
+
+    def __enter__(self) -> ServerTransaction[Request, Response]:
+        pending = self._pending
+        pending._handler = getcurrent()
+        self._outer_deadline = inherit(pending._deadline)
+        if pending._state is _CANCELLED:
+            pending._interrupt_soon()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        pending = self._pending
+        pending._handler = None
+        stop_inheriting(self._outer_deadline)
+        if isinstance(error, Interrupted) and error.args[0] is pending:
+            return True
+        if isinstance(error, (Exception, gevent.Timeout)) and not self._answered:
+            self.send_error(error)
+        pending._abandon()
+        if isinstance(error, Exception):
+            bus_logger.warning("the handler of a request raised %s", type(error).__name__, exc_info=error)
+            return True
+        return False
+
+    @property
+    def _answered(self) -> bool:
+        return self._pending._state in (_ANSWERED, _LATE)
+
+    def __del__(self) -> None:
+        pending = self._pending
+        if pending._state is _TAKEN and pending._bus._hub.loop is not None:
+            # The last reference may go in any OS thread, so not in place.
+            pending._bus._hub.loop.run_callback_threadsafe(pending._abandon)

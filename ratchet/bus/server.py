@@ -1,0 +1,140 @@
+"""The server's side of a bus over sockets: accepting clients.
+
+Rules of this room: it accepts connections and owns their sessions; taking and
+answering requests is `server_side`, what a client's messages mean is `session`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket as _socket
+from typing import Any, Final, TypeVar
+
+from gevent.monkey import get_original
+
+from ratchet._wait import check_hub
+from ratchet.bus.address import remove_socket_file, shown
+from ratchet.bus.codecs import Address, Decode, Encode
+from ratchet.bus.limits import Limits
+from ratchet.bus.server_side import ServerSide
+from ratchet.bus.session import Session, SessionOwner
+from ratchet.bus.stats import Stats
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+# Not gevent's: nobody waits in the calls of an accepted socket, and it takes
+# a fraction of the memory.
+_plain_socket = get_original("socket", "socket")
+
+_READ = 1  # libev's event bit
+# How many clients are accepted before others get their turn.
+_ACCEPTS_PER_TURN: Final = 100
+# Seconds without accepting when the system is out of something; doubled up to the last.
+_FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
+_OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class ServerBus(ServerSide[Request, Response], SessionOwner):
+    """The server's side of a bus, on a socket that listens; see `new_server` and `listen`."""
+
+    def __init__(
+        self,
+        socket: Any,
+        decode: Decode[Request],
+        encode: Encode[Response],
+        limits: Limits,
+        owned_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._decode = decode
+        self._encode = encode
+        self._limits = limits
+        self._sessions: set[Session] = set()
+        self._socket = socket
+        self._raw = getattr(socket, "_sock", socket)
+        self._raw.setblocking(False)
+        self._owned_path = owned_path
+        self._address = shown(self._raw.family, self._raw.getsockname())
+        self._back_off = _FIRST_BACK_OFF
+        loop: Any = self._hub.loop
+        self._acceptor = loop.io(self._raw.fileno(), _READ)
+        self._acceptor.start(self._on_acceptable)
+        self._retry = loop.timer(0.0)
+
+    def __repr__(self) -> str:
+        return (
+            f"<ServerBus at {id(self):#x} on {self._address}: {self._state},"
+            f" connections={len(self._sessions)}, queued={len(self._inbox)}, in_flight={len(self._in_flight)}>"
+        )
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, in a form that `connect` takes: `(host, port)` or `"unix:/path"`."""
+        return self._address
+
+    def close(self) -> None:
+        """Close the listening socket and every connection at once; see `BusSide.close`.
+
+        Whoever waits for a response gets `ConnectionLost`, and a thread that
+        handles a request in `serve` or `with transaction:` is interrupted.
+        """
+        check_hub(self._hub, self)
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_accepting()
+        for session in list(self._sessions):
+            session.connection.close()
+        self._inbox.close()
+        self._hub.loop.run_callback(self._drained.wake_all)
+
+    def stats(self) -> Stats:
+        return self._counters.snapshot(
+            connections=len(self._sessions), queued=len(self._inbox), in_flight=len(self._in_flight)
+        )
+
+    def _refuse_new(self) -> None:
+        self._stop_accepting()
+        for session in self._sessions:
+            session.go_away()
+
+    def _stop_accepting(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+            self._retry.close()
+            self._socket.close()
+            if self._owned_path is not None:
+                remove_socket_file(self._owned_path)
+
+    def _on_acceptable(self) -> None:
+        """Hub callback."""
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                descriptor, peer = self._raw._accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_SOMETHING:
+                    self._accept_later()
+                    return
+                # A client that went away before it was accepted is no trouble.
+                continue
+            self._back_off = _FIRST_BACK_OFF
+            self._sessions.add(Session(self, _plain_socket(fileno=descriptor), shown(self._raw.family, peer)))
+
+    def _accept_later(self) -> None:
+        self._acceptor.stop()
+        loop: Any = self._hub.loop
+        self._retry = loop.timer(self._back_off)
+        self._retry.start(self._acceptor.start, self._on_acceptable, update=True)
+        self._back_off = min(self._back_off * 2, _LAST_BACK_OFF)
+
+
+def check_listens(socket: Any) -> None:
+    """Refuse what is no listening stream socket."""
+    if not hasattr(socket, "accept"):
+        raise TypeError(f"new_server needs a socket that listens, not {socket!r}")
+    if not socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+        raise ValueError(f"new_server needs a socket that listens; call listen() on {socket!r} first")

@@ -1,0 +1,177 @@
+"""The server's side of every kind of bus: taking requests, serving, draining.
+
+Rules of this room: it knows the inbox and transactions, and nothing of how a
+request came.  A kind of bus puts transactions into the inbox and fills in the
+abstract methods.
+"""
+
+from __future__ import annotations
+
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent.pool import Group
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from ratchet._log import bus_logger
+from ratchet._wait import WaitQueue, check_hub, check_timeout
+from ratchet.bus.codecs import check_callable, required_arguments
+from ratchet.bus.deadline import deadline_after, time_left
+from ratchet.bus.inbox import Inbox
+from ratchet.bus.pending import PendingRequest, RequestOwner, ServerTransaction
+from ratchet.bus.wire import ErrorNumber
+from ratchet.errors import BusClosed, Rejected
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class ServerSide(RequestOwner, Generic[Request, Response]):
+    """What the server's side of a local bus and of a socket bus have in common."""
+
+    def __init__(self, maxsize: int | None = None) -> None:
+        super().__init__()
+        self._in_flight: set[PendingRequest[Any, Any]] = set()
+        self._inbox: Inbox[PendingRequest[Request, Response]] = Inbox(self, maxsize)
+        self._draining = False
+        self._drained = WaitQueue()
+        self._takers: set[greenlet] = set()
+
+    @property
+    def _state(self) -> str:
+        return "closed" if self._closed else "draining" if self._draining else "open"
+
+    def recv_request(
+        self, timeout: float | None = None
+    ) -> tuple[ServerTransaction[Request, Response], Request]:
+        """Wait for the next request; blocks.
+
+        Threads that wait are served first come, first served.  A request that
+        cannot be decoded is answered with an error and logged, and the next one
+        is waited for.
+
+        Raises `BusTimeout` after `timeout` seconds, and `BusClosed` when the
+        bus is closed or draining.
+        """
+        taker = getcurrent()
+        if taker not in self._takers:
+            self._watch(taker)
+        pending = self._next(timeout)
+        return ServerTransaction(pending), pending.request
+
+    def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
+        """Receive requests until the bus is closed or drained."""
+        while True:
+            try:
+                received = self.recv_request()
+            except BusClosed:
+                return
+            yield received
+            # A reference kept here would put off the `Abandoned` of a dropped one.
+            del received
+
+    def serve(self, handler: Callable[..., Response], workers: int = 64) -> None:
+        """Answer each request with `handler(request)`, in `workers` threads.
+
+        A handler that requires two arguments is called `handler(request,
+        transaction)`.  What it raises becomes the client's `RemoteError`.
+        Blocks until the bus is closed or drained.
+        """
+        check_callable(handler, "handler")
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+            raise ValueError(f"workers must be a number above 0, not {workers!r}")
+        check_hub(self._hub, self)
+        with_transaction = required_arguments(handler) >= 2
+        pool = Group()
+        try:
+            while not (self._closed or self._draining):
+                while len(pool) < workers:
+                    pool.spawn(self._work, handler, with_transaction)
+                # A worker ends when the bus does, or when its handler kills it.
+                gevent.wait(list(pool), count=1)
+            pool.join()
+        finally:
+            pool.kill()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take no new work, finish what was taken, then close; blocks.
+
+        Requests that no thread has taken fail with `Rejected`.  Returns False
+        if some work was left after `timeout` seconds, which is then cut off.
+        """
+        check_hub(self._hub, self)
+        check_timeout(timeout)
+        if not self._draining and not self._closed:
+            self._draining = True
+            self._refuse_new()
+            for pending in self._inbox.close():
+                pending._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+        deadline = deadline_after(timeout)
+        while self._in_flight and not self._closed:
+            if not self._drained.wait("drain", self, time_left(deadline)):
+                break
+        finished = not self._in_flight
+        self.close()
+        return finished
+
+    @abstractmethod
+    def _refuse_new(self) -> None:
+        """A drain begins: stop taking requests, and tell the clients."""
+
+    def _next(self, timeout: float | None = None) -> PendingRequest[Request, Response]:
+        """Take the next request that is to be handled."""
+        deadline = None
+        if timeout is not None:
+            check_timeout(timeout)
+            deadline = deadline_after(timeout)
+        while True:
+            pending = self._inbox.get(time_left(deadline))
+            if pending._take():
+                return pending
+
+    def _work(self, handler: Callable[..., Response], with_transaction: bool) -> None:
+        """What each thread of `serve` does."""
+        while True:
+            try:
+                transaction = ServerTransaction(self._next())
+            except BusClosed:
+                return
+            try:
+                with transaction:
+                    if with_transaction:
+                        response = handler(transaction.request, transaction)
+                    else:
+                        response = handler(transaction.request)
+                    if not transaction._answered:
+                        transaction.send_response(response)
+            except gevent.Timeout as error:
+                bus_logger.warning("the handler of a request raised %r", error, exc_info=error)
+            # While the worker waits for the next one, it keeps nothing of this one.
+            transaction = response = None  # type: ignore[assignment]
+
+    def _released(self) -> None:
+        if self._drained and not self._in_flight:
+            self._hub.loop.run_callback(self._drained.wake_all)
+
+    def _watch(self, taker: greenlet) -> None:
+        """See to it that what a thread has taken goes with it when it dies."""
+        check_hub(self._hub, self)
+        if isinstance(taker, gevent.Greenlet):
+            self._takers.add(taker)
+            taker.rawlink(self._on_taker_end)
+
+    def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
+        """Hub callback.
+
+        The traceback of a thread that was killed, or died of an error, keeps
+        its local variables, and with them each transaction that it had taken
+        and not answered.  Letting go of them abandons those, while one that was
+        passed on to another thread lives.
+        """
+        self._takers.discard(taker)
+        death = taker.exception or taker.value
+        if isinstance(death, (Exception, GreenletExit, gevent.Timeout)):
+            traceback.clear_frames(death.__traceback__)

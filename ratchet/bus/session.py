@@ -1,0 +1,225 @@
+"""One connected client, as the server sees it, and the requests that it sent.
+
+Rules of this room: what a message means on the server's side is decided here;
+how it travels is the connection's affair.  A session answers extended requests
+in any order and plain ones in the order in which they came.  Nothing that a
+client does reaches beyond its own session.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from ratchet._log import bus_logger, log_soon
+from ratchet.bus import wire
+from ratchet.bus.codecs import Decode, Encode
+from ratchet.bus.connection import Connection, ConnectionOwner
+from ratchet.bus.inbox import Inbox
+from ratchet.bus.limits import Limits
+from ratchet.bus.pending import PendingRequest, RequestOwner, State
+from ratchet.bus.transaction import ErrorTexts, error_texts
+from ratchet.bus.wire import ErrorNumber, Message
+from ratchet.errors import BusError, ConnectionLost, ProtocolError, Rejected
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class SessionOwner(RequestOwner):
+    """What a session needs of its server."""
+
+    _inbox: Inbox[PendingRequest[Any, Any]]
+    _sessions: set[Session]
+    _decode: Decode[Any]
+    _encode: Encode[Any]
+    _limits: Limits
+    _draining: bool
+
+
+class SocketRequest(PendingRequest[Request, Response]):
+    """A request that came over a socket."""
+
+    _bus: SessionOwner
+    # A plain request's answer, while it waits for those of earlier ones; an
+    # empty one stands for an error, which the plain form cannot tell.
+    _answer: bytes | None = None
+
+    def __init__(
+        self, session: Session, kind: int, flags: int, id: int, arg: int, parts: list[bytes]
+    ) -> None:
+        self._bus = session.server
+        self._session = session
+        self._plain = kind == wire.PLAIN
+        self._one_way = bool(flags & wire.ONE_WAY)
+        self._id = id
+        self._from = session.connection.peer
+        if arg:
+            self._deadline = time.monotonic() + arg / 1000
+        if flags & wire.METADATA:
+            self._metadata = wire.decode_metadata(parts.pop())
+        self._parts: Sequence[bytes] = parts
+
+    def _take(self) -> bool:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._refuse(ErrorNumber.OUT_OF_TIME, Rejected("the request's time was over before it ran"))
+            return False
+        super()._take()
+        try:
+            self.request = self._bus._decode(self._parts, self._from)
+        except Exception as error:
+            bus_logger.warning("a request from %s could not be decoded", self._from, exc_info=error)
+            self._refuse(ErrorNumber.NOT_DECODED, error)
+            return False
+        except BaseException:
+            self._abandon()
+            raise
+        self._parts = ()
+        # The client may have given up while the codec blocked.
+        return self._state is State.TAKEN
+
+    def _cancel(self) -> bool:
+        if self._state in (State.QUEUED, State.TAKEN):
+            self._bus._counters.cancelled += 1
+        return super()._cancel()
+
+    def _reply(self, response: Response) -> bool:
+        connection = self._session.connection
+        if self._one_way:
+            self._bus._counters.answered += 1
+            return False
+        try:
+            parts = self._bus._encode(response)
+            limits = self._bus._limits
+            wire.check_size(parts, limits.max_message, limits.max_parts)
+            if connection.crowded:
+                connection.wait_for_room("send_response", None)
+        except ConnectionLost:
+            self._bus._counters.dropped_late += 1
+            return False
+        except BaseException as error:
+            number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
+            self._reply_error(number, error_texts(error))
+            raise
+        if connection.closed:
+            self._bus._counters.dropped_late += 1
+            return False
+        self._bus._counters.answered += 1
+        kind = wire.PLAIN if self._plain else wire.RESPONSE
+        self._session.answer(self, wire.encode(kind, 0, self._id, 0, parts))
+        return True
+
+    def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
+        self._bus._counters.failed += 1
+        if self._one_way or self._session.connection.closed:
+            return False
+        if self._plain:
+            self._session.answer(self, b"")
+        else:
+            parts = [text.encode("utf-8", "backslashreplace") for text in texts]
+            self._session.answer(self, wire.encode(wire.ERROR, 0, self._id, number, parts))
+        return True
+
+
+class Session(ConnectionOwner):
+    """One connected client."""
+
+    __slots__ = ("_input_ended", "_last_id", "_open", "_plain", "connection", "server")
+
+    def __init__(self, server: SessionOwner, socket: Any, peer: Any) -> None:
+        self.server = server
+        # The requests that are to be answered, by id; and in order, if plain.
+        self._open: dict[int, SocketRequest[Any, Any]] = {}
+        self._plain: deque[SocketRequest[Any, Any]] | None = None
+        self._input_ended = False
+        self._last_id = 0
+        self.connection = Connection(socket, server._limits, self, peer)
+
+    def answer(self, request: SocketRequest[Any, Any], frame: bytes) -> None:
+        """Send the answer of a request, or keep it until its turn; does not block."""
+        if request._plain:
+            request._answer = frame
+            self._send_plain_answers()
+        elif self._open.pop(request._id, None) is not None:
+            self.connection.write(frame)
+        self._close_if_done()
+
+    def go_away(self) -> None:
+        """Tell the client that no later request than those it sent will be run."""
+        # One that never sent an extended message may be a plain peer.
+        if self._last_id:
+            self.connection.write(wire.encode(wire.GOAWAY, 0, self._last_id, 0, ()))
+
+    def _send_plain_answers(self) -> None:
+        while self._plain and self._plain[0]._answer is not None:
+            frame = self._plain.popleft()._answer
+            if not frame:
+                self.connection.close_when_sent()
+                return
+            self.connection.write(frame)
+
+    def _close_if_done(self) -> None:
+        if self._input_ended and not self._open and not self._plain:
+            self.connection.close_when_sent()
+
+    def _on_message(self, message: Message) -> None:
+        kind, flags, id, arg, parts = message
+        if kind == wire.REQUEST or kind == wire.PLAIN:
+            try:
+                request = self._register(SocketRequest(self, kind, flags, id, arg, parts))
+            except ProtocolError as error:
+                self._on_broken(error, None)
+                return
+            if self.server._draining:
+                request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+            else:
+                self.server._inbox.put(request)
+        elif kind == wire.CANCEL:
+            cancelled = self._open.pop(id, None)
+            if cancelled is not None:
+                self._cancel(cancelled)
+                self._close_if_done()
+        elif kind == wire.PING:
+            self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
+        elif kind != wire.PONG:
+            self._on_broken(ProtocolError(f"a client sent a message of kind {kind}"), None)
+
+    def _register(self, request: SocketRequest[Any, Any]) -> SocketRequest[Any, Any]:
+        if request._plain:
+            if self._plain is None:
+                self._plain = deque()
+            self._plain.append(request)
+        else:
+            self._last_id = request._id
+            if not request._one_way:
+                if request._id in self._open:
+                    raise ProtocolError(f"the id {request._id} is used twice at once")
+                self._open[request._id] = request
+        return request
+
+    def _cancel(self, request: SocketRequest[Any, Any]) -> None:
+        if request._cancel():
+            self.server._inbox.remove(request)
+
+    def _on_input_end(self) -> None:
+        self._input_ended = True
+        self._close_if_done()
+
+    def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
+        log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", self.connection.peer, error)
+        if refused is not None and refused[0] == wire.REQUEST:
+            parts = [text.encode() for text in error_texts(error)]
+            self.connection.write(wire.encode(wire.ERROR, 0, refused[1], ErrorNumber.TOO_LARGE, parts))
+        self.connection.close_when_sent()
+
+    def _on_closed(self, error: BaseException | None) -> None:
+        if error is not None:
+            log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", self.connection.peer, error)
+        self.server._sessions.discard(self)
+        for request in (*self._open.values(), *(self._plain or ())):
+            self._cancel(request)
+        self._open.clear()
+        self._plain = None

@@ -1,0 +1,42 @@
+"""What either side of a bus is, whatever its kind: open until it is closed, and counted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, TypeVar
+
+from gevent.hub import Hub, get_hub
+
+from ratchet.bus.stats import Counters, Stats
+
+Self = TypeVar("Self", bound="BusSide")
+
+
+class BusSide(ABC):
+    """One side of a bus, of the OS thread that made it.  `with bus:` closes it on leaving."""
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._hub: Hub = get_hub()
+        self._counters = Counters()
+        self._closed = False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close at once: every thread that waits on it gets `BusClosed`.
+
+        Does not block.  Closing twice is fine.
+        """
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """A snapshot of what it counts."""
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()

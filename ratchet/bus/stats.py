@@ -1,0 +1,52 @@
+"""What a bus counts, and the snapshot of it that `stats()` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Stats(NamedTuple):
+    """A snapshot.  Every request ends once, in `answered`, `failed` or `cancelled`.
+
+    Attributes:
+        connections: how many are open.
+        queued: requests that wait: on a server for a thread, on a client for
+            the connection.
+        in_flight: requests that a thread has taken (server) or that were sent
+            (client) and are not answered.
+        answered: requests that ended in a response.
+        failed: requests that ended in an error other than a cancelling.
+        cancelled: requests that the client gave up, by `cancel()`, by its
+            time-out, or by going away.
+        dropped_late: answers that came when nobody waited any more.
+    """
+
+    connections: int
+    queued: int
+    in_flight: int
+    answered: int
+    failed: int
+    cancelled: int
+    dropped_late: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """The part of the snapshot that is counted and not looked up."""
+
+    answered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    dropped_late: int = 0
+
+    def snapshot(self, *, connections: int, queued: int, in_flight: int) -> Stats:
+        return Stats(
+            connections=connections,
+            queued=queued,
+            in_flight=in_flight,
+            answered=self.answered,
+            failed=self.failed,
+            cancelled=self.cancelled,
+            dropped_late=self.dropped_late,
+        )

@@ -1,0 +1,195 @@
+"""The client's side of a transaction: a request that was sent, and its outcome.
+
+Rules of this room: how a transaction can end is decided here, the same for
+every kind of bus; how the server is told is the subclasses' part.  State is
+decided first and told after, with no switch in between.  A transaction ends
+once; the bus counts and drops what comes later.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import traceback
+from abc import ABC, abstractmethod
+from typing import Any, Final, Generic, TypeVar
+
+from gevent.hub import Waiter
+
+from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
+from ratchet.bus.side import BusSide
+from ratchet.bus.wire import ErrorNumber
+from ratchet.errors import (
+    Abandoned,
+    BusError,
+    BusTimeout,
+    Cancelled,
+    MessageTooLarge,
+    Outcome,
+    Rejected,
+    RemoteError,
+)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+ErrorTexts = tuple[str, str, str]
+"""Type name, message, traceback."""
+
+# An error's text is for people; what is longer than this helps nobody.
+_MAX_ERROR_TEXT: Final = 32 * 1024
+
+
+def error_texts(error: BaseException) -> ErrorTexts:
+    """An error as texts.  Never fails: what cannot be rendered gets a stand-in."""
+    name = type(error).__name__
+    try:
+        message = str(error)
+    except BaseException as failure:
+        message = f"<the text of this {name} cannot be shown: {type(failure).__name__}>"
+    try:
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except BaseException as failure:
+        trace = f"<the traceback of this {name} cannot be shown: {type(failure).__name__}>"
+    return name, message[:_MAX_ERROR_TEXT], trace[-_MAX_ERROR_TEXT:]
+
+
+def error_from_number(number: int, texts: ErrorTexts) -> BusError:
+    """The error that a client raises for an ERROR message."""
+    message = texts[1]
+    match number:
+        case ErrorNumber.HANDLER_RAISED:
+            return RemoteError(*texts)
+        case ErrorNumber.NOT_DECODED:
+            return RemoteError(*texts, outcome=Outcome.NOT_RUN)
+        case ErrorNumber.OVERLOADED | ErrorNumber.DRAINING | ErrorNumber.OUT_OF_TIME:
+            return Rejected(message)
+        case ErrorNumber.CANCELLED:
+            return Cancelled(message)
+        case ErrorNumber.ABANDONED:
+            return Abandoned(message)
+        case ErrorNumber.TOO_LARGE:
+            return MessageTooLarge(message, outcome=Outcome.NOT_RUN)
+        case _:
+            return BusError(f"error {number} of the server: {message}")
+
+
+class ClientTransaction(ABC, Generic[Request, Response]):
+    """A request that was sent, and the response to come.
+
+    Any number of threads may wait in `recv_response`; all get the same.
+
+    Attributes:
+        request: the object that was sent.
+    """
+
+    # Defaults that most transactions never change; an instance sets only what
+    # differs, which takes a third of the time.
+    _done = False
+    _error: BusError | None = None
+    _value: Any = None
+    _waiters: list[Waiter[Any]] | None = None
+    _timer: Any = None
+    _bus: BusSide
+
+    request: Request
+
+    def __repr__(self) -> str:
+        state = "waiting" if not self._done else "answered" if self._error is None else repr(self._error)
+        return f"<{type(self).__name__} at {id(self):#x}: {state}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, by a response or an error."""
+        return self._done
+
+    def recv_response(self, timeout: float | None = None) -> Response:
+        """Wait for the response and return it; blocks.
+
+        A time-out of this call ends only this wait: the transaction lives on.
+
+        Raises `BusTimeout`, or the error in which the transaction ended: any
+        of the `BusError` tree.  An error of `response_from_bus` comes out as it
+        is.  Later calls return, or raise, the same.
+        """
+        if not self._done:
+            self._wait(timeout)
+        if self._error is not None:
+            # Each waiter its own copy: a traceback belongs to one thread.
+            raise copy.copy(self._error) from self._error.__cause__
+        return self._response()
+
+    def cancel(self) -> None:
+        """Give the request up; does not block.
+
+        Whoever waits for the response gets `Cancelled`, and the server is told.
+        Does nothing if the transaction has ended.
+        """
+        check_hub(self._bus._hub, self)
+        self._give_up(Cancelled, "the request was cancelled")
+
+    @abstractmethod
+    def _response(self) -> Response:
+        """The response in `_value`, decoded."""
+
+    @abstractmethod
+    def _withdraw(self) -> Outcome:
+        """Tell the server that nobody waits any more, without blocking.
+
+        Returns what is certain about the request.
+        """
+
+    def _wait(self, timeout: float | None) -> None:
+        if timeout is not None:
+            check_timeout(timeout)
+        waiter: Waiter[Any] = Waiter()
+        if waiter.hub is not self._bus._hub:
+            check_hub(self._bus._hub, self)
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+        try:
+            timed_out = suspend(waiter, "recv_response", self, timeout) is TIMED_OUT
+        except BaseException:
+            self._waiters.remove(waiter)
+            raise
+        # The response may have come in the very turn in which the time ended.
+        if timed_out and not self._done:
+            self._waiters.remove(waiter)
+            raise BusTimeout(f"no response to {self!r} after {timeout} s")
+
+    def _end_at(self, deadline: float) -> None:
+        """Let the transaction end in `BusTimeout` at `deadline`."""
+        self._timer = self._bus._hub.loop.timer(max(deadline - time.monotonic(), 0.0))
+        self._timer.start(self._on_deadline, update=True)
+
+    def _on_deadline(self) -> None:
+        """Hub callback."""
+        self._give_up(BusTimeout, "the time of the request is over")
+
+    def _give_up(self, error_type: type[BusError], message: str) -> None:
+        if not self._done:
+            self._bus._counters.cancelled += 1
+            self._end(None, error_type(message, outcome=self._withdraw()))
+
+    def _succeed(self, value: Any) -> None:
+        """The response is there.  Does not block, also from a hub callback."""
+        self._bus._counters.answered += 1
+        self._end(value, None)
+
+    def _fail(self, error: BusError) -> None:
+        """It ended in an error that is not this side's wish."""
+        self._bus._counters.failed += 1
+        self._end(None, error)
+
+    def _end(self, value: Any, error: BusError | None) -> None:
+        self._done = True
+        self._value = value
+        self._error = error
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        if self._waiters is not None:
+            for waiter in self._waiters:
+                self._bus._hub.loop.run_callback(waiter.switch, None)

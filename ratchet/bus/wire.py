@@ -1,0 +1,280 @@
+"""Bytes to messages and messages to bytes.
+
+Rules of this room: it knows no socket, no greenlet and no clock, and imports
+`errors` alone.  What is incomplete is no error: `Decoder.feed` returns the
+messages that are whole, and keeps the rest.  A failure is sticky: after
+`Decoder.error` is set, nothing more is decoded.
+
+A message is a head and some parts; the first part is the body, the others are
+attachments.  All integers are unsigned and big-endian.
+
+    plain head      u16 parts
+    extended head   u16 0x8000 | parts, u8 kind, u8 flags, u32 id, u32 arg
+    part            u32 length, then that many bytes
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ratchet.errors import BusError, MessageTooLarge, ProtocolError
+
+EXTENDED: Final = 0x8000
+MAX_PARTS: Final = 0x7FFF
+MAX_ID: Final = 0xFFFFFFFF
+MAX_METADATA: Final = 64 * 1024
+
+# The kinds of extended messages.  Plain integers, because each message is
+# compared with them; PLAIN stands for a message with a plain head.
+PLAIN: Final = -1
+REQUEST: Final = 0
+RESPONSE: Final = 1
+ERROR: Final = 2
+CANCEL: Final = 3
+PING: Final = 4
+PONG: Final = 5
+GOAWAY: Final = 6
+_FIRST_SKIPPED_KIND: Final = 128
+
+# How many parts a kind must have, where that is fixed.
+_FIXED_PARTS: Final = {ERROR: 3, CANCEL: 0, PING: 0, PONG: 0, GOAWAY: 0}
+
+# Flags of a REQUEST.
+ONE_WAY: Final = 0b0001
+METADATA: Final = 0b0010
+_CRITICAL_UNKNOWN_FLAGS: Final = 0b1100
+
+
+class ErrorNumber(enum.IntEnum):
+    """What went wrong, in the `arg` of an ERROR message."""
+
+    HANDLER_RAISED = 1
+    OVERLOADED = 2
+    DRAINING = 3
+    OUT_OF_TIME = 4
+    CANCELLED = 5
+    ABANDONED = 6
+    NOT_DECODED = 7
+    TOO_LARGE = 8
+
+
+Message = tuple[int, int, int, int, list[bytes]]
+"""kind, flags, id, arg, parts.  A bare tuple: a named one takes ten times as
+long to make, which is a tenth of an exchange."""
+
+_PLAIN_HEAD: Final = struct.Struct(">H")
+_HEAD: Final = struct.Struct(">HBBII")
+_LENGTH: Final = struct.Struct(">I")
+_HEAD_AND_LENGTH: Final = struct.Struct(">HBBIII")
+_ONE_PART: Final = EXTENDED | 1
+# Received pieces below this size are collected in one growing buffer: each
+# piece as an object of its own would take many times the memory it brings.
+_SMALL_PIECE: Final = 4096
+
+
+def encode(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> bytes:
+    """One message as bytes, with a plain head if `kind` is `PLAIN`."""
+    if kind == PLAIN:
+        head = _PLAIN_HEAD.pack(len(parts))
+    elif len(parts) == 1:
+        body = parts[0]
+        return _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, len(body)) + body
+    else:
+        head = _HEAD.pack(EXTENDED | len(parts), kind, flags, id, arg)
+    pieces = [head]
+    for part in parts:
+        pieces += (_LENGTH.pack(len(part)), part)
+    return b"".join(pieces)
+
+
+def check_size(parts: Sequence[bytes], max_message: int, max_parts: int) -> None:
+    """Refuse a message that is over the limits, before a byte of it is sent."""
+    size = sum(map(len, parts))
+    if size > max_message:
+        raise MessageTooLarge(f"a message of {size} bytes is over the limit of {max_message}")
+    if len(parts) > max_parts:
+        raise MessageTooLarge(f"a message of {len(parts)} parts is over the limit of {max_parts}")
+
+
+def encode_metadata(metadata: Mapping[str, str]) -> bytes:
+    """The last part of a REQUEST with the flag `METADATA`."""
+    if not isinstance(metadata, Mapping) or not all(
+        isinstance(text, str) for item in metadata.items() for text in item
+    ):
+        raise TypeError(f"metadata must be a dict of strings, not {metadata!r}")
+    encoded = json.dumps(dict(metadata), separators=(",", ":")).encode()
+    if len(encoded) > MAX_METADATA:
+        raise ValueError(f"metadata of {len(encoded)} bytes is over the limit of {MAX_METADATA}")
+    return encoded
+
+
+def decode_metadata(part: bytes) -> dict[str, str]:
+    """The inverse of `encode_metadata`; raises `ProtocolError`."""
+    if len(part) > MAX_METADATA:
+        raise ProtocolError(f"metadata of {len(part)} bytes is over the limit of {MAX_METADATA}")
+    try:
+        metadata = json.loads(part.decode())
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("metadata is no JSON in UTF-8") from error
+    # The keys of a JSON object are strings.
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ProtocolError("metadata is no JSON object of strings")
+    return metadata
+
+
+class Decoder:
+    """Takes bytes as they come, and gives back the messages that are whole.
+
+    It never holds more than it was fed, and never more than one message of at
+    most `max_message` bytes in all parts and `max_parts` parts.
+
+    Attributes:
+        error: the sticky failure, if the peer broke the format or a limit.
+        refused: kind and id of the message that `error` is about, if its head
+            was read.
+    """
+
+    def __init__(self, max_message: int, max_parts: int) -> None:
+        self.error: BusError | None = None
+        self.refused: tuple[int, int] | None = None
+        self._max_message = max_message
+        self._max_parts = max_parts
+        # The piece of the current message that is not whole yet, and the size
+        # from which on it is worth looking at again.
+        self._pieces: list[bytes | bytearray] = []
+        self._held = 0
+        self._needed = 0
+        # The current message, once its head is read.
+        self._head: tuple[int, int, int, int] | None = None
+        self._parts: list[bytes] = []
+        self._parts_left = 0
+        self._size = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is in the middle of a message."""
+        return self._held > 0 or self._head is not None
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Decode `data`, which follows what was fed before; see `error` afterwards."""
+        messages: list[Message] = []
+        if self.error is not None:
+            return messages
+        if self._held:
+            self._hold(data)
+            if self._held < self._needed:
+                return messages
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+            self._held = 0
+        rest = data[self._decode(data, messages) :]
+        if self.error is not None:
+            self._head = None
+            self._parts = []
+        elif rest:
+            self._hold(rest)
+        return messages
+
+    def _hold(self, data: bytes) -> None:
+        self._held += len(data)
+        if len(data) >= _SMALL_PIECE:
+            self._pieces.append(data)
+        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
+
+    def _decode(self, data: bytes, messages: list[Message]) -> int:
+        """Decode what is whole, and return where the rest begins."""
+        position, end = 0, len(data)
+        max_message = self._max_message
+        while True:
+            if self._head is None and end - position >= 16:
+                # The common case in one go: a request or response of one part.
+                word, kind, flags, id, arg, length = _HEAD_AND_LENGTH.unpack_from(data, position)
+                stop = position + 16 + length
+                if (
+                    word == _ONE_PART
+                    and stop <= end
+                    and kind <= RESPONSE
+                    and not flags & _CRITICAL_UNKNOWN_FLAGS
+                    and length <= max_message
+                ):
+                    messages.append((kind, flags, id, arg, [data[position + 16 : stop]]))
+                    position = stop
+                    continue
+            next_position = (
+                self._decode_head(data, position) if self._head is None else self._decode_part(data, position)
+            )
+            if next_position is None:
+                return position
+            position = next_position
+            if self._head is not None and not self._parts_left:
+                if self._head[0] < _FIRST_SKIPPED_KIND:
+                    messages.append((*self._head, self._parts))
+                self._head = None
+                self._parts = []
+
+    def _decode_head(self, data: bytes, position: int) -> int | None:
+        left = len(data) - position
+        if left < _PLAIN_HEAD.size:
+            self._needed = _PLAIN_HEAD.size
+            return None
+        (word,) = _PLAIN_HEAD.unpack_from(data, position)
+        if not word & EXTENDED:
+            head = (PLAIN, 0, 0, 0)
+            position += _PLAIN_HEAD.size
+        elif left < _HEAD.size:
+            self._needed = _HEAD.size
+            return None
+        else:
+            _, kind, flags, id, arg = _HEAD.unpack_from(data, position)
+            head = (kind, flags, id, arg)
+            position += _HEAD.size
+        self.error = self._flaw(*head[:2], word & MAX_PARTS)
+        if self.error is not None:
+            self.refused = (head[0], head[2])
+            return None
+        self._head = head
+        self._parts_left = word & MAX_PARTS
+        self._size = 0
+        return position
+
+    def _flaw(self, kind: int, flags: int, parts: int) -> BusError | None:
+        if GOAWAY < kind < _FIRST_SKIPPED_KIND:
+            return ProtocolError(f"a message of the unknown kind {kind}")
+        if flags & _CRITICAL_UNKNOWN_FLAGS:
+            return ProtocolError(f"a message with unknown flags {flags:#010b}")
+        if parts != _FIXED_PARTS.get(kind, parts):
+            return ProtocolError(f"a message of kind {kind} has {parts} parts, not {_FIXED_PARTS[kind]}")
+        if parts > self._max_parts:
+            return ProtocolError(f"a message of {parts} parts is over the limit of {self._max_parts}")
+        if kind == REQUEST and flags & METADATA and not parts:
+            return ProtocolError("a request with the flag for metadata has no part for it")
+        return None
+
+    def _decode_part(self, data: bytes, position: int) -> int | None:
+        if len(data) - position < _LENGTH.size:
+            self._needed = _LENGTH.size
+            return None
+        length: int = _LENGTH.unpack_from(data, position)[0]
+        if self._size + length > self._max_message:
+            assert self._head is not None
+            self.refused = (self._head[0], self._head[2])
+            self.error = MessageTooLarge(
+                f"a message of {self._size + length} bytes or more is over the limit of {self._max_message}"
+            )
+            return None
+        start = position + _LENGTH.size
+        stop = start + length
+        if stop > len(data):
+            self._needed = stop - position
+            return None
+        self._size += length
+        self._parts.append(data[start:stop])
+        self._parts_left -= 1
+        return stop
