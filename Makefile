@@ -30,8 +30,8 @@ help:
 	@echo "make clean  remove everything that these commands made"
 
 demo: $(VENV)/installed
-	@echo "== demo: checksums of every file in $(FOLDER)"
-	@$(VENV)/bin/python examples/checksum_demo.py $(FOLDER)
+	@echo "== demo: checksums of every file in $(FOLDER)" >&2
+	@$(VENV)/bin/python examples/checksum_demo.py "$(FOLDER)"
 
 test: $(VENV)/installed-dev
 	@echo "== test: pytest with branch coverage"
@@ -50,9 +50,10 @@ clean:
 	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The demo needs gevent alone, so it does not wait for the tools.
+# The demo needs gevent alone, so it does not wait for the tools; and its stdout
+# is for checksums alone.
 $(VENV)/installed: setup.cfg setup.py pyproject.toml
-	@echo "== setup: installing the package into $(VENV)"
+	@echo "== setup: installing the package into $(VENV)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e .
 	@touch $@
