@@ -105,6 +105,10 @@ class ClientBus(ClientSide[Request, Response], ConnectionOwner):
         """Close the connection at once; see `BusSide.close`."""
         check_hub(self._hub, self)
         self._closed = True
+        if self._open and not self._plain:
+            # A socket that is closed looks like one that still wants its answers.
+            cancels = [wire.encode(wire.CANCEL, 0, id, 0, ()) for id in self._open]
+            self._connection.write_last(b"".join(cancels))
         self._fail_all(BusClosed, f"{self!r} was closed", None)
         self._connection.close()
 
@@ -137,7 +141,7 @@ class ClientBus(ClientSide[Request, Response], ConnectionOwner):
                 raise BusTimeout(
                     "the time of the request was over before it was sent", outcome=Outcome.NOT_SENT
                 )
-            arg = min(math.ceil(left * 1000), wire.MAX_ID)
+            arg = math.ceil(min(left * 1000, wire.MAX_ID))
         transaction = SocketTransaction(self, request, self._next_id())
         one_way = bool(flags & wire.ONE_WAY)
         if self._plain:

@@ -146,10 +146,17 @@ class Connection:
             self.unsent += len(frame) - count
         return self._sequence
 
+    def write_last(self, frame: bytes) -> None:
+        """Send a frame that is worth it only at once: the connection is about to be closed."""
+        between_frames = not self._outbox or not isinstance(self._outbox[0], memoryview)
+        if between_frames and not self.closed and not self._broken:
+            self._send(frame)
+
     @property
     def crowded(self) -> bool:
         """Whether a writer has to wait for room, or behind those who do."""
-        return self.unsent >= self._limits.high_water or bool(self._writers)
+        # There will be no more room on a closed connection, and nobody to tell of it.
+        return not self.closed and (self.unsent >= self._limits.high_water or bool(self._writers))
 
     def wait_for_room(self, call: str, timeout: float | None) -> None:
         """Wait while too much is unsent; blocks.
@@ -185,12 +192,13 @@ class Connection:
 
     def start_reading(self) -> None:
         """Undo `stop_reading`."""
-        if not self.closed and not self._reader.active:
+        if not self.closed and not self.closing and not self._reader.active:
             self._reader.start(self._on_readable)
 
     def close_when_sent(self) -> None:
-        """Close, but send first what is written already."""
+        """Close, but send first what is written already; nothing more is read."""
         self.closing = True
+        self.stop_reading()
         if not self._outbox:
             self.close()
 
@@ -203,6 +211,8 @@ class Connection:
             if watcher is not None:
                 watcher.close()
         self._socket.close()
+        self._outbox = None
+        self.unsent = 0
         if self._writers:
             self._hub.loop.run_callback(self._writers.wake_all)
         self._owner._on_closed(error)
@@ -221,7 +231,7 @@ class Connection:
             return
         for message in self._decoder.feed(data):
             self._owner._on_message(message)
-            if self.closed:
+            if self.closed or self.closing:
                 return
         if self._decoder.error is not None:
             self._reader.stop()
@@ -258,6 +268,8 @@ class Connection:
                 break
             for message in self._decoder.feed(data):
                 self._owner._on_message(message)
+                if self.closed or self.closing:
+                    break
         self.close(error)
 
     def _flush(self) -> None:

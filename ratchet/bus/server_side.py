@@ -174,4 +174,16 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._takers.discard(taker)
         death = taker.exception or taker.value
         if isinstance(death, (Exception, GreenletExit, gevent.Timeout)):
-            traceback.clear_frames(death.__traceback__)
+            _clear_frames(death)
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of the local variables that an error keeps, and those that led to it."""
+    errors: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while errors:
+        linked = errors.pop()
+        if linked is not None and id(linked) not in seen:
+            seen.add(id(linked))
+            traceback.clear_frames(linked.__traceback__)
+            errors += (linked.__cause__, linked.__context__)
