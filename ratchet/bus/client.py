@@ -241,7 +241,7 @@ class ClientBus(ClientSide[Request, Response], ConnectionOwner):
         log_soon(
             bus_logger, logging.WARNING, "closing the connection to %s: %s", self._connection.peer, error
         )
-        if refused is not None and refused[1] in self._open:
+        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self._open:
             error.outcome = Outcome.RAN
             self._open.pop(refused[1])._fail(error)
         self._connection.close(error)

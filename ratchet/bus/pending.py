@@ -68,7 +68,7 @@ class RequestOwner(BusSide):
 
     @abstractmethod
     def _released(self) -> None:
-        """A request has left `_in_flight`, or the inbox."""
+        """A request has left `_in_flight` or the inbox, or a connection is gone."""
 
 
 class PendingRequest(ABC, Generic[Request, Response]):

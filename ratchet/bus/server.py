@@ -83,16 +83,27 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         if self._closed:
             return
         self._closed = True
+        self._cut_off = bool(self._in_flight) or any(session.connection.unsent for session in self._sessions)
         self._stop_accepting()
         for session in list(self._sessions):
             session.connection.close()
-        self._inbox.close()
+        # What no connection waits for: one-way requests.
+        for pending in (*self._inbox.close(), *self._in_flight):
+            pending._cancel()
         self._hub.loop.run_callback(self._drained.wake_all)
 
     def stats(self) -> Stats:
         return self._counters.snapshot(
             connections=len(self._sessions), queued=len(self._inbox), in_flight=len(self._in_flight)
         )
+
+    def _finished(self) -> bool:
+        if self._in_flight:
+            return False
+        # All answers are written; a connection that is gone has sent its own.
+        for session in list(self._sessions):
+            session.connection.close_when_sent()
+        return not self._sessions
 
     def _refuse_new(self) -> None:
         self._stop_accepting()

@@ -23,7 +23,7 @@ from ratchet.bus.limits import Limits
 from ratchet.bus.pending import PendingRequest, RequestOwner, State
 from ratchet.bus.transaction import ErrorTexts, error_texts
 from ratchet.bus.wire import ErrorNumber, Message
-from ratchet.errors import BusError, ConnectionLost, ProtocolError, Rejected
+from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError, Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -219,7 +219,7 @@ class Session(ConnectionOwner):
 
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", self.connection.peer, error)
-        if refused is not None and refused[0] == wire.REQUEST:
+        if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
             parts = [text.encode() for text in error_texts(error)]
             self.connection.write(wire.encode(wire.ERROR, 0, refused[1], ErrorNumber.TOO_LARGE, parts))
         self.connection.close_when_sent()
@@ -232,3 +232,4 @@ class Session(ConnectionOwner):
             self._cancel(request)
         self._open.clear()
         self._plain = None
+        self.server._released()

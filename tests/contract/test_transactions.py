@@ -11,7 +11,15 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from contract.buses import Bus, OpenBus, Start, on_every_kind, on_plain_sockets, on_sockets, on_sockets_of_each_form
+from contract.buses import (
+    Bus,
+    OpenBus,
+    Start,
+    on_every_kind,
+    on_plain_sockets,
+    on_sockets,
+    on_sockets_of_each_form,
+)
 from helpers import LONG, turns, wait_until
 from ratchet import Abandoned, AlreadyAnswered, Cancelled, ConnectionLost, Outcome, RemoteError
 from ratchet.bus import codecs
@@ -784,9 +792,7 @@ def test_the_outcome_of_a_cancelled_request_is_never_said_to_be_more_certain_tha
     wait_until(lambda: all(transaction.cancelled for transaction in transactions))
 
 
-def test_a_request_whose_client_closes_interrupts_the_thread_that_handles_it(
-    bus: Bus, start: Start
-) -> None:
+def test_a_request_whose_client_closes_interrupts_the_thread_that_handles_it(bus: Bus, start: Start) -> None:
     trace: list[str] = []
 
     def handler(request: object) -> None:
