@@ -34,6 +34,8 @@ answered_by = pytest.mark.parametrize("answered_by", [answer_in_this_thread, ans
 @answered_by
 def test_the_program_for_a_local_bus(answered_by: Callable[[Callable[[], None]], None]) -> None:
     responses: Responses = []
+    server_bus: bus.LocalBus[object, object]
+    client_bus: bus.LocalBus[object, object]
     server_bus, client_bus = bus.new_local()
 
     def server() -> None:

@@ -65,7 +65,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
     def __repr__(self) -> str:
         return (
             f"<ServerBus at {id(self):#x} on {self._address}: {self._state},"
-            f" connections={len(self._sessions)}, queued={len(self._inbox)}, in_flight={len(self._in_flight)}>"
+            f" connections={len(self._sessions)}, queued={len(self._inbox)},"
+            f" in_flight={len(self._in_flight)}>"
         )
 
     @property

@@ -144,7 +144,7 @@ class Session(ConnectionOwner):
 
         False if the client does not want it any more.
         """
-        if self.connection.closed:
+        if self.connection.closed or self.connection.closing:
             return False
         if request._plain:
             request._answer = frame

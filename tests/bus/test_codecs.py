@@ -326,6 +326,7 @@ def test_the_attachments_are_a_list_of_the_function_s_own() -> None:
     attachments = received(lambda body, attachments: attachments, parts)
     assert type(attachments) is list
     attachments.clear()
+    assert type(received(lambda body, attachments, address: attachments, parts)) is list
     assert received(lambda body, attachments: attachments, parts) == [b"one", b""]
 
 

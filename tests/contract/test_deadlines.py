@@ -8,9 +8,9 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from helpers import LONG, burn, wait_until
 
 from contract.buses import Bus, OpenBus, Start, on_local, on_sockets
-from helpers import LONG, burn, wait_until
 from ratchet import BusTimeout, Cancelled, RemoteError, thread
 from ratchet.bus import wire
 
@@ -115,14 +115,12 @@ def back_end(open_bus: OpenBus, start: Start) -> Bus:
     return back_end
 
 
-def nested_timeouts() -> Any:
-    return pytest.mark.parametrize(
-        ("own", "least", "most"),
-        [(None, LONG / 2, LONG), (2 * LONG, LONG / 2, LONG), (LONG / 4, 0, LONG / 4)],
-    )
+each_nested_timeout = pytest.mark.parametrize(
+    ("own", "least", "most"), [(None, LONG / 2, LONG), (2 * LONG, LONG / 2, LONG), (LONG / 4, 0, LONG / 4)]
+)
 
 
-@nested_timeouts()
+@each_nested_timeout
 def test_a_handler_in_serve_inherits_what_is_left_of_its_own_deadline_unless_it_sets_a_shorter_one(
     bus: Bus, back_end: Bus, start: Start, own: float | None, least: float, most: float
 ) -> None:
@@ -131,7 +129,7 @@ def test_a_handler_in_serve_inherits_what_is_left_of_its_own_deadline_unless_it_
     assert least < remaining <= most + ROUNDING
 
 
-@nested_timeouts()
+@each_nested_timeout
 def test_code_in_with_transaction_inherits_what_is_left_unless_it_sets_a_shorter_one(
     bus: Bus, back_end: Bus, own: float | None, least: float, most: float
 ) -> None:

@@ -6,6 +6,7 @@ import logging
 import socket
 
 import pytest
+from helpers import LONG, active_watchers, turns, wait_until
 
 from contract.buses import (
     Bus,
@@ -17,7 +18,6 @@ from contract.buses import (
     on_sockets,
     on_sockets_of_each_form,
 )
-from helpers import LONG, active_watchers, turns, wait_until
 from ratchet import (
     BusError,
     BusTimeout,
