@@ -83,6 +83,11 @@ class PendingRequest(ABC, Generic[Request, Response]):
 
     request: Request
 
+    @property
+    def _would_block(self) -> bool:
+        """Whether an answer would have to wait until the client reads."""
+        return False
+
     @abstractmethod
     def _reply(self, response: Response) -> bool:
         """Hand the response to the client's side; see `send_response`."""
@@ -162,7 +167,7 @@ class ServerTransaction(Generic[Request, Response]):
     Dropping the last reference to one that is not answered abandons it.
     """
 
-    __slots__ = ("_outer_deadline", "_pending")
+    __slots__ = ("_outer_deadline", "_passed_on", "_pending")
 
     def __init__(self, pending: PendingRequest[Request, Response]) -> None:
         self._pending = pending
@@ -233,6 +238,7 @@ class ServerTransaction(Generic[Request, Response]):
     def __enter__(self) -> ServerTransaction[Request, Response]:
         pending = self._pending
         pending._handler = getcurrent()
+        self._passed_on = False
         self._outer_deadline = inherit(pending._deadline)
         if pending._state is _CANCELLED:
             pending._interrupt_soon()
@@ -248,7 +254,8 @@ class ServerTransaction(Generic[Request, Response]):
             return True
         if isinstance(error, (Exception, gevent.Timeout)) and not self._answered:
             self.send_error(error)
-        pending._abandon()
+        if not self._passed_on:
+            pending._abandon()
         if isinstance(error, Exception):
             bus_logger.warning("the handler of a request raised %s", type(error).__name__, exc_info=error)
             return True
