@@ -23,7 +23,7 @@ from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from ratchet._log import bus_logger
-from ratchet._wait import check_hub
+from ratchet._wait import WaitQueue, check_hub
 from ratchet.bus.codecs import Address
 from ratchet.bus.deadline import inherit, stop_inheriting, time_left
 from ratchet.bus.side import BusSide
@@ -65,10 +65,13 @@ class RequestOwner(BusSide):
 
     # The requests that a thread has taken and that are open.
     _in_flight: set[PendingRequest[Any, Any]]
+    # The threads that wait until there is none.
+    _drained: WaitQueue
 
-    @abstractmethod
-    def _released(self) -> None:
-        """A request has left `_in_flight`, or the inbox."""
+    def _wake_drain(self) -> None:
+        """A request has left `_in_flight`."""
+        if not self._in_flight:
+            self._hub.loop.run_callback(self._drained.wake_all)
 
 
 class PendingRequest(ABC, Generic[Request, Response]):
@@ -117,8 +120,10 @@ class PendingRequest(ABC, Generic[Request, Response]):
         raise AlreadyAnswered(f"{self!r} has its answer already")
 
     def _release(self) -> None:
-        self._bus._in_flight.discard(self)
-        self._bus._released()
+        bus = self._bus
+        bus._in_flight.discard(self)
+        if bus._drained:
+            bus._wake_drain()
 
     def _refuse(self, number: ErrorNumber, error: BaseException) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""

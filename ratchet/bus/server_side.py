@@ -122,12 +122,10 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _next(self, timeout: float | None = None) -> PendingRequest[Request, Response]:
         """Take the next request that is to be handled."""
-        deadline = None
-        if timeout is not None:
-            check_timeout(timeout)
-            deadline = deadline_after(timeout)
+        check_timeout(timeout)
+        deadline = deadline_after(timeout)
         while True:
-            pending = self._inbox.get(time_left(deadline))
+            pending = self._inbox.get(None if deadline is None else time_left(deadline))
             if pending._take():
                 return pending
 
@@ -160,10 +158,6 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._inbox.forget_all()
         self._in_flight.clear()
         self._drained.clear()
-
-    def _released(self) -> None:
-        if self._drained and not self._in_flight:
-            self._hub.loop.run_callback(self._drained.wake_all)
 
     def _watch(self, taker: greenlet) -> None:
         """See to it that what a thread has taken goes with it when it dies."""
