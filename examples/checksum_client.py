@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 
 from checksum_server import CODEC, Piece
+
 from ratchet import Ratchet, bus, thread
 
 THREADS = 32
@@ -87,7 +88,8 @@ class Summer:
     def report(self, end: str) -> None:
         seconds = time.monotonic() - self.began
         print(
-            f"{self.printed} of {len(self.paths)} files, {self.bytes:,} bytes, {self.failed} failed, {seconds:.1f} s",
+            f"{self.printed} of {len(self.paths)} files, {self.bytes:,} bytes,"
+            f" {self.failed} failed, {seconds:.1f} s",
             end=end,
             file=sys.stderr,
             flush=True,

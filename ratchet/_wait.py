@@ -19,7 +19,7 @@ from collections import deque
 from types import FrameType
 from typing import Any, Final
 
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Waiter, get_hub
 from greenlet import greenlet
 
 TIMED_OUT: Final = object()
@@ -96,7 +96,7 @@ def freeze(thread: greenlet) -> bool:
     return True
 
 
-def check_hub(hub: Hub, owner: object) -> None:
+def check_hub(hub: greenlet | None, owner: object) -> None:
     """Refuse a call from another OS thread than the one whose hub `owner` uses."""
     if get_hub() is not hub:
         raise RuntimeError(
@@ -106,12 +106,12 @@ def check_hub(hub: Hub, owner: object) -> None:
 
 def check_timeout(timeout: float | None, name: str = "timeout") -> None:
     """Refuse what is no number of seconds.  None is for ever; what is over already is 0."""
-    if timeout is None or type(timeout) is float or type(timeout) is int:
-        if timeout != timeout:
-            raise ValueError(f"{name} must be a number of seconds or None, not {timeout!r}")
+    if timeout is None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
+    if timeout != timeout:
+        raise ValueError(f"{name} must be a number of seconds or None, not {timeout!r}")
 
 
 def waiting_on(thread: greenlet) -> str | None:

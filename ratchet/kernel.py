@@ -12,12 +12,12 @@ Rules of this room:
 
 from __future__ import annotations
 
-import logging
 import traceback
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -26,6 +26,7 @@ from gevent.exceptions import LoopExit
 from gevent.hub import Hub, Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet._log import kernel_logger
 from ratchet._wait import check_hub, suspend, waiting_on
 from ratchet.errors import DeadlockError
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 else:
     Greenlet = gevent.Greenlet
 ErrorHandler = Callable[[BaseException, "Thread"], object]
-
-logger = logging.getLogger("ratchet.kernel")
 
 # How many errors are kept for a loop() that may never be called.
 _KEPT_ERRORS = 100
@@ -57,8 +56,15 @@ class Thread(Greenlet):
     """
 
     def __init__(
-        self, kernel: Ratchet, background: bool, func: Callable[..., object], *args: Any, **kwargs: Any
+        self, kernel: Ratchet, background: bool, func: Callable[..., object], /, *args: Any, **kwargs: Any
     ) -> None:
+        if not callable(func):
+            raise TypeError(f"func must be callable, not {func!r}")
+        # gevent forgets the function when the thread has ended; its name must last.
+        self._called = getattr(func, "__name__", None) or type(func).__name__
+        if "run" in kwargs or "self" in kwargs:
+            # gevent would take these two for its own arguments.
+            func, kwargs = partial(func, **kwargs), {}
         super().__init__(func, *args, **kwargs)
         self.gr_context = copy_context()
         self.kernel = kernel
@@ -68,8 +74,7 @@ class Thread(Greenlet):
     def name(self) -> str:
         """A name for people: the function's and a small number, unless one was set."""
         assigned: str | None = self.__dict__.get("_name")
-        greenlet: Any = self  # gevent's annotations leave `_formatinfo` out
-        return assigned or f"{greenlet._formatinfo().partition('(')[0]}-{self.minimal_ident}"
+        return assigned or f"{self._called}-{self.minimal_ident}"
 
     @name.setter
     def name(self, name: str) -> None:
@@ -83,7 +88,7 @@ class Thread(Greenlet):
     @property
     def waiting_on(self) -> str | None:
         """What the thread waits for, in words; None if it is not waiting."""
-        return waiting_on(self)
+        return None if self.ready() else waiting_on(self)
 
     @property
     def state(self) -> str:
@@ -99,7 +104,7 @@ class Thread(Greenlet):
         waits = self.waiting_on
         kind = "background, " if self.background else ""
         head = f"{self.name} ({kind}{self.state}{f': {waits}' if waits else ''})"
-        if self.gr_frame is None:
+        if self.gr_frame is None or self.ready():
             return head
         return head + "\n" + "".join(traceback.format_stack(self.gr_frame)).rstrip()
 
@@ -190,6 +195,7 @@ class Ratchet:
         thread can ever run again; the other threads stay as they are, and
         `loop()` may be called again to go on.
         """
+        check_hub(self._hub, self)
         self._stopping = False
         while True:
             self._raise_error()
@@ -199,22 +205,30 @@ class Ratchet:
                 self._wait_for_change()
             elif self._threads:
                 # What their `finally` blocks attach or raise, the next round sees.
-                self.close()
+                # The loop still runs meanwhile: such an error need not be logged.
+                self._looper = Waiter(self._hub)
+                try:
+                    self._kill_round()
+                finally:
+                    self._looper = None
             else:
                 return
 
     def loop_once(self, noblock: bool = False) -> bool:
         """Run one turn of the event loop; False when no attached thread is left.
 
-        The turn waits for an event unless `noblock`.  Raises as `loop()` does.
+        The turn waits for an event if no thread can run now, unless `noblock`.
+        Raises as `loop()` does.
         """
+        check_hub(self._hub, self)
         if self._foreground:
             loop: Any = self._hub.loop
             # MINPRI: everything that this turn's poll found runs before the
             # check watcher ends the turn.
             with loop.check(ref=False, priority=loop.MINPRI) as end_of_turn, loop.idle(ref=False) as nudge:
-                if noblock:
-                    # An active idle watcher keeps the poll from blocking.
+                if noblock or loop._callbacks:
+                    # What can run already is what this turn is for.  An active
+                    # idle watcher keeps the poll from blocking after it.
                     nudge.start(_do_nothing)
                 self._wait_for_change(end_of_turn)
         self._raise_error()
@@ -222,13 +236,26 @@ class Ratchet:
 
     def stop(self) -> None:
         """Make the running `loop()` return after this turn; the threads stay."""
+        check_hub(self._hub, self)
         self._stopping = True
         self._wake_loop()
 
     def close(self) -> None:
-        """Kill every thread that it still owns and wait until they have ended."""
+        """Kill every thread that it still owns and wait until they have ended.
+
+        That goes for threads that are attached by a `finally` block meanwhile.
+        """
         check_hub(self._hub, self)
+        while self._threads:
+            self._kill_round()
+
+    def _kill_round(self) -> None:
+        """Kill the threads that there are now, and wait until that is known here."""
         gevent.killall(list(self._threads))
+        # One turn, in which `_on_end` sees their ends, and one in which the
+        # report of an error starts, before another round may kill that too.
+        gevent.sleep(0)
+        gevent.sleep(0)
 
     def dump(self) -> str:
         """Every thread in the order of attaching: name, state, what it waits for, its stack."""
@@ -260,18 +287,18 @@ class Ratchet:
         looper: Waiter[Any] = Waiter(self._hub)
         self._looper = looper
         try:
-            if end_of_turn is not None:
-                end_of_turn.start(looper.switch, None)
-            if getcurrent() is self._hub.parent:
-                suspend(looper, "loop", self)
+            if getcurrent() is not self._hub.parent:
+                self._suspend_off_main(looper, end_of_turn)
             else:
-                self._suspend_off_main(looper)
+                if end_of_turn is not None:
+                    _end_with_turn(end_of_turn, looper)
+                suspend(looper, "loop", self)
         except LoopExit:
             raise self._deadlock() from None
         finally:
             self._looper = None
 
-    def _suspend_off_main(self, looper: Waiter[Any]) -> None:
+    def _suspend_off_main(self, looper: Waiter[Any], end_of_turn: Any) -> None:
         """Sleep in a greenlet to which the hub does not say by itself that nothing is left.
 
         gevent raises `LoopExit` in the main greenlet only.  This watcher looks
@@ -282,7 +309,14 @@ class Ratchet:
         with loop.prepare(priority=loop.MINPRI) as before_poll, loop.timer(0.0) as next_turn:
             before_poll.start(_tell_if_nothing_left, self._hub, next_turn, looper)
             # A prepare watcher that starts in the midst of a turn misses this turn's poll.
-            next_turn.start(_do_nothing)
+            if end_of_turn is None:
+                next_turn.start(_do_nothing)
+            elif loop._callbacks:
+                # Something runs in this turn, so it is one that counts.
+                _end_with_turn(end_of_turn, looper)
+                next_turn.start(_do_nothing)
+            else:
+                next_turn.start(end_of_turn.start, looper.switch, None)
             _off_main[self._hub] += 1
             try:
                 if suspend(looper, "loop", self) is _NOTHING_LEFT:
@@ -319,7 +353,7 @@ class Ratchet:
     def _report(self, errh: ErrorHandler, error: BaseException, thread: Thread) -> None:
         try:
             errh(error, thread)
-        except Exception as failure:
+        except (Exception, gevent.Timeout) as failure:
             self._keep_error(failure, thread)
 
     def _keep_error(self, error: BaseException, thread: Thread) -> None:
@@ -364,13 +398,15 @@ def _leave_errors_to_kernels(hub: Hub) -> None:
     inner = hub.handle_error
 
     def handle_error(context: object, type: type[BaseException], value: Any, tb: Any) -> None:
-        if not isinstance(context, Thread):
-            inner(context, type, value, tb)
-        elif issubclass(type, hub.SYSTEM_ERROR):
+        ours = isinstance(context, Thread)
+        if issubclass(type, hub.SYSTEM_ERROR) and (ours or context is None):
             # KeyboardInterrupt and SystemExit end the program from any thread.
+            # The hub itself, where Ctrl-C mostly strikes, has no context.
             hub.handle_system_error(type, value, tb)
+        elif not ours:
+            inner(context, type, value, tb)
 
-    setattr(hub, "handle_error", handle_error)
+    setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
 
 
 def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None:
@@ -382,8 +418,24 @@ def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None
         next_turn.start(looper.switch, _NOTHING_LEFT)
 
 
+def _end_with_turn(end_of_turn: Any, looper: Waiter[Any]) -> None:
+    """Wake `looper` when the turn ends and all that can run now has run.
+
+    The last of what is queued says when that is: gevent puts callbacks off to a
+    later turn when those of one take long.
+    """
+    loop: Any = looper.hub.loop
+    last = loop.run_callback(_do_nothing) if loop._callbacks else None
+
+    def wake() -> None:
+        if last is None or not last.pending:
+            looper.switch(None)
+
+    end_of_turn.start(wake)
+
+
 def _log_error(error: BaseException, thread: Thread) -> None:
-    logger.error("thread %s died with nobody to tell: %r", thread.name, error, exc_info=error)
+    kernel_logger.error("thread %s died with nobody to tell: %r", thread.name, error, exc_info=error)
 
 
 def _do_nothing() -> None:

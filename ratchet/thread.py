@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal as _signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -110,6 +109,10 @@ class ThreadAlarm(Alarm):
             self._thread.unlink(self._on_thread_end)
         self.close()
 
+    def __enter__(self) -> ThreadAlarm:
+        # gevent's own would start an alarm again that was cancelled or has rung.
+        return self
+
     def __exit__(self, *exc_info: object) -> None:
         self.cancel()
 
@@ -126,7 +129,7 @@ class ThreadAlarm(Alarm):
     def _call_back(self, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except Exception as error:
+        except (Exception, gevent.Timeout) as error:
             # The thread learns that its alarm went wrong, in place of the alarm.
             ringing: BaseException = error
         else:
@@ -204,8 +207,7 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
     check_timeout(timeout)
     running = []
     for thread in threads:
-        if not isinstance(thread, gevent.Greenlet):
-            raise TypeError(f"threads must be threads, not {thread!r}")
+        _check_thread(thread)
         if thread is getcurrent():
             raise ValueError(f"{thread!r} cannot wait for itself")
         if not thread.ready():
@@ -229,7 +231,9 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
             thread.unlink(on_end)
 
 
-def block_on(reads: Iterable[Ready], writes: Iterable[Ready] = (), timeout: float | None = None) -> Ready | None:
+def block_on(
+    reads: Iterable[Ready], writes: Iterable[Ready] = (), timeout: float | None = None
+) -> Ready | None:
     """Wait until one of the objects is ready, and return it; None on time-out.
 
     Args:
@@ -249,7 +253,9 @@ def block_on(reads: Iterable[Ready], writes: Iterable[Ready] = (), timeout: floa
     with ExitStack() as watchers:
         for (ready, events), descriptor in zip(wanted, descriptors, strict=True):
             # Two may be ready in one turn; the second finds nobody in the waiter.
-            watchers.enter_context(loop.io(descriptor, events)).start(waiter.switch, ready)
+            # MAXPRI: what is ready goes before a time-out of the same turn.
+            watcher = loop.io(descriptor, events, priority=loop.MAXPRI)
+            watchers.enter_context(watcher).start(waiter.switch, ready)
         value = suspend(waiter, "block_on", [ready for ready, _ in wanted], timeout)
     return None if value is TIMED_OUT else value  # type: ignore[return-value]
 
@@ -282,10 +288,11 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
     """
     number = _signal_number(signal)
     check_timeout(timeout)
-    if threading.current_thread() is not threading.main_thread():
+    loop: Any = get_hub().loop
+    # Not asked of `threading`: in a patched program a greenlet is a thread to it.
+    if not loop.default:
         raise RuntimeError("sigwait works in the main OS thread only, as Python's signal handlers do")
     waiter: Waiter[Any] = Waiter()
-    loop: Any = get_hub().loop
     _signal_waiters[number] += 1
     try:
         with loop.signal(number) as watcher:
@@ -296,8 +303,10 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
         if not _signal_waiters[number]:
             # libev leaves the system's default action behind; Python still
             # believes in its own handler.  Setting it again makes that true.
+            # The default action stands already, unless gevent waits for the
+            # signal elsewhere in the program, and then that must go on.
             handler = _signal.getsignal(number)
-            if handler is not None:
+            if handler not in (None, _signal.SIG_DFL):
                 _signal.signal(number, handler)
 
 
@@ -312,7 +321,9 @@ def _signal_number(signal: int | str) -> _signal.Signals:
         else:
             raise TypeError(f"signal must be a number or a name such as 'SIGTERM', not {signal!r}")
     except (KeyError, ValueError):
-        raise ValueError(f"there is no signal {signal!r}; expected a number or a name such as 'SIGTERM'") from None
+        raise ValueError(
+            f"there is no signal {signal!r}; expected a number or a name such as 'SIGTERM'"
+        ) from None
     if number in (_signal.SIGKILL, _signal.SIGSTOP):
         raise ValueError(f"{number.name} cannot be waited for: the system lets no program catch it")
     return number
@@ -331,6 +342,13 @@ def kill_all(threads: Iterable[gevent.Greenlet[Any, Any]]) -> None:
     """End all `threads` at once and wait until they have ended; see `kill`."""
     threads = list(threads)
     for thread in threads:
-        if not isinstance(thread, gevent.Greenlet):
-            raise TypeError(f"only threads can be killed, not {thread!r}")
+        _check_thread(thread)
     gevent.killall(threads)
+
+
+def _check_thread(thread: object) -> None:
+    """Refuse what is no thread, and one that runs in another OS thread."""
+    if not isinstance(thread, gevent.Greenlet):
+        raise TypeError(f"expected a thread, not {thread!r}")
+    if not thread.ready():
+        check_hub(thread.parent, thread)

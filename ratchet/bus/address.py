@@ -127,7 +127,7 @@ def _listen(listener: Any, where: Any) -> Any:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror or error}") from error
     return listener
 
 

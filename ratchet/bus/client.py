@@ -87,7 +87,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         if self._dialer is not None:
             self._dialer.kill(block=False)
         for link in list(self._links):
-            link.connection.close()
+            link.close()
         self._hub.loop.run_callback(self._waiters.wake_all)
 
     def stats(self) -> Stats:
@@ -131,7 +131,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 raise BusTimeout(
                     "the time of the request was over before it was sent", outcome=Outcome.NOT_SENT
                 )
-            arg = min(math.ceil(left * 1000), wire.MAX_ID)
+            arg = math.ceil(min(left * 1000, wire.MAX_ID))
         transaction = link.send(request, flags, arg, parts)
         if deadline is not None:
             transaction._end_at(deadline)

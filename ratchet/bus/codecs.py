@@ -76,7 +76,7 @@ def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
 
     def encode(value: Object) -> Sequence[bytes]:
         result = to_bus(value)
-        if type(result) is bytes:
+        if isinstance(result, bytes):
             return [result]
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], (list, tuple)):
             raise TypeError(f"{name} must return bytes or (bytes, [attachment, ...]), not {result!r}")

@@ -151,7 +151,8 @@ class Connection:
     @property
     def crowded(self) -> bool:
         """Whether a writer has to wait for room, or behind those who do."""
-        return self.unsent >= self._limits.high_water or bool(self._writers)
+        # There will be no more room on a closed connection, and nobody to tell of it.
+        return not self.closed and (self.unsent >= self._limits.high_water or bool(self._writers))
 
     def write(self, frame: bytes) -> int:
         """Send a frame as soon as the socket takes it; returns its sequence number.
@@ -177,12 +178,18 @@ class Connection:
             self.unsent += len(frame) - count
         return self._sequence
 
+    def write_last(self, frame: bytes) -> None:
+        """Send a frame that is worth it only at once: the connection is about to be closed."""
+        between_frames = not self._outbox or not isinstance(self._outbox[0], memoryview)
+        if between_frames and not self.closed and not self._broken:
+            self._send(frame)
+
     def wait_for_room(self, call: str, timeout: float | None) -> bool:
         """Wait while too much is unsent; blocks.  False when the time is over.
 
         Returns at once when the connection is closed.
         """
-        if self.closed or not self.crowded:
+        if not self.crowded:
             return True
         if self._writers is None:
             self._writers = WaitQueue()
@@ -241,6 +248,8 @@ class Connection:
                 watcher.close()
         self._transport.close()
         self._backlog = []
+        self._outbox = None
+        self.unsent = 0
 
     def _on_readable(self) -> None:
         """Hub callback."""

@@ -174,6 +174,14 @@ class Link(ConnectionOwner):
             error.__cause__ = cause
             transaction._fail(error)
 
+    def close(self) -> None:
+        """Close the connection at once; whoever waits gets `BusClosed`."""
+        if self._open and not self.client._plain:
+            # A socket that is closed looks like one that still wants its answers.
+            cancels = [wire.encode(wire.CANCEL, 0, id, 0, ()) for id in self._open]
+            self.connection.write_last(b"".join(cancels))
+        self.connection.close()
+
     def forsake(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
         for transaction in self._open.values():

@@ -242,6 +242,8 @@ class ServerTransaction(Generic[Request, Response]):
 
     def __enter__(self) -> ServerTransaction[Request, Response]:
         pending = self._pending
+        if get_hub() is not pending._bus._hub:
+            check_hub(pending._bus._hub, self)
         pending._handler = getcurrent()
         self._passed_on = False
         self._outer_deadline = inherit(pending._deadline)

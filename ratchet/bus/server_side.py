@@ -177,10 +177,22 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._takers.discard(taker)
         death = taker.value if taker.exception is None else taker.exception
         if isinstance(death, (Exception, GreenletExit, gevent.Timeout)):
-            traceback.clear_frames(death.__traceback__)
+            _clear_frames(death)
 
 
 def _answer_aside(transaction: ServerTransaction[Any, Response], response: Response) -> None:
     with transaction:
         if not transaction._answered:
             transaction.send_response(response)
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of the local variables that an error keeps, and those that led to it."""
+    errors: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while errors:
+        linked = errors.pop()
+        if linked is not None and id(linked) not in seen:
+            seen.add(id(linked))
+            traceback.clear_frames(linked.__traceback__)
+            errors += (linked.__cause__, linked.__context__)

@@ -121,25 +121,26 @@ class SocketRequest(PendingRequest[Request, Response]):
             number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
             self._reply_error(number, error_texts(error))
             raise
-        if connection.closed:
-            self._bus._counters.cancelled += 1
-            self._bus._counters.dropped_late += 1
-            return False
-        self._bus._counters.answered += 1
         kind = wire.PLAIN if self._plain else wire.RESPONSE
-        self._session.answer(self, wire.encode(kind, 0, self._id, 0, parts))
+        if not self._session.answer(self, wire.encode(kind, 0, self._id, 0, parts)):
+            return self._too_late()
+        self._bus._counters.answered += 1
         return True
+
+    def _too_late(self) -> bool:
+        """The client gave up while its answer was on the way to it; False."""
+        self._bus._counters.cancelled += 1
+        self._bus._counters.dropped_late += 1
+        return False
 
     def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
         self._bus._counters.failed += 1
         if self._one_way or self._session.connection.closed:
             return False
         if self._plain:
-            self._session.answer(self, b"")
-        else:
-            parts = [text.encode("utf-8", "backslashreplace") for text in texts]
-            self._session.answer(self, wire.encode(wire.ERROR, 0, self._id, number, parts))
-        return True
+            return self._session.answer(self, b"")
+        parts = [text.encode("utf-8", "backslashreplace") for text in texts]
+        return self._session.answer(self, wire.encode(wire.ERROR, 0, self._id, number, parts))
 
 
 class Session(ConnectionOwner):
@@ -179,14 +180,22 @@ class Session(ConnectionOwner):
         """Requests that wait until the client reads its answers."""
         return self._parked
 
-    def answer(self, request: SocketRequest[Any, Any], frame: bytes) -> None:
-        """Send the answer of a request, or keep it until its turn; does not block."""
+    def answer(self, request: SocketRequest[Any, Any], frame: bytes) -> bool:
+        """Send the answer of a request, or keep it until its turn; does not block.
+
+        False if the client does not want it any more.
+        """
+        if self.connection.closed:
+            return False
         if request._plain:
             request._answer = frame
             self._send_plain_answers()
-        elif self._open.pop(request._id, None) is not None:
+        elif self._open.pop(request._id, None) is None:
+            return False
+        else:
             self.connection.write(frame)
         self._close_if_done()
+        return True
 
     def park(self, request: SocketRequest[Any, Any]) -> None:
         """Keep a request from the threads until the client has read more."""

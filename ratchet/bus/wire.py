@@ -249,7 +249,7 @@ class Decoder:
             return ProtocolError(f"a message with unknown flags {flags:#010b}")
         if parts != _FIXED_PARTS.get(kind, parts):
             return ProtocolError(f"a message of kind {kind} has {parts} parts, not {_FIXED_PARTS[kind]}")
-        if parts > self._max_parts:
+        if parts > self._max_parts and kind not in _FIXED_PARTS:
             return ProtocolError(f"a message of {parts} parts is over the limit of {self._max_parts}")
         if kind == REQUEST and flags & METADATA and not parts:
             return ProtocolError("a request with the flag for metadata has no part for it")

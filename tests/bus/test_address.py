@@ -1,0 +1,297 @@
+"""Addresses as users write them, and the sockets behind them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+from helpers import LONG, active_watchers
+
+from ratchet.bus.address import Target, dial, open_listener, parse, remove_socket_file, shown
+
+
+def ipv6_works() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="this machine has no IPv6")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for socket files, and the working one: a socket's path must be short."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sockets() -> Iterator[Callable[[Any], Any]]:
+    """Closes what is passed to it at the end of the test."""
+    opened: list[Any] = []
+
+    def remember(opened_socket: Any) -> Any:
+        opened_socket.settimeout(LONG)
+        opened.append(opened_socket)
+        return opened_socket
+
+    yield remember
+    for each in opened:
+        each.close()
+
+
+# What users write
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        (("localhost", 80), ("localhost", 80)),
+        (("127.0.0.1", 0), ("127.0.0.1", 0)),
+        (("::1", 65535), ("::1", 65535)),
+        (("", 80), ("", 80)),
+        ("localhost:80", ("localhost", 80)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("example.org:65535", ("example.org", 65535)),
+        ("[::1]:80", ("::1", 80)),
+        ("[fe80::1%lo]:80", ("fe80::1%lo", 80)),
+        ("[::ffff:127.0.0.1]:80", ("::ffff:127.0.0.1", 80)),
+        ("[::]:0", ("::", 0)),
+        (":80", ("", 80)),
+        ("unix:/run/a.sock", "/run/a.sock"),
+        ("unix:a.sock", "a.sock"),
+        ("unix:/a folder/with:80", "/a folder/with:80"),
+        ("unix:unix:a", "unix:a"),
+    ],
+)
+def test_every_form_of_an_address_is_understood(address: object, target: Target) -> None:
+    assert parse(address) == target
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "localhost",
+        "localhost:",
+        "localhost:http",
+        "localhost:-1",
+        "localhost:+80",
+        "localhost: 80",
+        "localhost:80 ",
+        "localhost:8_0",
+        "localhost:\u0668\u0660",
+        "localhost:\u00b2",
+        "[::1]",
+        "unix:",
+        "/run/a.sock",
+    ],
+)
+def test_a_text_that_is_no_address_is_a_value_error_that_shows_it(address: str) -> None:
+    with pytest.raises(ValueError, match="expected") as raised:
+        parse(address)
+    assert repr(address) in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["::1:80", "fe80::1:80", "tcp://localhost:80", "a:b:80"])
+def test_an_ambiguous_text_is_a_value_error_that_shows_how_to_write_ipv6(address: str) -> None:
+    with pytest.raises(ValueError, match=r"write IPv6 as \[host\]:port") as raised:
+        parse(address)
+    assert repr(address) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address", [("localhost", -1), ("localhost", 65536), "localhost:65536", "[::1]:99999"]
+)
+def test_a_port_that_is_out_of_range_is_a_value_error_that_shows_it(address: object) -> None:
+    with pytest.raises(ValueError, match="must be between 0 and 65535") as raised:
+        parse(address)
+    assert repr(address) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        None,
+        80,
+        b"localhost:80",
+        ["localhost", 80],
+        (),
+        ("localhost",),
+        ("localhost", "80"),
+        ("localhost", 80.0),
+        ("localhost", True),
+        (b"localhost", 80),
+        (None, 80),
+        ("::1", 80, 0, 0),
+        Path("a.sock"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_form_of_an_address_is_a_type_error_that_shows_it(address: object) -> None:
+    with pytest.raises(TypeError, match="is no address; expected") as raised:
+        parse(address)
+    assert repr(address) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "written"),
+    [
+        (socket.AF_INET, ("127.0.0.1", 80), ("127.0.0.1", 80)),
+        (socket.AF_INET6, ("::1", 80, 0, 0), ("::1", 80)),
+        (socket.AF_UNIX, "/run/a.sock", "unix:/run/a.sock"),
+        (socket.AF_UNIX, b"\0abstract", "unix:\0abstract"),
+        (socket.AF_UNIX, "", "unix:"),
+    ],
+)
+def test_a_sockets_address_is_shown_as_users_write_it(family: int, address: Any, written: Target) -> None:
+    assert shown(family, address) == written
+    if written != "unix:":
+        assert parse(written) == (written if isinstance(written, tuple) else written.removeprefix("unix:"))
+
+
+# Sockets
+
+
+def exchange(listener: Any, target: Target, sockets: Callable[[Any], Any]) -> Any:
+    """Connect, pass a byte, and return the side that connected."""
+    accepting = gevent.spawn(listener.accept)
+    connected = sockets(dial(target))
+    accepted = sockets(accepting.get(timeout=LONG)[0])
+    accepted.sendall(b"x")
+    assert connected.recv(1) == b"x"
+    return connected
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=needs_ipv6)])
+def test_port_0_listens_on_a_real_port_that_can_be_dialled(host: str, sockets: Callable[[Any], Any]) -> None:
+    listener = sockets(open_listener((host, 0)))
+    where, port = listener.getsockname()[:2]
+    assert port > 0
+    assert where in ("127.0.0.1", "::1")
+    connected = exchange(listener, (where, port), sockets)
+    assert shown(connected.family, connected.getpeername()) == (where, port)
+
+
+def test_no_host_listens_on_every_one(sockets: Callable[[Any], Any]) -> None:
+    listener = sockets(open_listener(("", 0)))
+    where, port = listener.getsockname()[:2]
+    assert where in ("0.0.0.0", "::")
+    exchange(listener, ("127.0.0.1", port), sockets)
+
+
+def test_a_path_listens_on_a_unix_socket_that_can_be_dialled(
+    folder: Path, sockets: Callable[[Any], Any]
+) -> None:
+    listener = sockets(open_listener("a.sock"))
+    assert listener.family == socket.AF_UNIX
+    assert stat.S_ISSOCK(os.stat("a.sock").st_mode)
+    connected = exchange(listener, "a.sock", sockets)
+    assert shown(connected.family, connected.getpeername()) == "unix:a.sock"
+
+
+def test_a_port_can_be_listened_on_again_at_once(sockets: Callable[[Any], Any]) -> None:
+    first = open_listener(("127.0.0.1", 0))
+    target = first.getsockname()
+    accepting = gevent.spawn(first.accept)
+    connected = sockets(dial(target))
+    # The listening side closes first, so it is the one whose port is kept a while.
+    accepting.get(timeout=LONG)[0].close()
+    assert connected.recv(1) == b""
+    first.close()
+    assert sockets(open_listener(target)).getsockname() == target
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_it(sockets: Callable[[Any], Any]) -> None:
+    target = sockets(open_listener(("127.0.0.1", 0))).getsockname()
+    with pytest.raises(OSError, match="cannot listen on") as raised:
+        open_listener(target)
+    assert raised.value.errno == errno.EADDRINUSE
+    assert repr(target) in str(raised.value)
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+def test_a_path_that_is_taken_is_an_error_that_names_it(folder: Path, sockets: Callable[[Any], Any]) -> None:
+    sockets(open_listener("a.sock"))
+    with pytest.raises(OSError, match=r"cannot listen on 'a\.sock'") as raised:
+        open_listener("a.sock")
+    assert raised.value.errno == errno.EADDRINUSE
+
+
+def test_a_path_in_no_folder_is_an_error_that_names_it(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"cannot listen on 'missing/a\.sock'"):
+        open_listener("missing/a.sock")
+
+
+def test_a_path_that_is_too_long_is_an_error_that_says_so(folder: Path) -> None:
+    path = "x" * 200
+    with pytest.raises(OSError, match=f"cannot listen on '{path}': .*too long"):
+        open_listener(path)
+    with pytest.raises(OSError, match="too long"):
+        dial(path)
+
+
+def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
+    # A block of addresses that are kept for documentation.
+    with pytest.raises(OSError, match=r"cannot listen on \('192\.0\.2\.1', 0\)"):
+        open_listener(("192.0.2.1", 0))
+
+
+def test_dialling_where_nobody_listens_is_an_os_error_and_leaves_no_watcher(folder: Path) -> None:
+    listener = open_listener(("127.0.0.1", 0))
+    target = listener.getsockname()
+    listener.close()
+    before = active_watchers()
+    with pytest.raises(ConnectionRefusedError):
+        dial(target)
+    with pytest.raises(FileNotFoundError):
+        dial("missing.sock")
+    open_listener("a.sock").close()
+    with pytest.raises(ConnectionRefusedError):
+        dial("a.sock")
+    assert active_watchers() <= before
+
+
+def test_a_socket_that_fails_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Remembered(socket.socket):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(self)
+
+    monkeypatch.setattr(socket, "socket", Remembered)
+    for failing in (open_listener, dial):
+        with pytest.raises(OSError):
+            failing("missing/a.sock")
+    with pytest.raises(OSError):
+        open_listener(("192.0.2.1", 0))
+    assert [each.fileno() for each in made] == [-1, -1, -1]
+
+
+# The file of a Unix socket
+
+
+def test_the_file_of_a_socket_is_removed_once_and_a_missing_one_is_fine(folder: Path) -> None:
+    open_listener("a.sock").close()
+    assert os.path.exists("a.sock")
+    for _ in range(2):
+        remove_socket_file("a.sock")
+        assert not os.path.exists("a.sock")
+
+
+def test_a_file_that_is_no_socket_is_never_removed(folder: Path) -> None:
+    Path("a.sock").write_text("precious")
+    remove_socket_file("a.sock")
+    assert Path("a.sock").read_text() == "precious"

@@ -1,0 +1,132 @@
+"""Deadlines: a timeout becomes a time of the clock, and is inherited."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from types import SimpleNamespace
+
+import gevent
+import pytest
+from helpers import LONG
+
+from ratchet.bus import deadline
+from ratchet.bus.deadline import deadline_after, inherit, request_deadline, stop_inheriting, time_left
+
+
+class Clock:
+    """A monotonic clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    stopped = Clock()
+    # In this module alone: the whole process goes on with the real clock.
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=stopped.monotonic))
+    return stopped
+
+
+def test_deadlines_are_times_of_the_monotonic_clock() -> None:
+    before = time.monotonic()
+    ends = deadline_after(5)
+    assert ends is not None
+    assert before + 5 <= ends <= time.monotonic() + 5
+
+
+def test_no_timeout_is_no_deadline() -> None:
+    assert deadline_after(None) is None
+    assert request_deadline(None) is None
+    assert time_left(None) is None
+
+
+@pytest.mark.parametrize("timeout", [0, 0.25, 3, 1e6])
+def test_the_time_left_of_a_deadline_is_its_timeout_and_runs_down(clock: Clock, timeout: float) -> None:
+    ends = deadline_after(timeout)
+    assert ends == request_deadline(timeout) == 1000 + timeout
+    assert time_left(ends) == timeout
+    clock.now += timeout / 2
+    assert time_left(ends) == pytest.approx(timeout / 2)
+
+
+def test_the_time_left_is_never_below_0(clock: Clock) -> None:
+    ends = deadline_after(5)
+    for later in (5, 5.001, 100):
+        clock.now = 1000 + later
+        assert time_left(ends) == 0
+    assert time_left(deadline_after(-5)) == 0
+
+
+def test_a_request_without_a_timeout_has_the_inherited_deadline(clock: Clock) -> None:
+    token = inherit(1007)
+    try:
+        assert request_deadline(None) == 1007
+        clock.now += 20
+        assert request_deadline(None) == 1007
+    finally:
+        stop_inheriting(token)
+    assert request_deadline(None) is None
+
+
+@pytest.mark.parametrize(("timeout", "ends"), [(5, 1005), (7, 1007), (9, 1007), (0, 1000)])
+def test_a_request_has_the_earlier_one_of_its_own_deadline_and_the_inherited_one(
+    clock: Clock, timeout: float, ends: float
+) -> None:
+    token = inherit(1007)
+    try:
+        assert request_deadline(timeout) == ends
+    finally:
+        stop_inheriting(token)
+
+
+def test_only_requests_inherit(clock: Clock) -> None:
+    token = inherit(1007)
+    try:
+        assert deadline_after(20) == 1020
+        assert deadline_after(None) is None
+    finally:
+        stop_inheriting(token)
+
+
+def test_no_deadline_is_nothing_to_inherit() -> None:
+    token = inherit(None)
+    assert token is None
+    assert request_deadline(None) is None
+    stop_inheriting(token)
+    assert request_deadline(None) is None
+
+
+def test_the_end_of_an_inner_inheritance_brings_the_outer_one_back(clock: Clock) -> None:
+    outer = inherit(1007)
+    inner = inherit(1003)
+    assert request_deadline(None) == 1003
+    stop_inheriting(inner)
+    assert request_deadline(None) == 1007
+    nothing = inherit(None)
+    assert request_deadline(None) == 1007
+    stop_inheriting(nothing)
+    assert request_deadline(None) == 1007
+    stop_inheriting(outer)
+    assert request_deadline(None) is None
+
+
+def test_a_thread_inherits_from_no_other_thread_but_by_a_copied_context(clock: Clock) -> None:
+    token = inherit(1007)
+    try:
+        context = contextvars.copy_context()
+        assert gevent.spawn(request_deadline, None).get(timeout=LONG) is None
+        assert gevent.spawn(context.run, request_deadline, None).get(timeout=LONG) == 1007
+    finally:
+        stop_inheriting(token)
+    # The copy is a snapshot.
+    assert context.run(request_deadline, None) == 1007
+
+
+def test_what_a_thread_inherits_ends_with_it(clock: Clock) -> None:
+    assert gevent.spawn(inherit, 1007).get(timeout=LONG) is not None
+    assert request_deadline(None) is None

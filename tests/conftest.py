@@ -1,0 +1,36 @@
+"""What holds for every test: it leaves nothing behind on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from helpers import active_watchers, wait_until
+
+from ratchet import kernel, thread
+
+
+def leftovers() -> list[str]:
+    """The registers that should be empty between two tests, and are not."""
+    registers = {
+        "paused threads": thread._paused,
+        "waiters for signals": +thread._signal_waiters,
+        "schedulers that were entered": kernel._entered,
+        "loops off the main greenlet": +kernel._off_main,
+        "threads of the shared scheduler": [
+            owned for shared in kernel._shared.values() for owned in shared._threads
+        ],
+    }
+    return [f"{name}: {register!r}" for name, register in registers.items() if register]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """No watcher keeps the hub alive after the test, and no register of ours has an entry."""
+    before = active_watchers()
+    known = leftovers()
+    yield
+    try:
+        wait_until(lambda: active_watchers() <= before and leftovers() in ([], known), seconds=5)
+    except AssertionError:
+        pytest.fail(f"watchers left: {active_watchers() - before}; {leftovers()}")

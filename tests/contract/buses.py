@@ -1,0 +1,195 @@
+"""The kinds of bus under test, and how each is opened.
+
+A new kind is a name in one of the tuples below, and what `listening` and
+`connected` do for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from helpers import LONG, wait_until
+from ratchet import bus as ratchet_bus
+from ratchet._wait import waiting_on
+from ratchet.bus import ClientBus, Codec, Limits, LocalBus, ServerBus, codecs
+from raw_peer import RawPeer
+
+Server = LocalBus[Any, Any] | ServerBus[Any, Any]
+Client = LocalBus[Any, Any] | ClientBus[Any, Any]
+AnyCodec = Codec[Any, Any]
+
+# The plain form cannot tell errors, metadata, deadlines and cancels.
+EXTENDED_SOCKETS = ("tcp", "unix")
+PLAIN_SOCKETS = ("tcp-plain", "unix-plain")
+TELLING = ("local", *EXTENDED_SOCKETS)
+
+on_every_kind = pytest.mark.parametrize("kind", [*TELLING, *PLAIN_SOCKETS])
+on_local = pytest.mark.parametrize("kind", ["local"])
+on_sockets = pytest.mark.parametrize("kind", EXTENDED_SOCKETS)
+on_plain_sockets = pytest.mark.parametrize("kind", PLAIN_SOCKETS)
+on_sockets_of_each_form = pytest.mark.parametrize("kind", [*EXTENDED_SOCKETS, *PLAIN_SOCKETS])
+
+
+def is_plain(kind: str) -> bool:
+    return kind.endswith("-plain")
+
+
+def listening(kind: str, directory: Path) -> Any:
+    """A socket that listens."""
+    if kind.startswith("tcp"):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+    else:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(directory / f"bus-{len(list(directory.iterdir()))}"))
+    listener.listen()
+    return listener
+
+
+def connected(address: Any) -> Any:
+    """A socket that is connected to what a server's `address` says."""
+    if isinstance(address, tuple):
+        return socket.create_connection(address)
+    connected = socket.socket(socket.AF_UNIX)
+    connected.connect(address.removeprefix("unix:"))
+    return connected
+
+
+class Bus:
+    """Both sides of an open bus, whatever its kind."""
+
+    def __init__(self, kind: str, server: Server, client_options: dict[str, Any], stack: ExitStack) -> None:
+        self.kind = kind
+        self.plain = is_plain(kind)
+        self.server = server
+        self._client_options = client_options
+        self._stack = stack
+        self.client = self.new_client()
+
+    def new_client(self) -> Client:
+        """One more client; on a local bus, the same object again."""
+        if isinstance(self.server, LocalBus):
+            return self.server
+        client: ClientBus[Any, Any] = ratchet_bus.new_client(
+            connected(self.server.address), plain=self.plain, **self._client_options
+        )
+        return self._stack.enter_context(client)
+
+    def raw_client(self) -> RawPeer:
+        """A client that speaks bytes."""
+        return self._stack.enter_context(RawPeer(connected(self.server.address)))
+
+    def wait_for_queued(self, count: int = 1) -> None:
+        """Wait until so many requests wait on the server for a thread."""
+        wait_until(lambda: self.server.stats().queued == count, f"{count} queued requests")
+
+    def wait_for_in_flight(self, count: int) -> None:
+        """Wait until the server has so many requests that are taken and not answered."""
+        wait_until(lambda: self.server.stats().in_flight == count, f"{count} requests in flight")
+
+    def take(self) -> Any:
+        """Take the next request; the transaction alone."""
+        return self.server.recv_request(LONG)[0]
+
+    def check_works(self) -> None:
+        """A fresh request is answered; nothing else may wait in `recv_request`."""
+        sent = self.client.send_request("still there?")
+        transaction, request = self.server.recv_request(LONG)
+        assert request == "still there?"
+        assert transaction.send_response("yes") is True
+        assert sent.recv_response(LONG) == "yes"
+
+
+@contextmanager
+def open_bus(
+    kind: str,
+    directory: Path,
+    *,
+    codec: AnyCodec | None = codecs.json,
+    maxsize: int | None = None,
+    limits: Limits | None = None,
+    server_limits: Limits | None = None,
+) -> Iterator[Bus]:
+    """Both sides of a bus; each option goes to the kinds that know it."""
+    with ExitStack() as stack:
+        if kind == "local":
+            local: LocalBus[Any, Any] = stack.enter_context(ratchet_bus.new_local(maxsize)[0])
+            yield Bus(kind, local, {}, stack)
+            return
+        given: dict[str, Any] = {} if codec is None else {"codec": codec}
+        server: ServerBus[Any, Any] = stack.enter_context(
+            ratchet_bus.new_server(listening(kind, directory), **given, limits=server_limits or limits)
+        )
+        yield Bus(kind, server, {**given, "limits": limits}, stack)
+
+
+OpenBus = Callable[..., Bus]
+
+
+@contextmanager
+def client_of_raw_server(
+    kind: str, directory: Path, *, codec: AnyCodec | None = codecs.json, limits: Limits | None = None
+) -> Iterator[tuple[ClientBus[Any, Any], RawPeer]]:
+    """The client of a bus, and the peer that it is connected to, which speaks bytes."""
+    given: dict[str, Any] = {} if codec is None else {"codec": codec}
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(kind, directory))
+        name = listener.getsockname()
+        client: ClientBus[Any, Any] = ratchet_bus.new_client(
+            connected(name if isinstance(name, tuple) else f"unix:{name}"),
+            plain=is_plain(kind),
+            limits=limits,
+            **given,
+        )
+        stack.enter_context(client)
+        yield client, stack.enter_context(RawPeer(listener.accept()[0]))
+
+
+OpenClient = Callable[..., tuple[ClientBus[Any, Any], RawPeer]]
+
+
+class Task:
+    """A call in a thread of its own, whose outcome the test asks for."""
+
+    def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._func = func
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.thread = gevent.spawn(self._run, *args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            self._value = self._func(*args, **kwargs)
+        except (Exception, gevent.Timeout) as error:
+            self._error = error
+
+    @property
+    def ended(self) -> bool:
+        return self.thread.ready()
+
+    def wait_until_blocked(self) -> None:
+        """Wait until the thread waits for something."""
+        wait_until(lambda: waiting_on(self.thread) is not None or self.ended, "a thread that blocks")
+        assert not self.ended, f"it ended with {self._value!r}, {self._error!r}"
+
+    def result(self) -> Any:
+        """What it returned or raised; waits for its end."""
+        self.thread.join(LONG)
+        assert self.ended, "the thread does not end"
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def kill(self) -> None:
+        self.thread.kill(timeout=LONG)
+        assert self.ended, "the thread cannot be killed"
+
+
+Start = Callable[..., Task]

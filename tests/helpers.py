@@ -1,0 +1,89 @@
+"""What the tests of several modules share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import gevent
+
+import ratchet
+
+LONG = 20.0
+"""Seconds after which a test gives up.  Nothing that works gets near it."""
+
+PACKAGE = Path(ratchet.__file__).parent
+
+
+def wait_until(condition: Callable[[], object], what: str = "the condition", seconds: float = LONG) -> None:
+    """Let the other greenlets run, turn by turn, until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        gevent.sleep(0)
+
+
+def turns(count: int = 5) -> None:
+    """Let the other greenlets run for some turns: time for something that must not happen."""
+    for _ in range(count):
+        gevent.sleep(0)
+
+
+def burn(seconds: float) -> None:
+    """Work on the CPU without letting the hub run."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def active_watchers() -> int:
+    """How many watchers keep the hub of this OS thread alive."""
+    loop: Any = gevent.get_hub().loop
+    return int(loop.activecnt)
+
+
+def in_os_thread(func: Callable[[], object]) -> BaseException | None:
+    """Call `func` in another OS thread, and return what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            func()
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    os_thread = threading.Thread(target=run)
+    os_thread.start()
+    os_thread.join(LONG)
+    assert not os_thread.is_alive(), "the call from another OS thread hangs"
+    return raised[0] if raised else None
+
+
+def run_program(source: str) -> subprocess.CompletedProcess[str]:
+    """Run `source` as a program of its own, with warnings as errors."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", dedent(source)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        check=False,
+    )
+
+
+def output_of(source: str) -> str:
+    """What a program prints; it must end well and leave stderr empty."""
+    program = run_program(source)
+    assert program.stderr == ""
+    assert program.returncode == 0
+    return program.stdout

@@ -1,0 +1,91 @@
+"""A peer that speaks bytes: what a test sees of the wire, and what it puts there."""
+
+from __future__ import annotations
+
+import struct
+from types import TracebackType
+from typing import Any
+
+import gevent
+from gevent import socket
+
+from helpers import LONG
+from ratchet.bus import wire
+from ratchet.bus.limits import Limits
+
+
+class RawPeer:
+    """One end of a connection.  Every call gives up, with an error, after `LONG` seconds."""
+
+    def __init__(self, connected: Any) -> None:
+        self._socket = connected
+        self._decoder = wire.Decoder(Limits().max_message, Limits().max_parts)
+        self._messages: list[wire.Message] = []
+        connected.settimeout(LONG)
+
+    def __enter__(self) -> RawPeer:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def send_in_single_bytes(self, data: bytes) -> None:
+        for number in data:
+            self._socket.sendall(bytes([number]))
+            gevent.sleep(0)
+
+    def request(self, id: int, body: bytes = b'"question"', flags: int = 0, arg: int = 0) -> None:
+        """Send an extended request of one part."""
+        self.send(wire.encode(wire.REQUEST, flags, id, arg, [body]))
+
+    def receive(self, size: int) -> bytes:
+        """Exactly `size` bytes."""
+        data = b""
+        while len(data) < size:
+            piece = self._socket.recv(size - len(data))
+            assert piece, f"the connection was closed after {data!r}"
+            data += piece
+        return data
+
+    def receive_rest(self) -> bytes:
+        """Everything up to the end of the connection."""
+        data = b""
+        while True:
+            try:
+                piece = self._socket.recv(65536)
+            except ConnectionResetError:
+                return data
+            if not piece:
+                return data
+            data += piece
+
+    def receive_message(self) -> wire.Message:
+        """The next whole message."""
+        while not self._messages:
+            data = self._socket.recv(65536)
+            assert data, "the connection was closed"
+            self._messages += self._decoder.feed(data)
+            assert self._decoder.error is None, self._decoder.error
+        return self._messages.pop(0)
+
+    def reset(self) -> None:
+        """Break the connection, if it is TCP: the other side gets an error."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def end_input(self) -> None:
+        """Send no more, but still read."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    @property
+    def name(self) -> Any:
+        """The address of this end."""
+        return self._socket.getsockname()
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,180 @@
+"""What importing the package does, which is nothing, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+
+import pytest
+from helpers import PACKAGE, output_of
+
+# Module -> those of ours that it may import.  Each stands below what it imports,
+# so imports run downward only.
+ERRORS = {"errors"}
+CORE = {*ERRORS, "_log", "_wait"}
+LEAVES = {"bus.wire", "bus.codecs", "bus.limits", "bus.stats", "bus.address"}
+ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
+SIDES = {"bus.client_side", "bus.server_side"}
+KINDS = {"bus.connection", "bus.session", "bus.local"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "_log": ERRORS,
+    "_wait": ERRORS,
+    "kernel": CORE,
+    "thread": {*CORE, "kernel"},
+    "bus.wire": ERRORS,
+    "bus.codecs": CORE,
+    "bus.limits": CORE,
+    "bus.stats": CORE,
+    "bus.address": CORE,
+    "bus.side": CORE | LEAVES,
+    "bus.deadline": CORE | LEAVES,
+    "bus.transaction": {*CORE, *LEAVES, "bus.side", "bus.deadline"},
+    "bus.inbox": CORE | LEAVES,
+    "bus.pending": CORE | LEAVES | ONE_REQUEST - {"bus.pending"},
+    "bus.client_side": CORE | LEAVES | ONE_REQUEST,
+    "bus.server_side": CORE | LEAVES | ONE_REQUEST,
+    "bus.connection": CORE | LEAVES,
+    "bus.session": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection"},
+    "bus.local": CORE | LEAVES | ONE_REQUEST | SIDES,
+    "bus.server": CORE | LEAVES | ONE_REQUEST | SIDES | KINDS - {"bus.local"},
+    "bus.client": CORE | LEAVES | ONE_REQUEST | SIDES | KINDS - {"bus.local", "bus.session"},
+    "bus": {*CORE, *LEAVES, *ONE_REQUEST, *SIDES, *KINDS, "bus.server", "bus.client"},
+    # The package itself only names what the others have.
+    "": {*ERRORS, "kernel", "thread", "bus"},
+}
+
+# What may be imported from outside the standard library, and where.
+OUTSIDE = {"gevent", "greenlet"}
+OPTIONAL = {"bus.codecs": {"msgspec"}}
+
+
+def modules() -> dict[str, ast.Module]:
+    """The modules that exist, by their name within the package."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(name: str) -> set[str]:
+    """The full names of the modules that a module of ours imports, anywhere in it."""
+    package = "ratchet.bus" if name.split(".")[0] == "bus" else "ratchet"
+    found: set[str] = set()
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            if node.level:
+                source = importlib.util.resolve_name("." * node.level + source, package)
+            # `from ratchet import errors` imports a module, `from ratchet.errors import X` a name.
+            for alias in node.names:
+                full = f"{source}.{alias.name}"
+                found.add(full if full.partition(".")[2] in MODULES else source)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_run_downward_only(name: str) -> None:
+    assert name in ALLOWED, f"ratchet.{name} is new: say in ALLOWED, in this file, what it may import"
+    ours = {full.partition(".")[2] for full in imports_of(name) if full.split(".")[0] == "ratchet"}
+    assert ours <= ALLOWED[name], f"ratchet.{name} must not import {sorted(ours - ALLOWED[name])}"
+
+
+def test_the_table_of_imports_has_no_circle() -> None:
+    above: set[str] = set()
+    for name, allowed in ALLOWED.items():
+        assert allowed <= above, f"{name} may import {sorted(allowed - above)}, which stand below it"
+        above.add(name)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_nothing_but_gevent_greenlet_and_the_standard_library(name: str) -> None:
+    roots = {full.split(".")[0] for full in imports_of(name)} - {"ratchet"}
+    allowed = OUTSIDE | OPTIONAL.get(name, set()) | sys.stdlib_module_names
+    assert roots <= allowed, f"ratchet.{name} must not import {sorted(roots - allowed)}"
+
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import ratchet
+for module in pkgutil.walk_packages(ratchet.__path__, "ratchet."):
+    importlib.import_module(module.name)
+"""
+
+
+def test_importing_every_module_prints_nothing() -> None:
+    assert output_of(IMPORT_ALL) == ""
+
+
+def test_importing_every_module_patches_nothing_and_starts_nothing() -> None:
+    program = (
+        """
+import asyncio, logging, os, select, signal, socket, ssl, subprocess, sys, threading, time
+patchable = [asyncio, os, select, signal, socket, ssl, subprocess, sys, threading, time]
+before = [dict(vars(module)) for module in patchable]
+handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+"""
+        + IMPORT_ALL
+        + """
+import gc, greenlet
+from gevent import _hub_local, monkey
+print("patched:", [name for name in ("socket", "time", "thread") if monkey.is_module_patched(name)])
+changed = [
+    (module.__name__, name)
+    for module, names in zip(patchable, before)
+    for name, value in names.items()
+    if vars(module).get(name) is not value and not name.startswith("_")
+]
+print("changed:", changed)
+print("handlers:", [n for n in handlers if signal.getsignal(n) is not handlers[n]])
+print("hub:", _hub_local.get_hub_if_exists())
+print("OS threads:", threading.active_count())
+greenlets = [it for it in gc.get_objects() if isinstance(it, greenlet.greenlet)]
+print("greenlets:", [it for it in greenlets if it.parent is not None])
+print("root handlers:", logging.getLogger().handlers)
+"""
+    )
+    assert output_of(program).splitlines() == [
+        "patched: []",
+        "changed: []",
+        "handlers: []",
+        "hub: None",
+        "OS threads: 1",
+        "greenlets: []",
+        "root handlers: []",
+    ]
+
+
+def loaded(source: str) -> set[str]:
+    """The top-level modules that a program has loaded in the end."""
+    report = "\nimport sys\nprint(*sorted({name.split('.')[0] for name in sys.modules}))\n"
+    return set(output_of(source + report).split())
+
+
+def test_importing_every_module_loads_nothing_beyond_gevent_and_the_standard_library() -> None:
+    gevents_own = loaded(
+        "import gevent, gevent.event, gevent.hub, gevent.lock, gevent.pool, gevent.queue, gevent.server, "
+        "gevent.signal, gevent.socket, gevent.ssl, gevent.threadpool"
+    )
+    optional = set().union(*OPTIONAL.values())
+    ours = loaded(IMPORT_ALL) - gevents_own - sys.stdlib_module_names - {"ratchet"} - optional
+    assert ours == set()
+
+
+def test_the_package_loads_without_its_optional_dependencies() -> None:
+    blocked = sorted(set().union(*OPTIONAL.values()))
+    block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
+    assert output_of(block + IMPORT_ALL) == ""
+
+
+def test_every_public_name_exists() -> None:
+    program = IMPORT_ALL + "print(all(hasattr(ratchet, name) for name in ratchet.__all__))"
+    assert output_of(program) == "True\n"
