@@ -259,7 +259,7 @@ class Link(ConnectionOwner):
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.client._counters.broken += 1
         log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", self.connection.peer, error)
-        if refused is not None and refused[1] in self._open:
+        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self._open:
             error.outcome = Outcome.RAN
             self._open.pop(refused[1])._fail(error)
         self.connection.close(error)

@@ -6,6 +6,7 @@ transaction are in one process, so its outcome is always known exactly.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import NoReturn, TypeVar
 
@@ -14,7 +15,7 @@ from gevent.hub import get_hub
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.deadline import request_deadline, time_left
-from ratchet.bus.pending import PendingRequest
+from ratchet.bus.pending import PendingRequest, State
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import ClientTransaction, ErrorTexts, error_from_number
@@ -43,6 +44,15 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
             self._bus._inbox.remove(self)
             return Outcome.NOT_RUN
         return Outcome.UNKNOWN
+
+    def _take(self) -> bool:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            # The hub is late, or the timer would have given the request up.
+            self._state = State.CANCELLED
+            self._bus._counters.cancelled += 1
+            self._end(None, BusTimeout("the time of the request is over", outcome=Outcome.NOT_RUN))
+            return False
+        return super()._take()
 
     def _reply(self, response: Response) -> bool:
         self._succeed(response)
@@ -125,6 +135,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         """
         check_hub(self._hub, self)
         self._closed = True
+        self._cut_off = self._cut_off or bool(self._in_flight)
         for pending in (*self._inbox, *self._in_flight):
             assert isinstance(pending, LocalTransaction)
             pending._give_up(BusClosed, "the bus was closed")

@@ -69,9 +69,8 @@ class RequestOwner(BusSide):
     _drained: WaitQueue
 
     def _wake_drain(self) -> None:
-        """A request has left `_in_flight`."""
-        if not self._in_flight:
-            self._hub.loop.run_callback(self._drained.wake_all)
+        """A request has left `_in_flight`, or a connection is gone."""
+        self._hub.loop.run_callback(self._drained.wake_all)
 
 
 class PendingRequest(ABC, Generic[Request, Response]):

@@ -22,6 +22,8 @@ from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
 from ratchet.bus.transport import TlsTransport, Transport
+from ratchet.bus.wire import ErrorNumber
+from ratchet.errors import Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -91,10 +93,13 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         if self._closed:
             return
         self._closed = True
+        self._cut_off = bool(self._in_flight) or any(session.connection.unsent for session in self._sessions)
         self._stop_accepting()
         for session in list(self._sessions):
             session.connection.close()
-        self._inbox.close()
+        # What no connection waits for: one-way requests.
+        for pending in (*self._inbox.close(), *self._in_flight):
+            pending._cancel()
         self._hub.loop.run_callback(self._drained.wake_all)
 
     def stats(self) -> Stats:
@@ -112,10 +117,20 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._sessions.clear()
         self._held_up = False
 
+    def _finished(self) -> bool:
+        if self._in_flight:
+            return False
+        # All answers are written; a connection that is gone has sent its own.
+        for session in list(self._sessions):
+            session.connection.close_when_sent()
+        return not self._sessions
+
     def _refuse_new(self) -> None:
         self._stop_accepting()
         for session in list(self._sessions):
             session.go_away()
+            for request in session.parked:
+                request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
 
     def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
         self._inbox.put(request)

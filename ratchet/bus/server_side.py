@@ -37,6 +37,8 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._in_flight: set[PendingRequest[Any, Any]] = set()
         self._inbox: Inbox[PendingRequest[Request, Response]] = Inbox(self, maxsize)
         self._draining = False
+        # Whether work was left when it was closed.
+        self._cut_off = False
         self._drained = WaitQueue()
         self._takers: set[greenlet] = set()
 
@@ -109,12 +111,15 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             for pending in self._inbox.close():
                 pending._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
         deadline = deadline_after(timeout)
-        while self._in_flight and not self._closed:
+        while not self._closed and not self._finished():
             if not self._drained.wait("drain", self, time_left(deadline)):
                 break
-        finished = not self._in_flight
         self.close()
-        return finished
+        return not self._cut_off
+
+    def _finished(self) -> bool:
+        """Whether all that was taken is answered; asked again after each `_wake_drain`."""
+        return not self._in_flight
 
     @abstractmethod
     def _refuse_new(self) -> None:

@@ -24,7 +24,7 @@ from ratchet.bus.pending import PendingRequest, RequestOwner, State
 from ratchet.bus.transaction import ErrorTexts, error_texts
 from ratchet.bus.transport import Transport
 from ratchet.bus.wire import ErrorNumber, Message
-from ratchet.errors import BusError, ProtocolError, Rejected
+from ratchet.errors import BusError, MessageTooLarge, ProtocolError, Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -304,7 +304,7 @@ class Session(ConnectionOwner):
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.server._counters.broken += 1
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", self.connection.peer, error)
-        if refused is not None and refused[0] == wire.REQUEST:
+        if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
             parts = [text.encode() for text in error_texts(error)]
             self.connection.write(wire.encode(wire.ERROR, 0, refused[1], ErrorNumber.TOO_LARGE, parts))
         self.connection.close_when_sent()
@@ -317,3 +317,4 @@ class Session(ConnectionOwner):
             self._cancel(request)
         self._open.clear()
         self._plain = None
+        self.server._wake_drain()
