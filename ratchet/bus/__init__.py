@@ -5,10 +5,12 @@ send_request -> recv_request -> send_response -> recv_response
 
 from __future__ import annotations
 
+import ssl
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from ratchet.bus import codecs
-from ratchet.bus.address import dial, open_listener, parse
+from ratchet.bus.address import dial, open_listener, parse, shown_target
 from ratchet.bus.client import ClientBus, check_connected
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
 from ratchet.bus.limits import Limits
@@ -17,6 +19,7 @@ from ratchet.bus.pending import ServerTransaction
 from ratchet.bus.server import ServerBus, check_listens
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import ClientTransaction
+from ratchet.bus.transport import check_context, transport_of
 
 __all__ = [
     "ClientBus",
@@ -40,10 +43,16 @@ Response = TypeVar("Response")
 
 
 @overload
-def new_server(socket: Any, *, limits: Limits | None = None) -> ServerBus[bytes, bytes]: ...
+def new_server(
+    socket: Any, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
+) -> ServerBus[bytes, bytes]: ...
 @overload
 def new_server(
-    socket: Any, *, codec: Codec[Request, Response], limits: Limits | None = None
+    socket: Any,
+    *,
+    codec: Codec[Request, Response],
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Request, Response]: ...
 @overload
 def new_server(
@@ -52,6 +61,7 @@ def new_server(
     response_to_bus: ToBus[Response] | None = None,
     *,
     limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Request, Response]: ...
 def new_server(
     socket: Any,
@@ -60,6 +70,7 @@ def new_server(
     *,
     codec: Codec[Any, Any] | None = None,
     limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Any, Any]:
     """The server's side of a bus, on a socket that already listens (TCP or Unix).
 
@@ -71,13 +82,15 @@ def new_server(
         codec: both in one, in place of the two functions.  With neither,
             requests and responses are `bytes`.
         limits: the bounds of the bus.
+        ssl_context: turns on TLS, and says who is let in.
 
     Raises `ValueError` or `TypeError` for a socket that does not listen, or for
     what is no codec.  Does not block.
     """
     check_listens(socket)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
-    return ServerBus(socket, decode, encode, limits or Limits())
+    check_context(ssl_context)
+    return ServerBus(socket, decode, encode, limits or Limits(), ssl_context)
 
 
 @overload
@@ -124,14 +137,22 @@ def new_client(
     """
     peer = check_connected(socket)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
-    return ClientBus(socket, encode, decode, limits or Limits(), plain, peer)
+    bus = ClientBus(peer, encode, decode, limits or Limits(), plain)
+    bus.use(transport_of(socket), peer)
+    return bus
 
 
-@overload
-def listen(address: tuple[str, int] | str, *, limits: Limits | None = None) -> ServerBus[bytes, bytes]: ...
 @overload
 def listen(
-    address: tuple[str, int] | str, *, codec: Codec[Request, Response], limits: Limits | None = None
+    address: tuple[str, int] | str, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
+) -> ServerBus[bytes, bytes]: ...
+@overload
+def listen(
+    address: tuple[str, int] | str,
+    *,
+    codec: Codec[Request, Response],
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Request, Response]: ...
 @overload
 def listen(
@@ -140,6 +161,7 @@ def listen(
     response_to_bus: ToBus[Response] | None = None,
     *,
     limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Request, Response]: ...
 def listen(
     address: tuple[str, int] | str,
@@ -148,6 +170,7 @@ def listen(
     *,
     codec: Codec[Any, Any] | None = None,
     limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Any, Any]:
     """`new_server` on an address: `("host", port)`, `"host:port"` or `"unix:/path"`.
 
@@ -157,13 +180,18 @@ def listen(
     """
     target = parse(address)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
-    owned_path = target if isinstance(target, str) else None
-    return ServerBus(open_listener(target), decode, encode, limits or Limits(), owned_path)
+    check_context(ssl_context)
+    socket, socket_file = open_listener(target)
+    return ServerBus(socket, decode, encode, limits or Limits(), ssl_context, socket_file)
 
 
 @overload
 def connect(
-    address: tuple[str, int] | str, *, plain: bool = False, limits: Limits | None = None
+    address: tuple[str, int] | str,
+    *,
+    plain: bool = False,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ClientBus[bytes, bytes]: ...
 @overload
 def connect(
@@ -172,6 +200,7 @@ def connect(
     codec: Codec[Request, Response],
     plain: bool = False,
     limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ClientBus[Request, Response]: ...
 @overload
 def connect(
@@ -181,6 +210,7 @@ def connect(
     *,
     plain: bool = False,
     limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ClientBus[Request, Response]: ...
 def connect(
     address: tuple[str, int] | str,
@@ -190,13 +220,23 @@ def connect(
     codec: Codec[Any, Any] | None = None,
     plain: bool = False,
     limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> ClientBus[Any, Any]:
     """`new_client` on an address: `("host", port)`, `"host:port"` or `"unix:/path"`.
 
-    Blocks until it is connected.  Raises `ValueError` or `TypeError` for what
-    is no address, and `ConnectionLost` if nobody answers there.
+    Does not block: it connects in the background, and again, with growing pauses,
+    whenever the connection is lost.  Requests that are made meanwhile wait for
+    the connection within their own time-out.  A request that may have reached
+    the server is never sent again.
+
+    Args:
+        ssl_context: turns on TLS; it checks the server's name if it is told to.
+
+    Raises `ValueError` or `TypeError` for what is no address.
     """
     target = parse(address)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
-    socket = dial(target)
-    return ClientBus(socket, encode, decode, limits or Limits(), plain, check_connected(socket))
+    check_context(ssl_context)
+    bus = ClientBus(shown_target(target), encode, decode, limits or Limits(), plain)
+    bus.keep_connected(partial(dial, target, ssl_context))
+    return bus

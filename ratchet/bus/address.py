@@ -6,17 +6,23 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from typing import Any
 
 from gevent import socket
 
-__all__ = ["Target", "dial", "open_listener", "parse", "remove_socket_file", "shown"]
+from ratchet.bus.transport import TlsTransport, Transport
+
+__all__ = ["SocketFile", "Target", "dial", "open_listener", "parse", "shown", "shown_target"]
 
 Target = tuple[str, int] | str
 """A parsed address: host and port, or the path of a Unix socket."""
 
 _BACKLOG = 1024
+# Seconds until an attempt to connect is given up, and after it each step of the
+# TLS handshake.
+_CONNECT_TIMEOUT = 10.0
 
 
 def parse(address: object) -> Target:
@@ -57,17 +63,62 @@ def shown(family: int, address: Any) -> Target:
     return host, port
 
 
-def open_listener(target: Target) -> Any:
-    """A socket that listens on `target`.  Looking up a host name blocks."""
+def shown_target(target: Target) -> Target:
+    """A parsed address as users write it."""
+    return f"unix:{target}" if isinstance(target, str) else target
+
+
+class SocketFile:
+    """The file of a Unix socket that this process listens on."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity = self._found()
+        self._process = os.getpid()
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another's by now, or this is a forked child."""
+        if self._process == os.getpid() and self._found() == self._identity is not None:
+            os.unlink(self._path)
+
+
+def open_listener(target: Target) -> tuple[Any, SocketFile | None]:
+    """A socket that listens on `target`, and its file if it is a Unix socket.
+
+    Looking up a host name blocks.  Raises `OSError`.
+    """
     if isinstance(target, str):
-        return _listen(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), target)
+        if _is_stale(target):
+            os.unlink(target)
+        return _listen(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), target), SocketFile(target)
     host, port = target
     family, kind, protocol, _, sockaddr = socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return _listen(listener, sockaddr)
+    return _listen(listener, sockaddr), None
+
+
+def _is_stale(path: str) -> bool:
+    """Whether a Unix socket's file is left from a server that is no more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _listen(listener: Any, where: Any) -> Any:
@@ -80,23 +131,37 @@ def _listen(listener: Any, where: Any) -> Any:
     return listener
 
 
-def dial(target: Target) -> Any:
-    """A socket that is connected to `target`; blocks.  Raises `OSError`."""
-    if isinstance(target, str):
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connected.connect(target)
-        except BaseException:
-            connected.close()
-            raise
-        return connected
-    return socket.create_connection(target)
+def dial(target: Target, ssl_context: ssl.SSLContext | None = None) -> tuple[Transport, Target]:
+    """Connect to `target`; blocks.  Raises `OSError`.
 
-
-def remove_socket_file(path: str) -> None:
-    """Take away the file of a Unix socket that listens no more."""
+    Returns the transport, over which TLS has shaken hands, and the address.
+    """
+    connected = _connect(target)
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass
+        peer = shown(connected.family, connected.getpeername())
+        if ssl_context is None:
+            return Transport(connected), peer
+        name = None if isinstance(target, str) else target[0]
+        connected = ssl_context.wrap_socket(connected, server_hostname=name, do_handshake_on_connect=False)
+        transport = TlsTransport(connected, ready=False)
+        transport.shake_hands()
+        while not transport.ready:
+            wait = socket.wait_write if transport.wants_write else socket.wait_read
+            wait(transport.fileno(), timeout=_CONNECT_TIMEOUT)
+            transport.shake_hands()
+        return transport, peer
+    except BaseException:
+        connected.close()
+        raise
+
+
+def _connect(target: Target) -> Any:
+    if not isinstance(target, str):
+        return socket.create_connection(target, timeout=_CONNECT_TIMEOUT)
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.connect(target)
+    except BaseException:
+        connected.close()
+        raise
+    return connected

@@ -1,95 +1,74 @@
-"""The client's side of a bus over a socket: requests that wait for their answers.
+"""The client's side of a bus over sockets: a link to the server, made again when it is lost.
 
-Rules of this room: what a message means on the client's side is decided here;
-how it travels is the connection's affair.  Every transaction ends, whatever
-becomes of the connection, and its error says whether the request ran.
+Rules of this room: it decides on which link a request goes, and waits for one;
+what becomes of the request there is `link`'s affair.  A request that may have
+reached a server is never sent again.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import deque
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import gevent
 from gevent.hub import get_hub
 
-from ratchet._log import bus_logger, log_soon
-from ratchet._wait import check_hub, check_timeout
+from ratchet._wait import WaitQueue, check_hub, check_timeout
 from ratchet.bus import wire
 from ratchet.bus.address import shown
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Address, Decode, Encode
-from ratchet.bus.connection import Connection, ConnectionOwner
 from ratchet.bus.deadline import request_deadline, time_left
 from ratchet.bus.limits import Limits
+from ratchet.bus.link import Link, LinkOwner, SocketTransaction
 from ratchet.bus.stats import Stats
-from ratchet.bus.transaction import ClientTransaction, error_from_number
-from ratchet.bus.wire import Message
-from ratchet.errors import BusClosed, BusError, BusTimeout, ConnectionLost, Outcome, ProtocolError, Rejected
+from ratchet.bus.transport import Transport
+from ratchet.errors import BusClosed, BusTimeout, ConnectionLost, Outcome, Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+Dial = Callable[[], tuple[Transport, Address]]
+"""Connects to the server; blocks, and raises `OSError`."""
 
-class SocketTransaction(ClientTransaction[Request, Response]):
-    """A request that was sent over a socket."""
-
-    _bus: ClientBus[Request, Response]
-    # The sequence number of its frame on the connection.
-    _sequence = 0
-    _decoded = False
-
-    def __init__(self, bus: ClientBus[Request, Response], request: Request, id: int) -> None:
-        self._bus = bus
-        self.request = request
-        self._id = id
-
-    def _response(self) -> Response:
-        if not self._decoded:
-            response = self._bus._decode(self._value, self._bus._connection.peer)
-            # Another thread may have decoded it meanwhile; all get the same one.
-            if not self._decoded:
-                self._value = response
-                self._decoded = True
-        return self._value  # type: ignore[no-any-return]
-
-    def _withdraw(self) -> Outcome:
-        return self._bus._withdraw(self)
+# Seconds between attempts to connect, doubled up to the last one.
+_FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0
 
 
-class ClientBus(ClientSide[Request, Response], ConnectionOwner):
-    """The client's side of a bus over a socket; see `new_client` and `connect`."""
+class ClientBus(ClientSide[Request, Response], LinkOwner):
+    """The client's side of a bus over sockets; see `new_client` and `connect`."""
 
     def __init__(
-        self,
-        socket: Any,
-        encode: Encode[Request],
-        decode: Decode[Response],
-        limits: Limits,
-        plain: bool,
-        peer: Address,
+        self, peer: Address, encode: Encode[Request], decode: Decode[Response], limits: Limits, plain: bool
     ) -> None:
         super().__init__()
+        self._peer = peer
         self._encode = encode
         self._decode = decode
         self._limits = limits
         self._plain = plain
-        # The server has said that it runs no more requests.
-        self._draining = False
-        self._last_id = 0
-        # The open transactions, by id; if plain, in the order of their answers,
-        # with those that were given up still in their places.
-        self._open: dict[int, SocketTransaction[Request, Response]] = {}
-        self._plain_order: deque[SocketTransaction[Request, Response]] = deque()
-        self._connection = Connection(socket, limits, self, peer)
+        # The link on which requests go; others may still wait for answers.
+        self._link: Link | None = None
+        self._links: set[Link] = set()
+        self._waiters = WaitQueue()
+        self._lost: BaseException | None = None
+        self._dial: Dial | None = None
+        self._dialer: gevent.Greenlet[Any, Any] | None = None
+        # This process is a forked child, and the connection its parent's.
+        self._inherited = False
+        # Seconds to wait before the next attempt to connect.
+        self._back_off = 0.0
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "lost" if self._connection.closed else "open"
-        return (
-            f"<ClientBus at {id(self):#x} to {self._connection.peer}: {state}, in_flight={len(self._open)}>"
-        )
+        if self._closed:
+            state = "closed"
+        elif self._link is not None:
+            state = "connected"
+        else:
+            state = "lost" if self._dial is None else "connecting"
+        return f"<ClientBus at {id(self):#x} to {self._peer}: {state}, in_flight={self._in_flight_count}>"
 
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
@@ -105,17 +84,30 @@ class ClientBus(ClientSide[Request, Response], ConnectionOwner):
         """Close the connection at once; see `BusSide.close`."""
         check_hub(self._hub, self)
         self._closed = True
-        if self._open and not self._plain:
-            # A socket that is closed looks like one that still wants its answers.
-            cancels = [wire.encode(wire.CANCEL, 0, id, 0, ()) for id in self._open]
-            self._connection.write_last(b"".join(cancels))
-        self._fail_all(BusClosed, f"{self!r} was closed", None)
-        self._connection.close()
+        if self._dialer is not None:
+            self._dialer.kill(block=False)
+        for link in list(self._links):
+            link.close()
+        self._hub.loop.run_callback(self._waiters.wake_all)
 
     def stats(self) -> Stats:
         return self._counters.snapshot(
-            connections=0 if self._connection.closed else 1, queued=0, in_flight=len(self._open)
+            connections=len(self._links), queued=len(self._waiters), in_flight=self._in_flight_count
         )
+
+    def _after_fork(self) -> None:
+        self._inherited = self._closed = True
+        self._waiters.clear()
+        if self._dialer is not None:
+            self._dialer.kill(block=False)
+        for link in self._links:
+            link.forsake()
+        self._links.clear()
+        self._link = None
+
+    @property
+    def _in_flight_count(self) -> int:
+        return sum(map(len, self._links))
 
     def _send(
         self, request: Request, flags: int, deadline: float | None, metadata: Mapping[str, str] | None
@@ -129,11 +121,9 @@ class ClientBus(ClientSide[Request, Response], ConnectionOwner):
             flags |= wire.METADATA
             parts = [*(parts or [b""]), wire.encode_metadata(metadata)]
         wire.check_size(parts, self._limits.max_message, self._limits.max_parts)
-        connection = self._connection
-        if connection.crowded:
-            self._wait_for_room(time_left(deadline))
-        if connection.closed or self._draining:
-            self._refuse_sender()
+        link = self._link
+        if link is None or link.connection.crowded:
+            link = self._wait_for_link(deadline)
         arg = 0
         if deadline is not None:
             left = time_left(deadline)
@@ -142,115 +132,84 @@ class ClientBus(ClientSide[Request, Response], ConnectionOwner):
                     "the time of the request was over before it was sent", outcome=Outcome.NOT_SENT
                 )
             arg = math.ceil(min(left * 1000, wire.MAX_ID))
-        transaction = SocketTransaction(self, request, self._next_id())
-        one_way = bool(flags & wire.ONE_WAY)
-        if self._plain:
-            self._plain_order.append(transaction)
-            transaction._done = one_way
-            frame = wire.encode(wire.PLAIN, 0, 0, 0, parts)
-        else:
-            frame = wire.encode(wire.REQUEST, flags, transaction._id, arg, parts)
-        if not one_way:
-            self._open[transaction._id] = transaction
-        transaction._sequence = connection.write(frame)
+        transaction = link.send(request, flags, arg, parts)
         if deadline is not None:
             transaction._end_at(deadline)
         return transaction
 
-    def _next_id(self) -> int:
-        """An id that no open transaction has; 0 is never one."""
-        id = self._last_id
+    def _wait_for_link(self, deadline: float | None) -> Link:
+        """Wait until there is a link that takes a request; blocks."""
         while True:
-            id = id % wire.MAX_ID + 1
-            if id not in self._open:
-                self._last_id = id
-                return id
+            if self._inherited:
+                reason = "was made before fork(); the child has to make its own"
+                raise BusClosed(f"{self!r} {reason}", outcome=Outcome.NOT_SENT)
+            if self._closed:
+                raise BusClosed(f"{self!r} is closed", outcome=Outcome.NOT_SENT)
+            link = self._link
+            if link is None:
+                if self._dial is None:
+                    raise self._lost_error()
+                if not self._waiters.wait("send_request", self, time_left(deadline)):
+                    reason = "" if self._lost is None else f": {self._lost}"
+                    raise BusTimeout(
+                        f"not connected to {self._peer} in time{reason}", outcome=Outcome.NOT_SENT
+                    )
+            elif link.connection.crowded:
+                if not link.connection.wait_for_room("send_request", time_left(deadline)):
+                    raise BusTimeout(f"{self!r} took too little in time", outcome=Outcome.NOT_SENT)
+            else:
+                return link
 
-    def _wait_for_room(self, timeout: float | None) -> None:
-        try:
-            self._connection.wait_for_room("send_request", timeout)
-        except ConnectionLost:
-            self._refuse_sender()
+    def _lost_error(self) -> BusClosed | ConnectionLost | Rejected:
+        if isinstance(self._lost, Rejected):
+            return Rejected("the server is draining")
+        return ConnectionLost(f"{self!r} has lost its connection: {self._lost}", outcome=Outcome.NOT_SENT)
 
-    def _refuse_sender(self) -> None:
-        if self._closed:
-            raise BusClosed(f"{self!r} is closed", outcome=Outcome.NOT_SENT)
-        if self._draining and not self._connection.closed:
-            raise Rejected("the server is draining", outcome=Outcome.NOT_SENT)
-        raise ConnectionLost(f"{self!r} has lost its connection", outcome=Outcome.NOT_SENT)
+    def use(self, transport: Transport, peer: Address) -> None:
+        """Send requests over this connection from now on."""
+        self._link = link = Link(self, transport, peer)
+        self._links.add(link)
+        self._hub.loop.run_callback(self._waiters.wake_all)
 
-    def _withdraw(self, transaction: SocketTransaction[Request, Response]) -> Outcome:
-        """A transaction was given up: take its frame back, or tell the server."""
-        del self._open[transaction._id]
-        if self._connection.take_back(transaction._sequence):
-            if self._plain:
-                self._plain_order.remove(transaction)
-            return Outcome.NOT_SENT
-        if not self._plain:
-            self._connection.write(wire.encode(wire.CANCEL, 0, transaction._id, 0, ()))
-        return Outcome.UNKNOWN
+    def keep_connected(self, dial: Dial) -> None:
+        """Connect now, and again whenever the connection is lost; does not block."""
+        self._dial = dial
+        self._start_dialing()
 
-    def _fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
-        transactions = list(self._open.values())
-        self._open.clear()
-        self._plain_order.clear()
-        for transaction in transactions:
-            unsent = transaction._sequence > self._connection.sent
-            error = error_type(message, outcome=Outcome.NOT_SENT if unsent else Outcome.UNKNOWN)
-            error.__cause__ = cause
-            transaction._fail(error)
+    def _start_dialing(self) -> None:
+        if self._dial is not None and not self._closed:
+            self._dialer = gevent.spawn(self._dial_until_connected, self._dial)
 
-    def _on_message(self, message: Message) -> None:
-        kind, _, id, arg, parts = message
-        if kind == wire.RESPONSE or kind == wire.ERROR:
-            transaction = self._open.pop(id, None)
-        elif kind == wire.PLAIN and self._plain_order:
-            transaction = self._plain_order.popleft()
-            transaction = None if transaction._done else self._open.pop(transaction._id)
-        elif kind == wire.PING:
-            self._connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
-            return
-        elif kind == wire.GOAWAY:
-            self._on_go_away(id)
-            return
-        elif kind == wire.PONG:
-            return
-        else:
-            self._on_broken(ProtocolError(f"the server sent an unexpected message of kind {kind}"), None)
-            return
-        if transaction is None:
-            self._counters.dropped_late += 1
-        elif kind == wire.ERROR:
-            name, text, trace = (part.decode("utf-8", "replace") for part in parts)
-            transaction._fail(error_from_number(arg, (name, text, trace)))
-        else:
-            transaction._succeed(parts)
+    def _dial_until_connected(self, dial: Dial) -> None:
+        while True:
+            if self._back_off:
+                # Jitter, so that the clients of a server that starts again do
+                # not all come at the same instant.
+                gevent.sleep(self._back_off * random.uniform(0.5, 1.0))
+            self._back_off = min(max(self._back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
+            try:
+                transport, peer = dial()
+            except OSError as error:
+                self._lost = error
+            else:
+                self._dialer = None
+                self.use(transport, peer)
+                return
 
-    def _on_go_away(self, last_id: int) -> None:
-        """The server drains: it will not run what was sent after `last_id`."""
-        self._draining = True
-        for id in list(self._open):
-            # Ids go round, so "later" is the shorter way from the last one.
-            if 0 < (id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2:
-                self._open.pop(id)._fail(Rejected("the server is draining"))
+    def _on_link_drained(self, link: Link) -> None:
+        if link is self._link:
+            self._link = None
+            self._lost = Rejected("the server is draining")
+            self._start_dialing()
 
-    def _on_input_end(self) -> None:
-        self._connection.close(ConnectionLost("the server closed the connection"))
-
-    def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
-        log_soon(
-            bus_logger, logging.WARNING, "closing the connection to %s: %s", self._connection.peer, error
-        )
-        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self._open:
-            error.outcome = Outcome.RAN
-            self._open.pop(refused[1])._fail(error)
-        self._connection.close(error)
-
-    def _on_closed(self, error: BaseException | None) -> None:
-        if error is not None and not self._closed:
-            log_soon(bus_logger, logging.INFO, "lost the connection to %s: %s", self._connection.peer, error)
-        kind = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
-        self._fail_all(kind, f"the connection to {self._connection.peer} was lost: {error}", error)
+    def _on_link_lost(self, link: Link, error: BaseException | None) -> None:
+        self._links.discard(link)
+        if link.useful:
+            self._back_off = 0.0
+        if link is self._link:
+            self._link = None
+            self._lost = error
+            self._start_dialing()
 
 
 def check_connected(socket: Any) -> Address:

@@ -1,8 +1,7 @@
-"""One connected socket: its watchers, its decoder, its outbox.
+"""One connected socket with its watchers, its decoder and its outbox.
 
 Rules of this room:
 
-- It is the only file that reads or writes sockets.
 - It knows messages, not what they mean: its owner is told of each, in the hub.
 - No greenlet per connection.  One io watcher, started once, reads in its own
   callback, so that in the steady state an exchange costs each side three system
@@ -14,7 +13,6 @@ Rules of this room:
 
 from __future__ import annotations
 
-import socket as _socket
 from abc import ABC, abstractmethod
 from collections import deque
 from itertools import islice
@@ -25,8 +23,9 @@ from gevent.hub import Hub, get_hub
 from ratchet._wait import WaitQueue
 from ratchet.bus.codecs import Address
 from ratchet.bus.limits import Limits
+from ratchet.bus.transport import Transport
 from ratchet.bus.wire import Decoder, Message
-from ratchet.errors import BusError, BusTimeout, ConnectionLost, Outcome
+from ratchet.errors import BusError, ConnectionLost
 
 _READ, _WRITE = 1, 2  # libev's event bits
 _READ_SIZE: Final = 64 * 1024
@@ -34,11 +33,8 @@ _READ_SIZE: Final = 64 * 1024
 # it is about what a socket's buffer takes.
 _SEND_SIZE: Final = 256 * 1024
 _SEND_FRAMES: Final = 1024
-
-# The kernel notices within about 30 s that a peer's machine has vanished.  It
-# answers for a peer that is merely busy, which a heartbeat of ours would not.
-_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
-_USER_TIMEOUT_MS = 30_000
+# Seconds for a timer that is to fire after what the next poll finds.
+_NEXT_TURN: Final = 0.01
 
 
 class ConnectionOwner(ABC):
@@ -56,7 +52,11 @@ class ConnectionOwner(ABC):
 
     @abstractmethod
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
-        """The peer broke the wire format, or a limit; `refused` is as in `Decoder`."""
+        """The peer broke the wire format, a limit, or off; `refused` is as in `Decoder`."""
+
+    @abstractmethod
+    def _on_room(self) -> None:
+        """What is unsent fell below the high-water mark, and `tells_room` was set."""
 
     @abstractmethod
     def _on_closed(self, error: BaseException | None) -> None:
@@ -68,59 +68,91 @@ class Connection:
 
     Frames that are written have a sequence number, counted from 1, so that it
     can be told afterwards which ones reached the kernel as a whole.
+
+    Attributes:
+        peer: the peer's address.
+        closed: whether the socket is closed.
+        sent: the sequence number of the last frame that was sent as a whole.
+        unsent: bytes that are written and not sent.
+        tells_room: set by an owner that wants to hear once when there is room.
     """
 
     __slots__ = (
+        "_backlog",
         "_broken",
+        "_closing",
         "_decoder",
+        "_drops_slow_readers",
         "_flush_scheduled",
         "_hub",
         "_limits",
         "_outbox",
         "_owner",
-        "_raw",
+        "_progress",
         "_reader",
+        "_reading",
         "_sequence",
-        "_socket",
+        "_stall_timer",
+        "_transport",
         "_writer",
         "_writers",
         "closed",
-        "closing",
         "peer",
         "sent",
+        "tells_room",
         "unsent",
     )
 
-    def __init__(self, socket: Any, limits: Limits, owner: ConnectionOwner, peer: Address) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        limits: Limits,
+        owner: ConnectionOwner,
+        peer: Address,
+        *,
+        drops_slow_readers: bool,
+    ) -> None:
         self._hub: Hub = get_hub()
         self._limits = limits
         self._owner = owner
-        self._socket = socket
-        # gevent's sockets wrap one whose calls do not switch.
-        self._raw = getattr(socket, "_sock", socket)
-        self._raw.setblocking(False)
-        set_options(self._raw)
+        self._transport = transport
         self._decoder = Decoder(limits.max_message, limits.max_parts)
+        # Messages that came while the owner wanted no more.
+        self._backlog: list[Message] = []
+        self._reading = True
         # A bytes object or, where a part of it is sent, a view of the rest.
         self._outbox: deque[bytes | memoryview] | None = None
         self._flush_scheduled = False
         # Nothing can be sent any more.
         self._broken = False
+        self._closing = False
         self._writers: WaitQueue | None = None
         self._sequence = 0
+        self._drops_slow_readers = drops_slow_readers
+        # When something last moved, while something should; and who looks.
+        self._progress = 0.0
+        self._stall_timer: Any = None
         self.sent = 0
         self.unsent = 0
+        self.tells_room = False
         self.closed = False
-        self.closing = False
         self.peer = peer
         loop: Any = self._hub.loop
-        self._reader = loop.io(self._raw.fileno(), _READ)
+        self._reader = loop.io(transport.fileno(), _READ)
         self._writer: Any = None
         self._reader.start(self._on_readable)
+        if not transport.ready:
+            self._watch_stall()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "closing" if self.closing else "open"
+        state = "closed" if self.closed else "closing" if self._closing else "open"
         return f"<Connection at {id(self):#x} with {self.peer}: {state}, unsent={self.unsent}>"
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a writer has to wait for room, or behind those who do."""
+        # There will be no more room on a closed connection, and nobody to tell of it.
+        return not self.closed and (self.unsent >= self._limits.high_water or bool(self._writers))
 
     def write(self, frame: bytes) -> int:
         """Send a frame as soon as the socket takes it; returns its sequence number.
@@ -152,24 +184,16 @@ class Connection:
         if between_frames and not self.closed and not self._broken:
             self._send(frame)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether a writer has to wait for room, or behind those who do."""
-        # There will be no more room on a closed connection, and nobody to tell of it.
-        return not self.closed and (self.unsent >= self._limits.high_water or bool(self._writers))
+    def wait_for_room(self, call: str, timeout: float | None) -> bool:
+        """Wait while too much is unsent; blocks.  False when the time is over.
 
-    def wait_for_room(self, call: str, timeout: float | None) -> None:
-        """Wait while too much is unsent; blocks.
-
-        Raises `BusTimeout` or `ConnectionLost`, both with the outcome `NOT_SENT`.
+        Returns at once when the connection is closed.
         """
-        if self.crowded:
-            if self._writers is None:
-                self._writers = WaitQueue()
-            if not self._writers.wait(call, self, timeout):
-                raise BusTimeout(f"{self!r} took too little in {timeout} s", outcome=Outcome.NOT_SENT)
-        if self.closed:
-            raise ConnectionLost(f"{self!r} is closed", outcome=Outcome.NOT_SENT)
+        if not self.crowded:
+            return True
+        if self._writers is None:
+            self._writers = WaitQueue()
+        return self._writers.wait(call, self, timeout)
 
     def take_back(self, sequence: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
@@ -186,68 +210,115 @@ class Connection:
         return True
 
     def stop_reading(self) -> None:
-        """Leave what the peer sends in the kernel, until `start_reading`."""
+        """Take no more messages, and leave what the peer sends in the kernel."""
+        self._reading = False
         if not self.closed:
             self._reader.stop()
 
     def start_reading(self) -> None:
-        """Undo `stop_reading`."""
-        if not self.closed and not self.closing and not self._reader.active:
-            self._reader.start(self._on_readable)
+        """Undo `stop_reading`, from the next turn on."""
+        self._reading = True
+        if not self.closed:
+            self._hub.loop.run_callback(self._resume)
 
     def close_when_sent(self) -> None:
-        """Close, but send first what is written already; nothing more is read."""
-        self.closing = True
+        """Close, but send first what is written already."""
+        self._closing = True
+        if self.closed:
+            return
+        # Nothing that comes from now on is wanted.
         self.stop_reading()
-        if not self._outbox:
+        if not self._outbox and not self._transport.wants_write:
             self.close()
 
     def close(self, error: BaseException | None = None) -> None:
         """Close at once, and tell the owner; what is unsent is dropped."""
         if self.closed:
             return
-        self.closed = True
-        for watcher in (self._reader, self._writer):
-            if watcher is not None:
-                watcher.close()
-        self._socket.close()
-        self._outbox = None
-        self.unsent = 0
+        self.forsake()
         if self._writers:
             self._hub.loop.run_callback(self._writers.wake_all)
         self._owner._on_closed(error)
 
+    def forsake(self) -> None:
+        """Give the system back what it lent; tells nobody, and sends nothing."""
+        self.closed = True
+        for watcher in (self._reader, self._writer, self._stall_timer):
+            if watcher is not None:
+                watcher.close()
+        self._transport.close()
+        self._backlog = []
+        self._outbox = None
+        self.unsent = 0
+
     def _on_readable(self) -> None:
         """Hub callback."""
         try:
-            data = self._raw.recv(_READ_SIZE)
+            if not self._transport.ready:
+                self._shake_hands()
+                return
+            data = self._transport.receive(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
+            if self._transport.wants_write:
+                self._wait_until_writable()
             return
         except OSError as error:
             self.close(error)
             return
-        if not data:
+        if data:
+            self._deliver(self._decoder.feed(data))
+            if self._decoder.partial:
+                self._watch_stall()
+                self._progress = self._now()
+        else:
             self._end_input()
+
+    def _shake_hands(self) -> None:
+        try:
+            self._transport.shake_hands()
+        except OSError as error:
+            self._owner._on_broken(ConnectionLost(f"the TLS handshake failed: {error}"), None)
+            self.close(error)
             return
-        for message in self._decoder.feed(data):
+        if self._transport.wants_write:
+            self._wait_until_writable()
+        elif self._transport.ready:
+            self._flush()
+
+    def _deliver(self, messages: list[Message]) -> None:
+        rest = iter(messages)
+        for message in rest:
             self._owner._on_message(message)
-            if self.closed or self.closing:
+            if not self._reading or self.closed:
+                self._backlog = list(rest)
                 return
         if self._decoder.error is not None:
-            self._reader.stop()
             self._owner._on_broken(self._decoder.error, self._decoder.refused)
+
+    def _resume(self) -> None:
+        """Hub callback."""
+        if not self._reading or self.closed:
+            return
+        backlog, self._backlog = self._backlog, []
+        self._deliver(backlog)
+        if self._reading and not self.closed and not self._reader.active:
+            self._progress = self._now()
+            self._reader.start(self._on_readable)
 
     def _end_input(self) -> None:
         self._reader.stop()
         if self._decoder.partial:
             self._owner._on_broken(ConnectionLost("the peer closed in the middle of a message"), None)
+            self.close()
         else:
             self._owner._on_input_end()
 
     def _send(self, data: bytes | memoryview) -> int:
         """How many bytes the socket took."""
+        if not self._transport.ready:
+            return 0
         try:
-            count: int = self._raw.send(data)
+            return self._transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -255,39 +326,40 @@ class Connection:
             # What the peer said before it went is still to be read.
             self._hub.loop.run_callback(self._read_rest, error)
             return 0
-        return count
 
     def _read_rest(self, error: OSError) -> None:
         """Hub callback: nothing can be sent any more."""
         while not self.closed and self._reader.active:
             try:
-                data = self._raw.recv(_READ_SIZE)
+                data = self._transport.receive(_READ_SIZE)
             except OSError:
                 break
             if not data:
                 break
-            for message in self._decoder.feed(data):
-                self._owner._on_message(message)
-                if self.closed or self.closing:
-                    break
+            self._deliver(self._decoder.feed(data))
         self.close(error)
 
     def _flush(self) -> None:
         """Hub callback: send what was written since the turn's first write."""
-        self._flush_scheduled = False
-        if self.closed or self._broken:
+        if self.closed or self._broken or not self._transport.ready:
             return
+        self._flush_scheduled = False
         if self._outbox:
             self._send_outbox(self._outbox)
+        elif self._transport.wants_write:
+            self._send(b"")
         if self._broken:
             return
-        if self._outbox:
+        if self._outbox or self._transport.wants_write:
             self._wait_until_writable()
-        elif self.closing:
+        elif self._closing:
             self.close()
             return
         while self._writers and self.unsent < self._limits.high_water and not self.closed:
             self._writers.wake_next()
+        if self.tells_room and self.unsent < self._limits.high_water:
+            self.tells_room = False
+            self._owner._on_room()
 
     def _send_outbox(self, outbox: deque[bytes | memoryview]) -> None:
         """Send as much of the outbox as the socket takes."""
@@ -301,6 +373,8 @@ class Connection:
             data = outbox[0] if frames == 1 else b"".join(islice(outbox, frames))
             count = self._send(data) if size else 0
             self.unsent -= count
+            if count:
+                self._progress = self._now()
             if count < size:
                 while len(outbox[0]) <= count:
                     count -= len(outbox.popleft())
@@ -317,29 +391,55 @@ class Connection:
         self._flush_scheduled = True
         if self._writer is None:
             loop: Any = self._hub.loop
-            self._writer = loop.io(self._raw.fileno(), _WRITE)
+            self._writer = loop.io(self._transport.fileno(), _WRITE)
         self._writer.start(self._on_writable)
+        if self._drops_slow_readers:
+            self._watch_stall()
 
     def _on_writable(self) -> None:
         """Hub callback."""
         self._writer.stop()
+        # TLS may have had to write in order to read.
+        read_waits = self._transport.wants_write
         self._flush()
+        if read_waits and self._reading and not self.closed:
+            self._on_readable()
 
+    def _now(self) -> float:
+        now: float = self._hub.loop.now()
+        return now
 
-def set_options(socket: Any) -> None:
-    """Turn on what every TCP connection has: no delay, and the kernel's keepalive."""
-    if socket.family not in (_socket.AF_INET, _socket.AF_INET6):
-        return
-    tcp = _socket.IPPROTO_TCP
-    socket.setsockopt(tcp, _socket.TCP_NODELAY, 1)
-    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL),
-        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS),
-    ):
-        # Not every system has each of them.
-        option: int | None = getattr(_socket, name, None)
-        if option is not None:
-            socket.setsockopt(tcp, option, value)
+    @property
+    def _should_move(self) -> bool:
+        """Whether the peer holds up something that it began."""
+        if not self._transport.ready or (self._decoder.partial and self._reading):
+            return True
+        return self._drops_slow_readers and self.unsent > 0
+
+    def _watch_stall(self) -> None:
+        """From now on, something has to move before the stall time-out."""
+        if self._stall_timer is None or not self._stall_timer.active:
+            self._progress = self._now()
+            self._look_again(self._limits.stall_timeout, False)
+
+    def _look_again(self, seconds: float, suspected: bool) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.close()
+        self._stall_timer = self._hub.loop.timer(seconds)
+        self._stall_timer.start(self._on_stall_timer, suspected, update=True)
+
+    def _on_stall_timer(self, suspected: bool) -> None:
+        """Hub callback."""
+        if not self._should_move:
+            return
+        stall_timeout = self._limits.stall_timeout
+        left = self._progress + stall_timeout - self._now()
+        if left > 0:
+            self._look_again(left, False)
+        elif not suspected:
+            # It may be the hub that was late.  Then what the peer did meanwhile
+            # is seen in the next turn, before this timer.
+            self._look_again(_NEXT_TURN, True)
+        else:
+            self._owner._on_broken(ConnectionLost(f"the peer stalled for {stall_timeout} s"), None)
+            self.close()

@@ -104,6 +104,12 @@ class Inbox(Generic[Item]):
         self._run_callback(self._senders.wake_all)
         return left
 
+    def forget_all(self) -> None:
+        """Drop every item and waiter, and wake nobody: they are a parent process's."""
+        self._items.clear()
+        self._receivers.clear()
+        self._senders.clear()
+
     def _schedule_wake(self) -> None:
         if not self._wake_scheduled:
             self._wake_scheduled = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import NoReturn, TypeVar, cast
+from typing import NoReturn, TypeVar
 
 from gevent.hub import get_hub
 
@@ -37,7 +37,7 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         self.request = request
 
     def _response(self) -> Response:
-        return cast(Response, self._value)
+        return self._value  # type: ignore[no-any-return]
 
     def _withdraw(self) -> Outcome:
         if self._cancel():
@@ -87,29 +87,31 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> LocalTransaction[Request, Response]:
         transaction = LocalTransaction(self, request)
-        if timeout is not None:
-            check_timeout(timeout)
         if metadata is not None:
             # Checked as on a socket, and a copy, as over a socket.
             encode_metadata(metadata)
             transaction._metadata = dict(metadata)
-        deadline = transaction._deadline = request_deadline(timeout)
-        self._send(transaction)
-        if deadline is not None:
+        if timeout is not None:
+            check_timeout(timeout)
+        deadline = request_deadline(timeout)
+        if deadline is None:
+            self._send(transaction, None)
+        else:
+            transaction._deadline = deadline
+            self._send(transaction, time_left(deadline))
             transaction._end_at(deadline)
         return transaction
 
     def cast(self, request: Request) -> None:
         transaction = LocalTransaction(self, request)
         transaction._one_way = True
-        self._send(transaction)
+        self._send(transaction, None)
 
-    def _send(self, transaction: LocalTransaction[Request, Response]) -> None:
+    def _send(self, transaction: LocalTransaction[Request, Response], timeout: float | None) -> None:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
         if self._draining or self._closed:
             self._refuse_sender()
-        timeout = time_left(transaction._deadline)
         if timeout == 0:
             raise BusTimeout("the time of the request was over before it was sent", outcome=Outcome.NOT_SENT)
         if self._bounded and self._inbox.full:
@@ -138,21 +140,13 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             assert isinstance(pending, LocalTransaction)
             pending._give_up(BusClosed, "the bus was closed")
         self._inbox.close()
-        self._released()
+        self._hub.loop.run_callback(self._drained.wake_all)
 
     def stats(self) -> Stats:
         return self._counters.snapshot(connections=0, queued=len(self._inbox), in_flight=len(self._in_flight))
 
     def _refuse_new(self) -> None:
         """Nothing to tell: `send_request` looks for itself."""
-
-
-def _checked(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """The same rules as on a socket, and a copy, as over a socket."""
-    if metadata is None:
-        return None
-    encode_metadata(metadata)
-    return dict(metadata)
 
 
 def new_local(

@@ -23,7 +23,7 @@ from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from ratchet._log import bus_logger
-from ratchet._wait import check_hub
+from ratchet._wait import WaitQueue, check_hub
 from ratchet.bus.codecs import Address
 from ratchet.bus.deadline import inherit, stop_inheriting, time_left
 from ratchet.bus.side import BusSide
@@ -65,10 +65,12 @@ class RequestOwner(BusSide):
 
     # The requests that a thread has taken and that are open.
     _in_flight: set[PendingRequest[Any, Any]]
+    # The threads that wait until there is none.
+    _drained: WaitQueue
 
-    @abstractmethod
-    def _released(self) -> None:
-        """A request has left `_in_flight` or the inbox, or a connection is gone."""
+    def _wake_drain(self) -> None:
+        """A request has left `_in_flight`, or a connection is gone."""
+        self._hub.loop.run_callback(self._drained.wake_all)
 
 
 class PendingRequest(ABC, Generic[Request, Response]):
@@ -82,6 +84,11 @@ class PendingRequest(ABC, Generic[Request, Response]):
     _bus: RequestOwner
 
     request: Request
+
+    @property
+    def _would_block(self) -> bool:
+        """Whether an answer would have to wait until the client reads."""
+        return False
 
     @abstractmethod
     def _reply(self, response: Response) -> bool:
@@ -112,8 +119,10 @@ class PendingRequest(ABC, Generic[Request, Response]):
         raise AlreadyAnswered(f"{self!r} has its answer already")
 
     def _release(self) -> None:
-        self._bus._in_flight.discard(self)
-        self._bus._released()
+        bus = self._bus
+        bus._in_flight.discard(self)
+        if bus._drained:
+            bus._wake_drain()
 
     def _refuse(self, number: ErrorNumber, error: BaseException) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""
@@ -162,7 +171,7 @@ class ServerTransaction(Generic[Request, Response]):
     Dropping the last reference to one that is not answered abandons it.
     """
 
-    __slots__ = ("_outer_deadline", "_pending")
+    __slots__ = ("_outer_deadline", "_passed_on", "_pending")
 
     def __init__(self, pending: PendingRequest[Request, Response]) -> None:
         self._pending = pending
@@ -235,6 +244,7 @@ class ServerTransaction(Generic[Request, Response]):
         if get_hub() is not pending._bus._hub:
             check_hub(pending._bus._hub, self)
         pending._handler = getcurrent()
+        self._passed_on = False
         self._outer_deadline = inherit(pending._deadline)
         if pending._state is _CANCELLED:
             pending._interrupt_soon()
@@ -250,7 +260,8 @@ class ServerTransaction(Generic[Request, Response]):
             return True
         if isinstance(error, (Exception, gevent.Timeout)) and not self._answered:
             self.send_error(error)
-        pending._abandon()
+        if not self._passed_on:
+            pending._abandon()
         if isinstance(error, Exception):
             bus_logger.warning("the handler of a request raised %s", type(error).__name__, exc_info=error)
             return True

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import errno
 import socket as _socket
+import ssl
 from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
 
 from ratchet._wait import check_hub
-from ratchet.bus.address import remove_socket_file, shown
+from ratchet.bus.address import SocketFile, shown
 from ratchet.bus.codecs import Address, Decode, Encode
 from ratchet.bus.limits import Limits
+from ratchet.bus.pending import PendingRequest
 from ratchet.bus.server_side import ServerSide
-from ratchet.bus.session import Session, SessionOwner
+from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
+from ratchet.bus.transport import TlsTransport, Transport
+from ratchet.bus.wire import ErrorNumber
+from ratchet.errors import Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -44,7 +49,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         decode: Decode[Request],
         encode: Encode[Response],
         limits: Limits,
-        owned_path: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        socket_file: SocketFile | None = None,
     ) -> None:
         super().__init__()
         self._decode = decode
@@ -54,7 +60,10 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._socket = socket
         self._raw = getattr(socket, "_sock", socket)
         self._raw.setblocking(False)
-        self._owned_path = owned_path
+        self._ssl_context = ssl_context
+        self._socket_file = socket_file
+        # Whether nothing is read, because too many requests are queued.
+        self._held_up = False
         self._address = shown(self._raw.family, self._raw.getsockname())
         self._back_off = _FIRST_BACK_OFF
         loop: Any = self._hub.loop
@@ -94,9 +103,19 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._hub.loop.run_callback(self._drained.wake_all)
 
     def stats(self) -> Stats:
+        parked = sum(len(session.parked) for session in self._sessions)
         return self._counters.snapshot(
-            connections=len(self._sessions), queued=len(self._inbox), in_flight=len(self._in_flight)
+            connections=len(self._sessions),
+            queued=len(self._inbox) + parked,
+            in_flight=len(self._in_flight),
         )
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        for session in self._sessions:
+            session.connection.forsake()
+        self._sessions.clear()
+        self._held_up = False
 
     def _finished(self) -> bool:
         if self._in_flight:
@@ -108,8 +127,35 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
 
     def _refuse_new(self) -> None:
         self._stop_accepting()
-        for session in self._sessions:
+        for session in list(self._sessions):
             session.go_away()
+            for request in session.parked:
+                request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+
+    def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
+        self._inbox.put(request)
+        if len(self._inbox) >= self._limits.max_queued and not self._held_up:
+            self._hold_up(True)
+
+    def _dequeue(self, request: SocketRequest[Any, Any]) -> None:
+        self._inbox.remove(request)
+        self._go_on_if_room()
+
+    def _next(self, timeout: float | None = None) -> PendingRequest[Request, Response]:
+        request = super()._next(timeout)
+        if self._held_up:
+            self._go_on_if_room()
+        return request
+
+    def _go_on_if_room(self) -> None:
+        # Not at the first free place, or each request would stop all connections.
+        if self._held_up and len(self._inbox) <= self._limits.max_queued // 2:
+            self._hold_up(False)
+
+    def _hold_up(self, held_up: bool) -> None:
+        self._held_up = held_up
+        for session in list(self._sessions):
+            session.hold_up(held_up)
 
     def _stop_accepting(self) -> None:
         if self._acceptor is not None:
@@ -117,8 +163,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             self._acceptor = None
             self._retry.close()
             self._socket.close()
-            if self._owned_path is not None:
-                remove_socket_file(self._owned_path)
+            if self._socket_file is not None:
+                self._socket_file.remove()
 
     def _on_acceptable(self) -> None:
         """Hub callback."""
@@ -134,7 +180,22 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 # A client that went away before it was accepted is no trouble.
                 continue
             self._back_off = _FIRST_BACK_OFF
-            self._sessions.add(Session(self, _plain_socket(fileno=descriptor), shown(self._raw.family, peer)))
+            self._admit(_plain_socket(fileno=descriptor), shown(self._raw.family, peer))
+
+    def _admit(self, socket: Any, peer: Address) -> None:
+        try:
+            if self._ssl_context is None:
+                transport = Transport(socket)
+            else:
+                wrapped = self._ssl_context.wrap_socket(
+                    socket, server_side=True, do_handshake_on_connect=False
+                )
+                transport = TlsTransport(wrapped, ready=False)
+        except OSError:
+            # The client has gone away already.
+            socket.close()
+            return
+        self._sessions.add(Session(self, transport, peer, self._held_up))
 
     def _accept_later(self) -> None:
         self._acceptor.stop()

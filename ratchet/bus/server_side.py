@@ -68,12 +68,11 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """Receive requests until the bus is closed or drained."""
         while True:
             try:
-                received = self.recv_request()
+                # Not by way of a name: a reference kept here would put off the
+                # `Abandoned` of one that the loop's body drops.
+                yield self.recv_request()
             except BusClosed:
                 return
-            yield received
-            # A reference kept here would put off the `Abandoned` of a dropped one.
-            del received
 
     def serve(self, handler: Callable[..., Response], workers: int = 64) -> None:
         """Answer each request with `handler(request)`, in `workers` threads.
@@ -119,7 +118,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         return not self._cut_off
 
     def _finished(self) -> bool:
-        """Whether all that was taken is answered; asked again after each `_released`."""
+        """Whether all that was taken is answered; asked again after each `_wake_drain`."""
         return not self._in_flight
 
     @abstractmethod
@@ -128,12 +127,10 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _next(self, timeout: float | None = None) -> PendingRequest[Request, Response]:
         """Take the next request that is to be handled."""
-        deadline = None
-        if timeout is not None:
-            check_timeout(timeout)
-            deadline = deadline_after(timeout)
+        check_timeout(timeout)
+        deadline = deadline_after(timeout)
         while True:
-            pending = self._inbox.get(time_left(deadline))
+            pending = self._inbox.get(None if deadline is None else time_left(deadline))
             if pending._take():
                 return pending
 
@@ -150,16 +147,22 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                         response = handler(transaction.request, transaction)
                     else:
                         response = handler(transaction.request)
-                    if not transaction._answered:
+                    if transaction._pending._would_block:
+                        # No worker waits for a client that does not read.
+                        transaction._passed_on = True
+                        gevent.spawn(_answer_aside, transaction, response)
+                    elif not transaction._answered:
                         transaction.send_response(response)
             except gevent.Timeout as error:
                 bus_logger.warning("the handler of a request raised %r", error, exc_info=error)
             # While the worker waits for the next one, it keeps nothing of this one.
             transaction = response = None  # type: ignore[assignment]
 
-    def _released(self) -> None:
-        if self._drained and not self._in_flight:
-            self._hub.loop.run_callback(self._drained.wake_all)
+    def _after_fork(self) -> None:
+        # The child may go on to serve with threads of its own.
+        self._inbox.forget_all()
+        self._in_flight.clear()
+        self._drained.clear()
 
     def _watch(self, taker: greenlet) -> None:
         """See to it that what a thread has taken goes with it when it dies."""
@@ -177,9 +180,15 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         passed on to another thread lives.
         """
         self._takers.discard(taker)
-        death = taker.exception or taker.value
+        death = taker.value if taker.exception is None else taker.exception
         if isinstance(death, (Exception, GreenletExit, gevent.Timeout)):
             _clear_frames(death)
+
+
+def _answer_aside(transaction: ServerTransaction[Any, Response], response: Response) -> None:
+    with transaction:
+        if not transaction._answered:
+            transaction.send_response(response)
 
 
 def _clear_frames(error: BaseException) -> None:

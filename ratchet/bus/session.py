@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -18,12 +19,12 @@ from ratchet._log import bus_logger, log_soon
 from ratchet.bus import wire
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.bus.connection import Connection, ConnectionOwner
-from ratchet.bus.inbox import Inbox
 from ratchet.bus.limits import Limits
 from ratchet.bus.pending import PendingRequest, RequestOwner, State
 from ratchet.bus.transaction import ErrorTexts, error_texts
+from ratchet.bus.transport import Transport
 from ratchet.bus.wire import ErrorNumber, Message
-from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError, Rejected
+from ratchet.errors import BusError, MessageTooLarge, ProtocolError, Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -32,7 +33,14 @@ Response = TypeVar("Response")
 class SessionOwner(RequestOwner):
     """What a session needs of its server."""
 
-    _inbox: Inbox[PendingRequest[Any, Any]]
+    @abstractmethod
+    def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
+        """A request has come that a thread is to take."""
+
+    @abstractmethod
+    def _dequeue(self, request: SocketRequest[Any, Any]) -> None:
+        """A queued request is not to be taken any more."""
+
     _sessions: set[Session]
     _decode: Decode[Any]
     _encode: Encode[Any]
@@ -64,6 +72,10 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._parts: Sequence[bytes] = parts
 
     def _take(self) -> bool:
+        if self._session.connection.crowded and not self._one_way:
+            # Its client does not read: no thread is to wait for that.
+            self._session.park(self)
+            return False
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._refuse(ErrorNumber.OUT_OF_TIME, Rejected("the request's time was over before it ran"))
             return False
@@ -86,6 +98,14 @@ class SocketRequest(PendingRequest[Request, Response]):
             self._bus._counters.cancelled += 1
         return super()._cancel()
 
+    def _release(self) -> None:
+        super()._release()
+        self._session.finished_one()
+
+    @property
+    def _would_block(self) -> bool:
+        return self._session.connection.crowded
+
     def _reply(self, response: Response) -> bool:
         connection = self._session.connection
         if self._one_way:
@@ -97,8 +117,6 @@ class SocketRequest(PendingRequest[Request, Response]):
             wire.check_size(parts, limits.max_message, limits.max_parts)
             if connection.crowded:
                 connection.wait_for_room("send_response", None)
-        except ConnectionLost:
-            return self._too_late()
         except BaseException as error:
             number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
             self._reply_error(number, error_texts(error))
@@ -128,16 +146,39 @@ class SocketRequest(PendingRequest[Request, Response]):
 class Session(ConnectionOwner):
     """One connected client."""
 
-    __slots__ = ("_input_ended", "_last_id", "_open", "_plain", "connection", "server")
+    __slots__ = (
+        "_held_up",
+        "_input_ended",
+        "_last_id",
+        "_open",
+        "_parked",
+        "_plain",
+        "_unfinished",
+        "connection",
+        "server",
+    )
 
-    def __init__(self, server: SessionOwner, socket: Any, peer: Any) -> None:
+    def __init__(self, server: SessionOwner, transport: Transport, peer: Any, held_up: bool) -> None:
         self.server = server
+        # How many of its requests are not through, one-way ones included.
+        self._unfinished = 0
+        # Whether the server wants no requests of anybody.
+        self._held_up = held_up
+        # Requests whose answers would only wait for the client to read.
+        self._parked: list[SocketRequest[Any, Any]] = []
         # The requests that are to be answered, by id; and in order, if plain.
         self._open: dict[int, SocketRequest[Any, Any]] = {}
         self._plain: deque[SocketRequest[Any, Any]] | None = None
         self._input_ended = False
         self._last_id = 0
-        self.connection = Connection(socket, server._limits, self, peer)
+        self.connection = Connection(transport, server._limits, self, peer, drops_slow_readers=True)
+        if held_up:
+            self.connection.stop_reading()
+
+    @property
+    def parked(self) -> list[SocketRequest[Any, Any]]:
+        """Requests that wait until the client reads its answers."""
+        return self._parked
 
     def answer(self, request: SocketRequest[Any, Any], frame: bytes) -> bool:
         """Send the answer of a request, or keep it until its turn; does not block.
@@ -155,6 +196,28 @@ class Session(ConnectionOwner):
             self.connection.write(frame)
         self._close_if_done()
         return True
+
+    def park(self, request: SocketRequest[Any, Any]) -> None:
+        """Keep a request from the threads until the client has read more."""
+        self._parked.append(request)
+        self.connection.tells_room = True
+
+    def hold_up(self, held_up: bool) -> None:
+        """Stop reading, because the server has too much, or go on."""
+        self._held_up = held_up
+        self._read_or_not()
+
+    def finished_one(self) -> None:
+        """One of its requests is through."""
+        self._unfinished -= 1
+        if self._unfinished == self.server._limits.max_in_flight - 1:
+            self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        if self._held_up or self._unfinished >= self.server._limits.max_in_flight:
+            self.connection.stop_reading()
+        elif not self._input_ended:
+            self.connection.start_reading()
 
     def go_away(self) -> None:
         """Tell the client that no later request than those it sent will be run."""
@@ -182,14 +245,17 @@ class Session(ConnectionOwner):
             except ProtocolError as error:
                 self._on_broken(error, None)
                 return
+            self._unfinished += 1
             if self.server._draining:
                 request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
-            else:
-                self.server._inbox.put(request)
+                return
+            self.server._enqueue(request)
+            if self._unfinished >= self.server._limits.max_in_flight:
+                self.connection.stop_reading()
         elif kind == wire.CANCEL:
             cancelled = self._open.pop(id, None)
             if cancelled is not None:
-                self._cancel(cancelled)
+                self._confirm_cancel(id, self._cancel(cancelled))
                 self._close_if_done()
         elif kind == wire.PING:
             self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
@@ -209,15 +275,34 @@ class Session(ConnectionOwner):
                 self._open[request._id] = request
         return request
 
-    def _cancel(self, request: SocketRequest[Any, Any]) -> None:
-        if request._cancel():
-            self.server._inbox.remove(request)
+    def _cancel(self, request: SocketRequest[Any, Any]) -> bool:
+        """The client gave a request up.  True if no thread has taken it."""
+        queued = request._cancel()
+        if queued and request in self._parked:
+            self._parked.remove(request)
+        elif queued:
+            self.server._dequeue(request)
+        return queued
+
+    def _confirm_cancel(self, id: int, queued: bool) -> None:
+        """Tell a client that gave up whether the request ran."""
+        if queued:
+            number, text = ErrorNumber.OUT_OF_TIME, b"the request was given up before it ran"
+        else:
+            number, text = ErrorNumber.CANCELLED, b"the request was given up while it ran"
+        self.connection.write(wire.encode(wire.ERROR, 0, id, number, (b"Cancelled", text, b"")))
 
     def _on_input_end(self) -> None:
         self._input_ended = True
         self._close_if_done()
 
+    def _on_room(self) -> None:
+        parked, self._parked = self._parked, []
+        for request in parked:
+            self.server._enqueue(request)
+
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
+        self.server._counters.broken += 1
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", self.connection.peer, error)
         if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
             parts = [text.encode() for text in error_texts(error)]
@@ -232,4 +317,4 @@ class Session(ConnectionOwner):
             self._cancel(request)
         self._open.clear()
         self._plain = None
-        self.server._released()
+        self.server._wake_drain()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from gevent.hub import Hub, get_hub
 
+from ratchet._fork import tell_after_fork
 from ratchet.bus.stats import Counters, Stats
 
 Self = TypeVar("Self", bound="BusSide")
@@ -21,6 +22,7 @@ class BusSide(ABC):
         self._hub: Hub = get_hub()
         self._counters = Counters()
         self._closed = False
+        tell_after_fork(self)
 
     @abstractmethod
     def close(self) -> None:
@@ -32,6 +34,10 @@ class BusSide(ABC):
     @abstractmethod
     def stats(self) -> Stats:
         """A snapshot of what it counts."""
+
+    @abstractmethod
+    def _after_fork(self) -> None:
+        """See `Forkable`."""
 
     def __enter__(self: Self) -> Self:
         return self

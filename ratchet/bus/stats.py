@@ -20,6 +20,8 @@ class Stats(NamedTuple):
         cancelled: requests that the client gave up, by `cancel()`, by its
             time-out, or by going away.
         dropped_late: answers that came when nobody waited any more.
+        broken: connections that were closed because the peer broke the wire
+            format or a limit, or broke off or stalled in the middle of a message.
     """
 
     connections: int
@@ -29,6 +31,7 @@ class Stats(NamedTuple):
     failed: int
     cancelled: int
     dropped_late: int
+    broken: int
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class Counters:
     failed: int = 0
     cancelled: int = 0
     dropped_late: int = 0
+    broken: int = 0
 
     def snapshot(self, *, connections: int, queued: int, in_flight: int) -> Stats:
         return Stats(
@@ -49,4 +53,5 @@ class Counters:
             failed=self.failed,
             cancelled=self.cancelled,
             dropped_late=self.dropped_late,
+            broken=self.broken,
         )

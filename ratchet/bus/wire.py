@@ -136,10 +136,12 @@ class Decoder:
         error: the sticky failure, if the peer broke the format or a limit.
         refused: kind and id of the message that `error` is about, if its head
             was read.
+        partial: whether it is in the middle of a message.
     """
 
     def __init__(self, max_message: int, max_parts: int) -> None:
         self.error: BusError | None = None
+        self.partial = False
         self.refused: tuple[int, int] | None = None
         self._max_message = max_message
         self._max_parts = max_parts
@@ -153,11 +155,6 @@ class Decoder:
         self._parts: list[bytes] = []
         self._parts_left = 0
         self._size = 0
-
-    @property
-    def partial(self) -> bool:
-        """Whether it is in the middle of a message."""
-        return self._held > 0 or self._head is not None
 
     def feed(self, data: bytes) -> list[Message]:
         """Decode `data`, which follows what was fed before; see `error` afterwards."""
@@ -177,6 +174,7 @@ class Decoder:
             self._parts = []
         elif rest:
             self._hold(rest)
+        self.partial = self._held > 0 or self._head is not None
         return messages
 
     def _hold(self, data: bytes) -> None:

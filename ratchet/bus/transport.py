@@ -1,0 +1,157 @@
+"""A connected socket as a connection uses it: bytes in, bytes out, never blocking.
+
+Rules of this room: it is the only one that reads or writes sockets.  Each call
+does what can be done at once; `BlockingIOError` says that nothing can.  It
+knows no messages and no watchers.
+"""
+
+from __future__ import annotations
+
+import socket as _socket
+import ssl
+from typing import Any, Final
+
+# The kernel notices within about 30 s that a peer's machine has vanished.  It
+# answers for a peer that is merely busy, which a heartbeat of ours would not.
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
+_USER_TIMEOUT_MS: Final = 30_000
+# What TLS puts into one record.
+_RECORD_SIZE: Final = 16 * 1024
+
+
+class Transport:
+    """A socket as it is."""
+
+    __slots__ = ("_raw", "_socket", "ready")
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        # gevent's sockets wrap one whose calls do not switch.
+        self._raw = getattr(socket, "_sock", socket)
+        self._raw.setblocking(False)
+        set_options(self._raw)
+        # Whether messages may pass; False while hands are still shaken.
+        self.ready = True
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether it must be called again when the socket is writable, for its own sake."""
+        return False
+
+    def fileno(self) -> int:
+        descriptor: int = self._raw.fileno()
+        return descriptor
+
+    def shake_hands(self) -> None:
+        """Get on with the handshake; `ready` says whether it is through."""
+
+    def receive(self, size: int) -> bytes:
+        """What the peer sent; empty if it sends no more."""
+        data: bytes = self._raw.recv(size)
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        """How many bytes were taken."""
+        count: int = self._raw.send(data)
+        return count
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class TlsTransport(Transport):
+    """A socket that speaks TLS.
+
+    After a send that would block, OpenSSL wants the same data once more.  So a
+    record that it could not send is kept here, and counts as taken.
+    """
+
+    __slots__ = ("_kept", "_read_wants_write")
+
+    def __init__(self, socket: Any, *, ready: bool) -> None:
+        # Neither ssl's sockets nor gevent's switch if they are told not to block.
+        socket.setblocking(False)
+        set_options(socket)
+        self._socket = self._raw = socket
+        self.ready = ready
+        self._kept: bytes | None = None
+        self._read_wants_write = False
+
+    @property
+    def wants_write(self) -> bool:
+        return self._kept is not None or self._read_wants_write
+
+    def shake_hands(self) -> None:
+        self._read_wants_write = False
+        try:
+            self._raw.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+            return
+        self.ready = True
+
+    def receive(self, size: int) -> bytes:
+        self._read_wants_write = False
+        try:
+            data: bytes = self._raw.recv(size)
+        except ssl.SSLWantReadError as error:
+            raise BlockingIOError from error
+        except ssl.SSLWantWriteError as error:
+            self._read_wants_write = True
+            raise BlockingIOError from error
+        except ssl.SSLEOFError:
+            # Messages tell their own length, so nobody can cut one short unseen.
+            return b""
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        if self._kept is not None:
+            if not self._write(self._kept):
+                raise BlockingIOError
+            self._kept = None
+        view, taken = memoryview(data), 0
+        while taken < len(view) and self._kept is None:
+            record = view[taken : taken + _RECORD_SIZE]
+            taken += len(record)
+            if not self._write(record):
+                self._kept = bytes(record)
+        return taken
+
+    def _write(self, record: bytes | memoryview) -> bool:
+        try:
+            # gevent's returns 0 where ssl's raises.
+            return bool(self._raw.send(record))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+
+
+def set_options(socket: Any) -> None:
+    """Turn on what every TCP connection has: no delay, and the kernel's keepalive."""
+    if socket.family not in (_socket.AF_INET, _socket.AF_INET6):
+        return
+    tcp = _socket.IPPROTO_TCP
+    socket.setsockopt(tcp, _socket.TCP_NODELAY, 1)
+    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS),
+    ):
+        # Not every system has each of them.
+        option: int | None = getattr(_socket, name, None)
+        if option is not None:
+            socket.setsockopt(tcp, option, value)
+
+
+def transport_of(socket: Any) -> Transport:
+    """A connected socket's transport; one that speaks TLS has shaken hands already."""
+    return TlsTransport(socket, ready=True) if hasattr(socket, "do_handshake") else Transport(socket)
+
+
+def check_context(context: object) -> None:
+    """Refuse what is no TLS context."""
+    if context is not None and not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {context!r}")
