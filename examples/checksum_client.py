@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator
 
 from checksum_server import CODEC, Piece
-
 from ratchet import Ratchet, bus, thread
 
 THREADS = 32

@@ -26,8 +26,9 @@ from gevent.exceptions import LoopExit
 from gevent.hub import Hub, Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet._fork import tell_after_fork
 from ratchet._log import kernel_logger
-from ratchet._wait import check_hub, suspend, waiting_on
+from ratchet._wait import check_hub, freeze, suspend, waiting_on
 from ratchet.errors import DeadlockError
 
 __all__ = ["Ratchet", "Thread"]
@@ -144,6 +145,7 @@ class Ratchet:
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
         _leave_errors_to_kernels(self._hub)
+        tell_after_fork(self)
         if entry is not None:
             self.attach(entry)
 
@@ -323,6 +325,18 @@ class Ratchet:
                     raise LoopExit
             finally:
                 _off_main[self._hub] -= 1
+
+    def _after_fork(self) -> None:
+        """In a forked child: its threads are copies of the parent's, and must not run."""
+        current = getcurrent()
+        for thread in [thread for thread in self._threads if thread is not current]:
+            del self._threads[thread]
+            thread.unlink(self._ended)
+            if not freeze(thread):
+                # It has not started, or sleeps in a call of gevent's own.
+                thread.kill(block=False)
+        self._foreground = sum(not thread.background for thread in self._threads)
+        self._errors.clear()
 
     def _wake_loop(self) -> None:
         if self._looper is not None:

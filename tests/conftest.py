@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from helpers import active_watchers, wait_until
 
+from helpers import active_watchers, wait_until
 from ratchet import kernel, thread
 
 

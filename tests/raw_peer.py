@@ -8,8 +8,8 @@ from typing import Any
 
 import gevent
 from gevent import socket
-from helpers import LONG
 
+from helpers import LONG
 from ratchet.bus import wire
 from ratchet.bus.limits import Limits
 

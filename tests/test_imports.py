@@ -7,6 +7,7 @@ import importlib.util
 import sys
 
 import pytest
+
 from helpers import PACKAGE, output_of
 
 # Module -> those of ours that it may import.  Each stands below what it imports,

@@ -13,9 +13,9 @@ from typing import Any
 
 import gevent
 import pytest
-from helpers import LONG, burn, in_os_thread, output_of, run_program, turns, wait_until
 
 import ratchet
+from helpers import LONG, burn, in_os_thread, output_of, run_program, turns, wait_until
 from ratchet import DeadlockError, Ratchet, Thread, thread
 
 

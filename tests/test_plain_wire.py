@@ -8,11 +8,11 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket
-from helpers import LONG, turns, wait_until
-from raw_peer import RawPeer
 
+from helpers import LONG, turns, wait_until
 from ratchet import bus
 from ratchet.bus import ServerBus, wire
+from raw_peer import RawPeer
 
 HELLO = bytes.fromhex("0001 00000005 68656c6c6f")
 NUMBER = bytes.fromhex("0001 00000004 31333337")

@@ -15,9 +15,9 @@ from typing import Any
 import gevent
 import pytest
 from greenlet import greenlet
-from helpers import LONG, active_watchers, burn, in_os_thread, output_of, turns, wait_until
 
 import ratchet
+from helpers import LONG, active_watchers, burn, in_os_thread, output_of, turns, wait_until
 from ratchet import Alarm, NotPaused, Ratchet, Thread, thread
 from ratchet._wait import waiting_on
 

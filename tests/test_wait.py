@@ -9,8 +9,8 @@ from typing import Any
 import gevent
 import pytest
 from gevent.hub import Waiter, get_hub
-from helpers import active_watchers, burn, in_os_thread, turns, wait_until
 
+from helpers import active_watchers, burn, in_os_thread, turns, wait_until
 from ratchet._wait import TIMED_OUT, WaitQueue, check_hub, check_timeout, suspend, waiting_on
 
 

@@ -72,6 +72,7 @@ class Connection:
     Attributes:
         peer: the peer's address.
         closed: whether the socket is closed.
+        closing: whether it closes as soon as all is sent.
         sent: the sequence number of the last frame that was sent as a whole.
         unsent: bytes that are written and not sent.
         tells_room: set by an owner that wants to hear once when there is room.
@@ -80,7 +81,6 @@ class Connection:
     __slots__ = (
         "_backlog",
         "_broken",
-        "_closing",
         "_decoder",
         "_drops_slow_readers",
         "_flush_scheduled",
@@ -97,6 +97,7 @@ class Connection:
         "_writer",
         "_writers",
         "closed",
+        "closing",
         "peer",
         "sent",
         "tells_room",
@@ -125,7 +126,7 @@ class Connection:
         self._flush_scheduled = False
         # Nothing can be sent any more.
         self._broken = False
-        self._closing = False
+        self.closing = False
         self._writers: WaitQueue | None = None
         self._sequence = 0
         self._drops_slow_readers = drops_slow_readers
@@ -145,7 +146,7 @@ class Connection:
             self._watch_stall()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "closing" if self._closing else "open"
+        state = "closed" if self.closed else "closing" if self.closing else "open"
         return f"<Connection at {id(self):#x} with {self.peer}: {state}, unsent={self.unsent}>"
 
     @property
@@ -223,7 +224,7 @@ class Connection:
 
     def close_when_sent(self) -> None:
         """Close, but send first what is written already."""
-        self._closing = True
+        self.closing = True
         if self.closed:
             return
         # Nothing that comes from now on is wanted.
@@ -352,7 +353,7 @@ class Connection:
             return
         if self._outbox or self._transport.wants_write:
             self._wait_until_writable()
-        elif self._closing:
+        elif self.closing:
             self.close()
             return
         while self._writers and self.unsent < self._limits.high_water and not self.closed:

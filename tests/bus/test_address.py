@@ -12,8 +12,8 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket
-from helpers import LONG, active_watchers
 
+from helpers import LONG, active_watchers
 from ratchet.bus.address import Target, dial, open_listener, parse, remove_socket_file, shown
 
 

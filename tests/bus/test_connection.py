@@ -16,8 +16,8 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.hub import get_hub
-from helpers import LONG, active_watchers, turns, wait_until
 
+from helpers import LONG, active_watchers, turns, wait_until
 from ratchet._wait import waiting_on
 from ratchet.bus import wire
 from ratchet.bus.address import open_listener

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import gevent
 import pytest
-from helpers import LONG
 
+from helpers import LONG
 from ratchet.bus import deadline
 from ratchet.bus.deadline import deadline_after, inherit, request_deadline, stop_inheriting, time_left
 

@@ -14,12 +14,12 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket
-from helpers import LONG, wait_until
-from raw_peer import RawPeer
 
+from helpers import LONG, wait_until
 from ratchet import bus as ratchet_bus
 from ratchet._wait import waiting_on
 from ratchet.bus import ClientBus, Codec, Limits, LocalBus, ServerBus, codecs
+from raw_peer import RawPeer
 
 Server = LocalBus[Any, Any] | ServerBus[Any, Any]
 Client = LocalBus[Any, Any] | ClientBus[Any, Any]

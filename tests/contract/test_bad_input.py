@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from gevent import socket
-from helpers import LONG
 
 from contract.buses import Bus, Start, on_every_kind, on_plain_sockets
+from helpers import LONG
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec, Limits, codecs
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import gevent
 import pytest
-from helpers import LONG, wait_until
 
 from contract.buses import OpenBus, Start, on_plain_sockets, on_sockets, on_sockets_of_each_form
+from helpers import LONG, wait_until
 from ratchet import ConnectionLost, MessageTooLarge, RemoteError
 from ratchet.bus import Codec, Limits, codecs
 

@@ -6,7 +6,6 @@ import logging
 import socket
 
 import pytest
-from helpers import LONG, active_watchers, turns, wait_until
 
 from contract.buses import (
     Bus,
@@ -18,6 +17,7 @@ from contract.buses import (
     on_sockets,
     on_sockets_of_each_form,
 )
+from helpers import LONG, active_watchers, turns, wait_until
 from ratchet import (
     BusError,
     BusTimeout,
@@ -228,7 +228,7 @@ def test_a_client_sends_nothing_more_to_a_draining_server(open_client: OpenClien
     assert sent.recv_response(LONG) == 1
     with pytest.raises(Rejected) as raised:
         client.call("another")
-    assert raised.value.outcome == "NOT_SENT"
+    assert raised.value.outcome == "NOT_RUN"
     client.close()
     assert raw.receive_rest() == b""
 
@@ -398,6 +398,7 @@ def test_an_id_may_be_used_again_once_it_was_answered_or_cancelled(bus: Bus) -> 
     raw.request(5)
     given_up = bus.take()
     raw.send(wire.encode(wire.CANCEL, 0, 5, 0, []))
+    assert raw.receive_message()[:4] == (wire.ERROR, 0, 5, wire.ErrorNumber.CANCELLED)
     raw.request(5)
     bus.take().send_response(3)
     assert given_up.send_response(2) is False

@@ -9,9 +9,17 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
-from helpers import LONG, turns, wait_until
 
-from contract.buses import Bus, OpenBus, Start, on_every_kind, on_plain_sockets, on_sockets_of_each_form
+from contract.buses import (
+    Bus,
+    OpenBus,
+    Start,
+    connected,
+    on_every_kind,
+    on_plain_sockets,
+    on_sockets_of_each_form,
+)
+from helpers import LONG, turns, wait_until
 from ratchet import BusClosed, BusError, ConnectionLost, Rejected
 from ratchet import bus as ratchet_bus
 
@@ -515,7 +523,7 @@ def test_a_draining_server_accepts_no_more_clients(bus: Bus, start: Start) -> No
     draining.wait_until_blocked()
     assert isinstance(bus.server, ratchet_bus.ServerBus)
     with pytest.raises(OSError, match=r"refused|No such file"):
-        ratchet_bus.connect(bus.server.address)
+        connected(bus.server.address)
     transaction.send_response("answer")
     assert draining.result() is True
 

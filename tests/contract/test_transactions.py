@@ -10,7 +10,6 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
-from helpers import LONG, turns, wait_until
 
 from contract.buses import (
     Bus,
@@ -21,6 +20,7 @@ from contract.buses import (
     on_sockets,
     on_sockets_of_each_form,
 )
+from helpers import LONG, turns, wait_until
 from ratchet import Abandoned, AlreadyAnswered, Cancelled, ConnectionLost, Outcome, RemoteError
 from ratchet.bus import codecs
 

@@ -14,9 +14,9 @@ from typing import Any
 import gevent
 import pytest
 from gevent import GreenletExit
-from helpers import LONG, active_watchers, burn, in_os_thread, turns, wait_until
 
 from contract.buses import Bus, OpenBus, OpenClient, Start, on_every_kind, on_local, on_sockets_of_each_form
+from helpers import LONG, active_watchers, burn, in_os_thread, turns, wait_until
 from ratchet import (
     Alarm,
     BusTimeout,
