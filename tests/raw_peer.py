@@ -80,7 +80,8 @@ class RawPeer:
 
     def end_input(self) -> None:
         """Send no more, but still read."""
-        self._socket.shutdown(socket.SHUT_WR)
+        # Not of the class: those that speak TLS would not read any more either.
+        socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     @property
     def name(self) -> Any:

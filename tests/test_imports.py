@@ -13,22 +13,24 @@ from helpers import PACKAGE, output_of
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-CORE = {*ERRORS, "_log", "_wait"}
-LEAVES = {"bus.wire", "bus.codecs", "bus.limits", "bus.stats", "bus.address"}
+CORE = {*ERRORS, "_log", "_wait", "_fork"}
+LEAVES = {"bus.wire", "bus.codecs", "bus.limits", "bus.stats", "bus.transport"}
 ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
 SIDES = {"bus.client_side", "bus.server_side"}
-KINDS = {"bus.connection", "bus.session", "bus.local"}
+SOCKETS = {"bus.address", "bus.connection", "bus.session", "bus.link"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_log": ERRORS,
     "_wait": ERRORS,
+    "_fork": set(),
     "kernel": CORE,
     "thread": {*CORE, "kernel"},
     "bus.wire": ERRORS,
     "bus.codecs": CORE,
     "bus.limits": CORE,
     "bus.stats": CORE,
-    "bus.address": CORE,
+    "bus.transport": CORE,
+    "bus.address": {*CORE, "bus.transport"},
     "bus.side": CORE | LEAVES,
     "bus.deadline": CORE | LEAVES,
     "bus.transaction": {*CORE, *LEAVES, "bus.side", "bus.deadline"},
@@ -36,12 +38,13 @@ ALLOWED: dict[str, set[str]] = {
     "bus.pending": CORE | LEAVES | ONE_REQUEST - {"bus.pending"},
     "bus.client_side": CORE | LEAVES | ONE_REQUEST,
     "bus.server_side": CORE | LEAVES | ONE_REQUEST,
+    "bus.local": CORE | LEAVES | ONE_REQUEST | SIDES,
     "bus.connection": CORE | LEAVES,
     "bus.session": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection"},
-    "bus.local": CORE | LEAVES | ONE_REQUEST | SIDES,
-    "bus.server": CORE | LEAVES | ONE_REQUEST | SIDES | KINDS - {"bus.local"},
-    "bus.client": CORE | LEAVES | ONE_REQUEST | SIDES | KINDS - {"bus.local", "bus.session"},
-    "bus": {*CORE, *LEAVES, *ONE_REQUEST, *SIDES, *KINDS, "bus.server", "bus.client"},
+    "bus.link": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection"},
+    "bus.server": CORE | LEAVES | ONE_REQUEST | SIDES | SOCKETS - {"bus.link"},
+    "bus.client": CORE | LEAVES | ONE_REQUEST | SIDES | SOCKETS - {"bus.session"},
+    "bus": {*CORE, *LEAVES, *ONE_REQUEST, *SIDES, *SOCKETS, "bus.local", "bus.server", "bus.client"},
     # The package itself only names what the others have.
     "": {*ERRORS, "kernel", "thread", "bus"},
 }

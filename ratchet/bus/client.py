@@ -157,6 +157,9 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             elif link.connection.crowded:
                 if not link.connection.wait_for_room("send_request", time_left(deadline)):
                     raise BusTimeout(f"{self!r} took too little in time", outcome=Outcome.NOT_SENT)
+                # It is this thread's turn, even if others still wait.
+                if link is self._link:
+                    return link
             else:
                 return link
 

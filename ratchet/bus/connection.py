@@ -217,9 +217,9 @@ class Connection:
             self._reader.stop()
 
     def start_reading(self) -> None:
-        """Undo `stop_reading`, from the next turn on."""
-        self._reading = True
-        if not self.closed:
+        """Undo `stop_reading`, from the next turn on; one that is closing stays as it is."""
+        if not self.closed and not self.closing:
+            self._reading = True
             self._hub.loop.run_callback(self._resume)
 
     def close_when_sent(self) -> None:
@@ -268,7 +268,7 @@ class Connection:
             return
         if data:
             self._deliver(self._decoder.feed(data))
-            if self._decoder.partial:
+            if self._decoder.partial and not self.closed:
                 self._watch_stall()
                 self._progress = self._now()
         else:
@@ -303,6 +303,8 @@ class Connection:
         backlog, self._backlog = self._backlog, []
         self._deliver(backlog)
         if self._reading and not self.closed and not self._reader.active:
+            if self._decoder.partial:
+                self._watch_stall()
             self._progress = self._now()
             self._reader.start(self._on_readable)
 

@@ -14,7 +14,8 @@ import pytest
 from gevent import socket
 
 from helpers import LONG, active_watchers
-from ratchet.bus.address import Target, dial, open_listener, parse, remove_socket_file, shown
+from ratchet.bus.address import SocketFile, Target, dial, open_listener, parse, shown, shown_target
+from ratchet.bus.transport import Transport
 
 
 def ipv6_works() -> bool:
@@ -161,60 +162,89 @@ def test_a_sockets_address_is_shown_as_users_write_it(family: int, address: Any,
         assert parse(written) == (written if isinstance(written, tuple) else written.removeprefix("unix:"))
 
 
+@pytest.mark.parametrize("address", ["unix:/run/a.sock", ("localhost", 80), "[::1]:80", "localhost:80"])
+def test_a_target_is_shown_as_users_write_it(address: object) -> None:
+    written = shown_target(parse(address))
+    assert parse(written) == parse(address)
+    assert isinstance(written, tuple) or written.startswith("unix:")
+
+
 # Sockets
 
 
-def exchange(listener: Any, target: Target, sockets: Callable[[Any], Any]) -> Any:
-    """Connect, pass a byte, and return the side that connected."""
+def listen(target: Target) -> Any:
+    """A socket that listens there."""
+    return open_listener(target)[0]
+
+
+def received(transport: Transport) -> bytes:
+    """What the peer sends next, waiting for it."""
+    socket.wait_read(transport.fileno(), timeout=LONG)
+    return transport.receive(100)
+
+
+def exchange(listener: Any, target: Target) -> Target:
+    """Connect, pass a byte each way, and return whom the connecting side sees."""
     accepting = gevent.spawn(listener.accept)
-    connected = sockets(dial(target))
-    accepted = sockets(accepting.get(timeout=LONG)[0])
-    accepted.sendall(b"x")
-    assert connected.recv(1) == b"x"
-    return connected
+    transport, peer = dial(target)
+    accepted = accepting.get(timeout=LONG)[0]
+    accepted.settimeout(LONG)
+    try:
+        assert transport.ready
+        accepted.sendall(b"x")
+        assert received(transport) == b"x"
+        assert transport.send(b"y") == 1
+        assert accepted.recv(1) == b"y"
+    finally:
+        transport.close()
+        accepted.close()
+    return peer
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=needs_ipv6)])
 def test_port_0_listens_on_a_real_port_that_can_be_dialled(host: str, sockets: Callable[[Any], Any]) -> None:
-    listener = sockets(open_listener((host, 0)))
+    opened, file = open_listener((host, 0))
+    listener = sockets(opened)
     where, port = listener.getsockname()[:2]
     assert port > 0
     assert where in ("127.0.0.1", "::1")
-    connected = exchange(listener, (where, port), sockets)
-    assert shown(connected.family, connected.getpeername()) == (where, port)
+    assert file is None
+    assert exchange(listener, (where, port)) == (where, port)
 
 
 def test_no_host_listens_on_every_one(sockets: Callable[[Any], Any]) -> None:
-    listener = sockets(open_listener(("", 0)))
+    listener = sockets(listen(("", 0)))
     where, port = listener.getsockname()[:2]
     assert where in ("0.0.0.0", "::")
-    exchange(listener, ("127.0.0.1", port), sockets)
+    exchange(listener, ("127.0.0.1", port))
 
 
 def test_a_path_listens_on_a_unix_socket_that_can_be_dialled(
     folder: Path, sockets: Callable[[Any], Any]
 ) -> None:
-    listener = sockets(open_listener("a.sock"))
+    opened, file = open_listener("a.sock")
+    listener = sockets(opened)
     assert listener.family == socket.AF_UNIX
     assert stat.S_ISSOCK(os.stat("a.sock").st_mode)
-    connected = exchange(listener, "a.sock", sockets)
-    assert shown(connected.family, connected.getpeername()) == "unix:a.sock"
+    assert isinstance(file, SocketFile)
+    assert exchange(listener, "a.sock") == "unix:a.sock"
 
 
 def test_a_port_can_be_listened_on_again_at_once(sockets: Callable[[Any], Any]) -> None:
-    first = open_listener(("127.0.0.1", 0))
+    first = listen(("127.0.0.1", 0))
     target = first.getsockname()
     accepting = gevent.spawn(first.accept)
-    connected = sockets(dial(target))
+    transport, _ = dial(target)
     # The listening side closes first, so it is the one whose port is kept a while.
     accepting.get(timeout=LONG)[0].close()
-    assert connected.recv(1) == b""
+    assert received(transport) == b""
+    transport.close()
     first.close()
-    assert sockets(open_listener(target)).getsockname() == target
+    assert sockets(listen(target)).getsockname() == target
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_it(sockets: Callable[[Any], Any]) -> None:
-    target = sockets(open_listener(("127.0.0.1", 0))).getsockname()
+    target = sockets(listen(("127.0.0.1", 0))).getsockname()
     with pytest.raises(OSError, match="cannot listen on") as raised:
         open_listener(target)
     assert raised.value.errno == errno.EADDRINUSE
@@ -222,11 +252,19 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(sockets: Callable[[Any],
     assert isinstance(raised.value.__cause__, OSError)
 
 
-def test_a_path_that_is_taken_is_an_error_that_names_it(folder: Path, sockets: Callable[[Any], Any]) -> None:
-    sockets(open_listener("a.sock"))
+def test_a_path_that_is_taken_is_an_error_that_names_it_and_harms_nobody(
+    folder: Path, sockets: Callable[[Any], Any]
+) -> None:
+    listener = sockets(listen("a.sock"))
     with pytest.raises(OSError, match=r"cannot listen on 'a\.sock'") as raised:
         open_listener("a.sock")
     assert raised.value.errno == errno.EADDRINUSE
+    # The attempt looked whether anybody listens, and left at once.
+    accepted, _ = listener.accept()
+    accepted.settimeout(LONG)
+    assert accepted.recv(1) == b""
+    accepted.close()
+    exchange(listener, "a.sock")
 
 
 def test_a_path_in_no_folder_is_an_error_that_names_it(folder: Path) -> None:
@@ -249,7 +287,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
 
 
 def test_dialling_where_nobody_listens_is_an_os_error_and_leaves_no_watcher(folder: Path) -> None:
-    listener = open_listener(("127.0.0.1", 0))
+    listener = listen(("127.0.0.1", 0))
     target = listener.getsockname()
     listener.close()
     before = active_watchers()
@@ -257,7 +295,7 @@ def test_dialling_where_nobody_listens_is_an_os_error_and_leaves_no_watcher(fold
         dial(target)
     with pytest.raises(FileNotFoundError):
         dial("missing.sock")
-    open_listener("a.sock").close()
+    listen("a.sock").close()
     with pytest.raises(ConnectionRefusedError):
         dial("a.sock")
     assert active_watchers() <= before
@@ -277,21 +315,65 @@ def test_a_socket_that_fails_is_closed(folder: Path, monkeypatch: pytest.MonkeyP
             failing("missing/a.sock")
     with pytest.raises(OSError):
         open_listener(("192.0.2.1", 0))
-    assert [each.fileno() for each in made] == [-1, -1, -1]
+    assert len(made) >= 3
+    assert {each.fileno() for each in made} == {-1}
 
 
 # The file of a Unix socket
 
 
-def test_the_file_of_a_socket_is_removed_once_and_a_missing_one_is_fine(folder: Path) -> None:
-    open_listener("a.sock").close()
+def listen_on_a_file(sockets: Callable[[Any], Any]) -> tuple[Any, SocketFile]:
+    listener, file = open_listener("a.sock")
+    assert file is not None
+    return sockets(listener), file
+
+
+def test_a_file_that_is_left_from_a_server_that_is_no_more_does_not_stand_in_the_way(
+    folder: Path, sockets: Callable[[Any], Any]
+) -> None:
+    listen("a.sock").close()
     assert os.path.exists("a.sock")
+    listener, _ = listen_on_a_file(sockets)
+    exchange(listener, "a.sock")
+
+
+def test_the_file_of_a_socket_is_removed_once_and_a_missing_one_is_fine(
+    folder: Path, sockets: Callable[[Any], Any]
+) -> None:
+    _, file = listen_on_a_file(sockets)
     for _ in range(2):
-        remove_socket_file("a.sock")
+        file.remove()
         assert not os.path.exists("a.sock")
 
 
-def test_a_file_that_is_no_socket_is_never_removed(folder: Path) -> None:
+def test_a_file_that_is_no_socket_is_never_replaced_or_removed(
+    folder: Path, sockets: Callable[[Any], Any]
+) -> None:
+    _, file = listen_on_a_file(sockets)
+    os.rename("a.sock", "moved.sock")
     Path("a.sock").write_text("precious")
-    remove_socket_file("a.sock")
+    file.remove()
+    with pytest.raises(OSError, match="cannot listen on"):
+        open_listener("a.sock")
     assert Path("a.sock").read_text() == "precious"
+
+
+def test_the_file_of_a_later_server_is_not_removed(folder: Path, sockets: Callable[[Any], Any]) -> None:
+    _, file = listen_on_a_file(sockets)
+    # It stays beside, so that its number is not given to the next one.
+    os.rename("a.sock", "moved.sock")
+    later, _ = listen_on_a_file(sockets)
+    file.remove()
+    exchange(later, "a.sock")
+
+
+def test_a_forked_child_does_not_remove_its_parents_file(
+    folder: Path, sockets: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, file = listen_on_a_file(sockets)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        file.remove()
+    assert os.path.exists("a.sock")
+    file.remove()
+    assert not os.path.exists("a.sock")

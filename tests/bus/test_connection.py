@@ -8,6 +8,7 @@ import random
 import socket as stdlib_socket
 import struct
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,8 +24,9 @@ from ratchet.bus import wire
 from ratchet.bus.address import open_listener
 from ratchet.bus.connection import Connection, ConnectionOwner
 from ratchet.bus.limits import Limits
+from ratchet.bus.transport import Transport
 from ratchet.bus.wire import Message, encode
-from ratchet.errors import BusError, BusTimeout, ConnectionLost, MessageTooLarge, Outcome, ProtocolError
+from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError
 
 NO_ROOM = 0
 ALL_ROOM = 10**9
@@ -75,6 +77,7 @@ class Owner(ConnectionOwner):
         self.broken: list[tuple[BusError, tuple[int, int] | None]] = []
         self.errors: list[BaseException | None] = []
         self.on_message: Callable[[Message], object] = lambda message: None
+        self.on_broken: Callable[[], object] = lambda: None
         self.hub_only = True
 
     def note(self, event: str) -> None:
@@ -93,20 +96,32 @@ class Owner(ConnectionOwner):
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.broken.append((error, refused))
         self.note("broken")
+        self.on_broken()
+
+    def _on_room(self) -> None:
+        self.note("room")
 
     def _on_closed(self, error: BaseException | None) -> None:
         self.errors.append(error)
         self.note("closed")
 
 
+def connection_over(
+    socket: Any, owner: Owner, limits: Limits | None = None, drops_slow_readers: bool = False
+) -> Connection:
+    return Connection(
+        Transport(socket), limits or Limits(), owner, "the peer", drops_slow_readers=drops_slow_readers
+    )
+
+
 class Pair:
     """A connection of ours, and the peer's end of it as a plain socket."""
 
-    def __init__(self, limits: Limits, ours: Any, peer: Any) -> None:
+    def __init__(self, limits: Limits, ours: Any, peer: Any, drops_slow_readers: bool = False) -> None:
         self.peer = peer
         self.owner = Owner()
         self.socket = ours
-        self.connection = Connection(ours, limits, self.owner, "the peer")
+        self.connection = connection_over(ours, self.owner, limits, drops_slow_readers)
 
     @property
     def sends(self) -> list[bytes]:
@@ -142,13 +157,13 @@ def make_pair() -> Iterator[MakePair]:
     """Makes a pair over a Unix socket; `room` is how many bytes ours takes."""
     pairs: list[Pair] = []
 
-    def make(room: int = ALL_ROOM, **limits: Any) -> Pair:
+    def make(room: int = ALL_ROOM, drops_slow_readers: bool = False, **limits: Any) -> Pair:
         ours, peer = stdlib_socket.socketpair()
         counting = CountingSocket(ours)
         counting.room = room
         gevent_peer = socket.socket(fileno=peer.detach())
         gevent_peer.settimeout(LONG)
-        pairs.append(Pair(Limits(**limits), counting, gevent_peer))
+        pairs.append(Pair(Limits(**limits), counting, gevent_peer, drops_slow_readers))
         return pairs[-1]
 
     yield make
@@ -168,7 +183,8 @@ def full(make_pair: MakePair) -> Pair:
 
 
 def tcp_pair() -> tuple[Any, Any]:
-    with open_listener(("127.0.0.1", 0)) as listener:
+    listener, _ = open_listener(("127.0.0.1", 0))
+    with listener:
         accepting = gevent.spawn(listener.accept)
         peer = socket.create_connection(listener.getsockname())
         peer.settimeout(LONG)
@@ -290,7 +306,7 @@ def test_the_end_in_the_middle_of_a_message_breaks_the_connection(pair: Pair, le
     pair.peer.shutdown(socket.SHUT_WR)
     wait_until(lambda: pair.owner.broken)
     polls()
-    assert pair.owner.events == ["message", "broken"]
+    assert pair.owner.events == ["message", "broken", "closed"]
     ((error, refused),) = pair.owner.broken
     assert isinstance(error, ConnectionLost)
     assert "in the middle of a message" in str(error)
@@ -300,7 +316,7 @@ def test_the_end_in_the_middle_of_a_message_breaks_the_connection(pair: Pair, le
 def test_a_peer_that_resets_the_connection_closes_it_with_the_systems_error() -> None:
     ours, peer = tcp_pair()
     owner = Owner()
-    connection = Connection(ours, Limits(), owner, "the peer")
+    connection = connection_over(ours, owner)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
     wait_until(lambda: connection.closed)
@@ -325,20 +341,23 @@ def test_what_breaks_the_format_is_told_once_after_the_messages_before_it(
     make_pair: MakePair, data: bytes, kind: type[BusError], refused: tuple[int, int]
 ) -> None:
     pair = make_pair(max_message=100)
+
+    def part() -> None:
+        # What to do about it, and what to say first, is the owner's business.
+        assert not pair.connection.closed
+        pair.connection.write(b"sorry")
+        pair.connection.write(b", no")
+        pair.connection.close_when_sent()
+
+    pair.owner.on_broken = part
     pair.peer.sendall(request(1) + data + request(2))
-    wait_until(lambda: pair.owner.broken)
-    pair.peer.sendall(request(3))
-    polls()
-    assert pair.owner.events == ["message", "broken"]
+    assert pair.read(9) == b"sorry, no"
+    wait_until(lambda: pair.connection.closed)
+    assert pair.owner.events == ["message", "broken", "closed"]
     assert ids(pair.owner) == [1]
     ((error, told),) = pair.owner.broken
     assert type(error) is kind
     assert told == refused
-    # What to do about it, and what to say first, is the owner's business.
-    assert not pair.connection.closed
-    pair.connection.write(b"sorry")
-    pair.connection.close_when_sent()
-    assert pair.read(5) == b"sorry"
     assert pair.owner.errors == [None]
 
 
@@ -676,11 +695,10 @@ def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair
     assert highest < 1000 + 100
 
 
-def test_a_writer_that_has_no_room_in_time_gets_a_bus_timeout_and_sent_nothing(crowded: Pair) -> None:
+def test_a_writer_that_has_no_room_in_time_is_told_and_leaves_the_line(crowded: Pair) -> None:
     before = active_watchers()
-    with pytest.raises(BusTimeout, match=r"took too little in 0\.01 s") as raised:
-        crowded.connection.wait_for_room("send_request", 0.01)
-    assert raised.value.outcome is Outcome.NOT_SENT
+    for timeout in (0.01, 0, -1):
+        assert crowded.connection.wait_for_room("send_request", timeout) is False
     assert active_watchers() <= before
     waiting = writer(crowded, b"next")
     crowded.socket.room = ALL_ROOM
@@ -726,49 +744,69 @@ def test_room_is_not_lost_on_a_writer_that_is_killed_in_the_same_turn(
     assert not crowded.connection.crowded
 
 
-def test_writers_that_wait_when_the_connection_closes_have_lost_it_and_sent_nothing(crowded: Pair) -> None:
-    threads = []
-    errors: list[BusError] = []
-
-    def wait() -> None:
-        try:
-            crowded.connection.wait_for_room("send_request", LONG)
-        except BusError as error:
-            errors.append(error)
+def test_writers_that_wait_when_the_connection_closes_return_and_find_it_closed(crowded: Pair) -> None:
+    def wait() -> bool:
+        assert crowded.connection.wait_for_room("send_request", LONG)
+        return crowded.connection.closed
 
     threads = [gevent.spawn(wait) for _ in range(3)]
     wait_until(lambda: all(map(waiting_on, threads)))
     crowded.connection.close()
-    gevent.joinall(threads, timeout=LONG)
-    assert [(type(error), error.outcome) for error in errors] == [(ConnectionLost, Outcome.NOT_SENT)] * 3
+    assert [thread.get(timeout=LONG) for thread in threads] == [True, True, True]
 
 
 def test_nobody_waits_on_a_closed_connection_however_much_was_unsent(crowded: Pair) -> None:
     crowded.connection.close()
     assert not crowded.connection.crowded
-    with pytest.raises(ConnectionLost) as raised:
-        crowded.connection.wait_for_room("send_request", LONG)
-    assert raised.value.outcome is Outcome.NOT_SENT
+    assert crowded.connection.wait_for_room("send_request", 0) is True
 
 
-def test_a_writer_that_comes_back_at_once_after_a_close_is_turned_away_too(crowded: Pair) -> None:
-    errors: list[ConnectionLost] = []
+def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crowded: Pair) -> None:
+    returned: list[bool] = []
 
     def insist() -> None:
         for _ in range(3):
-            try:
-                crowded.connection.wait_for_room("send_request", LONG)
-            except ConnectionLost as error:
-                errors.append(error)
+            returned.append(crowded.connection.wait_for_room("send_request", LONG))
 
     threads = [gevent.spawn(insist) for _ in range(2)]
     wait_until(lambda: all(map(waiting_on, threads)))
     crowded.connection.close()
     # And one that comes between the close and the wake of the others.
-    with pytest.raises(ConnectionLost):
-        crowded.connection.wait_for_room("send_request", LONG)
+    assert crowded.connection.wait_for_room("send_request", 0)
     gevent.joinall(threads, timeout=LONG)
-    assert len(errors) == 6
+    assert returned == [True] * 6
+
+
+# Word of room, for owners that do not wait
+
+
+def test_an_owner_that_asks_is_told_once_when_there_is_room(crowded: Pair) -> None:
+    crowded.connection.tells_room = True
+    polls()
+    assert crowded.owner.events == []
+    crowded.socket.room = 1
+    wait_until(lambda: crowded.owner.events)
+    assert crowded.owner.events == ["room"]
+    assert not crowded.connection.tells_room
+    crowded.socket.room = ALL_ROOM
+    assert crowded.read(10) == b"x" * 10
+    polls()
+    assert crowded.owner.events == ["room"]
+
+
+def test_an_owner_that_does_not_ask_is_not_told_of_room(crowded: Pair) -> None:
+    crowded.socket.room = ALL_ROOM
+    assert crowded.read(10) == b"x" * 10
+    polls()
+    assert crowded.owner.events == []
+
+
+def test_an_owner_is_not_told_of_room_on_a_closed_connection(crowded: Pair) -> None:
+    crowded.connection.tells_room = True
+    crowded.connection.close()
+    crowded.socket.room = ALL_ROOM
+    polls()
+    assert crowded.owner.events == ["closed"]
 
 
 # Closing
@@ -833,7 +871,7 @@ def test_after_close_nothing_is_sent_or_read_and_no_call_fails(pair: Pair) -> No
 def test_a_closed_connection_is_not_kept_in_memory() -> None:
     owner = Owner()
     ours, peer = stdlib_socket.socketpair()
-    connection = Connection(ours, Limits(), owner, "the peer")
+    connection = connection_over(ours, owner)
     connection.write(b"x" * 10_000_000)
     polls()
     connection.close()
@@ -982,22 +1020,15 @@ def test_an_owner_that_closes_while_the_rest_is_read_is_told_of_no_more(pair: Pa
     assert pair.owner.errors == [None]
 
 
-def test_a_peer_that_is_gone_leaves_no_watcher_and_wakes_the_writers() -> None:
+def test_a_peer_that_is_gone_leaves_no_watcher_and_wakes_the_writers(crowded: Pair) -> None:
     polls()
-    before = active_watchers()
-    ours, peer = stdlib_socket.socketpair()
-    counting = CountingSocket(ours)
-    counting.room = NO_ROOM
-    pair = Pair(Limits(high_water=10), counting, peer)
-    pair.connection.write(b"x" * 10)
-    waiting = gevent.spawn(pytest.raises, ConnectionLost, pair.connection.wait_for_room, "send", LONG)
+    waiting = gevent.spawn(crowded.connection.wait_for_room, "send_request", LONG)
     wait_until(lambda: waiting_on(waiting))
-    peer.close()
-    counting.room = ALL_ROOM
-    waiting.get(timeout=LONG)
-    assert pair.connection.closed
-    assert pair.owner.events[-1] == "closed"
-    wait_until(lambda: active_watchers() <= before)
+    crowded.peer.close()
+    crowded.socket.room = ALL_ROOM
+    assert waiting.get(timeout=LONG) is True
+    assert crowded.connection.closed
+    assert crowded.owner.events[-1] == "closed"
 
 
 def test_an_error_of_a_read_closes_the_connection_with_it(pair: Pair) -> None:
@@ -1009,12 +1040,113 @@ def test_an_error_of_a_read_closes_the_connection_with_it(pair: Pair) -> None:
     assert pair.owner.events == ["closed"]
 
 
+# A last word, and none at all
+
+
+def test_a_last_frame_goes_out_at_once_or_not_at_all(pair: Pair) -> None:
+    pair.connection.write_last(b"last")
+    assert pair.read_now() == b"last"
+    pair.connection.close()
+    pair.connection.write_last(b"too late")
+    assert pair.sends == [b"last"]
+
+
+def test_a_last_frame_does_not_tear_another_apart(make_pair: MakePair) -> None:
+    pair = make_pair(room=2)
+    pair.connection.write(b"frame")
+    pair.socket.room = ALL_ROOM
+    pair.connection.write_last(b"last")
+    assert pair.sends == [b"fr"]
+    assert pair.read(5) == b"frame"
+
+
+def test_to_forsake_a_connection_sends_nothing_tells_nobody_and_leaves_no_watcher(crowded: Pair) -> None:
+    polls()
+    crowded.socket.room = ALL_ROOM
+    crowded.connection.forsake()
+    assert crowded.connection.closed
+    crowded.connection.close()
+    crowded.connection.close_when_sent()
+    crowded.connection.stop_reading()
+    crowded.connection.start_reading()
+    polls()
+    assert crowded.owner.events == []
+    assert crowded.peer.recv(1) == b""
+
+
+# A peer that stalls
+
+
+def test_a_peer_that_stalls_in_the_middle_of_a_message_is_dropped(make_pair: MakePair) -> None:
+    pair = make_pair(stall_timeout=0.03)
+    started = time.monotonic()
+    pair.peer.sendall(request(1) + request(2)[:-1])
+    wait_until(lambda: pair.connection.closed)
+    assert time.monotonic() - started >= 0.03
+    assert pair.owner.events == ["message", "broken", "closed"]
+    ((error, refused),) = pair.owner.broken
+    assert isinstance(error, ConnectionLost)
+    assert "stalled for 0.03 s" in str(error)
+    assert refused is None
+
+
+def test_a_peer_that_is_silent_between_messages_is_not_dropped(make_pair: MakePair) -> None:
+    pair = make_pair(stall_timeout=0.4, drops_slow_readers=True)
+    pair.peer.sendall(request(1)[:-1])
+    wait_until(lambda: pair.connection._decoder.partial)
+    pair.peer.sendall(request(1)[-1:] + request(2))
+    wait_until(lambda: pair.owner.messages)
+    wait_until(lambda: not pair.connection._stall_timer.active)
+    assert pair.owner.events == ["message", "message"]
+
+
+@pytest.mark.parametrize("drops_slow_readers", [True, False])
+def test_a_peer_that_does_not_read_is_dropped_if_that_was_asked_for(
+    make_pair: MakePair, drops_slow_readers: bool
+) -> None:
+    pair = make_pair(room=NO_ROOM, drops_slow_readers=drops_slow_readers, stall_timeout=0.02)
+    pair.connection.write(b"frame")
+    if drops_slow_readers:
+        wait_until(lambda: pair.connection.closed)
+        assert pair.owner.events == ["broken", "closed"]
+    else:
+        gevent.sleep(0.06)
+        assert pair.owner.events == []
+
+
+def test_a_peer_that_we_do_not_read_from_does_not_stall(make_pair: MakePair) -> None:
+    pair = make_pair(stall_timeout=0.02)
+    pair.owner.on_message = lambda message: pair.connection.stop_reading()
+    pair.peer.sendall(request(1) + request(2)[:-1])
+    wait_until(lambda: pair.owner.messages)
+    gevent.sleep(0.06)
+    assert pair.owner.events == ["message"]
+    # But from when we do, it has to go on.
+    pair.connection.start_reading()
+    wait_until(lambda: pair.connection.closed)
+    assert pair.owner.events == ["message", "broken", "closed"]
+
+
+def test_an_owner_that_closes_between_the_pieces_of_a_message_is_told_of_no_stall(
+    make_pair: MakePair,
+) -> None:
+    pair = make_pair(stall_timeout=0.01)
+    polls()
+    before = active_watchers()
+    pair.owner.on_message = lambda message: pair.connection.close()
+    pair.peer.sendall(request(1) + request(2)[:-1])
+    wait_until(lambda: pair.connection.closed)
+    wait_until(lambda: active_watchers() < before)
+    gevent.sleep(0.05)
+    assert pair.owner.events == ["message", "closed"]
+
+
 # The socket itself
 
 
 def test_a_tcp_connection_has_no_delay_and_the_kernels_keepalive() -> None:
     ours, peer = tcp_pair()
-    connection = Connection(ours, Limits(), Owner(), "the peer")
+    connection = connection_over(ours, Owner())
     try:
         tcp = socket.IPPROTO_TCP
         assert ours.getsockopt(tcp, socket.TCP_NODELAY)
@@ -1034,7 +1166,7 @@ def test_a_tcp_connection_has_no_delay_and_the_kernels_keepalive() -> None:
 
 def test_a_connection_never_blocks_on_its_socket() -> None:
     ours, peer = stdlib_socket.socketpair()
-    connection = Connection(ours, Limits(), Owner(), "the peer")
+    connection = connection_over(ours, Owner())
     assert ours.getblocking() is False
     connection.write(b"x" * 10_000_000)
     assert connection.unsent > 0
@@ -1045,8 +1177,8 @@ def test_a_connection_never_blocks_on_its_socket() -> None:
 def test_messages_pass_over_tcp_in_both_directions() -> None:
     ours, peer = tcp_pair()
     here, there = Owner(), Owner()
-    connection = Connection(ours, Limits(), here, "there")
-    other = Connection(peer, Limits(), there, "here")
+    connection = connection_over(ours, here)
+    other = connection_over(peer, there)
     for id in range(1, 4):
         connection.write(request(id))
         other.write(request(10 * id))

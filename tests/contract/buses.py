@@ -15,6 +15,7 @@ import gevent
 import pytest
 from gevent import socket
 
+from certificates import client_context, server_context
 from helpers import LONG, wait_until
 from ratchet import bus as ratchet_bus
 from ratchet._wait import waiting_on
@@ -26,7 +27,8 @@ Client = LocalBus[Any, Any] | ClientBus[Any, Any]
 AnyCodec = Codec[Any, Any]
 
 # The plain form cannot tell errors, metadata, deadlines and cancels.
-EXTENDED_SOCKETS = ("tcp", "unix")
+# TLS is mutual, and TCP below.
+EXTENDED_SOCKETS = ("tcp", "unix", "tls")
 PLAIN_SOCKETS = ("tcp-plain", "unix-plain")
 TELLING = ("local", *EXTENDED_SOCKETS)
 
@@ -41,9 +43,19 @@ def is_plain(kind: str) -> bool:
     return kind.endswith("-plain")
 
 
+def client_tls(kind: str) -> Any:
+    """The TLS context of a client; None if the kind has none."""
+    return client_context() if kind == "tls" else None
+
+
+def server_tls(kind: str) -> Any:
+    """The TLS context of a server; None if the kind has none."""
+    return server_context() if kind == "tls" else None
+
+
 def listening(kind: str, directory: Path) -> Any:
     """A socket that listens."""
-    if kind.startswith("tcp"):
+    if not kind.startswith("unix"):
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
     else:
@@ -58,7 +70,11 @@ def connected(address: Any) -> Any:
     if isinstance(address, tuple):
         return socket.create_connection(address)
     connected = socket.socket(socket.AF_UNIX)
-    connected.connect(address.removeprefix("unix:"))
+    try:
+        connected.connect(address.removeprefix("unix:"))
+    except OSError:
+        connected.close()
+        raise
     return connected
 
 
@@ -78,13 +94,17 @@ class Bus:
         if isinstance(self.server, LocalBus):
             return self.server
         client: ClientBus[Any, Any] = ratchet_bus.new_client(
-            connected(self.server.address), plain=self.plain, **self._client_options
+            self.connected(), plain=self.plain, **self._client_options
         )
         return self._stack.enter_context(client)
 
+    def connected(self) -> Any:
+        """A socket that is connected to the server, with TLS if the bus has it."""
+        return connected(self.server.address, client_tls(self.kind))
+
     def raw_client(self) -> RawPeer:
         """A client that speaks bytes."""
-        return self._stack.enter_context(RawPeer(connected(self.server.address)))
+        return self._stack.enter_context(RawPeer(self.connected()))
 
     def wait_for_queued(self, count: int = 1) -> None:
         """Wait until so many requests wait on the server for a thread."""
@@ -125,7 +145,12 @@ def open_bus(
             return
         given: dict[str, Any] = {} if codec is None else {"codec": codec}
         server: ServerBus[Any, Any] = stack.enter_context(
-            ratchet_bus.new_server(listening(kind, directory), **given, limits=server_limits or limits)
+            ratchet_bus.new_server(
+                listening(kind, directory),
+                **given,
+                limits=server_limits or limits,
+                ssl_context=server_tls(kind),
+            )
         )
         yield Bus(kind, server, {**given, "limits": limits}, stack)
 
@@ -142,14 +167,20 @@ def client_of_raw_server(
     with ExitStack() as stack:
         listener = stack.enter_context(listening(kind, directory))
         name = listener.getsockname()
+        accepting = gevent.spawn(_accept, listener, server_context(gevents=True) if kind == "tls" else None)
         client: ClientBus[Any, Any] = ratchet_bus.new_client(
-            connected(name if isinstance(name, tuple) else f"unix:{name}"),
+            connected(name if isinstance(name, tuple) else f"unix:{name}", client_tls(kind)),
             plain=is_plain(kind),
             limits=limits,
             **given,
         )
         stack.enter_context(client)
-        yield client, stack.enter_context(RawPeer(listener.accept()[0]))
+        yield client, stack.enter_context(RawPeer(accepting.get(timeout=LONG)))
+
+
+def _accept(listener: Any, tls: Any) -> Any:
+    accepted = listener.accept()[0]
+    return accepted if tls is None else tls.wrap_socket(accepted, server_side=True)
 
 
 OpenClient = Callable[..., tuple[ClientBus[Any, Any], RawPeer]]

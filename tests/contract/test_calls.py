@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.buses import Bus, OpenBus, Start, on_every_kind, on_local, on_sockets_of_each_form
+from contract.buses import Bus, OpenBus, Start, client_tls, on_every_kind, on_local, on_sockets_of_each_form
 from helpers import LONG, wait_until
 from ratchet import BusTimeout, ConnectionLost, RemoteError
 from ratchet import bus as ratchet_bus
@@ -204,21 +204,23 @@ def test_from_is_the_peer_s_address(bus: Bus) -> None:
     raw = bus.raw_client()
     raw.send(bytes.fromhex("0001 00000002") + b"12")
     from_ = bus.take().from_
-    assert from_ == (raw.name if bus.kind.startswith("tcp") else "unix:")
+    assert from_ == ("unix:" if bus.kind.startswith("unix") else raw.name)
 
 
 @on_sockets_of_each_form
 def test_the_address_says_where_a_server_listens(bus: Bus) -> None:
     address = bus.server.address
-    if bus.kind.startswith("tcp"):
+    if bus.kind.startswith("unix"):
+        assert isinstance(address, str)
+        assert address.startswith("unix:/")
+    else:
         assert isinstance(address, tuple)
         assert address[0] == "127.0.0.1"
         assert address[1] > 0
-    else:
-        assert isinstance(address, str)
-        assert address.startswith("unix:/")
     # `connect` takes it as it is.
-    with ratchet_bus.connect(address, codec=ratchet_bus.codecs.json, plain=bus.plain) as client:
+    with ratchet_bus.connect(
+        address, codec=ratchet_bus.codecs.json, plain=bus.plain, ssl_context=client_tls(bus.kind)
+    ) as client:
         sent = client.send_request("question")
         bus.take().send_response("answer")
         assert sent.recv_response(LONG) == "answer"

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from certificates import client_context, shaken_hands
 from contract.buses import (
     Bus,
     OpenClient,
@@ -288,7 +289,7 @@ def test_garbage_is_logged_with_the_peer_s_address_and_closes_that_connection_al
         wait_until(lambda: caplog.records)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert str(name if bus.kind == "tcp" else "unix:") in record.getMessage()
+    assert str("unix:" if bus.kind == "unix" else name) in record.getMessage()
     wait_for_connections(bus, 1)
     assert (bus.server.stats().queued, bus.server.stats().in_flight) == (0, 0)
     bus.check_works()
@@ -508,11 +509,13 @@ def test_metadata_travels_as_the_last_part_in_json(open_client: OpenClient) -> N
 
 @on_sockets_of_each_form
 def test_new_client_takes_a_socket_of_the_standard_library_too(bus: Bus) -> None:
+    connected = socket.socket(socket.AF_UNIX if bus.kind.startswith("unix") else socket.AF_INET)
     if isinstance(bus.server.address, tuple):
-        connected = socket.create_connection(bus.server.address)
+        connected.connect(bus.server.address)
     else:
-        connected = socket.socket(socket.AF_UNIX)
         connected.connect(str(bus.server.address).removeprefix("unix:"))
+    if bus.kind == "tls":
+        connected = shaken_hands(client_context(gevents=False), connected)
     with ratchet_bus.new_client(connected, codec=ratchet_bus.codecs.json, plain=bus.plain) as client:
         sent = client.send_request("question")
         bus.take().send_response("answer")
