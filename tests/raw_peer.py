@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import gevent
-from gevent import socket
+from gevent import socket, ssl
 
 from helpers import LONG
 from ratchet.bus import wire
@@ -80,7 +80,12 @@ class RawPeer:
 
     def end_input(self) -> None:
         """Send no more, but still read."""
-        # Not of the class: those that speak TLS would not read any more either.
+        if isinstance(self._socket, ssl.SSLSocket):
+            try:
+                # TLS has a word of its own for it, which `unwrap` would say and then read no more.
+                self._socket._sslobj.shutdown()
+            except ssl.SSLWantReadError:
+                pass
         socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     @property

@@ -196,7 +196,11 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 self._lost = error
             else:
                 self._dialer = None
-                self.use(transport, peer)
+                if self._closed:
+                    # In this very turn, too late for a kill.
+                    transport.close()
+                else:
+                    self.use(transport, peer)
                 return
 
     def _on_link_drained(self, link: Link) -> None:

@@ -13,28 +13,24 @@ Rules of this room:
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections import deque
-from itertools import islice
 from typing import Any, Final
 
 from gevent.hub import Hub, get_hub
 
+from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus.codecs import Address
 from ratchet.bus.limits import Limits
+from ratchet.bus.outbox import Outbox
+from ratchet.bus.stall import StallWatch
 from ratchet.bus.transport import Transport
 from ratchet.bus.wire import Decoder, Message
 from ratchet.errors import BusError, ConnectionLost
 
 _READ, _WRITE = 1, 2  # libev's event bits
 _READ_SIZE: Final = 64 * 1024
-# How much of the outbox is joined for one send.  More costs a copy for nothing:
-# it is about what a socket's buffer takes.
-_SEND_SIZE: Final = 256 * 1024
-_SEND_FRAMES: Final = 1024
-# Seconds for a timer that is to fire after what the next poll finds.
-_NEXT_TURN: Final = 0.01
 
 
 class ConnectionOwner(ABC):
@@ -66,15 +62,13 @@ class ConnectionOwner(ABC):
 class Connection:
     """A connected socket that carries messages.
 
-    Frames that are written have a sequence number, counted from 1, so that it
-    can be told afterwards which ones reached the kernel as a whole.
+    Frames that are written have a number, counted from 1, so that it can be told
+    afterwards which ones reached the kernel as a whole.
 
     Attributes:
         peer: the peer's address.
         closed: whether the socket is closed.
         closing: whether it closes as soon as all is sent.
-        sent: the sequence number of the last frame that was sent as a whole.
-        unsent: bytes that are written and not sent.
         tells_room: set by an owner that wants to hear once when there is room.
     """
 
@@ -86,22 +80,19 @@ class Connection:
         "_flush_scheduled",
         "_hub",
         "_limits",
+        "_logs_frames",
         "_outbox",
         "_owner",
-        "_progress",
         "_reader",
         "_reading",
-        "_sequence",
-        "_stall_timer",
+        "_stall_watch",
         "_transport",
         "_writer",
         "_writers",
         "closed",
         "closing",
         "peer",
-        "sent",
         "tells_room",
-        "unsent",
     )
 
     def __init__(
@@ -115,26 +106,22 @@ class Connection:
     ) -> None:
         self._hub: Hub = get_hub()
         self._limits = limits
+        # Looked at once: asking the logger for each frame would cost more than the frame.
+        self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._owner = owner
         self._transport = transport
         self._decoder = Decoder(limits.max_message, limits.max_parts)
         # Messages that came while the owner wanted no more.
         self._backlog: list[Message] = []
         self._reading = True
-        # A bytes object or, where a part of it is sent, a view of the rest.
-        self._outbox: deque[bytes | memoryview] | None = None
+        self._outbox = Outbox()
         self._flush_scheduled = False
         # Nothing can be sent any more.
         self._broken = False
         self.closing = False
         self._writers: WaitQueue | None = None
-        self._sequence = 0
         self._drops_slow_readers = drops_slow_readers
-        # When something last moved, while something should; and who looks.
-        self._progress = 0.0
-        self._stall_timer: Any = None
-        self.sent = 0
-        self.unsent = 0
+        self._stall_watch = StallWatch(self._hub, limits.stall_timeout, self)
         self.tells_room = False
         self.closed = False
         self.peer = peer
@@ -143,47 +130,57 @@ class Connection:
         self._writer: Any = None
         self._reader.start(self._on_readable)
         if not transport.ready:
-            self._watch_stall()
+            self._stall_watch.begin()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
-        return f"<Connection at {id(self):#x} with {self.peer}: {state}, unsent={self.unsent}>"
+        return f"<Connection at {id(self):#x} with {self.peer}: {state}, unsent={self._outbox.size}>"
+
+    def write(self, frame: bytes) -> int:
+        """Send a frame as soon as the socket takes it; returns its number.
+
+        Does not block and raises nothing: a failure comes to the owner.
+        """
+        outbox = self._outbox
+        outbox.written += 1
+        if self._logs_frames:
+            log_soon(
+                bus_logger, logging.DEBUG, "to %s: %d bytes, %s", self.peer, len(frame), frame[:16].hex()
+            )
+        if self.closed or self._broken:
+            return outbox.written
+        if self._flush_scheduled:
+            outbox.add(frame)
+            return outbox.written
+        self._flush_scheduled = True
+        self._hub.loop.run_callback(self._flush)
+        count = self._send(frame)
+        if count == len(frame):
+            outbox.sent = outbox.written
+        else:
+            outbox.add(frame, count)
+        return outbox.written
+
+    def write_last(self, frame: bytes) -> None:
+        """Send a frame that is worth it only at once: the connection is about to be closed."""
+        if self._outbox.between_frames and not self.closed and not self._broken:
+            self._send(frame)
 
     @property
     def crowded(self) -> bool:
         """Whether a writer has to wait for room, or behind those who do."""
         # There will be no more room on a closed connection, and nobody to tell of it.
-        return not self.closed and (self.unsent >= self._limits.high_water or bool(self._writers))
+        return not self.closed and (self._outbox.size >= self._limits.high_water or bool(self._writers))
 
-    def write(self, frame: bytes) -> int:
-        """Send a frame as soon as the socket takes it; returns its sequence number.
+    @property
+    def unsent(self) -> int:
+        """Bytes that are written and not sent."""
+        return self._outbox.size
 
-        Does not block and raises nothing: a failure comes to the owner.
-        """
-        self._sequence += 1
-        if self.closed or self._broken:
-            return self._sequence
-        if self._outbox is None:
-            self._outbox = deque()
-        if self._flush_scheduled:
-            self._outbox.append(frame)
-            self.unsent += len(frame)
-            return self._sequence
-        self._flush_scheduled = True
-        self._hub.loop.run_callback(self._flush)
-        count = self._send(frame)
-        if count == len(frame):
-            self.sent = self._sequence
-        else:
-            self._outbox.append(memoryview(frame)[count:] if count else frame)
-            self.unsent += len(frame) - count
-        return self._sequence
-
-    def write_last(self, frame: bytes) -> None:
-        """Send a frame that is worth it only at once: the connection is about to be closed."""
-        between_frames = not self._outbox or not isinstance(self._outbox[0], memoryview)
-        if between_frames and not self.closed and not self._broken:
-            self._send(frame)
+    @property
+    def sent(self) -> int:
+        """The number of the last frame that was sent as a whole."""
+        return self._outbox.sent
 
     def wait_for_room(self, call: str, timeout: float | None) -> bool:
         """Wait while too much is unsent; blocks.  False when the time is over.
@@ -196,19 +193,9 @@ class Connection:
             self._writers = WaitQueue()
         return self._writers.wait(call, self, timeout)
 
-    def take_back(self, sequence: int) -> bool:
+    def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
-        if sequence <= self.sent:
-            return False
-        if self.closed or self._broken:
-            return True
-        assert self._outbox is not None
-        index = sequence - self.sent - 1
-        if isinstance(self._outbox[index], memoryview):
-            return False
-        self.unsent -= len(self._outbox[index])
-        self._outbox[index] = b""
-        return True
+        return self._outbox.take_back(number)
 
     def stop_reading(self) -> None:
         """Take no more messages, and leave what the peer sends in the kernel."""
@@ -244,13 +231,13 @@ class Connection:
     def forsake(self) -> None:
         """Give the system back what it lent; tells nobody, and sends nothing."""
         self.closed = True
-        for watcher in (self._reader, self._writer, self._stall_timer):
-            if watcher is not None:
-                watcher.close()
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._stall_watch.close()
         self._transport.close()
         self._backlog = []
-        self._outbox = None
-        self.unsent = 0
+        self._outbox.clear()
 
     def _on_readable(self) -> None:
         """Hub callback."""
@@ -269,8 +256,8 @@ class Connection:
         if data:
             self._deliver(self._decoder.feed(data))
             if self._decoder.partial and not self.closed:
-                self._watch_stall()
-                self._progress = self._now()
+                self._stall_watch.begin()
+                self._stall_watch.move()
         else:
             self._end_input()
 
@@ -289,12 +276,20 @@ class Connection:
     def _deliver(self, messages: list[Message]) -> None:
         rest = iter(messages)
         for message in rest:
+            if self._logs_frames:
+                self._log_message(message)
             self._owner._on_message(message)
             if not self._reading or self.closed:
                 self._backlog = list(rest)
                 return
         if self._decoder.error is not None:
             self._owner._on_broken(self._decoder.error, self._decoder.refused)
+
+    def _log_message(self, message: Message) -> None:
+        kind, flags, id, arg, parts = message
+        sizes = [len(part) for part in parts]
+        text = "from %s: kind %d, flags %d, id %d, arg %d, parts of %s bytes"
+        log_soon(bus_logger, logging.DEBUG, text, self.peer, kind, flags, id, arg, sizes)
 
     def _resume(self) -> None:
         """Hub callback."""
@@ -304,8 +299,8 @@ class Connection:
         self._deliver(backlog)
         if self._reading and not self.closed and not self._reader.active:
             if self._decoder.partial:
-                self._watch_stall()
-            self._progress = self._now()
+                self._stall_watch.begin()
+            self._stall_watch.move()
             self._reader.start(self._on_readable)
 
     def _end_input(self) -> None:
@@ -348,7 +343,7 @@ class Connection:
             return
         self._flush_scheduled = False
         if self._outbox:
-            self._send_outbox(self._outbox)
+            self._send_outbox()
         elif self._transport.wants_write:
             self._send(b"")
         if self._broken:
@@ -358,36 +353,22 @@ class Connection:
         elif self.closing:
             self.close()
             return
-        while self._writers and self.unsent < self._limits.high_water and not self.closed:
+        while self._writers and self._outbox.size < self._limits.high_water and not self.closed:
             self._writers.wake_next()
-        if self.tells_room and self.unsent < self._limits.high_water:
+        if self.tells_room and self._outbox.size < self._limits.high_water:
             self.tells_room = False
             self._owner._on_room()
 
-    def _send_outbox(self, outbox: deque[bytes | memoryview]) -> None:
+    def _send_outbox(self) -> None:
         """Send as much of the outbox as the socket takes."""
-        while outbox:
-            frames, size = 0, 0
-            for frame in islice(outbox, _SEND_FRAMES):
-                if frames and size + len(frame) > _SEND_SIZE:
-                    break
-                frames += 1
-                size += len(frame)
-            data = outbox[0] if frames == 1 else b"".join(islice(outbox, frames))
-            count = self._send(data) if size else 0
-            self.unsent -= count
+        while self._outbox:
+            chunk = self._outbox.chunk()
+            count = self._send(chunk) if chunk else 0
             if count:
-                self._progress = self._now()
-            if count < size:
-                while len(outbox[0]) <= count:
-                    count -= len(outbox.popleft())
-                    self.sent += 1
-                if count:
-                    outbox[0] = memoryview(outbox[0])[count:]
+                self._stall_watch.move()
+            self._outbox.advance(count, count == len(chunk))
+            if count < len(chunk):
                 return
-            for _ in range(frames):
-                outbox.popleft()
-            self.sent += frames
 
     def _wait_until_writable(self) -> None:
         # While it waits, `_flush_scheduled` keeps writers from trying themselves.
@@ -397,7 +378,7 @@ class Connection:
             self._writer = loop.io(self._transport.fileno(), _WRITE)
         self._writer.start(self._on_writable)
         if self._drops_slow_readers:
-            self._watch_stall()
+            self._stall_watch.begin()
 
     def _on_writable(self) -> None:
         """Hub callback."""
@@ -408,41 +389,15 @@ class Connection:
         if read_waits and self._reading and not self.closed:
             self._on_readable()
 
-    def _now(self) -> float:
-        now: float = self._hub.loop.now()
-        return now
-
     @property
-    def _should_move(self) -> bool:
-        """Whether the peer holds up something that it began."""
+    def expects_move(self) -> bool:
+        """Whether the peer holds up something that it began; see `StallWatch`."""
         if not self._transport.ready or (self._decoder.partial and self._reading):
             return True
-        return self._drops_slow_readers and self.unsent > 0
+        return self._drops_slow_readers and self._outbox.size > 0
 
-    def _watch_stall(self) -> None:
-        """From now on, something has to move before the stall time-out."""
-        if self._stall_timer is None or not self._stall_timer.active:
-            self._progress = self._now()
-            self._look_again(self._limits.stall_timeout, False)
-
-    def _look_again(self, seconds: float, suspected: bool) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.close()
-        self._stall_timer = self._hub.loop.timer(seconds)
-        self._stall_timer.start(self._on_stall_timer, suspected, update=True)
-
-    def _on_stall_timer(self, suspected: bool) -> None:
+    def _on_stall(self) -> None:
         """Hub callback."""
-        if not self._should_move:
-            return
-        stall_timeout = self._limits.stall_timeout
-        left = self._progress + stall_timeout - self._now()
-        if left > 0:
-            self._look_again(left, False)
-        elif not suspected:
-            # It may be the hub that was late.  Then what the peer did meanwhile
-            # is seen in the next turn, before this timer.
-            self._look_again(_NEXT_TURN, True)
-        else:
-            self._owner._on_broken(ConnectionLost(f"the peer stalled for {stall_timeout} s"), None)
-            self.close()
+        error = ConnectionLost(f"the peer stalled for {self._limits.stall_timeout} s")
+        self._owner._on_broken(error, None)
+        self.close()

@@ -62,8 +62,8 @@ class SocketTransaction(ClientTransaction[Request, Response]):
     """A request that was sent over a socket."""
 
     _bus: LinkOwner
-    # The sequence number of its frame on the connection.
-    _sequence = 0
+    # The number of its frame on the connection.
+    _frame_number = 0
     _decoded = False
     # Its time is over, and only the server's last word is waited for.
     _expired = False
@@ -134,14 +134,14 @@ class Link(ConnectionOwner):
             frame = wire.encode(wire.PLAIN, 0, 0, 0, parts)
         else:
             frame = wire.encode(wire.REQUEST, flags, transaction._id, arg, parts)
-        transaction._sequence = self.connection.write(frame)
+        transaction._frame_number = self.connection.write(frame)
         return transaction
 
     def withdraw(self, transaction: SocketTransaction[Any, Any]) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
         del self._open[transaction._id]
         outcome = Outcome.UNKNOWN
-        if self.connection.take_back(transaction._sequence):
+        if self.connection.take_back(transaction._frame_number):
             outcome = Outcome.NOT_SENT
             if self.client._plain:
                 self._plain_order.remove(transaction)
@@ -153,7 +153,7 @@ class Link(ConnectionOwner):
     def ask_for_last_word(self, transaction: SocketTransaction[Any, Any]) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         connection = self.connection
-        if self.client._plain or connection.closed or transaction._sequence > connection.sent:
+        if self.client._plain or connection.closed or transaction._frame_number > connection.sent:
             return False
         connection.write(wire.encode(wire.CANCEL, 0, transaction._id, 0, ()))
         transaction._timer.close()
@@ -169,7 +169,7 @@ class Link(ConnectionOwner):
             if transaction._expired:
                 transaction._time_out(Outcome.UNKNOWN)
                 continue
-            unsent = transaction._sequence > self.connection.sent
+            unsent = transaction._frame_number > self.connection.sent
             error = error_type(message, outcome=Outcome.NOT_SENT if unsent else Outcome.UNKNOWN)
             error.__cause__ = cause
             transaction._fail(error)

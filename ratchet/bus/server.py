@@ -17,7 +17,6 @@ from ratchet._wait import check_hub
 from ratchet.bus.address import SocketFile, shown
 from ratchet.bus.codecs import Address, Decode, Encode
 from ratchet.bus.limits import Limits
-from ratchet.bus.pending import PendingRequest
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
@@ -140,12 +139,6 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
     def _dequeue(self, request: SocketRequest[Any, Any]) -> None:
         self._inbox.remove(request)
         self._go_on_if_room()
-
-    def _next(self, timeout: float | None = None) -> PendingRequest[Request, Response]:
-        request = super()._next(timeout)
-        if self._held_up:
-            self._go_on_if_room()
-        return request
 
     def _go_on_if_room(self) -> None:
         # Not at the first free place, or each request would stop all connections.

@@ -41,6 +41,12 @@ class SessionOwner(RequestOwner):
     def _dequeue(self, request: SocketRequest[Any, Any]) -> None:
         """A queued request is not to be taken any more."""
 
+    @abstractmethod
+    def _go_on_if_room(self) -> None:
+        """A request has left the queue, whatever becomes of it."""
+
+    # Whether nothing is read, because too many requests are queued.
+    _held_up: bool
     _sessions: set[Session]
     _decode: Decode[Any]
     _encode: Encode[Any]
@@ -72,6 +78,8 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._parts: Sequence[bytes] = parts
 
     def _take(self) -> bool:
+        if self._bus._held_up:
+            self._bus._go_on_if_room()
         if self._session.connection.crowded and not self._one_way:
             # Its client does not read: no thread is to wait for that.
             self._session.park(self)

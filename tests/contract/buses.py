@@ -65,17 +65,19 @@ def listening(kind: str, directory: Path) -> Any:
     return listener
 
 
-def connected(address: Any) -> Any:
-    """A socket that is connected to what a server's `address` says."""
+def connected(address: Any, tls: Any = None) -> Any:
+    """A socket that is connected to what a server's `address` says; over TLS if given a context."""
     if isinstance(address, tuple):
-        return socket.create_connection(address)
-    connected = socket.socket(socket.AF_UNIX)
+        connected = socket.create_connection(address)
+    else:
+        connected = socket.socket(socket.AF_UNIX)
     try:
-        connected.connect(address.removeprefix("unix:"))
+        if not isinstance(address, tuple):
+            connected.connect(address.removeprefix("unix:"))
+        return connected if tls is None else tls.wrap_socket(connected, server_hostname=address[0])
     except OSError:
         connected.close()
         raise
-    return connected
 
 
 class Bus:

@@ -33,7 +33,7 @@ def test_the_deadline_passes_while_a_request_is_queued_and_it_is_never_delivered
 def test_the_deadline_passes_while_the_hub_is_late_and_the_request_is_never_delivered(bus: Bus) -> None:
     sent = bus.client.send_request("question", timeout=0.02)
     if bus.kind != "local":
-        bus.wait_for_queued(1)
+        wait_until(lambda: bus.server.stats().queued == 1 or sent.done)
     burn(0.03)
     # No timer has fired yet: the very next call must see the time itself.
     with pytest.raises(BusTimeout):
@@ -54,9 +54,11 @@ def test_serve_does_not_run_a_request_whose_deadline_passed_while_it_was_queued(
         ran.append(request)
         burn(request)
 
-    start(bus.server.serve, handler, workers=1)
     busy = bus.client.send_request(0.04)
     sent = bus.client.send_request(0, timeout=0.02)
+    # Both are there, or else the second one's time would begin after the first.
+    wait_until(lambda: bus.server.stats().queued == 2 or sent.done)
+    start(bus.server.serve, handler, workers=1)
     with pytest.raises(BusTimeout):
         sent.recv_response(LONG)
     busy.recv_response(LONG)
@@ -175,11 +177,11 @@ def test_behind_a_block_within_a_block_the_outer_deadline_holds_again(bus: Bus, 
 
 
 def test_a_request_made_when_the_inherited_time_is_over_is_not_sent(bus: Bus, back_end: Bus) -> None:
-    bus.client.send_request("question", timeout=0.01)
+    bus.client.send_request("question", timeout=0.05)
     transaction = bus.take()
     errors: list[BusTimeout] = []
     with transaction:
-        burn(0.02)
+        burn(0.06)
         try:
             back_end.client.call("question")
         except BusTimeout as error:

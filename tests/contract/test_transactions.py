@@ -94,7 +94,7 @@ def test_what_a_handler_answered_itself_is_not_answered_again(bus: Bus, start: S
 def test_an_answer_after_the_client_gave_up_returns_false_and_is_counted(
     bus: Bus, give_up: str, answer: Callable[[Any], bool]
 ) -> None:
-    sent = bus.client.send_request("question", timeout=0.01 if give_up == "time-out" else None)
+    sent = bus.client.send_request("question", timeout=0.05 if give_up == "time-out" else None)
     transaction = bus.take()
     if give_up == "cancel":
         sent.cancel()
@@ -572,7 +572,7 @@ class Request:
 
     def __init__(self, bus: Bus, give_up: str, request: object = "question") -> None:
         self.cancels = give_up == "cancel"
-        self.sent = bus.client.send_request(request, timeout=None if self.cancels else 0.05)
+        self.sent = bus.client.send_request(request, timeout=None if self.cancels else 0.1)
 
     def give_up(self) -> None:
         if self.cancels:

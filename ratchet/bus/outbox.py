@@ -1,0 +1,99 @@
+"""Frames that are written and not sent yet, in order, each with its number.
+
+Rules of this room: it knows no socket.  A frame goes out as a whole or, if the
+socket takes less, in pieces; which frames have left as a whole can be told by
+their numbers, and one of which nothing has left can be taken back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import Final
+
+# How much is joined for one send.  More costs a copy for nothing: it is about
+# what a socket's buffer takes.
+_CHUNK_SIZE: Final = 256 * 1024
+_CHUNK_FRAMES: Final = 1024
+
+
+class Outbox:
+    """The frames of one connection.
+
+    Attributes:
+        written: how many frames were written so far: the number of the last one.
+        sent: how many of them have left as a whole.
+        size: bytes that are written and have not left.
+    """
+
+    __slots__ = ("_chunk_frames", "_frames", "sent", "size", "written")
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.sent = 0
+        self.size = 0
+        # A bytes object or, where a part of it has left, a view of the rest.
+        # Made on first use: most connections never need it, and it is large.
+        self._frames: deque[bytes | memoryview] | None = None
+        self._chunk_frames = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether the last byte that left was the last one of its frame."""
+        return not self._frames or not isinstance(self._frames[0], memoryview)
+
+    def add(self, frame: bytes, already_left: int = 0) -> None:
+        """Keep the frame that was written last, of which some bytes may have left."""
+        if self._frames is None:
+            self._frames = deque()
+        self._frames.append(memoryview(frame)[already_left:] if already_left else frame)
+        self.size += len(frame) - already_left
+
+    def chunk(self) -> bytes | memoryview:
+        """What to send next: as many frames as make a good size, joined."""
+        assert self._frames
+        frames, size = 0, 0
+        for frame in islice(self._frames, _CHUNK_FRAMES):
+            if frames and size + len(frame) > _CHUNK_SIZE:
+                break
+            frames += 1
+            size += len(frame)
+        self._chunk_frames = frames
+        return self._frames[0] if frames == 1 else b"".join(islice(self._frames, frames))
+
+    def advance(self, count: int, whole: bool) -> None:
+        """So many bytes of the last chunk have left; `whole` if that was all of it."""
+        assert self._frames
+        self.size -= count
+        if whole:
+            for _ in range(self._chunk_frames):
+                self._frames.popleft()
+            self.sent += self._chunk_frames
+            return
+        while len(self._frames[0]) <= count:
+            count -= len(self._frames.popleft())
+            self.sent += 1
+        if count:
+            self._frames[0] = memoryview(self._frames[0])[count:]
+
+    def take_back(self, number: int) -> bool:
+        """Remove a frame of which nothing has left; False if that is too late."""
+        if number <= self.sent:
+            return False
+        index = number - self.sent - 1
+        if self._frames is None or index >= len(self._frames):
+            # It was never kept, because nothing can be sent any more.
+            return True
+        if isinstance(self._frames[index], memoryview):
+            return False
+        self.size -= len(self._frames[index])
+        self._frames[index] = b""
+        return True
+
+    def clear(self) -> None:
+        """Drop what is left; it counts as not sent."""
+        self._frames = None
+        self.size = 0

@@ -1,0 +1,75 @@
+"""Notices that a peer has stopped in the middle of something.
+
+Rules of this room: a hub that is late is not mistaken for a peer that stalls.
+No timer runs while nothing is expected of the peer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from gevent.hub import Hub
+
+# Seconds for a timer that is to fire after what the next poll finds.
+_NEXT_TURN: Final = 0.01
+
+
+class Stallable(Protocol):
+    """What is watched."""
+
+    @property
+    def expects_move(self) -> bool:
+        """Whether the peer has begun something that it has to go on with."""
+
+    def _on_stall(self) -> None:
+        """Nothing moved for the whole time-out.  Called from the hub."""
+
+
+class StallWatch:
+    """Sees to it that what began moves on within `timeout` seconds, again and again."""
+
+    __slots__ = ("_hub", "_last_move", "_timeout", "_timer", "_watched")
+
+    def __init__(self, hub: Hub, timeout: float, watched: Stallable) -> None:
+        self._hub = hub
+        self._timeout = timeout
+        self._watched = watched
+        self._last_move = 0.0
+        self._timer: Any = None
+
+    def begin(self) -> None:
+        """Something has begun; does nothing if it is being watched already."""
+        if self._timer is None:
+            self.move()
+            self._look_after(self._timeout, False)
+
+    def move(self) -> None:
+        """Something has moved."""
+        self._last_move = self._hub.loop.now()
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _look_after(self, seconds: float, suspected: bool) -> None:
+        self.close()
+        self._timer = self._hub.loop.timer(seconds)
+        self._timer.start(self._look, suspected, update=True)
+
+    def _look(self, suspected: bool) -> None:
+        """Hub callback."""
+        if not self._watched.expects_move:
+            self.close()
+            return
+        left = self._last_move + self._timeout - self._hub.loop.now()
+        if left > 0:
+            self._look_after(left, False)
+        elif not suspected:
+            # It may be the hub that was late.  Then what the peer did meanwhile
+            # is seen in the next turn, before this timer.
+            self._look_after(_NEXT_TURN, True)
+        else:
+            self.close()
+            self._watched._on_stall()

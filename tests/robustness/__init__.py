@@ -1,0 +1,1 @@
+"""Tests of what happens when everything goes wrong: faults, kills, garbage, crowds."""
