@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import traceback
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -28,7 +28,8 @@ from greenlet import getcurrent, greenlet
 
 from ratchet._fork import tell_after_fork
 from ratchet._log import kernel_logger
-from ratchet._wait import check_hub, freeze, suspend, waiting_on
+from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
+from ratchet._wait import check_hub, freeze, waiting_on
 from ratchet.errors import DeadlockError
 
 __all__ = ["Ratchet", "Thread"]
@@ -224,15 +225,8 @@ class Ratchet:
         """
         check_hub(self._hub, self)
         if self._foreground:
-            loop: Any = self._hub.loop
-            # MINPRI: everything that this turn's poll found runs before the
-            # check watcher ends the turn.
-            with loop.check(ref=False, priority=loop.MINPRI) as end_of_turn, loop.idle(ref=False) as nudge:
-                if noblock or loop._callbacks:
-                    # What can run already is what this turn is for.  An active
-                    # idle watcher keeps the poll from blocking after it.
-                    nudge.start(_do_nothing)
-                self._wait_for_change(end_of_turn)
+            with end_of_turn(self._hub, noblock) as turn:
+                self._wait_for_change(turn)
         self._raise_error()
         return self._foreground > 0
 
@@ -281,50 +275,19 @@ class Ratchet:
                 del _entered[getcurrent()]
             self.close()
 
-    def _wait_for_change(self, end_of_turn: Any = None) -> None:
-        """Sleep until a thread's end, an error or `stop()`, or `end_of_turn` fires."""
+    def _wait_for_change(self, turn: Any = None) -> None:
+        """Sleep until a thread's end, an error or `stop()`, or the end of `turn`."""
         check_hub(self._hub, self)
         if self._looper is not None:
             raise RuntimeError(f"{self!r} is already run by another greenlet")
         looper: Waiter[Any] = Waiter(self._hub)
         self._looper = looper
         try:
-            if getcurrent() is not self._hub.parent:
-                self._suspend_off_main(looper, end_of_turn)
-            else:
-                if end_of_turn is not None:
-                    _end_with_turn(end_of_turn, looper)
-                suspend(looper, "loop", self)
+            suspend_until_nothing_is_left(looper, self, turn)
         except LoopExit:
             raise self._deadlock() from None
         finally:
             self._looper = None
-
-    def _suspend_off_main(self, looper: Waiter[Any], end_of_turn: Any) -> None:
-        """Sleep in a greenlet to which the hub does not say by itself that nothing is left.
-
-        gevent raises `LoopExit` in the main greenlet only.  This watcher looks
-        for the same thing, last before each poll, and tells this greenlet.  It
-        counts as something left itself, or the hub could end before it looks.
-        """
-        loop: Any = self._hub.loop
-        with loop.prepare(priority=loop.MINPRI) as before_poll, loop.timer(0.0) as next_turn:
-            before_poll.start(_tell_if_nothing_left, self._hub, next_turn, looper)
-            # A prepare watcher that starts in the midst of a turn misses this turn's poll.
-            if end_of_turn is None:
-                next_turn.start(_do_nothing)
-            elif loop._callbacks:
-                # Something runs in this turn, so it is one that counts.
-                _end_with_turn(end_of_turn, looper)
-                next_turn.start(_do_nothing)
-            else:
-                next_turn.start(end_of_turn.start, looper.switch, None)
-            _off_main[self._hub] += 1
-            try:
-                if suspend(looper, "loop", self) is _NOTHING_LEFT:
-                    raise LoopExit
-            finally:
-                _off_main[self._hub] -= 1
 
     def _after_fork(self) -> None:
         """In a forked child: its threads are copies of the parent's, and must not run."""
@@ -395,9 +358,7 @@ def kernel_of(thread: greenlet) -> Ratchet:
 
 _entered: dict[greenlet, list[Ratchet]] = {}
 _shared: weakref.WeakKeyDictionary[Hub, Ratchet] = weakref.WeakKeyDictionary()
-_off_main: Counter[Hub] = Counter()
 _quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
-_NOTHING_LEFT = object()
 
 
 def _leave_errors_to_kernels(hub: Hub) -> None:
@@ -423,34 +384,5 @@ def _leave_errors_to_kernels(hub: Hub) -> None:
     setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
 
 
-def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None:
-    """Hub callback.  It does not switch itself: gevent has run this turn's
-    callbacks already, and those that a woken thread adds would wait for an event.
-    """
-    loop: Any = hub.loop
-    if loop.activecnt == _off_main[hub]:
-        next_turn.start(looper.switch, _NOTHING_LEFT)
-
-
-def _end_with_turn(end_of_turn: Any, looper: Waiter[Any]) -> None:
-    """Wake `looper` when the turn ends and all that can run now has run.
-
-    The last of what is queued says when that is: gevent puts callbacks off to a
-    later turn when those of one take long.
-    """
-    loop: Any = looper.hub.loop
-    last = loop.run_callback(_do_nothing) if loop._callbacks else None
-
-    def wake() -> None:
-        if last is None or not last.pending:
-            looper.switch(None)
-
-    end_of_turn.start(wake)
-
-
 def _log_error(error: BaseException, thread: Thread) -> None:
     kernel_logger.error("thread %s died with nobody to tell: %r", thread.name, error, exc_info=error)
-
-
-def _do_nothing() -> None:
-    pass
