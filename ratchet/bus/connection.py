@@ -200,7 +200,8 @@ class Connection:
     def stop_reading(self) -> None:
         """Take no more messages, and leave what the peer sends in the kernel."""
         self._reading = False
-        if not self.closed:
+        # A handshake goes on: its time is limited, and it takes next to no memory.
+        if not self.closed and self._transport.ready:
             self._reader.stop()
 
     def start_reading(self) -> None:
@@ -271,6 +272,8 @@ class Connection:
         if self._transport.wants_write:
             self._wait_until_writable()
         elif self._transport.ready:
+            if not self._reading:
+                self._reader.stop()
             self._flush()
 
     def _deliver(self, messages: list[Message]) -> None:

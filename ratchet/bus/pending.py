@@ -214,8 +214,9 @@ class ServerTransaction(Generic[Request, Response]):
         and what `response_to_bus` raises: the client gets a `RemoteError` then.
         """
         pending = self._pending
-        if get_hub() is not pending._bus._hub:
-            check_hub(pending._bus._hub, self)
+        bus = pending._bus
+        if get_hub() is not bus._hub:
+            check_hub(bus._hub, self)
         if not pending._claim():
             return False
         try:

@@ -127,10 +127,13 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _next(self, timeout: float | None = None) -> PendingRequest[Request, Response]:
         """Take the next request that is to be handled."""
-        check_timeout(timeout)
-        deadline = deadline_after(timeout)
+        deadline = None
+        if timeout is not None:
+            check_timeout(timeout)
+            deadline = deadline_after(timeout)
+        get = self._inbox.get
         while True:
-            pending = self._inbox.get(None if deadline is None else time_left(deadline))
+            pending = get(None if deadline is None else time_left(deadline))
             if pending._take():
                 return pending
 

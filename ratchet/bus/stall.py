@@ -10,8 +10,10 @@ from typing import Any, Final, Protocol
 
 from gevent.hub import Hub
 
-# Seconds for a timer that is to fire after what the next poll finds.
-_NEXT_TURN: Final = 0.01
+# A peer that seems to stall is looked at again so often, each time after so many
+# seconds and thus in a turn of its own.
+_LAST_LOOKS: Final = 5
+_LAST_LOOK: Final = 0.01
 
 
 class Stallable(Protocol):
@@ -41,7 +43,7 @@ class StallWatch:
         """Something has begun; does nothing if it is being watched already."""
         if self._timer is None:
             self.move()
-            self._look_after(self._timeout, False)
+            self._look_after(self._timeout, 0)
 
     def move(self) -> None:
         """Something has moved."""
@@ -53,23 +55,23 @@ class StallWatch:
             self._timer.close()
             self._timer = None
 
-    def _look_after(self, seconds: float, suspected: bool) -> None:
+    def _look_after(self, seconds: float, looks: int) -> None:
         self.close()
         self._timer = self._hub.loop.timer(seconds)
-        self._timer.start(self._look, suspected, update=True)
+        self._timer.start(self._look, looks, update=True)
 
-    def _look(self, suspected: bool) -> None:
+    def _look(self, looks: int) -> None:
         """Hub callback."""
         if not self._watched.expects_move:
             self.close()
             return
         left = self._last_move + self._timeout - self._hub.loop.now()
         if left > 0:
-            self._look_after(left, False)
-        elif not suspected:
-            # It may be the hub that was late.  Then what the peer did meanwhile
-            # is seen in the next turn, before this timer.
-            self._look_after(_NEXT_TURN, True)
+            self._look_after(left, 0)
+        elif looks < _LAST_LOOKS:
+            # It may be the hub that was late.  Then what the peer did meanwhile is
+            # seen in the next turns, and several if the peer is on the same hub.
+            self._look_after(_LAST_LOOK, looks + 1)
         else:
             self.close()
             self._watched._on_stall()

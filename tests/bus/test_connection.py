@@ -1092,11 +1092,14 @@ def test_a_peer_that_stalls_in_the_middle_of_a_message_is_dropped(make_pair: Mak
 
 def test_a_peer_that_is_silent_between_messages_is_not_dropped(make_pair: MakePair) -> None:
     pair = make_pair(stall_timeout=0.4, drops_slow_readers=True)
+    polls()
+    silent = active_watchers()
     pair.peer.sendall(request(1)[:-1])
-    wait_until(lambda: pair.connection._decoder.partial)
+    # The middle of a message is watched by a timer.
+    wait_until(lambda: active_watchers() > silent)
     pair.peer.sendall(request(1)[-1:] + request(2))
     wait_until(lambda: pair.owner.messages)
-    wait_until(lambda: not pair.connection._stall_timer.active)
+    wait_until(lambda: active_watchers() <= silent, "the end of the timer")
     assert pair.owner.events == ["message", "message"]
 
 

@@ -619,12 +619,14 @@ def test_a_large_message_in_pieces_holds_little_more_than_its_size(size: int, pa
     encoded = encode(wire.REQUEST, 0, 1, 0, [b"x" * (length // parts)] * parts)
     using = Decoder(limits.max_message, limits.max_parts)
     received: list[Message] = []
-    worst, total = allocated(lambda piece: received.extend(using.feed(piece)), pieces_of(encoded, size))
+    pieces = pieces_of(encoded, size)
+    worst, total = allocated(lambda piece: received.extend(using.feed(piece)), pieces)
     assert [len(message[4]) for message in received] == [parts]
     # Twice: what was collected, and the parts made from it.
-    assert worst < 3 * length + 64 * 1024
+    assert worst < 3 * length + 128 * 1024
     # A buffer that is copied for each piece would ask for hundreds of times the size.
-    assert total < 40 * length
+    # Each call may take something for itself, the more so when coverage is measured.
+    assert total < 40 * length + 4000 * len(pieces)
 
 
 def test_a_peer_that_declares_much_and_sends_little_takes_little_memory() -> None:
