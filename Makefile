@@ -3,6 +3,7 @@
 PYTHON ?= python3
 FOLDER ?= ratchet
 PYTEST_ARGS ?=
+SECONDS ?= 180
 
 VENV := .venv
 # One -q would still show warnings about how pip itself is set up.
@@ -21,11 +22,12 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test soak check clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests and report what they cover; PYTEST_ARGS goes to pytest"
+	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
 	@echo "make check  check style and types, then test the wheel on every Python that is installed"
 	@echo "make clean  remove everything that these commands made"
 
@@ -36,6 +38,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@echo "== test: pytest with branch coverage"
 	@$(VENV)/bin/pytest $(COVERAGE) $(PYTEST_ARGS)
+
+soak: $(VENV)/installed-dev
+	@echo "== soak: clients that come and go for $(SECONDS) s"
+	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.soak --seconds $(SECONDS)
 
 check: $(VENV)/installed-dev
 	@echo "== check: style, formatting and types, then the wheel on every installed Python"

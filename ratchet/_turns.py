@@ -81,6 +81,8 @@ def _suspend_off_main(looper: Waiter[Any], subject: object, turn: Any) -> None:
                 raise LoopExit
         finally:
             _off_main[hub] -= 1
+            if not _off_main[hub]:
+                del _off_main[hub]
 
 
 def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None:

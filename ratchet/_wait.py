@@ -2,9 +2,9 @@
 
 Rules of this room:
 
-- No other module switches greenlets.  A thread goes to sleep in `suspend`,
-  and is woken through the private `Waiter` that it sleeps on: a wake that
-  comes too late finds no greenlet in the waiter and does nothing.
+- No other module switches to a greenlet.  A thread of ours goes to sleep in
+  `suspend`, and is woken through the private `Waiter` that it sleeps on: a wake
+  that comes too late finds no greenlet in the waiter and does nothing.
 - `GreenletExit` and `gevent.Timeout` may come out of `suspend` instead of a
   value.  Whoever registered a waiter takes it back when that happens.
 - What a greenlet waits for is not stored anywhere: `waiting_on` reads it from
@@ -61,11 +61,16 @@ class WaitQueue(deque):  # type: ignore[type-arg]  # of Waiter[Any]
         try:
             woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT
         except BaseException:
-            self.remove(waiter)
+            self._forget(waiter)
             raise
         if not woken:
-            self.remove(waiter)
+            self._forget(waiter)
         return woken
+
+    def _forget(self, waiter: Waiter[Any]) -> None:
+        # A forked child has cleared the queues of its parent.
+        if waiter in self:
+            self.remove(waiter)
 
     def wake_next(self) -> None:
         """Run the thread that has waited longest.  Only from a hub callback."""
@@ -85,8 +90,8 @@ _frozen: list[greenlet] = []
 def freeze(thread: greenlet) -> bool:
     """See to it that a thread which sleeps in `suspend` is never resumed; False if it does not.
 
-    For a forked child's copies of its parent's threads.  They must not end
-    either, because their `finally` blocks are the parent's business.
+    For a forked child's copies of its parent's threads.  It is better than to
+    end them, because their `finally` blocks are the parent's business.
     """
     frame = thread.gr_frame
     if not isinstance(frame, FrameType) or frame.f_code is not suspend.__code__:

@@ -6,8 +6,8 @@ Rules of this room:
   that.  It only knows which threads are its own, and when `loop()` may return.
 - A thread's end is noticed in a hub callback (`_on_end`), which must not block
   or run user code: the error handler gets a thread of its own.
-- State is changed by `attach`, by `_on_end` and by the one greenlet that is in
-  `loop()`, nowhere else.
+- Which threads there are is changed by `attach` and by `_on_end`, nowhere else
+  but in a forked child.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gevent.exceptions import LoopExit
 from gevent.hub import Hub, Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet._death import on_thread_end
 from ratchet._fork import tell_after_fork
 from ratchet._log import kernel_logger
 from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
@@ -318,6 +319,7 @@ class Ratchet:
         del self._threads[thread]
         if not thread.background:
             self._foreground -= 1
+        on_thread_end(thread)
         error = thread.exception
         if error is not None and not isinstance(error, Hub.SYSTEM_ERROR):
             if self._errh is not None:

@@ -80,7 +80,7 @@ class RawPeer:
 
     def end_input(self) -> None:
         """Send no more, but still read."""
-        if isinstance(self._socket, ssl.SSLSocket):
+        if hasattr(self._socket, "do_handshake"):
             try:
                 # TLS has a word of its own for it, which `unwrap` would say and then read no more.
                 self._socket._sslobj.shutdown()

@@ -13,7 +13,7 @@ from helpers import PACKAGE, output_of
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-CORE = {*ERRORS, "_log", "_wait", "_fork"}
+CORE = {*ERRORS, "_log", "_wait", "_fork", "_death"}
 LEAVES = {"bus.wire", "bus.codecs", "bus.limits", "bus.stats", "bus.outbox", "bus.stall", "bus.transport"}
 ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
 SIDES = {"bus.client_side", "bus.server_side"}
@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "_log": ERRORS,
     "_wait": ERRORS,
     "_fork": set(),
+    "_death": set(),
     "_turns": CORE,
     "kernel": {*CORE, "_turns"},
     "thread": {*CORE, "kernel"},
@@ -40,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "bus.inbox": CORE | LEAVES,
     "bus.pending": CORE | LEAVES | ONE_REQUEST - {"bus.pending"},
     "bus.client_side": CORE | LEAVES | ONE_REQUEST,
-    "bus.server_side": CORE | LEAVES | ONE_REQUEST,
+    # Its workers are threads of the scheduler.
+    "bus.server_side": {*CORE, *LEAVES, *ONE_REQUEST, "kernel"},
     "bus.local": CORE | LEAVES | ONE_REQUEST | SIDES,
     "bus.connection": CORE | LEAVES,
     "bus.session": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection"},

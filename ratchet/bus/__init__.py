@@ -13,7 +13,7 @@ from ratchet.bus import codecs
 from ratchet.bus.address import dial, open_listener, parse, shown_target
 from ratchet.bus.client import ClientBus, check_connected
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
-from ratchet.bus.limits import Limits
+from ratchet.bus.limits import Limits, checked_limits
 from ratchet.bus.local import LocalBus, new_local
 from ratchet.bus.pending import ServerTransaction
 from ratchet.bus.server import ServerBus, check_listens
@@ -90,7 +90,7 @@ def new_server(
     check_listens(socket)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context)
-    return ServerBus(socket, decode, encode, limits or Limits(), ssl_context)
+    return ServerBus(socket, decode, encode, checked_limits(limits), ssl_context)
 
 
 @overload
@@ -137,7 +137,7 @@ def new_client(
     """
     peer = check_connected(socket)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
-    bus = ClientBus(peer, encode, decode, limits or Limits(), plain)
+    bus = ClientBus(peer, encode, decode, checked_limits(limits), plain)
     bus.use(transport_of(socket), peer)
     return bus
 
@@ -181,8 +181,9 @@ def listen(
     target = parse(address)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context)
+    limits = checked_limits(limits)
     socket, socket_file = open_listener(target)
-    return ServerBus(socket, decode, encode, limits or Limits(), ssl_context, socket_file)
+    return ServerBus(socket, decode, encode, limits, ssl_context, socket_file)
 
 
 @overload
@@ -227,7 +228,7 @@ def connect(
     Does not block: it connects in the background, and again, with growing pauses,
     whenever the connection is lost.  Requests that are made meanwhile wait for
     the connection within their own time-out.  A request that may have reached
-    the server is never sent again.
+    the server is never sent again.  It goes on until `close()`.
 
     Args:
         ssl_context: turns on TLS; it checks the server's name if it is told to.
@@ -237,6 +238,10 @@ def connect(
     target = parse(address)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     check_context(ssl_context)
-    bus = ClientBus(shown_target(target), encode, decode, limits or Limits(), plain)
+    if isinstance(target, str) and ssl_context is not None and ssl_context.check_hostname:
+        raise ValueError(
+            f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
+        )
+    bus = ClientBus(shown_target(target), encode, decode, checked_limits(limits), plain)
     bus.keep_connected(partial(dial, target, ssl_context))
     return bus

@@ -78,7 +78,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         return self._send(request, 0, request_deadline(timeout), metadata)
 
     def cast(self, request: Request) -> None:
-        self._send(request, wire.ONE_WAY, None, None)
+        self._send(request, wire.ONE_WAY, request_deadline(None), None)
 
     def close(self) -> None:
         """Close the connection at once; see `BusSide.close`."""
@@ -88,7 +88,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             self._dialer.kill(block=False)
         for link in list(self._links):
             link.close()
-        self._hub.loop.run_callback(self._waiters.wake_all)
+        self._waiters_look_again()
 
     def stats(self) -> Stats:
         return self._counters.snapshot(
@@ -131,7 +131,10 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 raise BusTimeout(
                     "the time of the request was over before it was sent", outcome=Outcome.NOT_SENT
                 )
-            arg = math.ceil(min(left * 1000, wire.MAX_ID))
+            arg = math.ceil(min(left * 1000, wire.MAX_ARG))
+        if flags & wire.ONE_WAY:
+            # Only how long it waited was bounded: it is over when it is sent.
+            return link.send(request, flags, 0, parts)
         transaction = link.send(request, flags, arg, parts)
         if deadline is not None:
             transaction._end_at(deadline)
@@ -172,6 +175,9 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         """Send requests over this connection from now on."""
         self._link = link = Link(self, transport, peer)
         self._links.add(link)
+        self._waiters_look_again()
+
+    def _waiters_look_again(self) -> None:
         self._hub.loop.run_callback(self._waiters.wake_all)
 
     def keep_connected(self, dial: Dial) -> None:
@@ -194,6 +200,11 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 transport, peer = dial()
             except OSError as error:
                 self._lost = error
+            except ValueError as error:
+                # No attempt will do better: the address itself is wrong.
+                self._lost, self._dial, self._dialer = error, None, None
+                self._waiters_look_again()
+                return
             else:
                 self._dialer = None
                 if self._closed:
@@ -207,6 +218,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         if link is self._link:
             self._link = None
             self._lost = Rejected("the server is draining")
+            link.connection.wake_writers()
             self._start_dialing()
 
     def _on_link_lost(self, link: Link, error: BaseException | None) -> None:

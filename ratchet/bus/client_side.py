@@ -31,7 +31,9 @@ class ClientSide(BusSide, Generic[Request, Response]):
         Args:
             request: the object to send.
             timeout: seconds for the whole transaction; after that it ends in
-                `BusTimeout`, and the server is told.  A request that is sent
+                `BusTimeout`, and the server is told.  Over a socket its waiters
+                get up to 0.1 s more, for the server's word on whether it ran.
+                A request that is sent
                 while a thread handles another one has no more time than is left
                 of that one's.
             metadata: a small dict of strings that goes along.

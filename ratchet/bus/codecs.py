@@ -24,8 +24,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Object = TypeVar("Object")
 
-Address = Any
-"""What `getpeername()` returns: `(host, port, ...)`, or a path for a Unix socket."""
+Address = tuple[str, int] | str | None
+"""A peer as users write it: `(host, port)`, or `"unix:/path"`; a local bus has none."""
 
 ToBus = Callable[[Object], "bytes | tuple[bytes, Sequence[bytes]]"]
 FromBus = Callable[..., Object]

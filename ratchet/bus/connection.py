@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Final
 
 from gevent.hub import Hub, get_hub
@@ -51,6 +52,10 @@ class ConnectionOwner(ABC):
         """The peer broke the wire format, a limit, or off; `refused` is as in `Decoder`."""
 
     @abstractmethod
+    def _on_crowded(self) -> None:
+        """What is unsent has reached the high-water mark."""
+
+    @abstractmethod
     def _on_room(self) -> None:
         """What is unsent fell below the high-water mark, and `tells_room` was set."""
 
@@ -79,13 +84,14 @@ class Connection:
         "_drops_slow_readers",
         "_flush_scheduled",
         "_hub",
+        "_input_watch",
         "_limits",
         "_logs_frames",
         "_outbox",
+        "_output_watch",
         "_owner",
         "_reader",
         "_reading",
-        "_stall_watch",
         "_transport",
         "_writer",
         "_writers",
@@ -121,7 +127,9 @@ class Connection:
         self.closing = False
         self._writers: WaitQueue | None = None
         self._drops_slow_readers = drops_slow_readers
-        self._stall_watch = StallWatch(self._hub, limits.stall_timeout, self)
+        # Made on first use: most connections never need them.
+        self._input_watch: StallWatch | None = None
+        self._output_watch: StallWatch | None = None
         self.tells_room = False
         self.closed = False
         self.peer = peer
@@ -130,7 +138,7 @@ class Connection:
         self._writer: Any = None
         self._reader.start(self._on_readable)
         if not transport.ready:
-            self._stall_watch.begin()
+            self._watch_input()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
@@ -150,7 +158,7 @@ class Connection:
         if self.closed or self._broken:
             return outbox.written
         if self._flush_scheduled:
-            outbox.add(frame)
+            self._keep(frame, 0)
             return outbox.written
         self._flush_scheduled = True
         self._hub.loop.run_callback(self._flush)
@@ -158,8 +166,15 @@ class Connection:
         if count == len(frame):
             outbox.sent = outbox.written
         else:
-            outbox.add(frame, count)
+            self._keep(frame, count)
         return outbox.written
+
+    def _keep(self, frame: bytes, already_sent: int) -> None:
+        if self._output_watch is not None and not self._outbox:
+            self._output_watch.move()
+        self._outbox.add(frame, already_sent)
+        if self._outbox.size >= self._limits.high_water:
+            self._owner._on_crowded()
 
     def write_last(self, frame: bytes) -> None:
         """Send a frame that is worth it only at once: the connection is about to be closed."""
@@ -193,6 +208,11 @@ class Connection:
             self._writers = WaitQueue()
         return self._writers.wait(call, self, timeout)
 
+    def wake_writers(self) -> None:
+        """Let those who wait for room look again at whether they still want it."""
+        if self._writers:
+            self._hub.loop.run_callback(self._writers.wake_all)
+
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
         return self._outbox.take_back(number)
@@ -225,8 +245,7 @@ class Connection:
         if self.closed:
             return
         self.forsake()
-        if self._writers:
-            self._hub.loop.run_callback(self._writers.wake_all)
+        self.wake_writers()
         self._owner._on_closed(error)
 
     def forsake(self) -> None:
@@ -235,7 +254,9 @@ class Connection:
         self._reader.close()
         if self._writer is not None:
             self._writer.close()
-        self._stall_watch.close()
+        for watch in (self._input_watch, self._output_watch):
+            if watch is not None:
+                watch.close()
         self._transport.close()
         self._backlog = []
         self._outbox.clear()
@@ -257,8 +278,7 @@ class Connection:
         if data:
             self._deliver(self._decoder.feed(data))
             if self._decoder.partial and not self.closed:
-                self._stall_watch.begin()
-                self._stall_watch.move()
+                self._watch_input()
         else:
             self._end_input()
 
@@ -302,8 +322,7 @@ class Connection:
         self._deliver(backlog)
         if self._reading and not self.closed and not self._reader.active:
             if self._decoder.partial:
-                self._stall_watch.begin()
-            self._stall_watch.move()
+                self._watch_input()
             self._reader.start(self._on_readable)
 
     def _end_input(self) -> None:
@@ -367,8 +386,8 @@ class Connection:
         while self._outbox:
             chunk = self._outbox.chunk()
             count = self._send(chunk) if chunk else 0
-            if count:
-                self._stall_watch.move()
+            if count and self._output_watch is not None:
+                self._output_watch.move()
             self._outbox.advance(count, count == len(chunk))
             if count < len(chunk):
                 return
@@ -380,8 +399,9 @@ class Connection:
             loop: Any = self._hub.loop
             self._writer = loop.io(self._transport.fileno(), _WRITE)
         self._writer.start(self._on_writable)
-        if self._drops_slow_readers:
-            self._stall_watch.begin()
+        if self._output_watch is None:
+            self._output_watch = self._new_watch(self._expects_output)
+        self._output_watch.begin()
 
     def _on_writable(self) -> None:
         """Hub callback."""
@@ -392,12 +412,26 @@ class Connection:
         if read_waits and self._reading and not self.closed:
             self._on_readable()
 
-    @property
-    def expects_move(self) -> bool:
-        """Whether the peer holds up something that it began; see `StallWatch`."""
-        if not self._transport.ready or (self._decoder.partial and self._reading):
-            return True
-        return self._drops_slow_readers and self._outbox.size > 0
+    def _new_watch(self, expects_move: Callable[[], bool]) -> StallWatch:
+        return StallWatch(self._hub, self._limits.stall_timeout, expects_move, self._on_stall)
+
+    def _watch_input(self) -> None:
+        """The peer is in the middle of something, and has just moved on."""
+        if self._input_watch is None:
+            self._input_watch = self._new_watch(self._expects_input)
+        self._input_watch.begin()
+        if self._transport.ready:
+            # Not in a handshake: there the time-out is for the whole of it.
+            self._input_watch.move()
+
+    def _expects_input(self) -> bool:
+        """Whether the peer has begun what it has to go on with; see `StallWatch`."""
+        return not self._transport.ready or (self._decoder.partial and self._reading)
+
+    def _expects_output(self) -> bool:
+        """Whether the peer has to read on; a server may take its time, and a client may not."""
+        waits = self._outbox.size > 0 or self._transport.wants_write
+        return waits and (self._drops_slow_readers or self.closing)
 
     def _on_stall(self) -> None:
         """Hub callback."""

@@ -40,7 +40,10 @@ def inherit(deadline: float | None) -> Token[float | None] | None:
 
     Returns what `stop_inheriting` needs to undo it.
     """
-    return None if deadline is None else _inherited.set(deadline)
+    outer = _inherited.get()
+    if deadline is None or (outer is not None and outer <= deadline):
+        return None
+    return _inherited.set(deadline)
 
 
 def stop_inheriting(token: Token[float | None] | None) -> None:

@@ -11,7 +11,7 @@ wait goes to the end of the line, even if there is an item.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic, TypeVar
 
 from gevent.hub import get_hub
@@ -89,9 +89,12 @@ class Inbox(Generic[Item]):
             self._schedule_wake()
         return item
 
-    def remove(self, item: Item) -> None:
-        """Take back an item that nobody has taken yet."""
-        self._items.remove(item)
+    def remove(self, items: Collection[Item]) -> None:
+        """Take back items that nobody has taken yet."""
+        if len(items) == 1:
+            self._items.remove(*items)
+        else:
+            self._items = deque(item for item in self._items if item not in items)
         if self._senders:
             self._schedule_wake()
 

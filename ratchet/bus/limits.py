@@ -17,7 +17,12 @@ class Limits:
         max_queued: requests that wait in a server for a thread.
         max_in_flight: requests of one connection that are not answered yet.
         high_water: bytes of unsent data on one connection, from which on writers wait.
-        stall_timeout: seconds without progress in the middle of a message.
+        stall_timeout: seconds without progress in the middle of a message, in
+            reading what is sent to it, and for the whole of a TLS handshake.
+
+    Above `max_in_flight`, `max_queued` or `high_water` a server reads nothing
+    more from the client, so a `cancel()` is seen only when there is room again;
+    a time-out is kept all the same.
     """
 
     max_message: int = 16 * 1024 * 1024
@@ -41,3 +46,12 @@ class Limits:
             )
         if self.max_message > 0xFFFFFFFF:
             raise ValueError(f"max_message must be at most 4 GiB - 1, not {self.max_message}")
+
+
+def checked_limits(limits: Limits | None) -> Limits:
+    """The limits that were given, or the default ones; refuses what is none."""
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits must be a Limits or None, not {limits!r}")
+    return limits

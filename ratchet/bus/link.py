@@ -8,6 +8,7 @@ becomes of the connection, and its error says whether the request ran.
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ Response = TypeVar("Response")
 # for the server's word on whether it ran.  A server that is there answers far
 # sooner, and one that is gone holds nobody up.
 _LAST_WORD_TIMEOUT = 0.1
+_LAST_WORDS = (ErrorNumber.CANCELLED, ErrorNumber.OUT_OF_TIME, ErrorNumber.DRAINING)
 
 
 class LinkOwner(BusSide):
@@ -49,13 +51,13 @@ class LinkOwner(BusSide):
     _decode: Decode[Any]
     _plain: bool
 
+    @abstractmethod
     def _on_link_drained(self, link: Link) -> None:
         """The server takes no more requests on this link."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_link_lost(self, link: Link, error: BaseException | None) -> None:
         """The link's connection is closed."""
-        raise NotImplementedError
 
 
 class SocketTransaction(ClientTransaction[Request, Response]):
@@ -215,6 +217,8 @@ class Link(ConnectionOwner):
             transaction = self._plain_order.popleft()
             self._on_answer(kind, arg, parts, self._open.pop(transaction._id, None))
         elif kind == wire.PING:
+            if self.connection.crowded:
+                return  # such a server has no use for another answer
             self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
         elif kind == wire.GOAWAY:
             self._on_go_away(id)
@@ -225,14 +229,16 @@ class Link(ConnectionOwner):
         self, kind: int, arg: int, parts: list[bytes], transaction: SocketTransaction[Any, Any] | None
     ) -> None:
         if transaction is None:
-            # The word on a request that was cancelled is no late answer.
-            if kind != wire.ERROR or arg not in (ErrorNumber.CANCELLED, ErrorNumber.OUT_OF_TIME):
+            # The word on a request that has ended here already is no late answer.
+            if kind != wire.ERROR or arg not in _LAST_WORDS:
                 self.client._counters.dropped_late += 1
             return
         if kind == wire.ERROR:
             name, text, trace = (part.decode("utf-8", "replace") for part in parts)
             error = error_from_number(arg, (name, text, trace))
         if transaction._expired:
+            if kind != wire.ERROR:
+                self.client._counters.dropped_late += 1
             transaction._time_out(Outcome.RAN if kind != wire.ERROR else error.outcome)
         elif kind == wire.ERROR:
             transaction._fail(error)
@@ -252,6 +258,9 @@ class Link(ConnectionOwner):
 
     def _on_input_end(self) -> None:
         self.connection.close(ConnectionLost("the server closed the connection"))
+
+    def _on_crowded(self) -> None:
+        """Answers are read all the same, or both sides could wait for each other."""
 
     def _on_room(self) -> None:
         """Never asked for: writers wait by themselves."""

@@ -13,15 +13,18 @@ the client is told so.
 from __future__ import annotations
 
 import enum
+import gc
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import TracebackType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import Any, Generic, TypeVar
 
 import gevent
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet._death import after_death
 from ratchet._log import bus_logger
 from ratchet._wait import WaitQueue, check_hub
 from ratchet.bus.codecs import Address
@@ -79,7 +82,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
     _state = _QUEUED
     _handler: greenlet | None = None
     _deadline: float | None = None
-    _metadata: Mapping[str, str] = {}
+    _metadata: Mapping[str, str] = MappingProxyType({})
     _from: Address = None
     _bus: RequestOwner
 
@@ -100,6 +103,8 @@ class PendingRequest(ABC, Generic[Request, Response]):
 
     def _take(self) -> bool:
         """A thread has it from the inbox; False if it is not to be handled after all."""
+        if self._state is not _QUEUED:
+            return False
         self._state = _TAKEN
         self._bus._in_flight.add(self)
         return True
@@ -116,7 +121,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
             self._state = _LATE
             self._bus._counters.dropped_late += 1
             return False
-        raise AlreadyAnswered(f"{self!r} has its answer already")
+        raise AlreadyAnswered("the transaction has its answer already")
 
     def _release(self) -> None:
         bus = self._bus
@@ -148,6 +153,16 @@ class PendingRequest(ABC, Generic[Request, Response]):
             self._release()
             self._interrupt_soon()
         return queued
+
+    def _begin_handling(self, handler: greenlet) -> None:
+        """A thread has entered `with transaction:`."""
+        self._handler = handler
+        if self._state is _CANCELLED:
+            self._interrupt_soon()
+
+    def _end_handling(self) -> None:
+        """It has left the block."""
+        self._handler = None
 
     def _interrupt_soon(self) -> None:
         if self._handler is not None:
@@ -244,18 +259,16 @@ class ServerTransaction(Generic[Request, Response]):
         pending = self._pending
         if get_hub() is not pending._bus._hub:
             check_hub(pending._bus._hub, self)
-        pending._handler = getcurrent()
         self._passed_on = False
         self._outer_deadline = inherit(pending._deadline)
-        if pending._state is _CANCELLED:
-            pending._interrupt_soon()
+        pending._begin_handling(getcurrent())
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
         pending = self._pending
-        pending._handler = None
+        pending._end_handling()
         stop_inheriting(self._outer_deadline)
         if isinstance(error, Interrupted) and error.args[0] is pending:
             return True
@@ -277,3 +290,34 @@ class ServerTransaction(Generic[Request, Response]):
         if pending._state is _TAKEN and pending._bus._hub.loop is not None:
             # The last reference may go in any OS thread, so not in place.
             pending._bus._hub.loop.run_callback_threadsafe(pending._abandon)
+
+
+def _let_go_of_transactions(death: BaseException) -> None:
+    """Let go of what a dead thread's traceback keeps, if a transaction is in it.
+
+    The traceback keeps the thread's local variables, and with them each
+    transaction that it had and did not answer.  Letting go abandons those,
+    while one that another thread has too lives on.
+    """
+    errors: list[BaseException | None] = [death]
+    seen: set[int] = set()
+    while errors:
+        error = errors.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        errors += (error.__cause__, error.__context__)
+        if any(_has_transaction(frame) for frame, _ in traceback.walk_tb(error.__traceback__)):
+            traceback.clear_frames(error.__traceback__)
+
+
+def _has_transaction(frame: FrameType) -> bool:
+    # Not `f_locals`: that would make a copy of the variables, which the frame keeps.
+    held = gc.get_referents(frame)
+    for value in list(held):
+        if isinstance(value, tuple):
+            held += value
+    return any(isinstance(value, ServerTransaction) for value in held)
+
+
+after_death(_let_go_of_transactions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket as _socket
 import ssl
+from collections.abc import Collection
 from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
@@ -21,8 +22,6 @@ from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
 from ratchet.bus.transport import TlsTransport, Transport
-from ratchet.bus.wire import ErrorNumber
-from ratchet.errors import Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -62,7 +61,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._ssl_context = ssl_context
         self._socket_file = socket_file
         # Whether nothing is read, because too many requests are queued.
-        self._held_up = False
+        self.held_up = False
         self._address = shown(self._raw.family, self._raw.getsockname())
         self._back_off = _FIRST_BACK_OFF
         loop: Any = self._hub.loop
@@ -99,6 +98,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         # What no connection waits for: one-way requests.
         for pending in (*self._inbox.close(), *self._in_flight):
             pending._cancel()
+        self._forget_takers()
         self._hub.loop.run_callback(self._drained.wake_all)
 
     def stats(self) -> Stats:
@@ -114,7 +114,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         for session in self._sessions:
             session.connection.forsake()
         self._sessions.clear()
-        self._held_up = False
+        self.held_up = False
 
     def _finished(self) -> bool:
         if self._in_flight:
@@ -128,27 +128,28 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._stop_accepting()
         for session in list(self._sessions):
             session.go_away()
-            for request in session.parked:
-                request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+            session.refuse_parked()
 
     def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
         self._inbox.put(request)
-        if len(self._inbox) >= self._limits.max_queued and not self._held_up:
+        if len(self._inbox) >= self._limits.max_queued and not self.held_up:
             self._hold_up(True)
 
-    def _dequeue(self, request: SocketRequest[Any, Any]) -> None:
-        self._inbox.remove(request)
-        self._go_on_if_room()
+    def _dequeue(self, requests: Collection[SocketRequest[Any, Any]]) -> None:
+        if requests:
+            self._inbox.remove(requests)
+            self._go_on_if_room()
 
     def _go_on_if_room(self) -> None:
         # Not at the first free place, or each request would stop all connections.
-        if self._held_up and len(self._inbox) <= self._limits.max_queued // 2:
+        if self.held_up and len(self._inbox) <= self._limits.max_queued // 2:
             self._hold_up(False)
 
     def _hold_up(self, held_up: bool) -> None:
-        self._held_up = held_up
+        """Stop reading from every client, or go on."""
+        self.held_up = held_up
         for session in list(self._sessions):
-            session.hold_up(held_up)
+            session.read_or_not()
 
     def _stop_accepting(self) -> None:
         if self._acceptor is not None:
@@ -188,7 +189,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             # The client has gone away already.
             socket.close()
             return
-        self._sessions.add(Session(self, transport, peer, self._held_up))
+        self._sessions.add(Session(self, transport, peer))
 
     def _accept_later(self) -> None:
         self._acceptor.stop()

@@ -7,15 +7,14 @@ abstract methods.
 
 from __future__ import annotations
 
-import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import gevent
-from gevent.pool import Group
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import getcurrent
 
+from ratchet._death import on_thread_end
 from ratchet._log import bus_logger
 from ratchet._wait import WaitQueue, check_hub, check_timeout
 from ratchet.bus.codecs import check_callable, required_arguments
@@ -24,6 +23,7 @@ from ratchet.bus.inbox import Inbox
 from ratchet.bus.pending import PendingRequest, RequestOwner, ServerTransaction
 from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import BusClosed, Rejected
+from ratchet.kernel import Thread, kernel_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -40,7 +40,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         # Whether work was left when it was closed.
         self._cut_off = False
         self._drained = WaitQueue()
-        self._takers: set[greenlet] = set()
+        self._takers: set[gevent.Greenlet[Any, Any]] = set()
 
     @property
     def _state(self) -> str:
@@ -79,23 +79,28 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
         A handler that requires two arguments is called `handler(request,
         transaction)`.  What it raises becomes the client's `RemoteError`.
-        Blocks until the bus is closed or drained.
+        Blocks until the bus is closed or drained.  The threads are background
+        threads of the current thread's scheduler.
         """
         check_callable(handler, "handler")
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             raise ValueError(f"workers must be a number above 0, not {workers!r}")
         check_hub(self._hub, self)
-        with_transaction = required_arguments(handler) >= 2
-        pool = Group()
+        arguments = required_arguments(handler)
+        if arguments > 2:
+            raise TypeError(f"handler must take the request and the transaction at most: {handler!r}")
+        kernel = kernel_of(getcurrent())
+        team: list[Thread] = []
         try:
             while not (self._closed or self._draining):
-                while len(pool) < workers:
-                    pool.spawn(self._work, handler, with_transaction)
+                team = [worker for worker in team if not worker.ready()]
+                for _ in range(workers - len(team)):
+                    team.append(kernel.attach_background(self._work, handler, arguments == 2))
                 # A worker ends when the bus does, or when its handler kills it.
-                gevent.wait(list(pool), count=1)
-            pool.join()
+                gevent.wait(team, count=1)
+            gevent.joinall(team)
         finally:
-            pool.kill()
+            gevent.killall(team)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new work, finish what was taken, then close; blocks.
@@ -141,33 +146,40 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """What each thread of `serve` does."""
         while True:
             try:
-                transaction = ServerTransaction(self._next())
+                self._handle_next(handler, with_transaction)
             except BusClosed:
                 return
-            try:
-                with transaction:
-                    if with_transaction:
-                        response = handler(transaction.request, transaction)
-                    else:
-                        response = handler(transaction.request)
-                    if transaction._pending._would_block:
-                        # No worker waits for a client that does not read.
-                        transaction._passed_on = True
-                        gevent.spawn(_answer_aside, transaction, response)
-                    elif not transaction._answered:
-                        transaction.send_response(response)
             except gevent.Timeout as error:
                 bus_logger.warning("the handler of a request raised %r", error, exc_info=error)
-            # While the worker waits for the next one, it keeps nothing of this one.
-            transaction = response = None  # type: ignore[assignment]
+
+    def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
+        transaction = ServerTransaction(self._next())
+        with transaction:
+            if with_transaction:
+                response = handler(transaction.request, transaction)
+            else:
+                response = handler(transaction.request)
+            if transaction._answered:
+                return
+            if transaction._pending._would_block:
+                # No worker waits for a client that does not read.
+                transaction._passed_on = True
+                kernel_of(getcurrent()).attach_background(self._answer_aside, transaction, response)
+            else:
+                transaction.send_response(response)
+
+    def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
+        with transaction:
+            transaction.send_response(response)
 
     def _after_fork(self) -> None:
         # The child may go on to serve with threads of its own.
         self._inbox.forget_all()
         self._in_flight.clear()
         self._drained.clear()
+        self._forget_takers()
 
-    def _watch(self, taker: greenlet) -> None:
+    def _watch(self, taker: object) -> None:
         """See to it that what a thread has taken goes with it when it dies."""
         check_hub(self._hub, self)
         if isinstance(taker, gevent.Greenlet):
@@ -175,32 +187,12 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             taker.rawlink(self._on_taker_end)
 
     def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
-        """Hub callback.
-
-        The traceback of a thread that was killed, or died of an error, keeps
-        its local variables, and with them each transaction that it had taken
-        and not answered.  Letting go of them abandons those, while one that was
-        passed on to another thread lives.
-        """
+        """Hub callback."""
         self._takers.discard(taker)
-        death = taker.value if taker.exception is None else taker.exception
-        if isinstance(death, (Exception, GreenletExit, gevent.Timeout)):
-            _clear_frames(death)
+        on_thread_end(taker)
 
-
-def _answer_aside(transaction: ServerTransaction[Any, Response], response: Response) -> None:
-    with transaction:
-        if not transaction._answered:
-            transaction.send_response(response)
-
-
-def _clear_frames(error: BaseException) -> None:
-    """Let go of the local variables that an error keeps, and those that led to it."""
-    errors: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while errors:
-        linked = errors.pop()
-        if linked is not None and id(linked) not in seen:
-            seen.add(id(linked))
-            traceback.clear_frames(linked.__traceback__)
-            errors += (linked.__cause__, linked.__context__)
+    def _forget_takers(self) -> None:
+        """The bus is closed, and no thread is to keep it in memory."""
+        for taker in self._takers:
+            taker.unlink(self._on_taker_end)
+        self._takers.clear()

@@ -2,8 +2,8 @@
 
 Rules of this room: what a message means on the server's side is decided here;
 how it travels is the connection's affair.  A session answers extended requests
-in any order and plain ones in the order in which they came.  Nothing that a
-client does reaches beyond its own session.
+in any order and plain ones in the order in which they came.  What a client
+does wrong is settled within its own session.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import logging
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
+
+from greenlet import greenlet
 
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus import wire
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.bus.connection import Connection, ConnectionOwner
+from ratchet.bus.deadline import time_left
 from ratchet.bus.limits import Limits
 from ratchet.bus.pending import PendingRequest, RequestOwner, State
 from ratchet.bus.transaction import ErrorTexts, error_texts
@@ -38,15 +41,15 @@ class SessionOwner(RequestOwner):
         """A request has come that a thread is to take."""
 
     @abstractmethod
-    def _dequeue(self, request: SocketRequest[Any, Any]) -> None:
-        """A queued request is not to be taken any more."""
+    def _dequeue(self, requests: Collection[SocketRequest[Any, Any]]) -> None:
+        """Queued requests are not to be taken any more."""
 
     @abstractmethod
     def _go_on_if_room(self) -> None:
         """A request has left the queue, whatever becomes of it."""
 
     # Whether nothing is read, because too many requests are queued.
-    _held_up: bool
+    held_up: bool
     _sessions: set[Session]
     _decode: Decode[Any]
     _encode: Encode[Any]
@@ -61,6 +64,8 @@ class SocketRequest(PendingRequest[Request, Response]):
     # A plain request's answer, while it waits for those of earlier ones; an
     # empty one stands for an error, which the plain form cannot tell.
     _answer: bytes | None = None
+    # Rings at the deadline, while a thread handles the request.
+    _timer: Any = None
 
     def __init__(
         self, session: Session, kind: int, flags: int, id: int, arg: int, parts: list[bytes]
@@ -78,9 +83,9 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._parts: Sequence[bytes] = parts
 
     def _take(self) -> bool:
-        if self._bus._held_up:
+        if self._bus.held_up:
             self._bus._go_on_if_room()
-        if self._session.connection.crowded and not self._one_way:
+        if self._would_block:
             # Its client does not read: no thread is to wait for that.
             self._session.park(self)
             return False
@@ -108,11 +113,27 @@ class SocketRequest(PendingRequest[Request, Response]):
 
     def _release(self) -> None:
         super()._release()
-        self._session.finished_one()
+        if not self._plain:
+            self._session.finished_one()
 
     @property
     def _would_block(self) -> bool:
-        return self._session.connection.crowded
+        return not self._one_way and self._session.is_crowded_for(self)
+
+    def _begin_handling(self, handler: greenlet) -> None:
+        super()._begin_handling(handler)
+        if self._deadline is not None and self._state is State.TAKEN:
+            # The client's own word may not come through: it has gone, or so
+            # many of its requests are open that nothing more is read.
+            loop: Any = self._bus._hub.loop
+            self._timer = loop.timer(max(self._deadline - time.monotonic(), 0.0))
+            self._timer.start(self._session.give_up, self._id, update=True)
+
+    def _end_handling(self) -> None:
+        super()._end_handling()
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
 
     def _reply(self, response: Response) -> bool:
         connection = self._session.connection
@@ -123,8 +144,11 @@ class SocketRequest(PendingRequest[Request, Response]):
             parts = self._bus._encode(response)
             limits = self._bus._limits
             wire.check_size(parts, limits.max_message, limits.max_parts)
-            if connection.crowded:
-                connection.wait_for_room("send_response", None)
+            if connection.crowded and not connection.wait_for_room(
+                "send_response", time_left(self._deadline)
+            ):
+                self._session.give_up(self._id)
+                return self._too_late()
         except BaseException as error:
             number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
             self._reply_error(number, error_texts(error))
@@ -147,46 +171,48 @@ class SocketRequest(PendingRequest[Request, Response]):
             return False
         if self._plain:
             return self._session.answer(self, b"")
-        parts = [text.encode("utf-8", "backslashreplace") for text in texts]
-        return self._session.answer(self, wire.encode(wire.ERROR, 0, self._id, number, parts))
+        return self._session.answer(self, wire.encode_error(self._id, number, texts))
 
 
 class Session(ConnectionOwner):
     """One connected client."""
 
     __slots__ = (
-        "_held_up",
         "_input_ended",
+        "_kept",
         "_last_id",
         "_open",
-        "_parked",
         "_plain",
         "_unfinished",
         "connection",
+        "parked",
         "server",
     )
 
-    def __init__(self, server: SessionOwner, transport: Transport, peer: Any, held_up: bool) -> None:
+    def __init__(self, server: SessionOwner, transport: Transport, peer: Any) -> None:
         self.server = server
         # How many of its requests are not through, one-way ones included.
         self._unfinished = 0
-        # Whether the server wants no requests of anybody.
-        self._held_up = held_up
         # Requests whose answers would only wait for the client to read.
-        self._parked: list[SocketRequest[Any, Any]] = []
+        self.parked: list[SocketRequest[Any, Any]] = []
         # The requests that are to be answered, by id; and in order, if plain.
         self._open: dict[int, SocketRequest[Any, Any]] = {}
         self._plain: deque[SocketRequest[Any, Any]] | None = None
+        # Bytes of plain answers that wait for those of earlier requests.
+        self._kept = 0
         self._input_ended = False
         self._last_id = 0
         self.connection = Connection(transport, server._limits, self, peer, drops_slow_readers=True)
-        if held_up:
+        if server.held_up:
             self.connection.stop_reading()
 
-    @property
-    def parked(self) -> list[SocketRequest[Any, Any]]:
-        """Requests that wait until the client reads its answers."""
-        return self._parked
+    def is_crowded_for(self, request: SocketRequest[Any, Any]) -> bool:
+        """Whether an answer of this request would only wait to be sent."""
+        if self.connection.crowded:
+            return True
+        # The first of the plain ones is what the others wait for.
+        first = self._plain[0] if self._plain else None
+        return request._plain and request is not first and self._kept >= self.server._limits.high_water
 
     def answer(self, request: SocketRequest[Any, Any], frame: bytes) -> bool:
         """Send the answer of a request, or keep it until its turn; does not block.
@@ -197,6 +223,7 @@ class Session(ConnectionOwner):
             return False
         if request._plain:
             request._answer = frame
+            self._kept += len(frame)
             self._send_plain_answers()
         elif self._open.pop(request._id, None) is None:
             return False
@@ -207,22 +234,25 @@ class Session(ConnectionOwner):
 
     def park(self, request: SocketRequest[Any, Any]) -> None:
         """Keep a request from the threads until the client has read more."""
-        self._parked.append(request)
+        self.parked.append(request)
         self.connection.tells_room = True
 
-    def hold_up(self, held_up: bool) -> None:
-        """Stop reading, because the server has too much, or go on."""
-        self._held_up = held_up
-        self._read_or_not()
+    def refuse_parked(self) -> None:
+        """The server drains: what is parked will not be run."""
+        parked, self.parked = self.parked, []
+        for request in parked:
+            request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
 
     def finished_one(self) -> None:
         """One of its requests is through."""
         self._unfinished -= 1
         if self._unfinished == self.server._limits.max_in_flight - 1:
-            self._read_or_not()
+            self.read_or_not()
 
-    def _read_or_not(self) -> None:
-        if self._held_up or self._unfinished >= self.server._limits.max_in_flight:
+    def read_or_not(self) -> None:
+        """Read on, unless the server has too much, or this client, or it does not read itself."""
+        full = self._unfinished >= self.server._limits.max_in_flight
+        if full or self.server.held_up or self.connection.crowded:
             self.connection.stop_reading()
         elif not self._input_ended:
             self.connection.start_reading()
@@ -239,7 +269,11 @@ class Session(ConnectionOwner):
             if not frame:
                 self.connection.close_when_sent()
                 return
+            self._kept -= len(frame)
             self.connection.write(frame)
+            self.finished_one()
+        if self.parked and not self.connection.crowded:
+            self._on_room()
 
     def _close_if_done(self) -> None:
         if self._input_ended and not self._open and not self._plain:
@@ -261,10 +295,7 @@ class Session(ConnectionOwner):
             if self._unfinished >= self.server._limits.max_in_flight:
                 self.connection.stop_reading()
         elif kind == wire.CANCEL:
-            cancelled = self._open.pop(id, None)
-            if cancelled is not None:
-                self._confirm_cancel(id, self._cancel(cancelled))
-                self._close_if_done()
+            self.give_up(id)
         elif kind == wire.PING:
             self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
         elif kind != wire.PONG:
@@ -283,29 +314,36 @@ class Session(ConnectionOwner):
                 self._open[request._id] = request
         return request
 
-    def _cancel(self, request: SocketRequest[Any, Any]) -> bool:
-        """The client gave a request up.  True if no thread has taken it."""
-        queued = request._cancel()
-        if queued and request in self._parked:
-            self._parked.remove(request)
-        elif queued:
-            self.server._dequeue(request)
-        return queued
-
-    def _confirm_cancel(self, id: int, queued: bool) -> None:
-        """Tell a client that gave up whether the request ran."""
-        if queued:
-            number, text = ErrorNumber.OUT_OF_TIME, b"the request was given up before it ran"
+    def give_up(self, id: int) -> None:
+        """The client wants no answer any more; it is told whether the request ran."""
+        request = self._open.pop(id, None)
+        if request is None:
+            return
+        if request._cancel():
+            self._unqueue({request})
+            number, text = ErrorNumber.OUT_OF_TIME, "the request was given up before it ran"
         else:
-            number, text = ErrorNumber.CANCELLED, b"the request was given up while it ran"
-        self.connection.write(wire.encode(wire.ERROR, 0, id, number, (b"Cancelled", text, b"")))
+            number, text = ErrorNumber.CANCELLED, "the request was given up while it ran"
+        self.connection.write(wire.encode_error(id, number, ("Cancelled", text, "")))
+        self._close_if_done()
+
+    def _unqueue(self, requests: set[SocketRequest[Any, Any]]) -> None:
+        parked = requests.intersection(self.parked)
+        self.parked = [request for request in self.parked if request not in parked]
+        self.server._dequeue(requests - parked)
 
     def _on_input_end(self) -> None:
         self._input_ended = True
         self._close_if_done()
 
+    def _on_crowded(self) -> None:
+        # A client that does not read is not read from either.
+        self.connection.tells_room = True
+        self.connection.stop_reading()
+
     def _on_room(self) -> None:
-        parked, self._parked = self._parked, []
+        self.read_or_not()
+        parked, self.parked = self.parked, []
         for request in parked:
             self.server._enqueue(request)
 
@@ -313,16 +351,16 @@ class Session(ConnectionOwner):
         self.server._counters.broken += 1
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", self.connection.peer, error)
         if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
-            parts = [text.encode() for text in error_texts(error)]
-            self.connection.write(wire.encode(wire.ERROR, 0, refused[1], ErrorNumber.TOO_LARGE, parts))
+            frame = wire.encode_error(refused[1], ErrorNumber.TOO_LARGE, error_texts(error))
+            self.connection.write(frame)
         self.connection.close_when_sent()
 
     def _on_closed(self, error: BaseException | None) -> None:
         if error is not None:
             log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", self.connection.peer, error)
         self.server._sessions.discard(self)
-        for request in (*self._open.values(), *(self._plain or ())):
-            self._cancel(request)
+        open_requests = (*self._open.values(), *(self._plain or ()))
         self._open.clear()
         self._plain = None
+        self._unqueue({request for request in open_requests if request._cancel()})
         self.server._wake_drain()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gevent.hub import Hub, get_hub
 
@@ -17,8 +17,7 @@ Self = TypeVar("Self", bound="BusSide")
 class BusSide(ABC):
     """One side of a bus, of the OS thread that made it.  `with bus:` closes it on leaving."""
 
-    def __init__(self, **rest: Any) -> None:
-        super().__init__(**rest)
+    def __init__(self) -> None:
         self._hub: Hub = get_hub()
         self._counters = Counters()
         self._closed = False

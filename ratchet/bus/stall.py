@@ -1,12 +1,13 @@
 """Notices that a peer has stopped in the middle of something.
 
 Rules of this room: a hub that is late is not mistaken for a peer that stalls.
-No timer runs while nothing is expected of the peer.
+What has gone on well costs no more than a timer that runs out once.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final
 
 from gevent.hub import Hub
 
@@ -16,26 +17,23 @@ _LAST_LOOKS: Final = 5
 _LAST_LOOK: Final = 0.01
 
 
-class Stallable(Protocol):
-    """What is watched."""
-
-    @property
-    def expects_move(self) -> bool:
-        """Whether the peer has begun something that it has to go on with."""
-
-    def _on_stall(self) -> None:
-        """Nothing moved for the whole time-out.  Called from the hub."""
-
-
 class StallWatch:
-    """Sees to it that what began moves on within `timeout` seconds, again and again."""
+    """Sees to it that what began moves on within `timeout` seconds, again and again.
 
-    __slots__ = ("_hub", "_last_move", "_timeout", "_timer", "_watched")
+    Args:
+        expects_move: whether something has begun that has to go on.
+        on_stall: called from the hub when nothing moved for the whole time-out.
+    """
 
-    def __init__(self, hub: Hub, timeout: float, watched: Stallable) -> None:
+    __slots__ = ("_expects_move", "_hub", "_last_move", "_on_stall", "_timeout", "_timer")
+
+    def __init__(
+        self, hub: Hub, timeout: float, expects_move: Callable[[], bool], on_stall: Callable[[], None]
+    ) -> None:
         self._hub = hub
         self._timeout = timeout
-        self._watched = watched
+        self._expects_move = expects_move
+        self._on_stall = on_stall
         self._last_move = 0.0
         self._timer: Any = None
 
@@ -57,12 +55,13 @@ class StallWatch:
 
     def _look_after(self, seconds: float, looks: int) -> None:
         self.close()
-        self._timer = self._hub.loop.timer(seconds)
+        # The connection keeps the loop alive as long as it lives; the timer is not to.
+        self._timer = self._hub.loop.timer(seconds, ref=False)
         self._timer.start(self._look, looks, update=True)
 
     def _look(self, looks: int) -> None:
         """Hub callback."""
-        if not self._watched.expects_move:
+        if not self._expects_move():
             self.close()
             return
         left = self._last_move + self._timeout - self._hub.loop.now()
@@ -74,4 +73,4 @@ class StallWatch:
             self._look_after(_LAST_LOOK, looks + 1)
         else:
             self.close()
-            self._watched._on_stall()
+            self._on_stall()

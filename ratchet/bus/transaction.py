@@ -12,11 +12,12 @@ import copy
 import time
 import traceback
 from abc import ABC, abstractmethod
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from gevent.hub import Waiter
+from gevent.hub import Waiter, get_hub
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
+from ratchet.bus import wire
 from ratchet.bus.side import BusSide
 from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import (
@@ -36,9 +37,6 @@ Response = TypeVar("Response")
 ErrorTexts = tuple[str, str, str]
 """Type name, message, traceback."""
 
-# An error's text is for people; what is longer than this helps nobody.
-_MAX_ERROR_TEXT: Final = 32 * 1024
-
 
 def error_texts(error: BaseException) -> ErrorTexts:
     """An error as texts.  Never fails: what cannot be rendered gets a stand-in."""
@@ -51,7 +49,8 @@ def error_texts(error: BaseException) -> ErrorTexts:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as failure:
         trace = f"<the traceback of this {name} cannot be shown: {type(failure).__name__}>"
-    return name, message[:_MAX_ERROR_TEXT], trace[-_MAX_ERROR_TEXT:]
+    # Of a long traceback, the end says most.
+    return name, message[: wire.MAX_ERROR_TEXT], trace[-wire.MAX_ERROR_TEXT :]
 
 
 def error_from_number(number: int, texts: ErrorTexts) -> BusError:
@@ -114,6 +113,8 @@ class ClientTransaction(ABC, Generic[Request, Response]):
         """
         if not self._done:
             self._wait(timeout)
+        elif get_hub() is not self._bus._hub:
+            check_hub(self._bus._hub, self)
         if self._error is not None:
             # Each waiter its own copy: a traceback belongs to one thread.
             raise copy.copy(self._error) from self._error.__cause__
@@ -140,8 +141,7 @@ class ClientTransaction(ABC, Generic[Request, Response]):
         """
 
     def _wait(self, timeout: float | None) -> None:
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         waiter: Waiter[Any] = Waiter()
         if waiter.hub is not self._bus._hub:
             check_hub(self._bus._hub, self)

@@ -26,7 +26,10 @@ from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 EXTENDED: Final = 0x8000
 MAX_PARTS: Final = 0x7FFF
 MAX_ID: Final = 0xFFFFFFFF
+MAX_ARG: Final = 0xFFFFFFFF
 MAX_METADATA: Final = 64 * 1024
+# Bytes of one text of an ERROR.  Text for people: more of it helps nobody.
+MAX_ERROR_TEXT: Final = 32 * 1024
 
 # The kinds of extended messages.  Plain integers, because each message is
 # compared with them; PLAIN stands for a message with a plain head.
@@ -89,6 +92,12 @@ def encode(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> 
     for part in parts:
         pieces += (_LENGTH.pack(len(part)), part)
     return b"".join(pieces)
+
+
+def encode_error(id: int, number: int, texts: Sequence[str]) -> bytes:
+    """An ERROR message; its texts are cut to what any receiver takes."""
+    parts = [text.encode("utf-8", "backslashreplace")[:MAX_ERROR_TEXT] for text in texts]
+    return encode(ERROR, 0, id, number, parts)
 
 
 def check_size(parts: Sequence[bytes], max_message: int, max_parts: int) -> None:
@@ -260,11 +269,13 @@ class Decoder:
             self._needed = _LENGTH.size
             return None
         length: int = _LENGTH.unpack_from(data, position)[0]
-        if self._size + length > self._max_message:
-            assert self._head is not None
+        assert self._head is not None
+        # An error is no message of the user's, so the user's limit is not meant for it.
+        limit = 3 * MAX_ERROR_TEXT if self._head[0] == ERROR else self._max_message
+        if self._size + length > limit:
             self.refused = (self._head[0], self._head[2])
             self.error = MessageTooLarge(
-                f"a message of {self._size + length} bytes or more is over the limit of {self._max_message}"
+                f"a message of {self._size + length} bytes or more is over the limit of {limit}"
             )
             return None
         start = position + _LENGTH.size

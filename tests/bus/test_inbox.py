@@ -488,7 +488,7 @@ def test_a_sender_that_gives_up_when_woken_leaves_the_room_to_the_next(bounded: 
 def test_an_item_that_is_taken_back_is_never_delivered(at: Threads) -> None:
     for item in "abc":
         at.inbox.put(item)
-    at.inbox.remove("b")
+    at.inbox.remove(["b"])
     assert [at.inbox.get(None) for _ in range(2)] == ["a", "c"]
     with pytest.raises(BusTimeout):
         at.inbox.get(0)
@@ -497,7 +497,7 @@ def test_an_item_that_is_taken_back_is_never_delivered(at: Threads) -> None:
 def test_an_item_that_is_taken_back_before_its_receiver_runs_wakes_nobody(at: Threads) -> None:
     at.receiver("1")
     at.inbox.put("a")
-    at.inbox.remove("a")
+    at.inbox.remove(["a"])
     turns()
     assert at.log == []
     at.inbox.put("b")
@@ -508,7 +508,7 @@ def test_an_item_that_is_taken_back_makes_room(bounded: Threads) -> None:
     for name in "abc":
         bounded.sender(name)
     bounded.expect(("a", "sent"), ("b", "sent"))
-    bounded.inbox.remove("b")
+    bounded.inbox.remove(["b"])
     bounded.expect(("c", "sent"))
     assert list(bounded.inbox) == ["a", "c"]
 
@@ -516,7 +516,7 @@ def test_an_item_that_is_taken_back_makes_room(bounded: Threads) -> None:
 def test_only_what_is_there_can_be_taken_back(at: Threads) -> None:
     at.inbox.put("a")
     with pytest.raises(ValueError):
-        at.inbox.remove("b")
+        at.inbox.remove(["b"])
     assert list(at.inbox) == ["a"]
 
 

@@ -286,8 +286,6 @@ def test_writers_to_a_server_that_does_not_read_wait_with_their_own_time_out(
 ) -> None:
     high_water, size = 100_000, 20_000
     client, raw = open_client(codec=None, limits=Limits(high_water=high_water))
-    # Told so, the kernel does not take more and more.
-    raw._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 
     def fill() -> None:
         while True:

@@ -202,7 +202,8 @@ def test_every_request_over_a_bad_line_ends_and_its_outcome_is_true(fault: str, 
 def test_a_bus_that_is_closed_just_when_it_has_connected_keeps_no_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with ratchet_bus.listen("127.0.0.1:0") as server:
+    server: Any = ratchet_bus.listen("127.0.0.1:0")
+    with server:
         clients: list[ClientBus[bytes, bytes]] = []
 
         def dial_and_close(*args: Any) -> Any:
@@ -222,8 +223,8 @@ def test_a_bus_that_is_closed_just_when_it_has_connected_keeps_no_connection(
 
 
 def test_a_server_whose_whole_queue_runs_out_of_time_reads_again() -> None:
-    limits = Limits(max_queued=4)
-    with ratchet_bus.listen("127.0.0.1:0", limits=limits) as server:
+    server: Any = ratchet_bus.listen("127.0.0.1:0", limits=Limits(max_queued=4))
+    with server:
         with ratchet_bus.connect(server.address) as client:
             sent = [client.send_request(b"late", timeout=0.01) for _ in range(4)]
             wait_until(lambda: server.stats().queued == 4, "a full queue")
