@@ -17,6 +17,9 @@ empty :=
 space := $(empty) $(empty)
 TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH
 
+# All processors at once, which halves the time on two.
+PARALLEL := --numprocesses auto
+
 # A part of the tests cannot cover everything: it is measured, but not judged.
 COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
@@ -37,7 +40,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@echo "== test: pytest with branch coverage"
-	@$(VENV)/bin/pytest $(COVERAGE) $(PYTEST_ARGS)
+	@$(VENV)/bin/pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-dev
 	@echo "== soak: clients that come and go for $(SECONDS) s"

@@ -21,6 +21,12 @@ EMPTY = bytes.fromhex("0001 00000000")
 ANSWER = bytes.fromhex("0003 00000004 72657370 00000003 6f6e65 00000003 74776f")
 
 
+def tcp_address(server: ServerBus[Any, Any]) -> tuple[str, int]:
+    address = server.address
+    assert isinstance(address, tuple)
+    return address
+
+
 def body_and_attachments(body: bytes, attachments: list[bytes]) -> tuple[bytes, list[bytes]]:
     return body, attachments
 
@@ -38,7 +44,7 @@ def server() -> Iterator[ServerBus[Any, Any]]:
 
 @pytest.fixture
 def peer(server: ServerBus[Any, Any]) -> Iterator[RawPeer]:
-    with RawPeer(socket.create_connection(server.address)) as peer:
+    with RawPeer(socket.create_connection(tcp_address(server))) as peer:
         yield peer
 
 
@@ -159,7 +165,7 @@ def test_plain_and_extended_requests_share_a_port_and_even_a_connection(
         (wire.PLAIN, 0, 0, 0, [b"hello"]),
         (wire.RESPONSE, 0, 7, 0, [b"extended"]),
     ]
-    with RawPeer(socket.create_connection(server.address)) as other:
+    with RawPeer(socket.create_connection(tcp_address(server))) as other:
         other.send(wire.encode(wire.REQUEST, 0, 1, 0, [b"from another"]))
         transaction, request = server.recv_request(LONG)
         transaction.send_response(request)

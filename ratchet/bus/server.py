@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from gevent.monkey import get_original
 
 from ratchet._wait import check_hub
-from ratchet.bus.address import SocketFile, shown
+from ratchet.bus.address import SocketFile, Target, shown
 from ratchet.bus.codecs import Address, Decode, Encode
 from ratchet.bus.limits import Limits
 from ratchet.bus.server_side import ServerSide
@@ -77,7 +77,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         )
 
     @property
-    def address(self) -> Address:
+    def address(self) -> Target:
         """Where it listens, in a form that `connect` takes: `(host, port)` or `"unix:/path"`."""
         return self._address
 

@@ -138,7 +138,6 @@ def test_a_port_that_is_out_of_range_is_a_value_error_that_shows_it(address: obj
         ("::1", 80, 0, 0),
         Path("a.sock"),
     ],
-    ids=repr,
 )
 def test_what_is_no_form_of_an_address_is_a_type_error_that_shows_it(address: object) -> None:
     with pytest.raises(TypeError, match="is no address; expected") as raised:

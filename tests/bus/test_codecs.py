@@ -208,7 +208,6 @@ Result = namedtuple("Result", "body attachments")
         ((Body(b"body"), [Body(b"one")]), [b"body", b"one"]),
         (Result(b"body", [b"one"]), [b"body", b"one"]),
     ],
-    ids=repr,
 )
 def test_a_function_that_sends_returns_bytes_or_bytes_and_attachments(
     result: Any, parts: list[bytes]
@@ -242,7 +241,6 @@ def test_a_function_that_sends_returns_bytes_or_bytes_and_attachments(
         (b"x", {b"y": b"z"}),
         (b"x", iter([b"y"])),
     ],
-    ids=repr,
 )
 def test_any_other_result_is_a_type_error_that_names_the_function_and_shows_it(result: Any) -> None:
     with pytest.raises(TypeError) as raised:
@@ -431,7 +429,6 @@ def test_a_partial_function_requires_what_is_left() -> None:
         (operator.methodcaller("upper"), b"BODY"),
         (b"-".join, b"b-o-d-y"),
     ],
-    ids=repr,
 )
 def test_a_builtin_is_given_the_body(function: Callable[..., object], result: object) -> None:
     if function == b"-".join:

@@ -447,7 +447,6 @@ def test_what_was_held_is_dropped_with_a_failure() -> None:
         {"a surrogate": "\ud800"},
         MappingProxyType({"any": "mapping"}),
     ],
-    ids=str,
 )
 def test_metadata_comes_back_as_it_was(metadata: dict[str, str]) -> None:
     encoded = encode_metadata(metadata)
