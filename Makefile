@@ -18,7 +18,7 @@ space := $(empty) $(empty)
 TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH
 
 # All processors at once, which halves the time on two.
-PARALLEL := --numprocesses auto
+PARALLEL := --numprocesses auto --dist worksteal
 
 # A part of the tests cannot cover everything: it is measured, but not judged.
 COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
