@@ -252,7 +252,11 @@ class Link(ConnectionOwner):
         for id in list(self._open):
             # Ids go round, so "later" is the shorter way from the last one.
             if 0 < (id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2:
-                self._open.pop(id)._fail(Rejected("the server is draining"))
+                transaction = self._open.pop(id)
+                if transaction._expired:
+                    transaction._time_out(Outcome.NOT_RUN)
+                else:
+                    transaction._fail(Rejected("the server is draining"))
         self.client._on_link_drained(self)
         self._close_if_done()
 
