@@ -240,6 +240,9 @@ class Link(ConnectionOwner):
             if kind != wire.ERROR:
                 self.client._counters.dropped_late += 1
             transaction._time_out(Outcome.RAN if kind != wire.ERROR else error.outcome)
+        elif kind == wire.ERROR and arg == ErrorNumber.CANCELLED and transaction._timer is not None:
+            # The server saw the request's time end before this side did.
+            transaction._time_out(error.outcome)
         elif kind == wire.ERROR:
             transaction._fail(error)
         else:
