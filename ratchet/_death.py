@@ -20,9 +20,21 @@ def after_death(act: Callable[[BaseException], None]) -> None:
     _registered.append(act)
 
 
+def death_of(thread: gevent.Greenlet[Any, Any]) -> BaseException | None:
+    """What a thread that has ended died of; None if it returned."""
+    death = thread.value if thread.exception is None else thread.exception
+    # The type is asked, not the error: its attributes may be anything.
+    return death if issubclass(type(death), (Exception, GreenletExit, gevent.Timeout)) else None
+
+
 def on_thread_end(thread: gevent.Greenlet[Any, Any]) -> None:
     """Hub callback: a thread has ended, by return, error or kill."""
-    death = thread.value if thread.exception is None else thread.exception
-    if isinstance(death, (Exception, GreenletExit, gevent.Timeout)):
-        for act in _registered:
+    death = death_of(thread)
+    if death is None:
+        return
+    for act in _registered:
+        try:
             act(death)
+        except Exception:
+            # An error whose attributes raise keeps what it has.
+            continue

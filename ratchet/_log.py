@@ -14,6 +14,14 @@ bus_logger: Final = logging.getLogger("ratchet.bus")
 kernel_logger: Final = logging.getLogger("ratchet.kernel")
 
 
+def shown(value: object) -> str:
+    """`repr(value)`, or a stand-in if that fails."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"<a {type(value).__name__} that cannot be shown>"
+
+
 def log_soon(
     target: logging.Logger, level: int, text: str, *args: object, error: BaseException | None = None
 ) -> None:

@@ -22,6 +22,8 @@ from typing import Any, Final
 from gevent.hub import Waiter, get_hub
 from greenlet import greenlet
 
+from ratchet._log import shown
+
 TIMED_OUT: Final = object()
 """What `suspend` returns when its time is over."""
 
@@ -127,4 +129,4 @@ def waiting_on(thread: greenlet) -> str | None:
     if frame.f_code is not suspend.__code__:
         return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}"
     call, subject = frame.f_locals["call"], frame.f_locals["subject"]
-    return str(call) if subject is None else f"{call} on {subject!r}"
+    return str(call) if subject is None else f"{call} on {shown(subject)}"

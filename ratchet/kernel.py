@@ -270,11 +270,17 @@ class Ratchet:
             if error_type is None:
                 self.loop()
         finally:
-            kernels = _entered[getcurrent()]
-            kernels.remove(self)
-            if not kernels:
-                del _entered[getcurrent()]
+            self._leave()
             self.close()
+
+    def _leave(self) -> None:
+        # By whichever greenlet: that of `__enter__` may be another one.
+        for entered, kernels in list(_entered.items()):
+            if self in kernels:
+                kernels.remove(self)
+                if not kernels:
+                    del _entered[entered]
+                return
 
     def _wait_for_change(self, turn: Any = None) -> None:
         """Sleep until a thread's end, an error or `stop()`, or the end of `turn`."""
@@ -319,15 +325,15 @@ class Ratchet:
         del self._threads[thread]
         if not thread.background:
             self._foreground -= 1
-        on_thread_end(thread)
         error = thread.exception
-        if error is not None and not isinstance(error, Hub.SYSTEM_ERROR):
+        if error is not None and not issubclass(type(error), Hub.SYSTEM_ERROR):
             if self._errh is not None:
                 self.attach(self._report, self._errh, error, thread)
             else:
                 self._keep_error(error, thread)
         if not self._foreground:
             self._wake_loop()
+        on_thread_end(thread)
 
     def _report(self, errh: ErrorHandler, error: BaseException, thread: Thread) -> None:
         try:

@@ -21,7 +21,7 @@ SOCKETS = {"bus.address", "bus.connection", "bus.session", "bus.link"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_log": ERRORS,
-    "_wait": ERRORS,
+    "_wait": {*ERRORS, "_log"},
     "_fork": set(),
     "_death": set(),
     "_turns": CORE,

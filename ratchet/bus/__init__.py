@@ -89,7 +89,7 @@ def new_server(
     """
     check_listens(socket)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
-    check_context(ssl_context)
+    check_context(ssl_context, server_side=True)
     return ServerBus(socket, decode, encode, checked_limits(limits), ssl_context)
 
 
@@ -180,7 +180,7 @@ def listen(
     """
     target = parse(address)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
-    check_context(ssl_context)
+    check_context(ssl_context, server_side=True)
     limits = checked_limits(limits)
     socket, socket_file = open_listener(target)
     return ServerBus(socket, decode, encode, limits, ssl_context, socket_file)
@@ -237,7 +237,7 @@ def connect(
     """
     target = parse(address)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
-    check_context(ssl_context)
+    check_context(ssl_context, server_side=False)
     if isinstance(target, str) and ssl_context is not None and ssl_context.check_hostname:
         raise ValueError(
             f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"

@@ -91,6 +91,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         self._waiters_look_again()
 
     def stats(self) -> Stats:
+        check_hub(self._hub, self)
         return self._counters.snapshot(
             connections=len(self._links), queued=len(self._waiters), in_flight=self._in_flight_count
         )

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from ratchet._log import shown
+
 __all__ = ["Address", "Codec", "json", "msgpack", "text"]
 
 Request = TypeVar("Request")
@@ -79,7 +81,7 @@ def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
         if isinstance(result, bytes):
             return [result]
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], (list, tuple)):
-            raise TypeError(f"{name} must return bytes or (bytes, [attachment, ...]), not {result!r}")
+            raise TypeError(f"{name} must return bytes or (bytes, [attachment, ...]), not {shown(result)}")
         return [checked_bytes(part, f"each part that {name} returns") for part in (result[0], *result[1])]
 
     return encode
@@ -134,7 +136,7 @@ def _check_codec(codec: object, *functions: object) -> None:
 def checked_bytes(value: object, what: str) -> bytes:
     """Refuse what is not `bytes`."""
     if not isinstance(value, bytes):
-        raise TypeError(f"{what} must be bytes, not {value!r}")
+        raise TypeError(f"{what} must be bytes, not {shown(value)}")
     return value
 
 

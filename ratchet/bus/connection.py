@@ -32,6 +32,8 @@ from ratchet.errors import BusError, ConnectionLost
 
 _READ, _WRITE = 1, 2  # libev's event bits
 _READ_SIZE: Final = 64 * 1024
+# What a peer that went away can have left behind: about what a socket's buffer takes.
+_MOST_REST: Final = 8 * 1024 * 1024
 
 
 class ConnectionOwner(ABC):
@@ -344,20 +346,23 @@ class Connection:
         except OSError as error:
             self._broken = True
             # What the peer said before it went is still to be read.
-            self._hub.loop.run_callback(self._read_rest, error)
+            self._hub.loop.run_callback(self._read_rest, error, _MOST_REST)
             return 0
 
-    def _read_rest(self, error: OSError) -> None:
+    def _read_rest(self, error: OSError, most: int) -> None:
         """Hub callback: nothing can be sent any more."""
-        while not self.closed and self._reader.active:
+        data = b""
+        if self._reader.active and most > 0:
             try:
                 data = self._transport.receive(_READ_SIZE)
             except OSError:
-                break
-            if not data:
-                break
-            self._deliver(self._decoder.feed(data))
-        self.close(error)
+                data = b""
+        if not data:
+            self.close(error)
+            return
+        self._deliver(self._decoder.feed(data))
+        if not self.closed:
+            self._hub.loop.run_callback(self._read_rest, error, most - len(data))
 
     def _flush(self) -> None:
         """Hub callback: send what was written since the turn's first write."""

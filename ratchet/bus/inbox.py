@@ -90,11 +90,8 @@ class Inbox(Generic[Item]):
         return item
 
     def remove(self, items: Collection[Item]) -> None:
-        """Take back items that nobody has taken yet."""
-        if len(items) == 1:
-            self._items.remove(*items)
-        else:
-            self._items = deque(item for item in self._items if item not in items)
+        """Take back items that nobody has taken yet; those that are not here any more are skipped."""
+        self._items = deque(item for item in self._items if item not in items)
         if self._senders:
             self._schedule_wake()
 

@@ -145,6 +145,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         self._hub.loop.run_callback(self._drained.wake_all)
 
     def stats(self) -> Stats:
+        check_hub(self._hub, self)
         return self._counters.snapshot(connections=0, queued=len(self._inbox), in_flight=len(self._in_flight))
 
     def _refuse_new(self) -> None:

@@ -17,6 +17,8 @@ import gc
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextvars import Token
+from functools import partial
 from types import FrameType, MappingProxyType, TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +32,7 @@ from ratchet._wait import WaitQueue, check_hub
 from ratchet.bus.codecs import Address
 from ratchet.bus.deadline import inherit, stop_inheriting, time_left
 from ratchet.bus.side import BusSide
-from ratchet.bus.transaction import ErrorTexts, error_texts
+from ratchet.bus.transaction import ErrorTexts, error_name, error_texts
 from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import Abandoned, AlreadyAnswered
 
@@ -186,10 +188,13 @@ class ServerTransaction(Generic[Request, Response]):
     Dropping the last reference to one that is not answered abandons it.
     """
 
-    __slots__ = ("_outer_deadline", "_passed_on", "_pending")
+    __slots__ = ("_entries", "_passed_on", "_pending")
 
     def __init__(self, pending: PendingRequest[Request, Response]) -> None:
         self._pending = pending
+        self._passed_on = False
+        # The `with` blocks that threads are in: each with what undoes its deadline.
+        self._entries: tuple[tuple[greenlet, Token[float | None] | None], ...] = ()
 
     def __repr__(self) -> str:
         pending = self._pending
@@ -259,25 +264,33 @@ class ServerTransaction(Generic[Request, Response]):
         pending = self._pending
         if get_hub() is not pending._bus._hub:
             check_hub(pending._bus._hub, self)
-        self._passed_on = False
-        self._outer_deadline = inherit(pending._deadline)
-        pending._begin_handling(getcurrent())
+        current = getcurrent()
+        self._entries += ((current, inherit(pending._deadline)),)
+        pending._begin_handling(current)
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
         pending = self._pending
-        pending._end_handling()
-        stop_inheriting(self._outer_deadline)
-        if isinstance(error, Interrupted) and error.args[0] is pending:
+        current = getcurrent()
+        left = next(entry for entry in reversed(self._entries) if entry[0] is current)
+        self._entries = tuple(entry for entry in self._entries if entry is not left)
+        stop_inheriting(left[1])
+        if self._entries:
+            pending._handler = self._entries[-1][0]
+        else:
+            pending._end_handling()
+        # The type is asked, not the error: its attributes may be anything.
+        kind = type(None) if error_type is None else error_type
+        if issubclass(kind, Interrupted) and error is not None and error.args[0] is pending:
             return True
-        if isinstance(error, (Exception, gevent.Timeout)) and not self._answered:
+        if error is not None and issubclass(kind, (Exception, gevent.Timeout)) and not self._answered:
             self.send_error(error)
         if not self._passed_on:
             pending._abandon()
-        if isinstance(error, Exception):
-            bus_logger.warning("the handler of a request raised %s", type(error).__name__, exc_info=error)
+        if issubclass(kind, Exception):
+            bus_logger.warning("the handler of a request raised %s", error_name(kind), exc_info=error)
             return True
         return False
 
@@ -292,12 +305,15 @@ class ServerTransaction(Generic[Request, Response]):
             pending._bus._hub.loop.run_callback_threadsafe(pending._abandon)
 
 
-def _let_go_of_transactions(death: BaseException) -> None:
-    """Let go of what a dead thread's traceback keeps, if a transaction is in it.
+def let_go(death: BaseException, only_transactions: bool = False) -> None:
+    """Let go of what a dead thread's traceback keeps.
 
     The traceback keeps the thread's local variables, and with them each
     transaction that it had and did not answer.  Letting go abandons those,
     while one that another thread has too lives on.
+
+    Args:
+        only_transactions: leave a traceback alone that keeps no transaction.
     """
     errors: list[BaseException | None] = [death]
     seen: set[int] = set()
@@ -307,17 +323,18 @@ def _let_go_of_transactions(death: BaseException) -> None:
             continue
         seen.add(id(error))
         errors += (error.__cause__, error.__context__)
-        if any(_has_transaction(frame) for frame, _ in traceback.walk_tb(error.__traceback__)):
-            traceback.clear_frames(error.__traceback__)
+        trace = error.__traceback__
+        if not only_transactions or any(_has_transaction(frame) for frame, _ in traceback.walk_tb(trace)):
+            traceback.clear_frames(trace)
 
 
 def _has_transaction(frame: FrameType) -> bool:
     # Not `f_locals`: that would make a copy of the variables, which the frame keeps.
     held = gc.get_referents(frame)
     for value in list(held):
-        if isinstance(value, tuple):
-            held += value
+        if isinstance(value, (tuple, list, set, dict)):
+            held += value.values() if isinstance(value, dict) else value
     return any(isinstance(value, ServerTransaction) for value in held)
 
 
-after_death(_let_go_of_transactions)
+after_death(partial(let_go, only_transactions=True))

@@ -7,6 +7,7 @@ answering requests is `server_side`, what a client's messages mean is `session`.
 from __future__ import annotations
 
 import errno
+import logging
 import socket as _socket
 import ssl
 from collections.abc import Collection
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
 
+from ratchet._log import bus_logger, log_soon
 from ratchet._wait import check_hub
 from ratchet.bus.address import SocketFile, Target, shown
 from ratchet.bus.codecs import Address, Decode, Encode
@@ -102,6 +104,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._hub.loop.run_callback(self._drained.wake_all)
 
     def stats(self) -> Stats:
+        check_hub(self._hub, self)
         parked = sum(len(session.parked) for session in self._sessions)
         return self._counters.snapshot(
             connections=len(self._sessions),
@@ -185,8 +188,9 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                     socket, server_side=True, do_handshake_on_connect=False
                 )
                 transport = TlsTransport(wrapped, ready=False)
-        except OSError:
-            # The client has gone away already.
+        except (OSError, ValueError) as error:
+            # The client has gone away already, or the context is not fit for it.
+            log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", peer, error)
             socket.close()
             return
         self._sessions.add(Session(self, transport, peer))

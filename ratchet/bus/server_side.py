@@ -14,13 +14,13 @@ from typing import Any, Generic, TypeVar
 import gevent
 from greenlet import getcurrent
 
-from ratchet._death import on_thread_end
+from ratchet._death import death_of
 from ratchet._log import bus_logger
 from ratchet._wait import WaitQueue, check_hub, check_timeout
 from ratchet.bus.codecs import check_callable, required_arguments
 from ratchet.bus.deadline import deadline_after, time_left
 from ratchet.bus.inbox import Inbox
-from ratchet.bus.pending import PendingRequest, RequestOwner, ServerTransaction
+from ratchet.bus.pending import PendingRequest, RequestOwner, ServerTransaction, let_go
 from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import BusClosed, Rejected
 from ratchet.kernel import Thread, kernel_of
@@ -189,7 +189,9 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
     def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
         """Hub callback."""
         self._takers.discard(taker)
-        on_thread_end(taker)
+        death = death_of(taker)
+        if death is not None:
+            let_go(death)
 
     def _forget_takers(self) -> None:
         """The bus is closed, and no thread is to keep it in memory."""

@@ -113,6 +113,8 @@ class SocketRequest(PendingRequest[Request, Response]):
 
     def _release(self) -> None:
         super()._release()
+        # From now on another request may have the id.
+        self._stop_timer()
         if not self._plain:
             self._session.finished_one()
 
@@ -122,18 +124,21 @@ class SocketRequest(PendingRequest[Request, Response]):
 
     def _begin_handling(self, handler: greenlet) -> None:
         super()._begin_handling(handler)
-        if self._deadline is not None and self._state is State.TAKEN:
+        if self._deadline is not None and self._state is State.TAKEN and self._timer is None:
             # The client's own word may not come through: it has gone, or so
             # many of its requests are open that nothing more is read.
             loop: Any = self._bus._hub.loop
             self._timer = loop.timer(max(self._deadline - time.monotonic(), 0.0))
             self._timer.start(self._session.give_up, self._id, update=True)
 
-    def _end_handling(self) -> None:
-        super()._end_handling()
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+
+    def _end_handling(self) -> None:
+        super()._end_handling()
+        self._stop_timer()
 
     def _reply(self, response: Response) -> bool:
         connection = self._session.connection

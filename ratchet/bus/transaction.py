@@ -38,17 +38,24 @@ ErrorTexts = tuple[str, str, str]
 """Type name, message, traceback."""
 
 
+def error_name(error_type: type[BaseException]) -> str:
+    """The bare name of an error's class, whatever its metaclass says."""
+    name = type.__dict__["__name__"].__get__(error_type)
+    return str.__str__(name)
+
+
 def error_texts(error: BaseException) -> ErrorTexts:
     """An error as texts.  Never fails: what cannot be rendered gets a stand-in."""
-    name = type(error).__name__
+    name = error_name(type(error))
     try:
-        message = str(error)
+        # A subclass of str could still do anything when it is cut.
+        message = str.__str__(str(error))
     except BaseException as failure:
-        message = f"<the text of this {name} cannot be shown: {type(failure).__name__}>"
+        message = f"<the text of this {name} cannot be shown: {error_name(type(failure))}>"
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as failure:
-        trace = f"<the traceback of this {name} cannot be shown: {type(failure).__name__}>"
+        trace = f"<the traceback of this {name} cannot be shown: {error_name(type(failure))}>"
     # Of a long traceback, the end says most.
     return name, message[: wire.MAX_ERROR_TEXT], trace[-wire.MAX_ERROR_TEXT :]
 

@@ -151,7 +151,13 @@ def transport_of(socket: Any) -> Transport:
     return TlsTransport(socket, ready=True) if hasattr(socket, "do_handshake") else Transport(socket)
 
 
-def check_context(context: object) -> None:
-    """Refuse what is no TLS context."""
-    if context is not None and not isinstance(context, ssl.SSLContext):
+def check_context(context: object, *, server_side: bool) -> None:
+    """Refuse what is no TLS context, or one for the other side."""
+    if context is None:
+        return
+    if not isinstance(context, ssl.SSLContext):
         raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {context!r}")
+    wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
+    if context.protocol == wrong:
+        side = "server" if server_side else "client"
+        raise ValueError(f"ssl_context must be one for the {side}'s side, not {context!r}")
