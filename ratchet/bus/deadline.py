@@ -17,6 +17,16 @@ def deadline_after(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
+def seconds_until(deadline: float) -> float:
+    """Seconds left, not below 0."""
+    return max(deadline - time.monotonic(), 0.0)
+
+
+def is_over(deadline: float | None) -> bool:
+    """Whether the time is over."""
+    return deadline is not None and time.monotonic() >= deadline
+
+
 def request_deadline(timeout: float | None) -> float | None:
     """The deadline of a request that is sent now.
 
@@ -32,7 +42,7 @@ def request_deadline(timeout: float | None) -> float | None:
 
 def time_left(deadline: float | None) -> float | None:
     """Seconds left, not below 0; None if there is no deadline."""
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    return None if deadline is None else seconds_until(deadline)
 
 
 def inherit(deadline: float | None) -> Token[float | None] | None:

@@ -6,7 +6,6 @@ same object, so nothing has to be told, and nothing crosses on the way.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import NoReturn, TypeVar
 
@@ -14,7 +13,7 @@ from gevent.hub import get_hub
 
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
-from ratchet.bus.deadline import request_deadline, time_left
+from ratchet.bus.deadline import is_over, request_deadline, time_left
 from ratchet.bus.pending import PendingRequest, State
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.stats import Stats
@@ -46,7 +45,7 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         return Outcome.UNKNOWN
 
     def _take(self) -> bool:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if is_over(self._deadline):
             # The hub is late, or the timer would have given the request up.
             self._state = State.CANCELLED
             self._bus._counters.cancelled += 1

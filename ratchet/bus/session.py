@@ -9,7 +9,6 @@ does wrong is settled within its own session.
 from __future__ import annotations
 
 import logging
-import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -21,7 +20,7 @@ from ratchet._log import bus_logger, log_soon
 from ratchet.bus import wire
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.bus.connection import Connection, ConnectionOwner
-from ratchet.bus.deadline import time_left
+from ratchet.bus.deadline import deadline_after, is_over, seconds_until, time_left
 from ratchet.bus.limits import Limits
 from ratchet.bus.pending import PendingRequest, RequestOwner, State
 from ratchet.bus.transaction import ErrorTexts, error_texts
@@ -77,7 +76,7 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._id = id
         self._from = session.connection.peer
         if arg:
-            self._deadline = time.monotonic() + arg / 1000
+            self._deadline = deadline_after(arg / 1000)
         if flags & wire.METADATA:
             self._metadata = wire.decode_metadata(parts.pop())
         self._parts: Sequence[bytes] = parts
@@ -89,7 +88,7 @@ class SocketRequest(PendingRequest[Request, Response]):
             # Its client does not read: no thread is to wait for that.
             self._session.park(self)
             return False
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if is_over(self._deadline):
             self._refuse(ErrorNumber.OUT_OF_TIME, Rejected("the request's time was over before it ran"))
             return False
         super()._take()
@@ -128,7 +127,7 @@ class SocketRequest(PendingRequest[Request, Response]):
             # The client's own word may not come through: it has gone, or so
             # many of its requests are open that nothing more is read.
             loop: Any = self._bus._hub.loop
-            self._timer = loop.timer(max(self._deadline - time.monotonic(), 0.0))
+            self._timer = loop.timer(seconds_until(self._deadline))
             self._timer.start(self._session.give_up, self._id, update=True)
 
     def _stop_timer(self) -> None:

@@ -9,7 +9,6 @@ once; the bus counts and drops what comes later.
 from __future__ import annotations
 
 import copy
-import time
 import traceback
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
@@ -18,6 +17,7 @@ from gevent.hub import Waiter, get_hub
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus import wire
+from ratchet.bus.deadline import seconds_until
 from ratchet.bus.side import BusSide
 from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import (
@@ -168,7 +168,7 @@ class ClientTransaction(ABC, Generic[Request, Response]):
 
     def _end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
-        self._timer = self._bus._hub.loop.timer(max(deadline - time.monotonic(), 0.0))
+        self._timer = self._bus._hub.loop.timer(seconds_until(deadline))
         self._timer.start(self._on_deadline, update=True)
 
     def _on_deadline(self) -> None:
