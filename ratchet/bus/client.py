@@ -20,7 +20,7 @@ from ratchet.bus import wire
 from ratchet.bus.address import shown
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Address, Decode, Encode
-from ratchet.bus.deadline import request_deadline, time_left
+from ratchet.bus.deadline import inherited_deadline, request_deadline, time_left
 from ratchet.bus.limits import Limits
 from ratchet.bus.link import Link, LinkOwner, SocketTransaction
 from ratchet.bus.stats import Stats
@@ -73,8 +73,9 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> SocketTransaction[Request, Response]:
-        if timeout is not None:
-            check_timeout(timeout)
+        if timeout is None:
+            return self._send(request, 0, inherited_deadline(), metadata)
+        check_timeout(timeout)
         return self._send(request, 0, request_deadline(timeout), metadata)
 
     def cast(self, request: Request) -> None:

@@ -73,7 +73,7 @@ def required_arguments(function: Callable[..., object]) -> int:
 def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
     """Wrap a function that sends, so that it returns checked parts; None is for bytes as they are."""
     if to_bus is None:
-        return lambda body: [checked_bytes(body, "a message without a codec")]
+        return _encode_bytes  # type: ignore[return-value]
     check_callable(to_bus, name)
 
     def encode(value: Object) -> Sequence[bytes]:
@@ -90,7 +90,7 @@ def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
 def decoder(from_bus: FromBus[Object] | None, name: str) -> Decode[Object]:
     """Wrap a function that receives, so that it is called with as much as it requires."""
     if from_bus is None:
-        return lambda parts, address: _body(parts)  # type: ignore[return-value]
+        return _decode_bytes  # type: ignore[return-value]
     check_callable(from_bus, name)
     required = required_arguments(from_bus)
     if required == 2:
@@ -138,6 +138,16 @@ def checked_bytes(value: object, what: str) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError(f"{what} must be bytes, not {shown(value)}")
     return value
+
+
+def _encode_bytes(body: bytes) -> Sequence[bytes]:
+    if not isinstance(body, bytes):
+        checked_bytes(body, "a message without a codec")
+    return [body]
+
+
+def _decode_bytes(parts: Sequence[bytes], address: Address) -> bytes:
+    return parts[0] if parts else b""
 
 
 def _body(parts: Sequence[bytes]) -> bytes:

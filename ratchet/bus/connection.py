@@ -76,6 +76,7 @@ class Connection:
         peer: the peer's address.
         closed: whether the socket is closed.
         closing: whether it closes as soon as all is sent.
+        crowded: whether a writer has to wait for room, or behind those who do.
         tells_room: set by an owner that wants to hear once when there is room.
     """
 
@@ -85,6 +86,7 @@ class Connection:
         "_decoder",
         "_drops_slow_readers",
         "_flush_scheduled",
+        "_high_water",
         "_hub",
         "_input_watch",
         "_limits",
@@ -94,11 +96,13 @@ class Connection:
         "_owner",
         "_reader",
         "_reading",
+        "_run_callback",
         "_transport",
         "_writer",
         "_writers",
         "closed",
         "closing",
+        "crowded",
         "peer",
         "tells_room",
     )
@@ -113,7 +117,9 @@ class Connection:
         drops_slow_readers: bool,
     ) -> None:
         self._hub: Hub = get_hub()
+        self._run_callback: Callable[..., object] = self._hub.loop.run_callback
         self._limits = limits
+        self._high_water = limits.high_water
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._owner = owner
@@ -124,7 +130,7 @@ class Connection:
         self._reading = True
         self._outbox = Outbox()
         self._flush_scheduled = False
-        # Nothing can be sent any more.
+        # Nothing can be sent any more; so it is when it is closed.
         self._broken = False
         self.closing = False
         self._writers: WaitQueue | None = None
@@ -132,6 +138,7 @@ class Connection:
         # Made on first use: most connections never need them.
         self._input_watch: StallWatch | None = None
         self._output_watch: StallWatch | None = None
+        self.crowded = False
         self.tells_room = False
         self.closed = False
         self.peer = peer
@@ -152,42 +159,39 @@ class Connection:
         Does not block and raises nothing: a failure comes to the owner.
         """
         outbox = self._outbox
-        outbox.written += 1
+        outbox.written = number = outbox.written + 1
         if self._logs_frames:
-            log_soon(
-                bus_logger, logging.DEBUG, "to %s: %d bytes, %s", self.peer, len(frame), frame[:16].hex()
-            )
-        if self.closed or self._broken:
-            return outbox.written
+            self._log_frame(frame)
+        if self._broken:
+            return number
         if self._flush_scheduled:
-            self._keep(frame, 0)
-            return outbox.written
-        self._flush_scheduled = True
-        self._hub.loop.run_callback(self._flush)
-        count = self._send(frame)
-        if count == len(frame):
-            outbox.sent = outbox.written
+            outbox.add(frame)
         else:
-            self._keep(frame, count)
-        return outbox.written
-
-    def _keep(self, frame: bytes, already_sent: int) -> None:
-        if self._output_watch is not None and not self._outbox:
-            self._output_watch.move()
-        self._outbox.add(frame, already_sent)
-        if self._outbox.size >= self._limits.high_water:
+            self._flush_scheduled = True
+            self._run_callback(self._flush_turn)
+            count = self._send(frame)
+            if count == len(frame):
+                outbox.sent = number
+                return number
+            outbox.add(memoryview(frame)[count:] if count else frame)
+        if outbox.size >= self._high_water:
+            self.crowded = True
             self._owner._on_crowded()
+        return number
+
+    def _log_frame(self, frame: bytes) -> None:
+        text = "to %s: %d bytes, %s"
+        log_soon(bus_logger, logging.DEBUG, text, self.peer, len(frame), frame[:16].hex())
 
     def write_last(self, frame: bytes) -> None:
         """Send a frame that is worth it only at once: the connection is about to be closed."""
-        if self._outbox.between_frames and not self.closed and not self._broken:
+        if self._outbox.between_frames and not self._broken:
             self._send(frame)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether a writer has to wait for room, or behind those who do."""
+    def _look_for_room(self) -> None:
+        """Bring `crowded` up to date, after anything but a write."""
         # There will be no more room on a closed connection, and nobody to tell of it.
-        return not self.closed and (self._outbox.size >= self._limits.high_water or bool(self._writers))
+        self.crowded = not self.closed and (self._outbox.size >= self._high_water or bool(self._writers))
 
     @property
     def unsent(self) -> int:
@@ -208,16 +212,21 @@ class Connection:
             return True
         if self._writers is None:
             self._writers = WaitQueue()
-        return self._writers.wait(call, self, timeout)
+        try:
+            return self._writers.wait(call, self, timeout)
+        finally:
+            self._look_for_room()
 
     def wake_writers(self) -> None:
         """Let those who wait for room look again at whether they still want it."""
         if self._writers:
-            self._hub.loop.run_callback(self._writers.wake_all)
+            self._run_callback(self._writers.wake_all)
 
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
-        return self._outbox.take_back(number)
+        taken = self._outbox.take_back(number)
+        self._look_for_room()
+        return taken
 
     def stop_reading(self) -> None:
         """Take no more messages, and leave what the peer sends in the kernel."""
@@ -230,7 +239,7 @@ class Connection:
         """Undo `stop_reading`, from the next turn on; one that is closing stays as it is."""
         if not self.closed and not self.closing:
             self._reading = True
-            self._hub.loop.run_callback(self._resume)
+            self._run_callback(self._resume)
 
     def close_when_sent(self) -> None:
         """Close, but send first what is written already."""
@@ -252,7 +261,7 @@ class Connection:
 
     def forsake(self) -> None:
         """Give the system back what it lent; tells nobody, and sends nothing."""
-        self.closed = True
+        self.closed = self._broken = True
         self._reader.close()
         if self._writer is not None:
             self._writer.close()
@@ -262,6 +271,7 @@ class Connection:
         self._transport.close()
         self._backlog = []
         self._outbox.clear()
+        self._look_for_room()
 
     def _on_readable(self) -> None:
         """Hub callback."""
@@ -346,7 +356,7 @@ class Connection:
         except OSError as error:
             self._broken = True
             # What the peer said before it went is still to be read.
-            self._hub.loop.run_callback(self._read_rest, error, _MOST_REST)
+            self._run_callback(self._read_rest, error, _MOST_REST)
             return 0
 
     def _read_rest(self, error: OSError, most: int) -> None:
@@ -362,15 +372,21 @@ class Connection:
             return
         self._deliver(self._decoder.feed(data))
         if not self.closed:
-            self._hub.loop.run_callback(self._read_rest, error, most - len(data))
+            self._run_callback(self._read_rest, error, most - len(data))
+
+    def _flush_turn(self) -> None:
+        """Hub callback: send what was written since the turn's first write."""
+        if self._output_watch is not None:
+            self._output_watch.move()
+        self._flush()
 
     def _flush(self) -> None:
-        """Hub callback: send what was written since the turn's first write."""
-        if self.closed or self._broken or not self._transport.ready:
+        if self._broken or not self._transport.ready:
             return
         self._flush_scheduled = False
         if self._outbox:
             self._send_outbox()
+            self._look_for_room()
         elif self._transport.wants_write:
             self._send(b"")
         if self._broken:
@@ -380,9 +396,9 @@ class Connection:
         elif self.closing:
             self.close()
             return
-        while self._writers and self._outbox.size < self._limits.high_water and not self.closed:
+        while self._writers and self._outbox.size < self._high_water and not self.closed:
             self._writers.wake_next()
-        if self.tells_room and self._outbox.size < self._limits.high_water:
+        if self.tells_room and self._outbox.size < self._high_water:
             self.tells_room = False
             self._owner._on_room()
 

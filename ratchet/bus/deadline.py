@@ -12,6 +12,10 @@ from contextvars import ContextVar, Token
 _inherited: ContextVar[float | None] = ContextVar("ratchet_deadline", default=None)
 
 
+inherited_deadline = _inherited.get
+"""The deadline of the request which the current thread handles."""
+
+
 def deadline_after(timeout: float | None) -> float | None:
     """The deadline `timeout` seconds from now."""
     return None if timeout is None else time.monotonic() + timeout

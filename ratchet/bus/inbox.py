@@ -29,6 +29,9 @@ class Inbox(Generic[Item]):
         owner: the bus, for texts.
         maxsize: how many items there may be before `wait_for_room` waits;
             None for any number.
+
+    Attributes:
+        closed: whether nothing is put in any more.
     """
 
     def __init__(self, owner: object, maxsize: int | None = None) -> None:
@@ -39,7 +42,7 @@ class Inbox(Generic[Item]):
         self._receivers = WaitQueue()
         self._senders = WaitQueue()
         self._wake_scheduled = False
-        self._closed = False
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -59,7 +62,7 @@ class Inbox(Generic[Item]):
         Raises `BusTimeout` or `BusClosed`, both with the outcome `NOT_SENT`.
         """
         woken = self._senders.wait("send_request", self._owner, timeout)
-        if self._closed:
+        if self.closed:
             raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_SENT)
         if not woken:
             raise BusTimeout(f"no room in {self._owner!r} after {timeout} s", outcome=Outcome.NOT_SENT)
@@ -67,7 +70,7 @@ class Inbox(Generic[Item]):
     def put(self, item: Item) -> None:
         """Add an item; does not block, also from a hub callback."""
         self._items.append(item)
-        if self._receivers:
+        if self._receivers and not self._wake_scheduled:
             self._schedule_wake()
 
     def get(self, timeout: float | None) -> Item:
@@ -76,26 +79,27 @@ class Inbox(Generic[Item]):
         Raises `BusTimeout`, or `BusClosed` if there is none and none will come.
         """
         if not self._items or self._receivers:
-            if self._closed:
+            if self.closed:
                 raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_RUN)
             if not self._receivers.wait("recv_request", self._owner, timeout):
                 raise BusTimeout(f"no request on {self._owner!r} after {timeout} s", outcome=Outcome.NOT_RUN)
             if not self._items:
                 raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_RUN)
-        item = self._items.popleft()
-        if self._senders:
+        if self._senders and not self._wake_scheduled:
             self._schedule_wake()
-        return item
+        return self._items.popleft()
 
     def remove(self, items: Collection[Item]) -> None:
         """Take back items that nobody has taken yet; those that are not here any more are skipped."""
-        self._items = deque(item for item in self._items if item not in items)
-        if self._senders:
+        kept = [item for item in self._items if item not in items]
+        self._items.clear()
+        self._items.extend(kept)
+        if self._senders and not self._wake_scheduled:
             self._schedule_wake()
 
     def close(self) -> list[Item]:
         """Let nobody in any more, wake all who wait, and return what was left."""
-        self._closed = True
+        self.closed = True
         left = list(self._items)
         self._items.clear()
         self._run_callback(self._receivers.wake_all)
@@ -109,22 +113,30 @@ class Inbox(Generic[Item]):
         self._senders.clear()
 
     def _schedule_wake(self) -> None:
-        if not self._wake_scheduled:
-            self._wake_scheduled = True
-            self._run_callback(self._wake)
+        self._wake_scheduled = True
+        self._run_callback(self._wake)
 
     def _wake(self) -> None:
         """Hub callback: each thread that is woken takes its item, or puts it, at once."""
         self._wake_scheduled = False
+        items, receivers = self._items, self._receivers
         # Counted beforehand: threads that feed each other must not hold the hub.
-        for _ in range(len(self._items)):
-            if self._items and self._receivers:
-                self._receivers.wake_next()
-        if self._maxsize is not None:
-            for _ in range(self._maxsize - len(self._items)):
-                if self._senders and len(self._items) < self._maxsize:
-                    self._senders.wake_next()
-        if (self._items and self._receivers) or (self._senders and not self._is_full()):
+        for _ in range(len(items)):
+            if not items or not receivers:
+                break
+            receivers.wake_next()
+        if self._senders:
+            self._wake_senders()
+        if items and receivers and not self._wake_scheduled:
+            self._schedule_wake()
+
+    def _wake_senders(self) -> None:
+        assert self._maxsize is not None
+        for _ in range(self._maxsize - len(self._items)):
+            if not self._senders or self._is_full():
+                break
+            self._senders.wake_next()
+        if self._senders and not self._is_full() and not self._wake_scheduled:
             self._schedule_wake()
 
     def _is_full(self) -> bool:

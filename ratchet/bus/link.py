@@ -64,17 +64,22 @@ class SocketTransaction(ClientTransaction[Request, Response]):
     """A request that was sent over a socket."""
 
     _bus: LinkOwner
-    # The number of its frame on the connection.
-    _frame_number = 0
-    _decoded = False
-    # Its time is over, and only the server's last word is waited for.
-    _expired = False
 
     def __init__(self, link: Link, request: Request, id: int) -> None:
         self._bus = link.client
         self._link = link
         self.request = request
         self._id = id
+        # The number of its frame on the connection.
+        self._frame_number = 0
+        # Its time is over, and only the server's last word is waited for.
+        self._expired = False
+        self._decoded = False
+        self._done = False
+        self._error = None
+        self._value = None
+        self._waiters = None
+        self._timer = None
 
     def _response(self) -> Response:
         if not self._decoded:
@@ -99,7 +104,8 @@ class SocketTransaction(ClientTransaction[Request, Response]):
     def _time_out(self, outcome: Outcome) -> None:
         """Its time was over, and now it is known what became of it."""
         self._bus._counters.cancelled += 1
-        self._end(None, BusTimeout("the time of the request is over", outcome=outcome))
+        self._error = BusTimeout("the time of the request is over", outcome=outcome)
+        self._end()
 
 
 class Link(ConnectionOwner):
@@ -128,14 +134,19 @@ class Link(ConnectionOwner):
         self, request: Request, flags: int, arg: int, parts: Sequence[bytes]
     ) -> SocketTransaction[Request, Any]:
         """Send a request whose parts are checked; does not block."""
-        transaction: SocketTransaction[Request, Any] = SocketTransaction(self, request, self._next_id())
+        # An id that no open transaction has; 0 is never one.
+        id = self._last_id % wire.MAX_ID + 1
+        while id in self._open:
+            id = id % wire.MAX_ID + 1
+        self._last_id = id
+        transaction: SocketTransaction[Request, Any] = SocketTransaction(self, request, id)
         if not flags & wire.ONE_WAY:
-            self._open[transaction._id] = transaction
+            self._open[id] = transaction
         if self.client._plain:
             self._plain_order.append(transaction)
             frame = wire.encode(wire.PLAIN, 0, 0, 0, parts)
         else:
-            frame = wire.encode(wire.REQUEST, flags, transaction._id, arg, parts)
+            frame = wire.encode(wire.REQUEST, flags, id, arg, parts)
         transaction._frame_number = self.connection.write(frame)
         return transaction
 
@@ -195,15 +206,6 @@ class Link(ConnectionOwner):
     def _hub(self) -> Hub:
         return self.client._hub
 
-    def _next_id(self) -> int:
-        """An id that no open transaction has; 0 is never one."""
-        id = self._last_id
-        while True:
-            id = id % wire.MAX_ID + 1
-            if id not in self._open:
-                self._last_id = id
-                return id
-
     def _close_if_done(self) -> None:
         if self.draining and not self._open:
             self.connection.close_when_sent()
@@ -211,7 +213,11 @@ class Link(ConnectionOwner):
     def _on_message(self, message: Message) -> None:
         kind, _, id, arg, parts = message
         self.useful = True
-        if kind == wire.RESPONSE or kind == wire.ERROR:
+        if kind == wire.RESPONSE and id in self._open and not self._open[id]._expired:
+            self._open.pop(id)._succeed(parts)
+            if self.draining:
+                self._close_if_done()
+        elif kind == wire.RESPONSE or kind == wire.ERROR:
             self._on_answer(kind, arg, parts, self._open.pop(id, None))
         elif kind == wire.PLAIN and self._plain_order:
             transaction = self._plain_order.popleft()

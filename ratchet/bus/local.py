@@ -13,8 +13,8 @@ from gevent.hub import get_hub
 
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
-from ratchet.bus.deadline import is_over, request_deadline, time_left
-from ratchet.bus.pending import PendingRequest, State
+from ratchet.bus.deadline import inherited_deadline, is_over, request_deadline, time_left
+from ratchet.bus.pending import QUEUED, TAKEN, PendingRequest, State
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import ClientTransaction, ErrorTexts, error_from_number
@@ -28,12 +28,19 @@ Response = TypeVar("Response")
 class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Request, Response]):
     """A request on a local bus: both sides look at the same one."""
 
-    _one_way = False
     _bus: LocalBus[Request, Response]
 
     def __init__(self, bus: LocalBus[Request, Response], request: Request) -> None:
         self._bus = bus
         self.request = request
+        self._one_way = False
+        self._state = QUEUED
+        self._deadline = None
+        self._done = False
+        self._error = None
+        self._value = None
+        self._waiters = None
+        self._timer = None
 
     def _response(self) -> Response:
         return self._value  # type: ignore[no-any-return]
@@ -45,16 +52,20 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         return Outcome.UNKNOWN
 
     def _take(self) -> bool:
-        if is_over(self._deadline):
+        if self._deadline is not None and is_over(self._deadline):
             # The hub is late, or the timer would have given the request up.
             self._state = State.CANCELLED
             self._bus._counters.cancelled += 1
-            self._end(None, BusTimeout("the time of the request is over", outcome=Outcome.NOT_RUN))
+            self._error = BusTimeout("the time of the request is over", outcome=Outcome.NOT_RUN)
+            self._end()
             return False
-        return super()._take()
+        self._state = TAKEN
+        self._bus._in_flight.add(self)
+        return True
 
     def _reply(self, response: Response) -> bool:
         self._succeed(response)
+        self._bus._forget(self)
         return not self._one_way
 
     def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
@@ -86,18 +97,18 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> LocalTransaction[Request, Response]:
         transaction = LocalTransaction(self, request)
+        if timeout is None and metadata is None and inherited_deadline() is None:
+            self._send(transaction, None)
+            return transaction
         if metadata is not None:
             # Checked as on a socket, and a copy, as over a socket.
             encode_metadata(metadata)
             transaction._metadata = dict(metadata)
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         deadline = request_deadline(timeout)
-        if deadline is None:
-            self._send(transaction, None)
-        else:
-            transaction._deadline = deadline
-            self._send(transaction, time_left(deadline))
+        transaction._deadline = deadline
+        self._send(transaction, time_left(deadline))
+        if deadline is not None:
             transaction._end_at(deadline)
         return transaction
 
@@ -110,16 +121,17 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     def _send(self, transaction: LocalTransaction[Request, Response], timeout: float | None) -> None:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
-        if self._draining or self._closed:
+        inbox = self._inbox
+        if inbox.closed:
             self._refuse_sender()
         if timeout == 0:
             raise BusTimeout("the time of the request was over before it was sent", outcome=Outcome.NOT_SENT)
-        if self._bounded and self._inbox.full:
+        if self._bounded and inbox.full:
             try:
-                self._inbox.wait_for_room(timeout)
+                inbox.wait_for_room(timeout)
             except BusClosed:
                 self._refuse_sender()
-        self._inbox.put(transaction)
+        inbox.put(transaction)
 
     def _refuse_sender(self) -> NoReturn:
         if self._closed:

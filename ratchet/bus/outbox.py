@@ -14,7 +14,6 @@ from typing import Final
 # How much is joined for one send.  More costs a copy for nothing: it is about
 # what a socket's buffer takes.
 _CHUNK_SIZE: Final = 256 * 1024
-_CHUNK_FRAMES: Final = 1024
 
 
 class Outbox:
@@ -45,33 +44,41 @@ class Outbox:
         """Whether the last byte that left was the last one of its frame."""
         return not self._frames or not isinstance(self._frames[0], memoryview)
 
-    def add(self, frame: bytes, already_left: int = 0) -> None:
-        """Keep the frame that was written last, of which some bytes may have left."""
+    def add(self, frame: bytes | memoryview) -> None:
+        """Keep the frame that was written last, or the rest of it, if a part has left already."""
         if self._frames is None:
             self._frames = deque()
-        self._frames.append(memoryview(frame)[already_left:] if already_left else frame)
-        self.size += len(frame) - already_left
+        self._frames.append(frame)
+        self.size += len(frame)
 
     def chunk(self) -> bytes | memoryview:
         """What to send next: as many frames as make a good size, joined."""
         assert self._frames
-        frames, size = 0, 0
-        for frame in islice(self._frames, _CHUNK_FRAMES):
-            if frames and size + len(frame) > _CHUNK_SIZE:
-                break
-            frames += 1
+        self._chunk_frames = count = self._count_chunk_frames(self._frames)
+        return self._frames[0] if count == 1 else b"".join(islice(self._frames, count))
+
+    def _count_chunk_frames(self, frames: deque[bytes | memoryview]) -> int:
+        if self.size <= _CHUNK_SIZE:
+            return len(frames)
+        count, size = 0, 0
+        for frame in frames:
             size += len(frame)
-        self._chunk_frames = frames
-        return self._frames[0] if frames == 1 else b"".join(islice(self._frames, frames))
+            if count and size > _CHUNK_SIZE:
+                break
+            count += 1
+        return count
 
     def advance(self, count: int, whole: bool) -> None:
         """So many bytes of the last chunk have left; `whole` if that was all of it."""
         assert self._frames
         self.size -= count
         if whole:
-            for _ in range(self._chunk_frames):
-                self._frames.popleft()
             self.sent += self._chunk_frames
+            if self._chunk_frames == len(self._frames):
+                self._frames.clear()
+            else:
+                for _ in range(self._chunk_frames):
+                    self._frames.popleft()
             return
         while len(self._frames[0]) <= count:
             count -= len(self._frames.popleft())

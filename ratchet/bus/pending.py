@@ -55,7 +55,7 @@ class State(enum.Enum):
 
 
 # Module names, because an enum's attribute takes three times as long to read.
-_QUEUED, _TAKEN, _ANSWERED, _CANCELLED, _LATE = State
+QUEUED, TAKEN, ANSWERED, CANCELLED, LATE = State
 
 
 class Interrupted(BaseException):
@@ -73,6 +73,12 @@ class RequestOwner(BusSide):
     # The threads that wait until there is none.
     _drained: WaitQueue
 
+    def _forget(self, request: PendingRequest[Any, Any]) -> None:
+        """No thread has the request any more, or nobody wants its answer."""
+        self._in_flight.discard(request)
+        if self._drained:
+            self._wake_drain()
+
     def _wake_drain(self) -> None:
         """A request has left `_in_flight`, or a connection is gone."""
         self._hub.loop.run_callback(self._drained.wake_all)
@@ -81,12 +87,14 @@ class RequestOwner(BusSide):
 class PendingRequest(ABC, Generic[Request, Response]):
     """A request on the server's side, as the bus holds it."""
 
-    _state = _QUEUED
+    # These are set by each kind's `__init__`, for speed, as in `ClientTransaction`.
+    _bus: RequestOwner
+    _state: State
+    _deadline: float | None
+    # These are seldom read.
     _handler: greenlet | None = None
-    _deadline: float | None = None
     _metadata: Mapping[str, str] = MappingProxyType({})
     _from: Address = None
-    _bus: RequestOwner
 
     request: Request
 
@@ -96,51 +104,39 @@ class PendingRequest(ABC, Generic[Request, Response]):
         return False
 
     @abstractmethod
+    def _take(self) -> bool:
+        """A thread has it from the inbox; False if it is not to be handled after all."""
+
+    @abstractmethod
     def _reply(self, response: Response) -> bool:
-        """Hand the response to the client's side; see `send_response`."""
+        """Hand the response to the client's side, and `_release`; see `send_response`."""
 
     @abstractmethod
     def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
         """Hand an error to the client's side; does not block, raises nothing."""
 
-    def _take(self) -> bool:
-        """A thread has it from the inbox; False if it is not to be handled after all."""
-        if self._state is not _QUEUED:
-            return False
-        self._state = _TAKEN
-        self._bus._in_flight.add(self)
-        return True
-
-    def _claim(self) -> bool:
-        """Make what follows the one answer; False if it comes too late.
-
-        Whoever claimed it calls `_release` after answering.
-        """
-        if self._state is _TAKEN:
-            self._state = _ANSWERED
-            return True
-        if self._state is _CANCELLED:
-            self._state = _LATE
+    def _refuse_answer(self) -> bool:
+        """An answer comes too late, so False; or it is the second one."""
+        if self._state is CANCELLED:
+            self._state = LATE
             self._bus._counters.dropped_late += 1
             return False
         raise AlreadyAnswered("the transaction has its answer already")
 
     def _release(self) -> None:
-        bus = self._bus
-        bus._in_flight.discard(self)
-        if bus._drained:
-            bus._wake_drain()
+        """It has its answer, or needs none."""
+        self._bus._forget(self)
 
     def _refuse(self, number: ErrorNumber, error: BaseException) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""
-        if self._state is _QUEUED or self._state is _TAKEN:
-            self._state = _ANSWERED
+        if self._state is QUEUED or self._state is TAKEN:
+            self._state = ANSWERED
             self._reply_error(number, error_texts(error))
             self._release()
 
     def _abandon(self) -> None:
         """No thread can answer it any more."""
-        if self._state is _TAKEN:
+        if self._state is TAKEN:
             error = Abandoned("the server took the request and will not answer it")
             self._refuse(ErrorNumber.ABANDONED, error)
 
@@ -149,9 +145,9 @@ class PendingRequest(ABC, Generic[Request, Response]):
 
         Does not block, also from a hub callback.
         """
-        queued = self._state is _QUEUED
-        if queued or self._state is _TAKEN:
-            self._state = _CANCELLED
+        queued = self._state is QUEUED
+        if queued or self._state is TAKEN:
+            self._state = CANCELLED
             self._release()
             self._interrupt_soon()
         return queued
@@ -159,7 +155,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
     def _begin_handling(self, handler: greenlet) -> None:
         """A thread has entered `with transaction:`."""
         self._handler = handler
-        if self._state is _CANCELLED:
+        if self._state is CANCELLED:
             self._interrupt_soon()
 
     def _end_handling(self) -> None:
@@ -188,13 +184,11 @@ class ServerTransaction(Generic[Request, Response]):
     Dropping the last reference to one that is not answered abandons it.
     """
 
-    __slots__ = ("_entries", "_passed_on", "_pending")
-
-    def __init__(self, pending: PendingRequest[Request, Response]) -> None:
-        self._pending = pending
-        self._passed_on = False
-        # The `with` blocks that threads are in: each with what undoes its deadline.
-        self._entries: tuple[tuple[greenlet, Token[float | None] | None], ...] = ()
+    # An __init__ would double the time to make one, and so would setting these here.
+    _pending: PendingRequest[Request, Response]
+    _passed_on = False
+    # The `with` blocks that threads are in: each with what undoes its deadline.
+    _entries: tuple[tuple[greenlet, Token[float | None] | None], ...] = ()
 
     def __repr__(self) -> str:
         pending = self._pending
@@ -224,7 +218,7 @@ class ServerTransaction(Generic[Request, Response]):
     @property
     def cancelled(self) -> bool:
         """Whether the client gave up: cancelled, timed out, or went away."""
-        return self._pending._state in (_CANCELLED, _LATE)
+        return self._pending._state in (CANCELLED, LATE)
 
     def send_response(self, response: Response) -> bool:
         """Answer.  True if the answer was handed to the connection.
@@ -237,12 +231,10 @@ class ServerTransaction(Generic[Request, Response]):
         bus = pending._bus
         if get_hub() is not bus._hub:
             check_hub(bus._hub, self)
-        if not pending._claim():
-            return False
-        try:
-            return pending._reply(response)
-        finally:
-            pending._release()
+        if pending._state is not TAKEN:
+            return pending._refuse_answer()
+        pending._state = ANSWERED
+        return pending._reply(response)
 
     def send_error(self, error: BaseException) -> bool:
         """Answer with an error; the client's call raises it as `RemoteError`.
@@ -253,8 +245,9 @@ class ServerTransaction(Generic[Request, Response]):
             raise TypeError(f"send_error needs an exception, not {error!r}")
         pending = self._pending
         check_hub(pending._bus._hub, self)
-        if not pending._claim():
-            return False
+        if pending._state is not TAKEN:
+            return pending._refuse_answer()
+        pending._state = ANSWERED
         try:
             return pending._reply_error(ErrorNumber.HANDLER_RAISED, error_texts(error))
         finally:
@@ -296,11 +289,11 @@ class ServerTransaction(Generic[Request, Response]):
 
     @property
     def _answered(self) -> bool:
-        return self._pending._state in (_ANSWERED, _LATE)
+        return self._pending._state in (ANSWERED, LATE)
 
     def __del__(self) -> None:
         pending = self._pending
-        if pending._state is _TAKEN and pending._bus._hub.loop is not None:
+        if pending._state is TAKEN and pending._bus._hub.loop is not None:
             # The last reference may go in any OS thread, so not in place.
             pending._bus._hub.loop.run_callback_threadsafe(pending._abandon)
 

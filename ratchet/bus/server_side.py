@@ -58,11 +58,17 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         Raises `BusTimeout` after `timeout` seconds, and `BusClosed` when the
         bus is closed or draining.
         """
-        taker = getcurrent()
-        if taker not in self._takers:
-            self._watch(taker)
-        pending = self._next(timeout)
-        return ServerTransaction(pending), pending.request
+        if getcurrent() not in self._takers:
+            self._watch(getcurrent())
+        if timeout is None:
+            pending = self._inbox.get(None)
+            while not pending._take():
+                pending = self._inbox.get(None)
+        else:
+            pending = self._next_within(timeout)
+        transaction: ServerTransaction[Request, Response] = ServerTransaction()
+        transaction._pending = pending
+        return transaction, pending.request
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests until the bus is closed or drained."""
@@ -130,15 +136,12 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
     def _refuse_new(self) -> None:
         """A drain begins: stop taking requests, and tell the clients."""
 
-    def _next(self, timeout: float | None = None) -> PendingRequest[Request, Response]:
+    def _next_within(self, timeout: float) -> PendingRequest[Request, Response]:
         """Take the next request that is to be handled."""
-        deadline = None
-        if timeout is not None:
-            check_timeout(timeout)
-            deadline = deadline_after(timeout)
-        get = self._inbox.get
+        check_timeout(timeout)
+        deadline = deadline_after(timeout)
         while True:
-            pending = get(None if deadline is None else time_left(deadline))
+            pending = self._inbox.get(time_left(deadline))
             if pending._take():
                 return pending
 
@@ -153,12 +156,9 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                 bus_logger.warning("the handler of a request raised %r", error, exc_info=error)
 
     def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
-        transaction = ServerTransaction(self._next())
+        transaction, request = self.recv_request()
         with transaction:
-            if with_transaction:
-                response = handler(transaction.request, transaction)
-            else:
-                response = handler(transaction.request)
+            response = handler(request, transaction) if with_transaction else handler(request)
             if transaction._answered:
                 return
             if transaction._pending._would_block:

@@ -22,7 +22,7 @@ from ratchet.bus.codecs import Decode, Encode
 from ratchet.bus.connection import Connection, ConnectionOwner
 from ratchet.bus.deadline import deadline_after, is_over, seconds_until, time_left
 from ratchet.bus.limits import Limits
-from ratchet.bus.pending import PendingRequest, RequestOwner, State
+from ratchet.bus.pending import QUEUED, TAKEN, PendingRequest, RequestOwner, State
 from ratchet.bus.transaction import ErrorTexts, error_texts
 from ratchet.bus.transport import Transport
 from ratchet.bus.wire import ErrorNumber, Message
@@ -63,37 +63,39 @@ class SocketRequest(PendingRequest[Request, Response]):
     # A plain request's answer, while it waits for those of earlier ones; an
     # empty one stands for an error, which the plain form cannot tell.
     _answer: bytes | None = None
-    # Rings at the deadline, while a thread handles the request.
-    _timer: Any = None
 
-    def __init__(
-        self, session: Session, kind: int, flags: int, id: int, arg: int, parts: list[bytes]
-    ) -> None:
+    def __init__(self, session: Session, message: Message) -> None:
+        kind, flags, self._id, arg, parts = message
         self._bus = session.server
         self._session = session
         self._plain = kind == wire.PLAIN
         self._one_way = bool(flags & wire.ONE_WAY)
-        self._id = id
         self._from = session.connection.peer
-        if arg:
-            self._deadline = deadline_after(arg / 1000)
+        self._state = QUEUED
+        self._deadline = deadline_after(arg / 1000) if arg else None
+        # Rings at the deadline, while a thread handles the request.
+        self._timer: Any = None
         if flags & wire.METADATA:
             self._metadata = wire.decode_metadata(parts.pop())
         self._parts: Sequence[bytes] = parts
 
     def _take(self) -> bool:
-        if self._bus.held_up:
-            self._bus._go_on_if_room()
+        bus = self._bus
+        if bus.held_up:
+            bus._go_on_if_room()
         if self._would_block:
             # Its client does not read: no thread is to wait for that.
             self._session.park(self)
             return False
-        if is_over(self._deadline):
+        if self._deadline is not None and is_over(self._deadline):
             self._refuse(ErrorNumber.OUT_OF_TIME, Rejected("the request's time was over before it ran"))
             return False
-        super()._take()
+        if self._state is not QUEUED:
+            return False
+        self._state = TAKEN
+        bus._in_flight.add(self)
         try:
-            self.request = self._bus._decode(self._parts, self._from)
+            self.request = bus._decode(self._parts, self._from)
         except Exception as error:
             bus_logger.warning("a request from %s could not be decoded", self._from, exc_info=error)
             self._refuse(ErrorNumber.NOT_DECODED, error)
@@ -103,7 +105,7 @@ class SocketRequest(PendingRequest[Request, Response]):
             raise
         self._parts = ()
         # The client may have given up while the codec blocked.
-        return self._state is State.TAKEN
+        return self._state is TAKEN
 
     def _cancel(self) -> bool:
         if self._state in (State.QUEUED, State.TAKEN):
@@ -111,15 +113,19 @@ class SocketRequest(PendingRequest[Request, Response]):
         return super()._cancel()
 
     def _release(self) -> None:
-        super()._release()
-        # From now on another request may have the id.
-        self._stop_timer()
+        self._bus._forget(self)
+        if self._timer is not None:
+            # From now on another request may have the id.
+            self._stop_timer()
         if not self._plain:
             self._session.finished_one()
 
     @property
     def _would_block(self) -> bool:
-        return not self._one_way and self._session.is_crowded_for(self)
+        session = self._session
+        if self._plain or session.connection.crowded:
+            return not self._one_way and session.is_crowded_for(self)
+        return False
 
     def _begin_handling(self, handler: greenlet) -> None:
         super()._begin_handling(handler)
@@ -140,27 +146,34 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._stop_timer()
 
     def _reply(self, response: Response) -> bool:
-        connection = self._session.connection
+        try:
+            return self._send_response(response)
+        finally:
+            self._release()
+
+    def _send_response(self, response: Response) -> bool:
+        bus, session = self._bus, self._session
         if self._one_way:
-            self._bus._counters.answered += 1
+            bus._counters.answered += 1
             return False
         try:
-            parts = self._bus._encode(response)
-            limits = self._bus._limits
+            parts = bus._encode(response)
+            limits = bus._limits
             wire.check_size(parts, limits.max_message, limits.max_parts)
+            connection = session.connection
             if connection.crowded and not connection.wait_for_room(
                 "send_response", time_left(self._deadline)
             ):
-                self._session.give_up(self._id)
+                session.give_up(self._id)
                 return self._too_late()
         except BaseException as error:
             number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
             self._reply_error(number, error_texts(error))
             raise
         kind = wire.PLAIN if self._plain else wire.RESPONSE
-        if not self._session.answer(self, wire.encode(kind, 0, self._id, 0, parts)):
+        if not session.answer(self, wire.encode(kind, 0, self._id, 0, parts)):
             return self._too_late()
-        self._bus._counters.answered += 1
+        bus._counters.answered += 1
         return True
 
     def _too_late(self) -> bool:
@@ -182,6 +195,7 @@ class Session(ConnectionOwner):
     """One connected client."""
 
     __slots__ = (
+        "_at_limit",
         "_input_ended",
         "_kept",
         "_last_id",
@@ -195,8 +209,10 @@ class Session(ConnectionOwner):
 
     def __init__(self, server: SessionOwner, transport: Transport, peer: Any) -> None:
         self.server = server
-        # How many of its requests are not through, one-way ones included.
+        # How many of its requests are not through, one-way ones included, and
+        # whether that is all that it may have.
         self._unfinished = 0
+        self._at_limit = False
         # Requests whose answers would only wait for the client to read.
         self.parked: list[SocketRequest[Any, Any]] = []
         # The requests that are to be answered, by id; and in order, if plain.
@@ -223,7 +239,8 @@ class Session(ConnectionOwner):
 
         False if the client does not want it any more.
         """
-        if self.connection.closed or self.connection.closing:
+        connection = self.connection
+        if connection.closed or connection.closing:
             return False
         if request._plain:
             request._answer = frame
@@ -232,8 +249,9 @@ class Session(ConnectionOwner):
         elif self._open.pop(request._id, None) is None:
             return False
         else:
-            self.connection.write(frame)
-        self._close_if_done()
+            connection.write(frame)
+        if self._input_ended:
+            self._close_if_done()
         return True
 
     def park(self, request: SocketRequest[Any, Any]) -> None:
@@ -250,13 +268,13 @@ class Session(ConnectionOwner):
     def finished_one(self) -> None:
         """One of its requests is through."""
         self._unfinished -= 1
-        if self._unfinished == self.server._limits.max_in_flight - 1:
+        if self._at_limit:
+            self._at_limit = False
             self.read_or_not()
 
     def read_or_not(self) -> None:
         """Read on, unless the server has too much, or this client, or it does not read itself."""
-        full = self._unfinished >= self.server._limits.max_in_flight
-        if full or self.server.held_up or self.connection.crowded:
+        if self._at_limit or self.server.held_up or self.connection.crowded:
             self.connection.stop_reading()
         elif not self._input_ended:
             self.connection.start_reading()
@@ -284,20 +302,12 @@ class Session(ConnectionOwner):
             self.connection.close_when_sent()
 
     def _on_message(self, message: Message) -> None:
-        kind, flags, id, arg, parts = message
+        kind, _, id, arg, _ = message
         if kind == wire.REQUEST or kind == wire.PLAIN:
             try:
-                request = self._register(SocketRequest(self, kind, flags, id, arg, parts))
+                self._on_request(SocketRequest(self, message))
             except ProtocolError as error:
                 self._on_broken(error, None)
-                return
-            self._unfinished += 1
-            if self.server._draining:
-                request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
-                return
-            self.server._enqueue(request)
-            if self._unfinished >= self.server._limits.max_in_flight:
-                self.connection.stop_reading()
         elif kind == wire.CANCEL:
             self.give_up(id)
         elif kind == wire.PING:
@@ -305,18 +315,26 @@ class Session(ConnectionOwner):
         elif kind != wire.PONG:
             self._on_broken(ProtocolError(f"a client sent a message of kind {kind}"), None)
 
-    def _register(self, request: SocketRequest[Any, Any]) -> SocketRequest[Any, Any]:
+    def _on_request(self, request: SocketRequest[Any, Any]) -> None:
         if request._plain:
             if self._plain is None:
                 self._plain = deque()
             self._plain.append(request)
         else:
-            self._last_id = request._id
+            self._last_id = id = request._id
             if not request._one_way:
-                if request._id in self._open:
-                    raise ProtocolError(f"the id {request._id} is used twice at once")
-                self._open[request._id] = request
-        return request
+                if id in self._open:
+                    raise ProtocolError(f"the id {id} is used twice at once")
+                self._open[id] = request
+        self._unfinished += 1
+        server = self.server
+        if server._draining:
+            request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+            return
+        server._enqueue(request)
+        if self._unfinished >= server._limits.max_in_flight:
+            self._at_limit = True
+            self.connection.stop_reading()
 
     def give_up(self, id: int) -> None:
         """The client wants no answer any more; it is told whether the request ran."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ class BusSide(ABC):
 
     def __init__(self) -> None:
         self._hub: Hub = get_hub()
+        self._run_callback: Callable[..., object] = self._hub.loop.run_callback
         self._counters = Counters()
         self._closed = False
         tell_after_fork(self)

@@ -102,7 +102,7 @@ def encode_error(id: int, number: int, texts: Sequence[str]) -> bytes:
 
 def check_size(parts: Sequence[bytes], max_message: int, max_parts: int) -> None:
     """Refuse a message that is over the limits, before a byte of it is sent."""
-    size = sum(map(len, parts))
+    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
     if size > max_message:
         raise MessageTooLarge(f"a message of {size} bytes is over the limit of {max_message}")
     if len(parts) > max_parts:
@@ -197,26 +197,13 @@ class Decoder:
 
     def _decode(self, data: bytes, messages: list[Message]) -> int:
         """Decode what is whole, and return where the rest begins."""
-        position, end = 0, len(data)
-        max_message = self._max_message
+        position = 0
         while True:
-            if self._head is None and end - position >= 16:
-                # The common case in one go: a request or response of one part.
-                word, kind, flags, id, arg, length = _HEAD_AND_LENGTH.unpack_from(data, position)
-                stop = position + 16 + length
-                if (
-                    word == _ONE_PART
-                    and stop <= end
-                    and kind <= RESPONSE
-                    and not flags & _CRITICAL_UNKNOWN_FLAGS
-                    and length <= max_message
-                ):
-                    messages.append((kind, flags, id, arg, [data[position + 16 : stop]]))
-                    position = stop
-                    continue
-            next_position = (
-                self._decode_head(data, position) if self._head is None else self._decode_part(data, position)
-            )
+            if self._head is None:
+                position = self._decode_short(data, position, messages)
+                next_position = self._decode_head(data, position)
+            else:
+                next_position = self._decode_part(data, position)
             if next_position is None:
                 return position
             position = next_position
@@ -225,6 +212,25 @@ class Decoder:
                     messages.append((*self._head, self._parts))
                 self._head = None
                 self._parts = []
+
+    def _decode_short(self, data: bytes, position: int, messages: list[Message]) -> int:
+        """The common case in one go: requests and responses of one part, as many as there are."""
+        end, max_message = len(data), self._max_message
+        while end - position >= 16:
+            word, kind, flags, id, arg, length = _HEAD_AND_LENGTH.unpack_from(data, position)
+            start = position + 16
+            stop = start + length
+            if (
+                stop > end
+                or word != _ONE_PART
+                or kind > RESPONSE
+                or flags & _CRITICAL_UNKNOWN_FLAGS
+                or length > max_message
+            ):
+                break
+            messages.append((kind, flags, id, arg, [data[start:stop]]))
+            position = stop
+        return position
 
     def _decode_head(self, data: bytes, position: int) -> int | None:
         left = len(data) - position

@@ -194,7 +194,7 @@ def test_every_request_over_a_bad_line_ends_and_its_outcome_is_true(fault: str, 
         assert serving.ready()
     for name in story.seeds:
         story.check(name)
-    assert ANSWERED in story.endings.values()
+    assert story.ran, "no request came through at all"
     assert (server.stats().queued, server.stats().in_flight) == (0, 0)
     wait_until(lambda: open_descriptors() <= descriptors, "every socket to be closed")
 

@@ -313,17 +313,24 @@ class SendRequestWithoutRoomInTime(SendRequestWithoutRoom):
 
 class Serve(BusScene):
     def call(self) -> None:
-        self.bus.server.serve(lambda request: "answer", workers=2)
+        try:
+            self.bus.server.serve(lambda request: "answer", workers=2)
+        finally:
+            self._over = True
 
     def partner(self) -> None:
-        try:
-            self.bus.client.call("question", timeout=0.05)
-            self.bus.server.drain(LONG)
-        except BusError:
-            # Nobody serves any more.
-            pass
+        while not self._over:
+            try:
+                self.bus.client.call("question", timeout=0.05)
+            except BusError:
+                # Nobody serves any more, or the machine is busy.
+                gevent.sleep(0)
+            else:
+                self.bus.server.drain(LONG)
+                break
         self._partner_ended = True
 
+    _over = False
     _partner_ended = False
 
     def check(self, victim: Victim) -> None:
