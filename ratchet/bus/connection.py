@@ -27,11 +27,13 @@ from ratchet.bus.limits import Limits
 from ratchet.bus.outbox import Outbox
 from ratchet.bus.stall import StallWatch
 from ratchet.bus.transport import Transport
-from ratchet.bus.wire import Decoder, Message
+from ratchet.bus.wire import Decoder, Frame, Message
 from ratchet.errors import BusError, ConnectionLost
 
 _READ, _WRITE = 1, 2  # libev's event bits
 _READ_SIZE: Final = 64 * 1024
+# For what is left of a large message.
+_LARGE_READ_SIZE: Final = 1024 * 1024
 # What a peer that went away can have left behind: about what a socket's buffer takes.
 _MOST_REST: Final = 8 * 1024 * 1024
 
@@ -153,11 +155,13 @@ class Connection:
         state = "closed" if self.closed else "closing" if self.closing else "open"
         return f"<Connection at {id(self):#x} with {self.peer}: {state}, unsent={self._outbox.size}>"
 
-    def write(self, frame: bytes) -> int:
+    def write(self, frame: Frame) -> int:
         """Send a frame as soon as the socket takes it; returns its number.
 
         Does not block and raises nothing: a failure comes to the owner.
         """
+        if isinstance(frame, list):
+            return self._write_pieces(frame)
         outbox = self._outbox
         outbox.written = number = outbox.written + 1
         if self._logs_frames:
@@ -178,6 +182,23 @@ class Connection:
             self.crowded = True
             self._owner._on_crowded()
         return number
+
+    def _write_pieces(self, pieces: list[bytes]) -> int:
+        outbox = self._outbox
+        outbox.written += len(pieces)
+        if self._logs_frames:
+            self._log_frame(pieces[0])
+        if self._broken:
+            return outbox.written
+        outbox.add_pieces(pieces)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._run_callback(self._flush_turn)
+            self._send_outbox()
+        if outbox.size >= self._high_water:
+            self.crowded = True
+            self._owner._on_crowded()
+        return outbox.written
 
     def _log_frame(self, frame: bytes) -> None:
         text = "to %s: %d bytes, %s"
@@ -279,7 +300,10 @@ class Connection:
             if not self._transport.ready:
                 self._shake_hands()
                 return
-            data = self._transport.receive(_READ_SIZE)
+            missing = self._decoder.missing
+            data = self._transport.receive(
+                min(missing, _LARGE_READ_SIZE) if missing > _READ_SIZE else _READ_SIZE
+            )
         except (BlockingIOError, InterruptedError):
             if self._transport.wants_write:
                 self._wait_until_writable()
@@ -345,12 +369,13 @@ class Connection:
         else:
             self._owner._on_input_end()
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | memoryview | list[bytes | memoryview]) -> int:
         """How many bytes the socket took."""
-        if not self._transport.ready:
+        transport = self._transport
+        if not transport.ready:
             return 0
         try:
-            return self._transport.send(data)
+            return transport.send_all(data) if isinstance(data, list) else transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -406,11 +431,12 @@ class Connection:
         """Send as much of the outbox as the socket takes."""
         while self._outbox:
             chunk = self._outbox.chunk()
-            count = self._send(chunk) if chunk else 0
+            size = sum(map(len, chunk))
+            count = self._send(chunk if len(chunk) > 1 else chunk[0]) if size else 0
             if count and self._output_watch is not None:
                 self._output_watch.move()
-            self._outbox.advance(count, count == len(chunk))
-            if count < len(chunk):
+            self._outbox.advance(count, count == size)
+            if count < size:
                 return
 
     def _wait_until_writable(self) -> None:

@@ -144,9 +144,9 @@ class Link(ConnectionOwner):
             self._open[id] = transaction
         if self.client._plain:
             self._plain_order.append(transaction)
-            frame = wire.encode(wire.PLAIN, 0, 0, 0, parts)
+            frame = wire.frame(wire.PLAIN, 0, 0, 0, parts)
         else:
-            frame = wire.encode(wire.REQUEST, flags, id, arg, parts)
+            frame = wire.frame(wire.REQUEST, flags, id, arg, parts)
         transaction._frame_number = self.connection.write(frame)
         return transaction
 

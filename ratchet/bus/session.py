@@ -25,7 +25,7 @@ from ratchet.bus.limits import Limits
 from ratchet.bus.pending import QUEUED, TAKEN, PendingRequest, RequestOwner, State
 from ratchet.bus.transaction import ErrorTexts, error_texts
 from ratchet.bus.transport import Transport
-from ratchet.bus.wire import ErrorNumber, Message
+from ratchet.bus.wire import ErrorNumber, Frame, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError, Rejected
 
 Request = TypeVar("Request")
@@ -62,7 +62,7 @@ class SocketRequest(PendingRequest[Request, Response]):
     _bus: SessionOwner
     # A plain request's answer, while it waits for those of earlier ones; an
     # empty one stands for an error, which the plain form cannot tell.
-    _answer: bytes | None = None
+    _answer: Frame | None = None
 
     def __init__(self, session: Session, message: Message) -> None:
         kind, flags, self._id, arg, parts = message
@@ -171,7 +171,7 @@ class SocketRequest(PendingRequest[Request, Response]):
             self._reply_error(number, error_texts(error))
             raise
         kind = wire.PLAIN if self._plain else wire.RESPONSE
-        if not session.answer(self, wire.encode(kind, 0, self._id, 0, parts)):
+        if not session.answer(self, wire.frame(kind, 0, self._id, 0, parts)):
             return self._too_late()
         bus._counters.answered += 1
         return True
@@ -234,7 +234,7 @@ class Session(ConnectionOwner):
         first = self._plain[0] if self._plain else None
         return request._plain and request is not first and self._kept >= self.server._limits.high_water
 
-    def answer(self, request: SocketRequest[Any, Any], frame: bytes) -> bool:
+    def answer(self, request: SocketRequest[Any, Any], frame: Frame) -> bool:
         """Send the answer of a request, or keep it until its turn; does not block.
 
         False if the client does not want it any more.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket as _socket
 import ssl
+from collections.abc import Sequence
 from typing import Any, Final
 
 # The kernel notices within about 30 s that a peer's machine has vanished.  It
@@ -53,6 +54,11 @@ class Transport:
     def send(self, data: bytes | memoryview) -> int:
         """How many bytes were taken."""
         count: int = self._raw.send(data)
+        return count
+
+    def send_all(self, buffers: Sequence[bytes | memoryview]) -> int:
+        """As `send`, of several buffers in one system call."""
+        count: int = self._raw.sendmsg(buffers)
         return count
 
     def close(self) -> None:
@@ -118,6 +124,15 @@ class TlsTransport(Transport):
             if not self._write(record):
                 self._kept = bytes(record)
         return taken
+
+    def send_all(self, buffers: Sequence[bytes | memoryview]) -> int:
+        total = 0
+        for data in buffers:
+            count = self.send(data)
+            total += count
+            if count < len(data):
+                break
+        return total
 
     def _write(self, record: bytes | memoryview) -> bool:
         try:

@@ -19,7 +19,7 @@ import enum
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
@@ -69,29 +69,42 @@ Message = tuple[int, int, int, int, list[bytes]]
 """kind, flags, id, arg, parts.  A bare tuple: a named one takes ten times as
 long to make, which is a tenth of an exchange."""
 
+Frame: TypeAlias = "bytes | list[bytes]"
+"""A message as it is sent: bytes or, if it is large, pieces that are not worth a copy."""
+
 _PLAIN_HEAD: Final = struct.Struct(">H")
 _HEAD: Final = struct.Struct(">HBBII")
 _LENGTH: Final = struct.Struct(">I")
 _HEAD_AND_LENGTH: Final = struct.Struct(">HBBIII")
 _ONE_PART: Final = EXTENDED | 1
+# A body of so many bytes is sent from where it is: that takes a second buffer in
+# the system call, and a copy of it would take longer from here on.
+_WORTH_NO_COPY: Final = 64 * 1024
 # Received pieces below this size are collected in one growing buffer: each
 # piece as an object of its own would take many times the memory it brings.
 _SMALL_PIECE: Final = 4096
 
 
-def encode(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> bytes:
-    """One message as bytes, with a plain head if `kind` is `PLAIN`."""
+def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> Frame:
+    """One message to be sent, with a plain head if `kind` is `PLAIN`."""
     if kind == PLAIN:
         head = _PLAIN_HEAD.pack(len(parts))
     elif len(parts) == 1:
         body = parts[0]
-        return _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, len(body)) + body
+        head = _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, len(body))
+        return head + body if len(body) < _WORTH_NO_COPY else [head, body]
     else:
         head = _HEAD.pack(EXTENDED | len(parts), kind, flags, id, arg)
     pieces = [head]
     for part in parts:
         pieces += (_LENGTH.pack(len(part)), part)
-    return b"".join(pieces)
+    return pieces if max(map(len, parts), default=0) >= _WORTH_NO_COPY else b"".join(pieces)
+
+
+def encode(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> bytes:
+    """One message as bytes, with a plain head if `kind` is `PLAIN`."""
+    whole = frame(kind, flags, id, arg, parts)
+    return whole if isinstance(whole, bytes) else b"".join(whole)
 
 
 def encode_error(id: int, number: int, texts: Sequence[str]) -> bytes:
@@ -156,7 +169,7 @@ class Decoder:
         self._max_parts = max_parts
         # The piece of the current message that is not whole yet, and the size
         # from which on it is worth looking at again.
-        self._pieces: list[bytes | bytearray] = []
+        self._pieces: list[bytes | bytearray | memoryview] = []
         self._held = 0
         self._needed = 0
         # The current message, once its head is read.
@@ -164,6 +177,8 @@ class Decoder:
         self._parts: list[bytes] = []
         self._parts_left = 0
         self._size = 0
+        # The current part's length, once it is read.
+        self._length: int | None = None
 
     def feed(self, data: bytes) -> list[Message]:
         """Decode `data`, which follows what was fed before; see `error` afterwards."""
@@ -174,17 +189,35 @@ class Decoder:
             self._hold(data)
             if self._held < self._needed:
                 return messages
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-            self._held = 0
+            data = self._release(messages)
         rest = data[self._decode(data, messages) :]
         if self.error is not None:
-            self._head = None
+            self._head = self._length = None
             self._parts = []
         elif rest:
             self._hold(rest)
         self.partial = self._held > 0 or self._head is not None
         return messages
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are still to come of the current part; 0 if no length has been read."""
+        return 0 if self._length is None else self._needed - self._held
+
+    def _release(self, messages: list[Message]) -> bytes:
+        """Give out what is held, now that it is enough to go on with."""
+        pieces, extra = self._pieces, self._held - self._needed
+        self._pieces, self._held = [], 0
+        if self._length is None:
+            return b"".join(pieces)
+        # A part that came in pieces is copied once: what follows it is cut off first.
+        rest = b""
+        if extra:
+            last = memoryview(pieces[-1])
+            rest = bytes(last[-extra:])
+            pieces[-1] = last[:-extra]
+        self._end_part(b"".join(pieces), messages)
+        return rest
 
     def _hold(self, data: bytes) -> None:
         self._held += len(data)
@@ -202,16 +235,15 @@ class Decoder:
             if self._head is None:
                 position = self._decode_short(data, position, messages)
                 next_position = self._decode_head(data, position)
+                if next_position is not None and not self._parts_left:
+                    self._end_message(messages)
+            elif self._length is None:
+                next_position = self._decode_length(data, position)
             else:
-                next_position = self._decode_part(data, position)
+                next_position = self._decode_part(data, position, messages)
             if next_position is None:
                 return position
             position = next_position
-            if self._head is not None and not self._parts_left:
-                if self._head[0] < _FIRST_SKIPPED_KIND:
-                    messages.append((*self._head, self._parts))
-                self._head = None
-                self._parts = []
 
     def _decode_short(self, data: bytes, position: int, messages: list[Message]) -> int:
         """The common case in one go: requests and responses of one part, as many as there are."""
@@ -270,7 +302,7 @@ class Decoder:
             return ProtocolError("a request with the flag for metadata has no part for it")
         return None
 
-    def _decode_part(self, data: bytes, position: int) -> int | None:
+    def _decode_length(self, data: bytes, position: int) -> int | None:
         if len(data) - position < _LENGTH.size:
             self._needed = _LENGTH.size
             return None
@@ -284,12 +316,29 @@ class Decoder:
                 f"a message of {self._size + length} bytes or more is over the limit of {limit}"
             )
             return None
-        start = position + _LENGTH.size
-        stop = start + length
+        self._length = length
+        return position + _LENGTH.size
+
+    def _decode_part(self, data: bytes, position: int, messages: list[Message]) -> int | None:
+        assert self._length is not None
+        stop = position + self._length
         if stop > len(data):
-            self._needed = stop - position
+            self._needed = self._length
             return None
-        self._size += length
-        self._parts.append(data[start:stop])
-        self._parts_left -= 1
+        self._end_part(data[position:stop], messages)
         return stop
+
+    def _end_part(self, part: bytes, messages: list[Message]) -> None:
+        self._length = None
+        self._size += len(part)
+        self._parts.append(part)
+        self._parts_left -= 1
+        if not self._parts_left:
+            self._end_message(messages)
+
+    def _end_message(self, messages: list[Message]) -> None:
+        assert self._head is not None
+        if self._head[0] < _FIRST_SKIPPED_KIND:
+            messages.append((*self._head, self._parts))
+        self._head = None
+        self._parts = []

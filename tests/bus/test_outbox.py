@@ -1,0 +1,110 @@
+"""The outbox: what leaves is what was written, whole frames are told by their numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.bus.outbox import Outbox
+
+LARGE = 300 * 1024
+"""More than what is joined for one send."""
+
+
+class Line:
+    """An outbox, what was written to it, and what has left."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self.frames: dict[int, bytes] = {}
+        self.left = b""
+
+    def write(self, *pieces: bytes) -> int:
+        """Write a frame, of one piece or of several; returns its number."""
+        self.outbox.written += len(pieces)
+        if len(pieces) == 1:
+            self.outbox.add(pieces[0])
+        else:
+            self.outbox.add_pieces(pieces)
+        self.frames[self.outbox.written] = b"".join(pieces)
+        return self.outbox.written
+
+    def send(self, room: int) -> None:
+        """Let a socket take as much as `room`."""
+        while self.outbox and room:
+            data = b"".join(self.outbox.chunk())
+            taken = data[:room]
+            self.left += taken
+            room -= len(taken)
+            self.outbox.advance(len(taken), len(taken) == len(data))
+
+    def take_back(self, number: int) -> bool:
+        taken = self.outbox.take_back(number)
+        if taken:
+            self.frames[number] = b""
+        return taken
+
+    def check(self) -> None:
+        written = b"".join(self.frames.values())
+        assert written.startswith(self.left)
+        assert self.outbox.size == len(written) - len(self.left)
+
+
+def test_a_large_frame_in_pieces_is_not_copied() -> None:
+    line = Line()
+    body = b"x" * LARGE
+    line.write(b"small")
+    line.write(b"head", body)
+    small, large = line.outbox.chunk()
+    assert small == b"smallhead"
+    assert large is body
+
+
+def test_a_frame_in_pieces_has_left_when_its_last_piece_has() -> None:
+    line = Line()
+    number = line.write(b"head", b"x" * LARGE)
+    line.send(4)
+    assert 0 < line.outbox.sent < number
+    assert not line.outbox.between_frames
+    line.send(LARGE)
+    assert line.outbox.sent == number
+    assert line.outbox.between_frames
+
+
+@pytest.mark.parametrize("room", [1, 4, 5, LARGE])
+def test_a_frame_in_pieces_of_which_something_left_cannot_be_taken_back(room: int) -> None:
+    line = Line()
+    first, second = line.write(b"head", b"x" * LARGE), line.write(b"tail", b"y" * LARGE)
+    line.send(room)
+    assert not line.take_back(first)
+    assert line.take_back(second)
+    line.check()
+    line.send(3 * LARGE)
+    assert line.left == b"head" + b"x" * LARGE
+
+
+PIECES = st.lists(st.sampled_from([b"", b"a", b"bcd", b"e" * 1000, b"f" * LARGE]), min_size=1, max_size=3)
+
+
+@given(st.lists(st.tuples(PIECES, st.integers(0, 2 * LARGE), st.integers(0, 8)), max_size=12))
+def test_whatever_is_written_sent_and_taken_back_frames_stay_whole(
+    steps: list[tuple[list[bytes], int, int]],
+) -> None:
+    line = Line()
+    for pieces, room, back in steps:
+        line.write(*pieces)
+        numbers = list(line.frames)
+        number = numbers[-1 - back % len(numbers)]
+        untouched = len(line.left) <= sum(len(f) for n, f in line.frames.items() if n < number)
+        whole = number <= line.outbox.sent
+        taken = line.take_back(number)
+        assert not (taken and whole)
+        assert taken or not untouched or whole
+        line.check()
+        line.send(room)
+        line.check()
+    line.send(100 * LARGE)
+    assert line.left == b"".join(line.frames.values())
+    assert line.outbox.sent == line.outbox.written
+    assert not line.outbox
