@@ -65,7 +65,7 @@ class Thread(Greenlet):
             raise TypeError(f"func must be callable, not {func!r}")
         # gevent forgets the function when the thread has ended; its name must last.
         self._called = getattr(func, "__name__", None) or type(func).__name__
-        if "run" in kwargs or "self" in kwargs:
+        if kwargs and ("run" in kwargs or "self" in kwargs):
             # gevent would take these two for its own arguments.
             func, kwargs = partial(func, **kwargs), {}
         super().__init__(func, *args, **kwargs)
@@ -183,7 +183,9 @@ class Ratchet:
         return self._start(Thread(self, True, func, *args, **kwargs))
 
     def _start(self, thread: Thread) -> Thread:
-        check_hub(self._hub, self)
+        """What `attach` does with the thread that it has made."""
+        if get_hub() is not self._hub:
+            check_hub(self._hub, self)
         thread.rawlink(self._ended)
         self._threads[thread] = None
         if not thread.background:
