@@ -4,10 +4,16 @@ PYTHON ?= python3
 FOLDER ?= ratchet
 PYTEST_ARGS ?=
 SECONDS ?= 180
+# Any other value than 0 switches them on.
+QUICK ?= 0
+BASELINE ?= 0
+BENCH_ARGS ?=
 
 VENV := .venv
 # One -q would still show warnings about how pip itself is set up.
 PIP_INSTALL := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
+
+BENCH_VENV := .venv-bench
 
 # pyenv's stand-ins fail for versions that are not switched on, and tox then
 # takes these for missing.  So tox is shown the real programs first.
@@ -25,13 +31,15 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check clean
+.PHONY: help bench demo test soak check docs clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests and report what they cover; PYTEST_ARGS goes to pytest"
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
+	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style and types, then test the wheel on every Python that is installed"
+	@echo "make docs   build the manual and the API reference, into docs/_build/html"
 	@echo "make clean  remove everything that these commands made"
 
 demo: $(VENV)/installed
@@ -46,6 +54,11 @@ soak: $(VENV)/installed-dev
 	@echo "== soak: clients that come and go for $(SECONDS) s"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.soak --seconds $(SECONDS)
 
+bench: $(BENCH_VENV)/installed
+	@echo "== bench: the library side by side with its peers" >&2
+	@$(BENCH_VENV)/bin/python -m benchmarks $(if $(filter-out 0,$(QUICK)),--quick) \
+		$(if $(filter-out 0,$(BASELINE)),--baseline) $(BENCH_ARGS)
+
 check: $(VENV)/installed-dev
 	@echo "== check: style, formatting and types, then the wheel on every installed Python"
 	$(VENV)/bin/ruff check .
@@ -53,9 +66,13 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/mypy --strict
 	@PATH="$(TOX_PATH)" $(VENV)/bin/tox run-parallel --parallel 2 --parallel-no-spinner --skip-env lint
 
+docs: $(VENV)/installed-docs
+	@echo "== docs: the manual and the API reference, into docs/_build/html"
+	@$(VENV)/bin/sphinx-build -W --keep-going -n -q docs docs/_build/html
+
 clean:
 	@echo "== clean: removing environments, builds, caches and reports"
-	@rm -rf $(VENV) .tox build dist *.egg-info .coverage .coverage.* htmlcov
+	@rm -rf $(VENV) $(BENCH_VENV) .tox build dist docs/_build *.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -70,4 +87,17 @@ $(VENV)/installed: setup.cfg setup.py pyproject.toml
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "== setup: installing the tools for tests and checks into $(VENV)"
 	@$(PIP_INSTALL) -e '.[dev,msgpack]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	@echo "== setup: installing Sphinx into $(VENV)"
+	@$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
+
+# A peer that cannot be installed is noted there, and shown as missing.
+$(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml benchmarks/requirements.txt
+	@echo "== setup: installing the package and its peers into $(BENCH_VENV)" >&2
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check -e .
+	@$(BENCH_VENV)/bin/python -m benchmarks.install
 	@touch $@

@@ -1,0 +1,216 @@
+"""Measure the library side by side with its peers, and print one table.
+
+python -m benchmarks                        everything; writes docs/performance/
+python -m benchmarks --quick                the same in small; compares with the baseline
+python -m benchmarks --quick --baseline     the same, and makes that the baseline
+python -m benchmarks in_flight latency      these questions alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import machine, report
+from benchmarks.common import most_connections
+from benchmarks.install import not_installed
+from benchmarks.measure import ROOT, Measured, Rounds, Scale, loads_of
+from benchmarks.questions import GROUPS, comparisons_of, growth
+from benchmarks.questions.idle_speed import BUSY
+
+FULL = Scale(
+    rounds=7,
+    seconds=1.0,
+    warm_up=0.3,
+    time_limit=570,
+    connections=10_000,
+    threads=100_000,
+    in_flight_steps=(1, 10, 100, 1_000),
+    connection_steps=(1, 10, 100, 1_000, 10_000),
+)
+QUICK = Scale(
+    rounds=3,
+    seconds=0.15,
+    warm_up=0.05,
+    time_limit=50,
+    connections=1_000,
+    threads=10_000,
+    in_flight_steps=(1, 10, 100),
+    connection_steps=(1, 10, 100),
+)
+
+BUSY_MACHINE = 0.5
+"""The load from which on others are in the way."""
+
+BASELINE = Path(__file__).with_name("baseline.json")
+RESULTS = ROOT / "docs" / "performance"
+
+
+Group = tuple[str, ...]
+
+
+class Progress:
+    """One line on stderr that changes; in a log, a line for each group of questions."""
+
+    def __init__(self, groups: int) -> None:
+        self._groups = groups
+        self._number = 0
+        self._names = ""
+        self._live = sys.stderr.isatty()
+        self._began = time.monotonic()
+
+    def begin(self, names: Sequence[str]) -> None:
+        self._number += 1
+        self._names = ", ".join(names)
+        if not self._live:
+            print(self._line(""), file=sys.stderr, flush=True)
+
+    def step(self, what: str) -> None:
+        if self._live:
+            # A line that wraps could not be written over.
+            line = self._line(f": {what}")[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def _line(self, what: str) -> str:
+        seconds = time.monotonic() - self._began
+        return f"{seconds:3.0f} s, {self._number} of {self._groups}, {self._names}{what}"
+
+
+def possible(scale: Scale) -> Scale:
+    """The scale with no more connections than this machine lets a process have."""
+    most = most_connections()
+    steps = [step for step in scale.connection_steps if step < most]
+    if len(steps) < len(scale.connection_steps):
+        steps.append(most)
+    return replace(scale, connections=min(scale.connections, most - BUSY), connection_steps=tuple(steps))
+
+
+def run(groups: Sequence[Group], scale: Scale, cpu: int) -> dict[Group, Measured]:
+    """Measure group by group; what is left of the time is shared by those that are left."""
+    measured: dict[Group, Measured] = {}
+    progress = Progress(len(groups))
+    end = time.monotonic() + scale.time_limit
+    for number, names in enumerate(groups):
+        progress.begin(names)
+        rounds = Rounds(loads_of(comparisons_of(names, scale)), cpu, progress.step)
+        now = time.monotonic()
+        rounds.play(scale, until=now + (end - now) / (len(groups) - number))
+        measured[names] = rounds.measured
+    progress.end()
+    return measured
+
+
+def compare(rows: Sequence[report.Row], partly: bool) -> None:
+    """Say what differs from the baseline; that is a notice, and no failure."""
+    if not BASELINE.exists():
+        print("There is no baseline to compare with; --quick --baseline makes one.")
+        return
+    baseline: dict[str, float] = json.loads(BASELINE.read_text(encoding="utf-8"))
+    ratios = report.baseline_of(rows)
+    if partly:
+        baseline = {key: ratio for key, ratio in baseline.items() if key in ratios}
+    lines = report.moves(ratios, baseline)
+    print("Against the baseline:" if lines else "Nothing has moved from the baseline by more than 20 %.")
+    for line in lines:
+        print(f"  {line}")
+
+
+def write_results(rows: Sequence[report.Row], growth_measured: Measured, scale: Scale) -> None:
+    """The table and the plot for the documentation."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = report.rst(rows, machine.describe(), not_installed(), "make bench")
+    (RESULTS / "results.rst").write_text(text, encoding="utf-8")
+    try:
+        from benchmarks.plot import draw
+    except ImportError as error:
+        print(f"There is no plot: {error}", file=sys.stderr)
+    else:
+        draw(growth.curves(growth_measured, scale), RESULTS / "growth.svg")
+
+
+def arguments() -> argparse.Namespace:
+    names = [name for group in GROUPS for name in group]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure the library side by side with its peers, and print one table."
+        " A full run of all questions also writes docs/performance/.",
+    )
+    parser.add_argument(
+        "questions", nargs="*", metavar="question", help=f"measure these alone: {', '.join(names)}"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute in place of ten, and compare with the baseline"
+    )
+    parser.add_argument("--baseline", action="store_true", help="with --quick: make the outcome the baseline")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
+    parser.add_argument(
+        "--cpu",
+        type=int,
+        default=max(os.sched_getaffinity(0)),
+        help="the core for all processes that are measured (default: the last one, %(default)s)",
+    )
+    parsed = parser.parse_args()
+    unknown = set(parsed.questions) - set(names)
+    if unknown:
+        parser.error(f"no such question: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if parsed.baseline and (not parsed.quick or parsed.questions):
+        parser.error("--baseline needs --quick and all questions")
+    if parsed.cpu not in os.sched_getaffinity(0):
+        parser.error(f"core {parsed.cpu} is not one of {sorted(os.sched_getaffinity(0))}")
+    return parsed
+
+
+def main() -> int:
+    chosen = arguments()
+    scale = possible(QUICK if chosen.quick else FULL)
+    asked = [tuple(name for name in group if name in (chosen.questions or group)) for group in GROUPS]
+    load_average = os.getloadavg()[0]
+    if load_average > BUSY_MACHINE:
+        print(f"the machine is busy (load {load_average:.1f}): expect wide spreads", file=sys.stderr)
+    measured = run([group for group in asked if group], scale, chosen.cpu)
+    rows = [
+        report.row_of(comparison, outcome)
+        for names, outcome in measured.items()
+        for comparison in comparisons_of(names, scale)
+    ]
+    print(report.text_table(rows))
+    for name, reason in not_installed().items():
+        print(f"{name} could not be installed: {reason}")
+    if chosen.json is not None:
+        chosen.json.write_text(
+            json.dumps(report.as_json(rows, machine.describe()), indent=2), encoding="utf-8"
+        )
+    if chosen.baseline:
+        BASELINE.write_text(json.dumps(report.baseline_of(rows), indent=2) + "\n", encoding="utf-8")
+    elif chosen.quick:
+        compare(rows, partly=bool(chosen.questions))
+    elif not chosen.questions:
+        write_results(rows, measured[("growth",)], scale)
+    # A peer may be missing; we may not.
+    failed = {load for outcome in measured.values() for load in outcome.failures}
+    return 1 if failed & {row.comparison.ours for row in rows} else 0
+
+
+def stop(*_: object) -> None:
+    """SIGTERM ends the run as Ctrl-C does, children and all."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; nothing was written")

@@ -1,0 +1,63 @@
+"""What every process that is measured runs: the functions that its parent names.
+
+    python -m benchmarks.child MODULE CPU
+
+Each line of standard input is a task, each line of standard output its answer,
+both in JSON.  The process ends with its standard input, so it does not outlive
+its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+
+def answer(**parts: Any) -> None:
+    print(json.dumps(parts), flush=True)
+
+
+def run(module: str, task: dict[str, Any]) -> None:
+    """Do one task and answer; a server answers with its address and goes on serving."""
+    try:
+        arguments = task["arguments"]
+        if task["serves"]:
+            arguments["ready"] = ready
+        value = getattr(importlib.import_module(module), task["function"])(**arguments)
+    except Exception as error:
+        answer(error=f"{type(error).__name__}: {error}")
+    else:
+        answer(value=value)
+
+
+def ready(address: str) -> None:
+    """A server listens.  It never comes back to read the next task, so a thread waits for the end."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    answer(value=address)
+
+
+def end_with_parent() -> None:
+    # Not by way of sys.stdin: the interpreter could not end while its lock is held.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os._exit(0)
+
+
+def main() -> None:
+    module, cpu = sys.argv[1:]
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        pass  # said when the first task asks for it
+    # After the import, which may well go on at other processors.
+    os.sched_setaffinity(0, {int(cpu)})
+    while line := sys.stdin.readline():
+        run(module, json.loads(line))
+
+
+if __name__ == "__main__":
+    main()

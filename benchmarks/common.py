@@ -1,0 +1,125 @@
+"""What the programs that are measured have in common, whatever they run on.
+
+Rules of this room: it imports nothing from outside the standard library, since
+programs on asyncio and on gevent both import it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+Figures = dict[str, float]
+"""What one round has measured, by unit."""
+
+Server = tuple[str, int]
+"""Where a server listens, `host:port` or `unix:path`, and its process."""
+
+MESSAGE = bytes(range(100))
+
+EXCHANGES = "exchanges/s"
+THROUGHPUT = "MiB/s"
+CPU = "µs of CPU per exchange"
+LATENCY = "µs, 99th percentile"
+CONNECTION = "bytes per connection"
+TIME = "µs per thread"
+SPACE = "bytes per thread"
+
+RATES = {EXCHANGES, THROUGHPUT}
+"""The units of which more is better; of the others, less is."""
+
+# A request in the extended form with one part, and how much longer than the message that is.
+FRAME = struct.pack(">HBBIII", 0x8001, 0, 0, 1, 0, len(MESSAGE)) + MESSAGE
+
+# Descriptors that a process needs for itself.
+_OTHER_FILES = 200
+
+
+def target(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+    """A printed address as the socket module wants it."""
+    if address.startswith("unix:"):
+        return socket.AF_UNIX, address.removeprefix("unix:")
+    host, port = address.rsplit(":", 1)
+    return socket.AF_INET, (host, int(port))
+
+
+def own_socket_path() -> str:
+    """Where this process may listen; its folder goes with the run."""
+    return os.path.abspath(f"{os.getpid()}.socket")
+
+
+def receive_exactly(connection: socket.socket, buffer: memoryview) -> None:
+    """Fill the buffer."""
+    got = 0
+    while got < len(buffer):
+        count = connection.recv_into(buffer[got:])
+        if not count:
+            raise EOFError(f"the connection ended after {got} of {len(buffer)} bytes")
+        got += count
+
+
+def timed_loop(exchange: Callable[[], object], seconds: float) -> Figures:
+    """One exchange after another, for clients that block the whole process."""
+    done = 0
+    began = now = time.perf_counter()
+    while now < began + seconds:
+        exchange()
+        done += 1
+        now = time.perf_counter()
+    return {EXCHANGES: done / (now - began)}
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has used of the processor so far, in user and in system mode."""
+    clock = ctypes.c_int()
+    error = ctypes.CDLL(None).clock_getcpuclockid(process, ctypes.byref(clock))
+    if error:
+        raise OSError(error, os.strerror(error))
+    return time.clock_gettime(clock.value)
+
+
+def resident_bytes(process: int) -> int:
+    """How much memory a process holds."""
+    with open(f"/proc/{process}/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+def most_connections() -> int:
+    """How many connections one process may have."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return (1 << 31 if hard == resource.RLIM_INFINITY else hard) - _OTHER_FILES
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it ever may."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def idle_connections(address: str, count: int) -> list[socket.socket]:
+    """Connections that made one exchange each and do nothing since."""
+    family, where = target(address)
+    buffer = memoryview(bytearray(len(FRAME)))
+    connections = []
+    for _ in range(count):
+        connections.append(socket.socket(family))
+        connections[-1].connect(where)
+        connections[-1].sendall(FRAME)
+        receive_exactly(connections[-1], buffer)
+    return connections
+
+
+def idle_memory(seconds: float, server: Server, connections: int) -> Figures:
+    """How much a server grows with each idle connection; the seconds do not matter."""
+    raise_file_limit()
+    address, process = server
+    for warm in idle_connections(address, 10):
+        warm.close()
+    before = resident_bytes(process)
+    idle_connections(address, connections)
+    return {CONNECTION: (resident_bytes(process) - before) / connections}

@@ -1,0 +1,44 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks.install import requirements
+
+# What draws the plot says nothing about the figures.
+_NO_PEERS = {"matplotlib"}
+
+
+def describe() -> dict[str, str]:
+    """The machine and the versions of everything that was measured."""
+    facts = {
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+    for name in ("gevent", "greenlet", *requirements()):
+        if name not in _NO_PEERS:
+            facts[name] = version(name)
+    return facts
+
+
+def processor() -> str:
+    """The processor's model, as the kernel names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,160 @@
+"""The library's own part: servers and clients that use nothing but its public calls."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from benchmarks.common import (
+    EXCHANGES,
+    MESSAGE,
+    THROUGHPUT,
+    Figures,
+    Server,
+    idle_connections,
+    own_socket_path,
+    raise_file_limit,
+)
+from benchmarks.on_gevent import Exchange, Window, closed_loop, open_loop, spawn_many
+from ratchet import Ratchet, bus, thread
+
+Client = bus.ClientBus[bytes, bytes]
+Local = bus.LocalBus[bytes, bytes]
+
+ROOM_FOR_HEADS = 1024
+
+
+def answer(server: bus.ServerBus[bytes, bytes] | Local) -> None:
+    """One thread: send back what comes."""
+    while True:
+        transaction, request = server.recv_request()
+        transaction.send_response(request)
+
+
+def echo(request: bytes) -> bytes:
+    return request
+
+
+def large(message_size: int) -> bus.Limits:
+    """The limits with room for a message of this size."""
+    return bus.Limits(max_message=max(bus.Limits().max_message, message_size + ROOM_FOR_HEADS))
+
+
+def serve(
+    ready: Callable[[str], None], unix: bool = False, workers: int = 0, message_size: int = len(MESSAGE)
+) -> None:
+    """A server that echoes: in one thread by hand, or with `serve` and that many workers."""
+    raise_file_limit()
+    server = bus.listen(f"unix:{own_socket_path()}" if unix else "127.0.0.1:0", limits=large(message_size))
+    where = server.address
+    ready(where if isinstance(where, str) else "{}:{}".format(*where))
+    with Ratchet() as kernel:
+        if workers:
+            kernel.attach(server.serve, echo, workers)
+        else:
+            kernel.attach(answer, server)
+
+
+@contextmanager
+def connected(server: Server, count: int) -> Iterator[list[Client]]:
+    """Clients that have each made an exchange already, and with it their connection."""
+    clients: list[Client] = []
+    for _ in range(count):
+        clients.append(bus.connect(server[0]))
+        assert clients[-1].call(MESSAGE) == MESSAGE
+    yield clients
+    for client in clients:
+        client.close()
+
+
+def exchanges_on(clients: Iterable[Client]) -> list[Exchange]:
+    return [partial(client.call, MESSAGE) for client in clients]
+
+
+def connections(
+    seconds: float,
+    server: Server,
+    connections: int,
+    threads: int = 1,
+    idle: int = 0,
+    cpu: bool = False,
+    least: int = 1,
+) -> Figures:
+    """Connections that so many threads share each, one request of each thread at a time."""
+    raise_file_limit()
+    address, process = server
+    others = idle_connections(address, idle)
+    with connected(server, connections) as clients, Ratchet() as kernel:
+        exchanges = exchanges_on(clients) * threads
+        figures = closed_loop(exchanges, seconds, kernel.attach, process if cpu else None, least)
+    for other in others:
+        other.close()
+    return figures
+
+
+def in_flight(seconds: float, server: Server, requests: int, cpu: bool = False) -> Figures:
+    """One thread on one connection, with so many requests in flight."""
+
+    def keep_in_flight(client: Client) -> int:
+        open_requests = deque(client.send_request(MESSAGE) for _ in range(requests))
+        done = 0
+        while open_requests:
+            open_requests.popleft().recv_response()
+            done += 1
+            if window.open:
+                open_requests.append(client.send_request(MESSAGE))
+        return done
+
+    with connected(server, 1) as [client], Ratchet() as kernel:
+        window = Window(seconds, server[1] if cpu else None)
+        return window.figures(kernel.attach(keep_in_flight, client).get())
+
+
+def connect_and_close(seconds: float, server: Server) -> Figures:
+    """Connect, one plain request, close."""
+
+    def exchange() -> None:
+        with bus.connect(server[0], plain=True) as client:
+            client.call(MESSAGE)
+
+    with Ratchet() as kernel:
+        return closed_loop([exchange], seconds, kernel.attach)
+
+
+def big_messages(seconds: float, server: Server, message_size: int) -> Figures:
+    """One request of this size at a time."""
+    message = bytes(message_size)
+    with bus.connect(server[0], limits=large(message_size)) as client, Ratchet() as kernel:
+        assert client.call(message) == message
+        figures = closed_loop([partial(client.call, message)], seconds, kernel.attach)
+    return {THROUGHPUT: figures[EXCHANGES] * message_size / 2**20}
+
+
+def at_fixed_rate(seconds: float, server: Server, connections: int, rate: float) -> Figures:
+    """Requests at a fixed rate, over whichever connection is free."""
+    with connected(server, connections) as clients, Ratchet() as kernel:
+        return open_loop(exchanges_on(clients), seconds, rate, kernel.attach)
+
+
+def local(seconds: float, clients: int) -> Figures:
+    """A bus inside the process, one server thread and so many clients."""
+    both_sides: tuple[Local, Local] = bus.new_local()
+    server, client = both_sides
+    with Ratchet() as kernel:
+        kernel.attach_background(answer, server)
+        return closed_loop([partial(client.call, MESSAGE)] * clients, seconds, kernel.attach)
+
+
+def attach(seconds: float, threads: int, pauses: bool) -> Figures:
+    """Attach threads that end at once, or pause; the seconds do not matter."""
+
+    def fill() -> None:
+        figures.update(spawn_many(thread.attach, thread.pause if pauses else int, threads))
+        kernel.stop()
+
+    figures: Figures = {}
+    kernel = Ratchet(fill)
+    kernel.loop()
+    return figures

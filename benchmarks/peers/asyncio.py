@@ -1,0 +1,120 @@
+"""asyncio's streams, on its own loop and on uvloop's, and its queue and futures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from benchmarks.common import EXCHANGES, MESSAGE, Figures, Server, target
+
+Result = TypeVar("Result")
+Exchange = Callable[[], Coroutine[Any, Any, object]]
+
+# A length, then that many bytes: the simplest frame that streams can take apart.
+HEAD = 4
+FRAME = len(MESSAGE).to_bytes(HEAD, "big") + MESSAGE
+
+
+def run(main: Callable[[], Coroutine[Any, Any, Result]], on_uvloop: bool) -> Result:
+    if not on_uvloop:
+        return asyncio.run(main())
+    # Only here: asyncio is measured even where uvloop is missing.
+    import uvloop
+
+    result: Result = uvloop.run(main())
+    return result
+
+
+async def receive_frame(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readexactly(HEAD)
+    return head + await reader.readexactly(int.from_bytes(head, "big"))
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            writer.write(await receive_frame(reader))
+            await writer.drain()
+    except asyncio.IncompleteReadError:
+        writer.close()
+
+
+def serve(ready: Callable[[str], None], on_uvloop: bool) -> None:
+    """A server that echoes frames."""
+
+    async def main() -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=1024)
+        ready("{}:{}".format(*server.sockets[0].getsockname()))
+        await server.serve_forever()
+
+    run(main, on_uvloop)
+
+
+async def closed_loop(exchanges: Sequence[Exchange], seconds: float) -> Figures:
+    """Each exchange in a task of its own, again as soon as it has ended."""
+    window_open = True
+
+    def close_window() -> None:
+        nonlocal window_open
+        window_open = False
+
+    async def work(exchange: Exchange) -> int:
+        done = 0
+        while window_open:
+            await exchange()
+            done += 1
+        return done
+
+    asyncio.get_running_loop().call_later(seconds, close_window)
+    began = time.perf_counter()
+    done = await asyncio.gather(*map(work, exchanges))
+    return {EXCHANGES: sum(done) / (time.perf_counter() - began)}
+
+
+def connections(seconds: float, server: Server, connections: int, on_uvloop: bool) -> Figures:
+    """Connections with one request at a time each."""
+
+    def exchange_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange:
+        async def exchange() -> None:
+            writer.write(FRAME)
+            await writer.drain()
+            await receive_frame(reader)
+
+        return exchange
+
+    async def main() -> Figures:
+        _, where = target(server[0])
+        streams = [await asyncio.open_connection(*where) for _ in range(connections)]
+        figures = await closed_loop([exchange_on(*each) for each in streams], seconds)
+        for _, writer in streams:
+            writer.close()
+            await writer.wait_closed()
+        return figures
+
+    return run(main, on_uvloop)
+
+
+def local(seconds: float, clients: int) -> Figures:
+    """A queue of requests, each with a future for its response."""
+
+    async def answer(requests: asyncio.Queue[tuple[bytes, asyncio.Future[bytes]]]) -> None:
+        while True:
+            request, future = await requests.get()
+            future.set_result(request)
+
+    async def main() -> Figures:
+        async def exchange() -> None:
+            future = loop.create_future()
+            requests.put_nowait((MESSAGE, future))
+            await future
+
+        loop = asyncio.get_running_loop()
+        requests: asyncio.Queue[tuple[bytes, asyncio.Future[bytes]]] = asyncio.Queue()
+        server = loop.create_task(answer(requests))
+        figures = await closed_loop([exchange] * clients, seconds)
+        server.cancel()
+        return figures
+
+    return asyncio.run(main())
