@@ -102,6 +102,9 @@ class TlsTransport(Transport):
         self._read_wants_write = False
         try:
             data: bytes = self._raw.recv(size)
+            # What OpenSSL has taken from the socket already would wake nobody.
+            if self._raw.pending():
+                data += self._raw.recv(self._raw.pending())
         except ssl.SSLWantReadError as error:
             raise BlockingIOError from error
         except ssl.SSLWantWriteError as error:

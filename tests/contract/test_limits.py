@@ -609,3 +609,13 @@ def test_close_with_many_busy_connections_fails_every_request_and_ends_serve(bus
     assert serving.result() is None
     assert interrupted == 50
     assert bus.server.stats()[:3] == (0, 0, 0)
+
+
+@on_sockets_of_each_form
+def test_small_messages_behind_a_large_one_are_not_held_up(bus: Bus, start: Start) -> None:
+    start(bus.server.serve, lambda request: request)
+    large = "x" * 300_000
+    requests = [large, "a", "b", large, large, "c", "", large, "d"]
+    sent = [bus.client.send_request(request) for request in requests]
+    assert [transaction.recv_response(LONG) for transaction in sent] == requests
+    assert [bus.client.call(request, timeout=LONG) for request in requests] == requests
