@@ -19,6 +19,7 @@ import enum
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Final, TypeAlias
 
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
@@ -80,9 +81,6 @@ _ONE_PART: Final = EXTENDED | 1
 # A body of so many bytes is sent from where it is: that takes a second buffer in
 # the system call, and a copy of it would take longer from here on.
 _WORTH_NO_COPY: Final = 64 * 1024
-# Received pieces below this size are collected in one growing buffer: each
-# piece as an object of its own would take many times the memory it brings.
-_SMALL_PIECE: Final = 4096
 
 
 def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> Frame:
@@ -167,10 +165,10 @@ class Decoder:
         self.refused: tuple[int, int] | None = None
         self._max_message = max_message
         self._max_parts = max_parts
-        # The piece of the current message that is not whole yet, and the size
-        # from which on it is worth looking at again.
-        self._pieces: list[bytes | bytearray | memoryview] = []
-        self._held = 0
+        # What is held of the current message's head, length or part, and how much
+        # of it there must be to go on.  A `BytesIO` grows in place, and gives out
+        # what it holds without another copy.
+        self._held: BytesIO | None = None
         self._needed = 0
         # The current message, once its head is read.
         self._head: tuple[int, int, int, int] | None = None
@@ -185,48 +183,41 @@ class Decoder:
         messages: list[Message] = []
         if self.error is not None:
             return messages
-        if self._held:
-            self._hold(data)
-            if self._held < self._needed:
+        if self._held is not None:
+            rest = self._fill(self._held, data, messages)
+            if rest is None:
                 return messages
-            data = self._release(messages)
+            data = rest
         rest = data[self._decode(data, messages) :]
         if self.error is not None:
             self._head = self._length = None
             self._parts = []
         elif rest:
-            self._hold(rest)
-        self.partial = self._held > 0 or self._head is not None
+            self._held = BytesIO()
+            self._held.write(rest)
+        self.partial = self._held is not None or self._head is not None
         return messages
 
     @property
     def missing(self) -> int:
         """Bytes that are still to come of the current part; 0 if no length has been read."""
-        return 0 if self._length is None else self._needed - self._held
-
-    def _release(self, messages: list[Message]) -> bytes:
-        """Give out what is held, now that it is enough to go on with."""
-        pieces, extra = self._pieces, self._held - self._needed
-        self._pieces, self._held = [], 0
         if self._length is None:
-            return b"".join(pieces)
-        # A part that came in pieces is copied once: what follows it is cut off first.
-        rest = b""
-        if extra:
-            last = memoryview(pieces[-1])
-            rest = bytes(last[-extra:])
-            pieces[-1] = last[:-extra]
-        self._end_part(b"".join(pieces), messages)
-        return rest
+            return 0
+        return self._needed - (0 if self._held is None else self._held.tell())
 
-    def _hold(self, data: bytes) -> None:
-        self._held += len(data)
-        if len(data) >= _SMALL_PIECE:
-            self._pieces.append(data)
-        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
-            last += data
-        else:
-            self._pieces.append(bytearray(data))
+    def _fill(self, held: BytesIO, data: bytes, messages: list[Message]) -> bytes | None:
+        """Add to what is held; None if that is not enough to go on, else what to go on with."""
+        missing = self._needed - held.tell()
+        if len(data) < missing:
+            held.write(data)
+            return None
+        self._held = None
+        if self._length is None:
+            held.write(data)
+            return held.getvalue()
+        held.write(memoryview(data)[:missing])
+        self._end_part(held.getvalue(), messages)
+        return data[missing:]
 
     def _decode(self, data: bytes, messages: list[Message]) -> int:
         """Decode what is whole, and return where the rest begins."""
