@@ -15,7 +15,7 @@ from __future__ import annotations
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
 from types import SimpleNamespace, TracebackType
@@ -58,20 +58,12 @@ class Thread(Greenlet):
         space: the thread's own scratch object; see `ratchet.thread.space`.
     """
 
-    def __init__(
-        self, kernel: Ratchet, background: bool, func: Callable[..., object], /, *args: Any, **kwargs: Any
-    ) -> None:
-        if not callable(func):
-            raise TypeError(f"func must be callable, not {func!r}")
-        # gevent forgets the function when the thread has ended; its name must last.
-        self._called = getattr(func, "__name__", None) or type(func).__name__
-        if kwargs and ("run" in kwargs or "self" in kwargs):
-            # gevent would take these two for its own arguments.
-            func, kwargs = partial(func, **kwargs), {}
-        super().__init__(func, *args, **kwargs)
-        self.gr_context = copy_context()
-        self.kernel = kernel
-        self.background = background
+    # Set by `Ratchet._start`.  gevent keeps the frames in which a greenlet is made,
+    # and that of an `__init__` would take 5 % of the thread's memory.
+    kernel: Ratchet
+    background: bool
+    # gevent forgets the function when the thread has ended; its name must last.
+    _called: str
 
     @property
     def name(self) -> str:
@@ -110,6 +102,18 @@ class Thread(Greenlet):
         if self.gr_frame is None or self.ready():
             return head
         return head + "\n" + "".join(traceback.format_stack(self.gr_frame)).rstrip()
+
+
+def prepared(
+    func: Callable[..., object], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., object], Mapping[str, Any]]:
+    """What a `Thread` is made with to call `func(**kwargs)`; refuses what cannot be called."""
+    if not callable(func):
+        raise TypeError(f"func must be callable, not {func!r}")
+    if kwargs and ("run" in kwargs or "self" in kwargs):
+        # gevent would take these two for its own arguments.
+        return partial(func, **kwargs), {}
+    return func, kwargs
 
 
 def space_of(thread: greenlet, premade: Any = None) -> Any:
@@ -174,18 +178,27 @@ class Ratchet:
         Does not block.  Raises `TypeError` if `func` is not callable, and
         `RuntimeError` in another OS thread than the scheduler's own.
         """
-        return self._start(Thread(self, False, func, *args, **kwargs))
+        target, more = prepared(func, kwargs)
+        return self._start(Thread(target, *args, **more), func, background=False)
 
     def attach_background(
         self, func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Thread:
         """As `attach`, but `loop()` does not wait for the thread and kills it on its way out."""
-        return self._start(Thread(self, True, func, *args, **kwargs))
+        target, more = prepared(func, kwargs)
+        return self._start(Thread(target, *args, **more), func, background=True)
 
-    def _start(self, thread: Thread) -> Thread:
+    def _start(self, thread: Thread, func: Callable[..., object], *, background: bool) -> Thread:
         """What `attach` does with the thread that it has made."""
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
+        thread.kernel = self
+        thread.background = background
+        thread._called = getattr(func, "__name__", None) or type(func).__name__
+        context = copy_context()
+        # A thread without one starts with an empty one, and does not keep it before.
+        if context:
+            thread.gr_context = context
         thread.rawlink(self._ended)
         self._threads[thread] = None
         if not thread.background:

@@ -20,7 +20,7 @@ from greenlet import getcurrent, greenlet
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused
-from ratchet.kernel import Thread, kernel_of, space_of
+from ratchet.kernel import Thread, kernel_of, prepared, space_of
 
 __all__ = [
     "alarm",
@@ -49,10 +49,10 @@ _signal_waiters: Counter[int] = Counter()
 
 def attach(func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Thread:
     """Queue a new thread on the current thread's scheduler; see `Ratchet.attach`."""
-    kernel = kernel_of(getcurrent())
-    # Not by way of its method: gevent keeps the frames in which a greenlet was made,
-    # and each one more takes 5 % of the thread's memory.
-    return kernel._start(Thread(kernel, False, func, *args, **kwargs))
+    # Not by way of the scheduler's method: gevent keeps the frames in which a greenlet
+    # is made, and each one more takes 5 % of the thread's memory.
+    target, more = prepared(func, kwargs)
+    return kernel_of(getcurrent())._start(Thread(target, *args, **more), func, background=False)
 
 
 def attach_background(
