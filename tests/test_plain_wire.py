@@ -8,6 +8,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket
+from gevent.select import select
 
 from helpers import LONG, turns, wait_until
 from ratchet import bus
@@ -222,3 +223,21 @@ def test_a_plain_peer_is_told_nothing_of_a_drain_but_gets_its_answer(
     transaction.send_response(b"1337")
     assert peer.receive_rest() == NUMBER
     assert draining.get(timeout=LONG) is True
+
+
+def test_a_server_that_closes_after_each_answer_is_connected_to_again_for_a_request_alone() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(LONG)
+        with bus.connect(listener.getsockname(), plain=True) as client:
+            for number in range(3):
+                answer = gevent.spawn(client.call, b"%d" % number)
+                connection, _ = listener.accept()
+                with RawPeer(connection) as peer:
+                    assert peer.receive_message()[4] == [b"%d" % number]
+                    peer.send(HELLO)
+                    assert answer.get(timeout=LONG) == b"hello"
+                wait_until(lambda: client.stats().connections == 0, "the client to see the close")
+                turns()
+                assert select([listener], [], [], 0)[0] == []

@@ -154,6 +154,8 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             if link is None:
                 if self._dial is None:
                     raise self._lost_error()
+                if self._dialer is None:
+                    self._start_dialing()
                 if not self._waiters.wait("send_request", self, time_left(deadline)):
                     reason = "" if self._lost is None else f": {self._lost}"
                     raise BusTimeout(
@@ -230,7 +232,10 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         if link is self._link:
             self._link = None
             self._lost = error
-            self._start_dialing()
+            # A plain server may close after each answer, and take a connection on
+            # which nothing comes for a client in need: it gets one for a request.
+            if not self._plain:
+                self._start_dialing()
 
 
 def check_connected(socket: Any) -> Address:

@@ -85,12 +85,13 @@ _WORTH_NO_COPY: Final = 64 * 1024
 
 def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> Frame:
     """One message to be sent, with a plain head if `kind` is `PLAIN`."""
+    if len(parts) == 1 and kind != PLAIN:
+        body = parts[0]
+        length = len(body)
+        head: bytes = _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, length)
+        return head + body if length < _WORTH_NO_COPY else [head, body]
     if kind == PLAIN:
         head = _PLAIN_HEAD.pack(len(parts))
-    elif len(parts) == 1:
-        body = parts[0]
-        head = _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, len(body))
-        return head + body if len(body) < _WORTH_NO_COPY else [head, body]
     else:
         head = _HEAD.pack(EXTENDED | len(parts), kind, flags, id, arg)
     pieces = [head]
@@ -113,7 +114,9 @@ def encode_error(id: int, number: int, texts: Sequence[str]) -> bytes:
 
 def check_size(parts: Sequence[bytes], max_message: int, max_parts: int) -> None:
     """Refuse a message that is over the limits, before a byte of it is sent."""
-    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+    if len(parts) == 1 and len(parts[0]) <= max_message:
+        return
+    size = sum(map(len, parts))
     if size > max_message:
         raise MessageTooLarge(f"a message of {size} bytes is over the limit of {max_message}")
     if len(parts) > max_parts:
