@@ -81,7 +81,7 @@ class Connection:
     Attributes:
         peer: the peer's address.
         closed: whether the socket is closed.
-        closing: whether it closes as soon as all is sent.
+        closing: whether it closes as soon as all is sent, or is closed.
         crowded: whether a writer has to wait for room, or behind those who do.
         tells_room: set by an owner that wants to hear once when there is room.
     """
@@ -264,7 +264,7 @@ class Connection:
 
     def start_reading(self) -> None:
         """Undo `stop_reading`, from the next turn on; one that is closing stays as it is."""
-        if not self.closed and not self.closing:
+        if not self.closing:
             self._reading = True
             self._run_callback(self._resume)
 
@@ -288,7 +288,7 @@ class Connection:
 
     def forsake(self) -> None:
         """Give the system back what it lent; tells nobody, and sends nothing."""
-        self.closed = self._broken = True
+        self.closed = self.closing = self._broken = True
         self._reader.close()
         if self._writer is not None:
             self._writer.close()
@@ -296,6 +296,7 @@ class Connection:
             if watch is not None:
                 watch.close()
         self._transport.close()
+        self._reading = False
         self._backlog = []
         self._outbox.clear()
         self._look_for_room()
@@ -349,12 +350,13 @@ class Connection:
             self._flush()
 
     def _deliver(self, messages: list[Message]) -> None:
+        on_message = self._owner._on_message
         rest = iter(messages)
         for message in rest:
             if self._logs_frames:
                 self._log_message(message)
-            self._owner._on_message(message)
-            if not self._reading or self.closed:
+            on_message(message)
+            if not self._reading:
                 self._backlog = list(rest)
                 return
         if self._decoder.error is not None:

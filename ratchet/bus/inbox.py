@@ -67,11 +67,12 @@ class Inbox(Generic[Item]):
         if not woken:
             raise BusTimeout(f"no room in {self._owner!r} after {timeout} s", outcome=Outcome.NOT_SENT)
 
-    def put(self, item: Item) -> None:
-        """Add an item; does not block, also from a hub callback."""
+    def put(self, item: Item) -> int:
+        """Add an item, and return how many there are; does not block, also from a hub callback."""
         self._items.append(item)
         if self._receivers and not self._wake_scheduled:
             self._schedule_wake()
+        return len(self._items)
 
     def get(self, timeout: float | None) -> Item:
         """Take the oldest item, waiting for one if need be.

@@ -134,8 +134,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             session.refuse_parked()
 
     def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
-        self._inbox.put(request)
-        if len(self._inbox) >= self._limits.max_queued and not self.held_up:
+        if self._inbox.put(request) >= self._limits.max_queued and not self.held_up:
             self._hold_up(True)
 
     def _dequeue(self, requests: Collection[SocketRequest[Any, Any]]) -> None:

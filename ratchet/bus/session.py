@@ -63,6 +63,8 @@ class SocketRequest(PendingRequest[Request, Response]):
     # A plain request's answer, while it waits for those of earlier ones; an
     # empty one stands for an error, which the plain form cannot tell.
     _answer: Frame | None = None
+    # Rings at the deadline, while a thread handles the request.
+    _timer: Any = None
 
     def __init__(self, session: Session, message: Message) -> None:
         kind, flags, self._id, arg, parts = message
@@ -73,8 +75,6 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._from = session.connection.peer
         self._state = QUEUED
         self._deadline = deadline_after(arg / 1000) if arg else None
-        # Rings at the deadline, while a thread handles the request.
-        self._timer: Any = None
         if flags & wire.METADATA:
             self._metadata = wire.decode_metadata(parts.pop())
         self._parts: Sequence[bytes] = parts
@@ -83,7 +83,7 @@ class SocketRequest(PendingRequest[Request, Response]):
         bus = self._bus
         if bus.held_up:
             bus._go_on_if_room()
-        if self._would_block:
+        if (self._plain or self._session.connection.crowded) and self._would_block:
             # Its client does not read: no thread is to wait for that.
             self._session.park(self)
             return False
@@ -114,7 +114,7 @@ class SocketRequest(PendingRequest[Request, Response]):
 
     def _release(self) -> None:
         self._bus._forget(self)
-        if self._timer is not None:
+        if self._deadline is not None:
             # From now on another request may have the id.
             self._stop_timer()
         if not self._plain:
@@ -122,10 +122,7 @@ class SocketRequest(PendingRequest[Request, Response]):
 
     @property
     def _would_block(self) -> bool:
-        session = self._session
-        if self._plain or session.connection.crowded:
-            return not self._one_way and session.is_crowded_for(self)
-        return False
+        return not self._one_way and self._session.is_crowded_for(self)
 
     def _begin_handling(self, handler: greenlet) -> None:
         super()._begin_handling(handler)
@@ -146,35 +143,35 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._stop_timer()
 
     def _reply(self, response: Response) -> bool:
-        try:
-            return self._send_response(response)
-        finally:
-            self._release()
-
-    def _send_response(self, response: Response) -> bool:
         bus, session = self._bus, self._session
-        if self._one_way:
-            bus._counters.answered += 1
-            return False
         try:
+            if self._one_way:
+                bus._counters.answered += 1
+                return False
             parts = bus._encode(response)
             limits = bus._limits
             wire.check_size(parts, limits.max_message, limits.max_parts)
-            connection = session.connection
-            if connection.crowded and not connection.wait_for_room(
-                "send_response", time_left(self._deadline)
-            ):
-                session.give_up(self._id)
+            if session.connection.crowded and not self._wait_for_room():
                 return self._too_late()
+            kind = wire.PLAIN if self._plain else wire.RESPONSE
+            if not session.answer(self, wire.frame(kind, 0, self._id, 0, parts)):
+                return self._too_late()
+            bus._counters.answered += 1
+            return True
         except BaseException as error:
             number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
             self._reply_error(number, error_texts(error))
             raise
-        kind = wire.PLAIN if self._plain else wire.RESPONSE
-        if not session.answer(self, wire.frame(kind, 0, self._id, 0, parts)):
-            return self._too_late()
-        bus._counters.answered += 1
-        return True
+        finally:
+            self._release()
+
+    def _wait_for_room(self) -> bool:
+        """Wait until the client reads; False if its time is over before that."""
+        session = self._session
+        if session.connection.wait_for_room("send_response", time_left(self._deadline)):
+            return True
+        session.give_up(self._id)
+        return False
 
     def _too_late(self) -> bool:
         """The client gave up while its answer was on the way to it; False."""
@@ -240,7 +237,7 @@ class Session(ConnectionOwner):
         False if the client does not want it any more.
         """
         connection = self.connection
-        if connection.closed or connection.closing:
+        if connection.closing:
             return False
         if request._plain:
             request._answer = frame
@@ -302,13 +299,15 @@ class Session(ConnectionOwner):
             self.connection.close_when_sent()
 
     def _on_message(self, message: Message) -> None:
-        kind, _, id, arg, _ = message
+        kind = message[0]
         if kind == wire.REQUEST or kind == wire.PLAIN:
             try:
                 self._on_request(SocketRequest(self, message))
             except ProtocolError as error:
                 self._on_broken(error, None)
-        elif kind == wire.CANCEL:
+            return
+        _, _, id, arg, _ = message
+        if kind == wire.CANCEL:
             self.give_up(id)
         elif kind == wire.PING:
             self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))

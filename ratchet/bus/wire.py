@@ -242,8 +242,9 @@ class Decoder:
     def _decode_short(self, data: bytes, position: int, messages: list[Message]) -> int:
         """The common case in one go: requests and responses of one part, as many as there are."""
         end, max_message = len(data), self._max_message
-        while end - position >= 16:
-            word, kind, flags, id, arg, length = _HEAD_AND_LENGTH.unpack_from(data, position)
+        last, unpack = end - 16, _HEAD_AND_LENGTH.unpack_from
+        while position <= last:
+            word, kind, flags, id, arg, length = unpack(data, position)
             start = position + 16
             stop = start + length
             if (
