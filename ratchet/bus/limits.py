@@ -48,10 +48,13 @@ class Limits:
             raise ValueError(f"max_message must be at most 4 GiB - 1, not {self.max_message}")
 
 
+_DEFAULT = Limits()
+
+
 def checked_limits(limits: Limits | None) -> Limits:
     """The limits that were given, or the default ones; refuses what is none."""
     if limits is None:
-        return Limits()
+        return _DEFAULT
     if not isinstance(limits, Limits):
         raise TypeError(f"limits must be a Limits or None, not {limits!r}")
     return limits

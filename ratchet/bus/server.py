@@ -176,7 +176,10 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 # A client that went away before it was accepted is no trouble.
                 continue
             self._back_off = _FIRST_BACK_OFF
-            self._admit(_plain_socket(fileno=descriptor), shown(self._raw.family, peer))
+            # What it is told of the socket it need not ask the system for.
+            family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
+            socket = _plain_socket(family, kind, protocol, fileno=descriptor)
+            self._admit(socket, shown(family, peer))
 
     def _admit(self, socket: Any, peer: Address) -> None:
         try:
