@@ -29,8 +29,7 @@ class Transport:
         self._socket = socket
         # gevent's sockets wrap one whose calls do not switch.
         self._raw = getattr(socket, "_sock", socket)
-        if self._raw.gettimeout() != 0:
-            self._raw.setblocking(False)
+        self._raw.setblocking(False)
         set_options(self._raw)
         # Whether messages may pass; False while hands are still shaken.
         self.ready = True
