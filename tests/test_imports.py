@@ -18,6 +18,7 @@ LEAVES = {"bus.wire", "bus.codecs", "bus.limits", "bus.stats", "bus.outbox", "bu
 ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
 SIDES = {"bus.client_side", "bus.server_side"}
 SOCKETS = {"bus.address", "bus.connection", "bus.session", "bus.link"}
+COMMAND = {"bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_log": ERRORS,
@@ -52,6 +53,16 @@ ALLOWED: dict[str, set[str]] = {
     "bus": {*CORE, *LEAVES, *ONE_REQUEST, *SIDES, *SOCKETS, "bus.local", "bus.server", "bus.client"},
     # The package itself only names what the others have.
     "": {*ERRORS, "kernel", "thread", "bus"},
+    # The command line is one more program: it uses the library and is used by nobody.
+    "cli.common": {"bus.address"},
+    "cli.connection": {"bus.address", "bus.transport", "cli.common"},
+    "cli.latency": set(),
+    "cli.call": {*COMMAND, *ERRORS, "bus.codecs"},
+    "cli.serve": {*COMMAND, "bus.codecs", "kernel"},
+    "cli.ping": {*COMMAND, *ERRORS, "bus.wire", "bus.address", "bus.transport"},
+    "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
+    "cli": {"cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},
+    "__main__": {"cli"},
 }
 
 # What may be imported from outside the standard library, and where.

@@ -1,0 +1,53 @@
+"""The command line: `python -m ratchet`, also installed as `ratchet`.
+
+Rules of this room: a command is a module with `add_to`, which adds its parser,
+and `run`, which takes the parsed arguments and returns the exit status.  What a
+user can cause ends in one line on stderr, never in a traceback of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ratchet.cli import bench, call, ping, serve
+from ratchet.cli.common import INTERRUPTED, CommandParser, Failure, Parser, complain
+
+__all__ = ["main"]
+
+
+def new_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="ratchet",
+        description="Call, serve, ping and load a message bus of requests and responses.",
+        epilog="""\
+ADDRESS is HOST:PORT, [IPv6]:PORT or unix:PATH.
+
+example:
+  ratchet serve shop.prices:handle 127.0.0.1:4000 &
+  ratchet call 127.0.0.1:4000 'how much?'
+
+Each command explains itself: ratchet call --help.""",
+    )
+    commands = parser.add_subparsers(
+        parser_class=CommandParser, title="commands", metavar="COMMAND", required=True
+    )
+    for command in (call, serve, ping, bench):
+        command.add_to(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, `sys.argv` by default, and return the exit status; blocks.
+
+    Raises `SystemExit` for a wrong command line and after `--help`.
+    """
+    try:
+        arguments = new_parser().parse_args(argv)
+        status: int = arguments.run(arguments)
+    except Failure as failure:
+        complain(str(failure))
+        return failure.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status

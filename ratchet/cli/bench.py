@@ -1,0 +1,235 @@
+"""`ratchet bench`: a server under load, and how long it takes to answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Final
+
+import gevent
+
+from ratchet import thread
+from ratchet.bus import ClientBus, Limits, connect
+from ratchet.cli import connection
+from ratchet.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    CommandParser,
+    Failure,
+    address,
+    put,
+    request_bytes,
+    say,
+    seconds,
+    whole_number,
+)
+from ratchet.cli.latency import Latencies, shown_time
+from ratchet.errors import BusError, Outcome
+from ratchet.kernel import Ratchet
+
+__all__ = ["add_to", "run"]
+
+_PERCENTILES: Final = (50, 90, 99, 99.9)
+# What a terminal understands as: empty the rest of the line.
+_CLEAR_REST: Final = "\x1b[K"
+
+
+def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+    """Add this command's parser."""
+    parser = commands.add_parser(
+        "bench",
+        help="put a server under load and measure it",
+        description="""\
+Send requests as fast as they are answered, for some seconds, and print how
+many a second there were and how long they took.  One line of progress goes to
+stderr.  Both programs share the machine if the server is on it: what is
+measured then is the two together.""",
+        epilog="""\
+exit status:
+  0    every request was answered
+  1    some failed, or there is no connection to begin with
+  2    the command line is wrong, or a file that it names
+  130  interrupted; what was measured until then is printed
+
+example:
+  ratchet bench 127.0.0.1:4000 --seconds 10 --connections 4 --in-flight 16""",
+    )
+    parser.add_argument(
+        "address",
+        type=address,
+        metavar="ADDRESS",
+        help="where the server listens: HOST:PORT, [IPv6]:PORT or unix:PATH",
+    )
+    parser.add_argument(
+        "request",
+        nargs="?",
+        metavar="REQUEST",
+        help="the request: text, @FILE for the bytes of a file, or - for stdin",
+    )
+    parser.add_argument(
+        "--size",
+        type=whole_number(0, Limits().max_message),
+        default=100,
+        metavar="BYTES",
+        help="without REQUEST, send so many bytes x (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--connections",
+        type=whole_number(1),
+        default=1,
+        metavar="COUNT",
+        help="how many connections (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=whole_number(1),
+        default=32,
+        metavar="COUNT",
+        help="requests that wait for their answers at any time, on each connection (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="for each request, and to connect (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="speak the plain form, which servers of the Ratchet library for Lua understand",
+    )
+    connection.add_client_tls(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Put the load on the server and print what came of it; blocks.  Raises `Failure`."""
+    request = b"x" * arguments.size if arguments.request is None else request_bytes(arguments.request)
+    load = Load(request, arguments.timeout)
+    with ExitStack() as connections:
+        clients = connected(arguments, connections)
+        with Ratchet() as kernel:
+            for client in clients * arguments.in_flight:
+                kernel.attach_background(load.work, client)
+            kernel.attach_background(load.show_progress, arguments.seconds)
+            kernel.attach(load.measure, arguments.seconds)
+    put("".join(f"{line}\n" for line in load.report()))
+    if load.interrupted:
+        return INTERRUPTED
+    return FAILED if load.errors or not load.latencies.count else 0
+
+
+def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[ClientBus[bytes, bytes]]:
+    """The connections, made again when they are lost; blocks until all are there.  Raises `Failure`."""
+    context = connection.client_context(arguments)
+    # The first one shows why there is no connection, if there is none.
+    transport, _ = connection.connect(arguments.address, arguments.timeout, context)
+    transport.close()
+    clients = [
+        connections.enter_context(connect(arguments.address, plain=arguments.plain, ssl_context=context))
+        for _ in range(arguments.connections)
+    ]
+    end = time.monotonic() + arguments.timeout
+    while not all(client.stats().connections for client in clients):
+        if time.monotonic() > end:
+            raise Failure(f"{arguments.address} did not take {len(clients)} connections in time; try fewer")
+        gevent.sleep(0.001)
+    return clients
+
+
+class Load:
+    """What all threads of the load share: the request, and what came of it.
+
+    Attributes:
+        latencies: those of the requests that were answered.
+        errors: how many failed, by outcome and type of the error.
+        interrupted: whether Ctrl-C ended the measurement.
+    """
+
+    def __init__(self, request: bytes, timeout: float) -> None:
+        self.latencies = Latencies()
+        self.errors: Counter[tuple[Outcome, str]] = Counter()
+        self.interrupted = False
+        self._texts: dict[tuple[Outcome, str], str] = {}
+        self._request = request
+        self._timeout = timeout
+        self._sent = 0
+        # Known when the time of the measurement is over.
+        self._seconds = 0.0
+        self._unfinished = 0
+
+    def work(self, client: ClientBus[bytes, bytes]) -> None:
+        """One thread of the load: one request after the other."""
+        clock, add = time.perf_counter, self.latencies.add
+        while True:
+            began = clock()
+            self._sent += 1
+            try:
+                client.call(self._request, self._timeout)
+            except BusError as error:
+                key = (error.outcome, type(error).__name__)
+                self.errors[key] += 1
+                self._texts[key] = " ".join(str(error).split())
+                # An error may come without a wait, and the others want their turn.
+                gevent.sleep(0)
+            else:
+                add(clock() - began)
+
+    def measure(self, seconds: float) -> None:
+        """The thread that ends the measurement, when the time is over or at Ctrl-C."""
+        began = time.monotonic()
+        self.interrupted = thread.sigwait("SIGINT", seconds)
+        self._seconds = time.monotonic() - began
+        self._unfinished = self._sent - self.latencies.count - self.errors.total()
+
+    def show_progress(self, seconds: float) -> None:
+        """A background thread: one line that changes, or, in a log, one a second."""
+        live = sys.stderr is not None and sys.stderr.isatty()
+        began = then = time.monotonic()
+        answered = 0
+        try:
+            while True:
+                gevent.sleep(0.2 if live else 1.0)
+                now, before = time.monotonic(), answered
+                answered = self.latencies.count
+                line = (
+                    f"{now - began:.1f} of {seconds:g} s: {answered:,} answered,"
+                    f" {(answered - before) / (now - then):,.0f} a second, {self.errors.total():,} failed"
+                )
+                then = now
+                say(f"\r{line}{_CLEAR_REST}" if live else line, end="" if live else "\n")
+        finally:
+            if live:
+                say(f"\r{_CLEAR_REST}", end="")
+
+    def report(self) -> Iterator[str]:
+        """The lines at the end."""
+        latencies = self.latencies
+        rate = latencies.count / self._seconds
+        yield f"{latencies.count:,} requests of {len(self._request):,} bytes answered"
+        yield f"{rate:,.0f} a second, for {self._seconds:.2f} s"
+        yield f"{self._unfinished:,} in flight at the end"
+        yield f"{self.errors.total():,} failed"
+        for (outcome, name), count in self.errors.most_common():
+            yield f"  {outcome}: {count:,} {name}, such as: {self._texts[outcome, name]}"
+        if not latencies.count:
+            return
+        yield ""
+        extremes = f"min {shown_time(latencies.shortest)}, max {shown_time(latencies.longest)}"
+        yield f"latency: mean {shown_time(latencies.mean)}, {extremes}"
+        for percent in _PERCENTILES:
+            yield f"  {percent:>4} % within {shown_time(latencies.percentile(percent)):>8}"
+        yield ""
+        yield from latencies.histogram()

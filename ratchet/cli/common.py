@@ -1,0 +1,166 @@
+"""What the commands share: the parser, types of arguments, requests, output and failures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from ratchet.bus.address import Target, parse
+
+# Exit statuses that all commands have; the last two are what a shell reports
+# for a program that the signal has ended.
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+
+# Far more than anybody waits; more than that, clocks cannot hold.
+_MAX_SECONDS: Final = 1e9
+
+
+class Failure(Exception):
+    """Ends the program: its text is one line that says what to do."""
+
+    def __init__(self, line: str, status: int = FAILED) -> None:
+        super().__init__(line)
+        self.status = status
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong with the command line."""
+
+    def __init__(self, **options: Any) -> None:
+        # No abbreviations: each would have to work for ever.
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see '{self.prog} --help'")
+        raise SystemExit(USAGE)
+
+    def print_help(self, file: object = None) -> None:
+        put(self.format_help())
+
+
+class CommandParser(Parser):
+    """The parser of one command: its options may stand anywhere among its arguments.
+
+    argparse by itself would not take REQUEST in `call ADDRESS --json REQUEST`.
+    """
+
+    _inner = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._inner:
+            return super().parse_known_args(args, namespace)
+        self._inner = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inner = False
+
+
+def complain(message: str) -> None:
+    """One line on stderr, whatever the message has in it."""
+    say(f"ratchet: {' '.join(message.split())}")
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Text for people, on stderr, at once."""
+    if sys.stderr is None:
+        return  # `print` would take stdout in its place
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        # Whoever read it has gone away, and that is no reason to do less.
+        pass
+
+
+def put(output: str | bytes) -> None:
+    """Write to stdout, at once.
+
+    Raises `SystemExit` if whoever read it has gone away, as `head` does, and
+    `Failure` if it cannot be written.
+    """
+    if sys.stdout is None:
+        raise Failure("stdout is closed; redirect it to /dev/null if the output is not wanted")
+    data = output.encode("utf-8", "backslashreplace") if isinstance(output, str) else output
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # What is left in the buffer would fail once more when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(BROKEN_PIPE) from None
+        raise Failure(f"cannot write to stdout: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, without the number."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def address(text: str) -> str:
+    """The type of ADDRESS."""
+    try:
+        target = parse(text)
+        if isinstance(target, tuple):
+            # What the system is asked for; a name that has no such form is none.
+            target[0].encode("idna")
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no address; write HOST:PORT, [IPv6]:PORT or unix:PATH"
+        ) from None
+    return text
+
+
+def shown_address(target: Target) -> str:
+    """An address of the library, as `address` takes it."""
+    if isinstance(target, str):
+        return target
+    host, port = target
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def seconds(text: str) -> float:
+    """The type of a time: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= _MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; write for example 2.5")
+    return value
+
+
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """The type of a count: `minimum` or more, up to `maximum` if there is one."""
+    to = "up" if maximum is None else f"to {maximum}"
+
+    def convert(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() else -1
+        if number < minimum or (maximum is not None and number > maximum):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {minimum} {to}")
+        return number
+
+    return convert
+
+
+def request_bytes(argument: str) -> bytes:
+    """The request that an argument stands for: text, `@FILE`, or `-` for stdin; blocks."""
+    try:
+        if argument in ("-", "@-"):
+            if sys.stdin is None:
+                raise Failure("stdin is closed; give the request as an argument or as @FILE", USAGE)
+            return sys.stdin.buffer.read()
+        if argument.startswith("@"):
+            with open(argument[1:], "rb") as file:
+                return file.read()
+    except OSError as error:
+        source = repr(argument[1:]) if argument.startswith("@") else "stdin"
+        raise Failure(f"cannot read the request from {source}: {reason(error)}", USAGE) from error
+    # The very bytes that were typed.
+    return os.fsencode(argument)

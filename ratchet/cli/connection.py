@@ -1,0 +1,136 @@
+"""Connecting from the command line: the options for TLS, and why a connection failed."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import ssl
+
+import gevent
+from gevent.hub import Hub, get_hub
+
+from ratchet.bus.address import Target, dial, parse
+from ratchet.bus.transport import Transport
+from ratchet.cli.common import USAGE, Failure, reason
+
+__all__ = ["add_client_tls", "add_server_tls", "client_context", "connect", "server_context"]
+
+
+def add_client_tls(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `client_context` reads."""
+    group = parser.add_argument_group(
+        "TLS",
+        "Each of these turns TLS on.  The server's certificate is checked, and on a\n"
+        "Unix socket, which has no host name, only its authority.",
+    )
+    group.add_argument("--tls", action="store_true", help="trust the authorities that the system trusts")
+    group.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file instead")
+    group.add_argument("--cert", metavar="FILE", help="show the server this certificate, a PEM file")
+    group.add_argument("--key", metavar="FILE", help="its private key, if that is in a file of its own")
+    group.add_argument("--insecure", action="store_true", help="do not check who the server is")
+
+
+def add_server_tls(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `server_context` reads."""
+    group = parser.add_argument_group("TLS")
+    group.add_argument("--cert", metavar="FILE", help="turn TLS on, with this certificate, a PEM file")
+    group.add_argument("--key", metavar="FILE", help="its private key, if that is in a file of its own")
+    group.add_argument(
+        "--client-ca",
+        metavar="FILE",
+        help="let in only clients with a certificate of the authorities in this PEM file",
+    )
+
+
+def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    """What the options for TLS ask for; None for no TLS.  Raises `Failure`."""
+    options = (arguments.tls, arguments.ca, arguments.cert, arguments.key, arguments.insecure)
+    if not any(options):
+        return None
+    context = _new_context(ssl.Purpose.SERVER_AUTH, arguments.ca)
+    _load_certificate(context, arguments)
+    if arguments.insecure or isinstance(parse(arguments.address), str):
+        # A Unix socket has no host name that a certificate could be for.
+        context.check_hostname = False
+    if arguments.insecure:
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def server_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    """What the options for TLS ask for; None for no TLS.  Raises `Failure`."""
+    if arguments.cert is None:
+        if arguments.key is not None or arguments.client_ca is not None:
+            raise Failure("--key and --client-ca are for TLS, which needs --cert FILE too", USAGE)
+        return None
+    context = _new_context(ssl.Purpose.CLIENT_AUTH, arguments.client_ca)
+    _load_certificate(context, arguments)
+    if arguments.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _new_context(purpose: ssl.Purpose, ca: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(purpose, cafile=ca)
+    except OSError as error:
+        raise Failure(f"cannot use the authorities in {ca!r}: {_tls_reason(error)}", USAGE) from error
+
+
+def _load_certificate(context: ssl.SSLContext, arguments: argparse.Namespace) -> None:
+    if arguments.cert is None:
+        if arguments.key is not None:
+            raise Failure("--key needs the certificate that it is for: --cert FILE", USAGE)
+        return
+    try:
+        context.load_cert_chain(arguments.cert, arguments.key)
+    except OSError as error:
+        files = repr(arguments.cert)
+        if arguments.key is not None:
+            files += f" with the key {arguments.key!r}"
+        raise Failure(f"cannot use the certificate {files}: {_tls_reason(error)}", USAGE) from error
+
+
+def _tls_reason(error: OSError) -> str:
+    if not isinstance(error, ssl.SSLError):
+        return reason(error)
+    # OpenSSL's own word for it, such as KEY_VALUES_MISMATCH.
+    return (error.reason or "it is no PEM file").lower().replace("_", " ")
+
+
+def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Target]:
+    """Connect once; blocks for `timeout` seconds at most.
+
+    Returns what `dial` returns.  Raises `Failure`, which says why it failed.
+    """
+    # Ctrl-C strikes in the hub while the program waits, and the hub need not print it.
+    get_hub().NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
+    try:
+        # Looking up a host name knows no time-out of its own.
+        with gevent.Timeout(timeout, TimeoutError()):
+            return dial(parse(address), context)
+    except OSError as error:
+        raise Failure(_why(error, address, context is not None)) from error
+
+
+def _why(error: OSError, address: str, tls: bool) -> str:
+    """Why a connection failed, and what to do about it."""
+    match error:
+        case ConnectionRefusedError():
+            return f"nothing listens on {address} ({reason(error)}); is the server running?"
+        case FileNotFoundError():
+            return f"there is no socket {address} ({reason(error)}); is the server running?"
+        case socket.gaierror():
+            return f"cannot look up the host of {address} ({reason(error)}); check its name"
+        case TimeoutError():
+            return f"{address} did not answer in time; check the address, or allow more with --timeout"
+        case ssl.SSLCertVerificationError():
+            return (
+                f"the certificate of {address} is not trusted ({error.verify_message});"
+                " name its authority with --ca FILE"
+            )
+        case ssl.SSLError():
+            return f"cannot speak TLS with {address} ({_tls_reason(error)}); does the server speak it?"
+        case ConnectionError() if tls:
+            return f"{address} broke off in the TLS handshake ({reason(error)}); does the server speak it?"
+    return f"cannot connect to {address} ({reason(error)}); check the address"

@@ -1,0 +1,200 @@
+"""`ratchet ping`: round trips on the wire, which no handler sees."""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+import statistics
+import time
+from collections import deque
+from itertools import count
+from typing import Final
+
+import gevent
+from gevent import socket
+
+from ratchet.bus import Limits, wire
+from ratchet.bus.transport import Transport
+from ratchet.cli.common import (
+    FAILED,
+    CommandParser,
+    Failure,
+    address,
+    put,
+    reason,
+    seconds,
+    shown_address,
+    whole_number,
+)
+from ratchet.cli.connection import add_client_tls, client_context, connect
+from ratchet.errors import BusError
+
+__all__ = ["add_to", "run"]
+
+# The statistics are about the last ones, so that days of pings fit into memory.
+_KEPT_TIMES: Final = 100_000
+_READ_SIZE: Final = 64 * 1024
+
+
+def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+    """Add this command's parser."""
+    parser = commands.add_parser(
+        "ping",
+        help="measure round trips to a server",
+        description="""\
+Send a PING every second, and print how long its PONG took, until Ctrl-C.  The
+server answers by itself, whatever its handler does; one that speaks only the
+plain form, as servers in Lua do, does not.  A lost connection is made again.""",
+        epilog="""\
+exit status:
+  0  at least one PING was answered
+  1  none was, or there is no connection to begin with
+  2  the command line is wrong, or a file that it names
+
+example:
+  ratchet ping 127.0.0.1:4000 -c 5 -i 0.2""",
+    )
+    parser.add_argument(
+        "address",
+        type=address,
+        metavar="ADDRESS",
+        help="where the server listens: HOST:PORT, [IPv6]:PORT or unix:PATH",
+    )
+    parser.add_argument(
+        "-c", "--count", type=whole_number(1), metavar="COUNT", help="stop after so many (default: go on)"
+    )
+    parser.add_argument(
+        "-i",
+        "--interval",
+        type=seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="from one to the next (default: %(default)g)",
+    )
+    parser.add_argument(
+        "-W",
+        "--timeout",
+        type=seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long to wait for each, and for a connection (default: %(default)g)",
+    )
+    add_client_tls(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ping until enough are sent, or Ctrl-C; blocks.  Raises `Failure`."""
+    pinger = Pinger(arguments.address, arguments.timeout, client_context(arguments))
+    try:
+        pinger.connect()
+        began = time.monotonic()
+        try:
+            pinger.ping(arguments.count, arguments.interval)
+        except KeyboardInterrupt:
+            pass
+        put(pinger.summary(time.monotonic() - began))
+    finally:
+        pinger.close()
+    return 0 if pinger.received else FAILED
+
+
+class Pinger:
+    """Sends PINGs over a connection that it makes again when it is lost.
+
+    Attributes:
+        received: how many were answered in time.
+    """
+
+    def __init__(self, address: str, timeout: float, context: ssl.SSLContext | None) -> None:
+        self.received = 0
+        self._lost = 0
+        self._address = address
+        self._timeout = timeout
+        self._context = context
+        self._transport: Transport | None = None
+        self._milliseconds: deque[float] = deque(maxlen=_KEPT_TIMES)
+
+    def connect(self) -> Transport:
+        """Connect to the server; blocks.  Raises `Failure`."""
+        limits = Limits()
+        self._transport, self._peer = connect(self._address, self._timeout, self._context)
+        self._decoder = wire.Decoder(limits.max_message, limits.max_parts)
+        return self._transport
+
+    def ping(self, number: int | None, interval: float) -> None:
+        """Send `number` PINGs, or go on for ever, and print what becomes of each; blocks."""
+        due = time.monotonic()
+        for sequence in count(1) if number is None else range(1, number + 1):
+            gevent.sleep(max(0.0, due - time.monotonic()))
+            put(self.line(sequence))
+            # After a wait that was longer than the interval there is nothing to catch up with.
+            due = max(due + interval, time.monotonic())
+
+    def line(self, sequence: int) -> str:
+        """Send one PING, and say what became of it; blocks."""
+        try:
+            transport = self._transport or self.connect()
+            seconds: float | None = gevent.with_timeout(
+                self._timeout, self._round_trip, transport, sequence, timeout_value=None
+            )
+        except (Failure, OSError, BusError) as error:
+            self.close()
+            self._lost += 1
+            return f"no pong: seq={sequence} {reason(error)}\n"
+        if seconds is None:
+            self._lost += 1
+            return f"no pong: seq={sequence} within {self._timeout:g} s\n"
+        self.received += 1
+        self._milliseconds.append(seconds * 1000)
+        return f"pong from {shown_address(self._peer)}: seq={sequence} time={seconds * 1000:.3f} ms\n"
+
+    def summary(self, seconds: float) -> str:
+        """The lines at the end."""
+        sent = self.received + self._lost
+        share = 100 * self._lost / sent if sent else 0.0
+        text = (
+            f"\n--- {self._address} ping statistics ---\n"
+            f"{sent} sent, {self.received} received, {share:.3g}% lost, time {seconds * 1000:.0f} ms\n"
+        )
+        times = self._milliseconds
+        if times:
+            text += (
+                f"rtt min/avg/max/mdev = {min(times):.3f}/{statistics.fmean(times):.3f}"
+                f"/{max(times):.3f}/{statistics.pstdev(times):.3f} ms\n"
+            )
+        return text
+
+    def _round_trip(self, transport: Transport, sequence: int) -> float:
+        """Seconds until the PONG came; blocks."""
+        # A PONG that comes too late has the id of an older PING.
+        id = sequence & wire.MAX_ID
+        began = time.perf_counter()
+        # Does not wait: so few bytes find room, unless the connection is stuck.
+        transport.send(wire.encode(wire.PING, 0, id, 0, ()))
+        while True:
+            messages = self._decoder.feed(receive(transport))
+            if any(message[0] == wire.PONG and message[2] == id for message in messages):
+                return time.perf_counter() - began
+            if self._decoder.error is not None:
+                raise self._decoder.error
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+
+def receive(transport: Transport) -> bytes:
+    """Some bytes of what the server sends; blocks.  Raises `OSError`, also at the end."""
+    while True:
+        try:
+            data = transport.receive(_READ_SIZE)
+        except BlockingIOError:
+            wait = socket.wait_write if transport.wants_write else socket.wait_read
+            wait(transport.fileno())
+            continue
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        return data

@@ -1,0 +1,249 @@
+"""`ratchet serve`: a handler of the user's on the server's side of a bus."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import inspect
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
+from types import ModuleType
+from typing import Any, Final
+
+import gevent
+from gevent import monkey
+
+from ratchet.bus import Codec, ServerBus, codecs, listen
+from ratchet.bus.codecs import required_arguments
+from ratchet.cli.common import (
+    FAILED,
+    USAGE,
+    CommandParser,
+    Failure,
+    address,
+    complain,
+    reason,
+    say,
+    seconds,
+    shown_address,
+    whole_number,
+)
+from ratchet.cli.connection import add_server_tls, server_context
+from ratchet.kernel import Ratchet, Thread
+
+__all__ = ["add_to", "run"]
+
+_CODECS: Final[dict[str, Codec[Any, Any] | None]] = {
+    "bytes": None,
+    "text": codecs.text,
+    "json": codecs.json,
+}
+_logger: Final = logging.getLogger("ratchet.serve")
+
+Handler = Callable[..., Any]
+
+
+def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+    """Add this command's parser."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer requests with a function of yours",
+        description="""\
+Answer each request with HANDLER(request), or HANDLER(request, transaction) if
+it requires two arguments.  What it returns is the response; what it raises
+goes to the client, and to the log on stderr.
+
+MODULE is imported from the current folder or from what is installed, after
+gevent.monkey.patch_all(): while a handler waits in a blocking call of the
+standard library, the others go on.""",
+        epilog="""\
+signals:
+  SIGTERM, SIGINT  take no new requests, finish those that were taken, and end;
+                   the second one ends at once
+  SIGUSR1          write to stderr what every thread does, and go on
+
+exit status:
+  0  everything that was taken is finished
+  1  it cannot listen there, or work was cut off in the end
+  2  the command line is wrong, or a file or module that it names
+
+example:
+  echo 'def handle(request): return request.upper()' > shout.py
+  ratchet serve shout:handle 127.0.0.1:4000 --codec text""",
+    )
+    parser.add_argument("handler", type=handler_name, metavar="MODULE:HANDLER", help="the function to call")
+    parser.add_argument(
+        "address",
+        type=address,
+        metavar="ADDRESS",
+        help="where to listen: HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free one",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=64,
+        metavar="COUNT",
+        help="how many requests are handled at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--codec",
+        choices=_CODECS,
+        default="bytes",
+        help="what requests and responses are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to wait in the end for what was taken (default: %(default)g)",
+    )
+    add_server_tls(parser)
+    parser.set_defaults(run=run)
+
+
+def handler_name(text: str) -> str:
+    """The type of MODULE:HANDLER."""
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names no handler; write MODULE:HANDLER, as in shop.prices:handle"
+        )
+    return text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal ends it; blocks.  Raises `Failure`."""
+    monkey.patch_all()
+    context = server_context(arguments)
+    handler = load(arguments.handler)
+    # After the import, which may have set logging up in its own way.
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    codec = _CODECS[arguments.codec]
+    try:
+        if codec is None:
+            server: ServerBus[Any, Any] = listen(arguments.address, ssl_context=context)
+        else:
+            server = listen(arguments.address, codec=codec, ssl_context=context)
+    except OSError as error:
+        raise Failure(cannot_listen(arguments.address, error)) from error
+    if serve(server, handler, arguments.workers, arguments.drain_timeout):
+        return 0
+    complain("work was cut off in the end; --drain-timeout allows it more time")
+    return FAILED
+
+
+def load(name: str) -> Handler:
+    """Import the handler that MODULE:HANDLER names.  Raises `Failure`."""
+    module, _, attribute = name.partition(":")
+    try:
+        handler: Handler = attrgetter(attribute)(imported(module))
+    except AttributeError as error:
+        raise Failure(f"the module {module} has no {attribute}; check MODULE:HANDLER", USAGE) from error
+    if not callable(handler):
+        raise Failure(f"{name} cannot be called; name a function", USAGE)
+    if inspect.iscoroutinefunction(handler):
+        raise Failure(f"{name} is an async function; write a plain one, which may block", USAGE)
+    if required_arguments(handler) > 2:
+        raise Failure(
+            f"{name} requires more than the request and the transaction; give the rest defaults", USAGE
+        )
+    return handler
+
+
+def imported(name: str) -> ModuleType:
+    """Import a module of the user's, also from the current folder.  Raises `Failure`."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        return import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise Failure(
+                f"there is no module {missing}, here or installed; check its name", USAGE
+            ) from error
+        trace = error.__traceback__
+        while trace is not None and is_machinery(trace.tb_frame.f_globals.get("__name__")):
+            trace = trace.tb_next
+        say("".join(traceback.format_exception(type(error), error, trace)).rstrip())
+        raise Failure(
+            f"cannot import {name}: {type(error).__name__}: {error}; mend what is shown above", USAGE
+        ) from error
+
+
+def is_machinery(module: str | None) -> bool:
+    """Whether a frame of this module stands before the user's own in a failed import."""
+    return module is not None and module.partition(".")[0] in ("ratchet", "importlib")
+
+
+def cannot_listen(address: str, error: OSError) -> str:
+    """Why a server cannot listen, and what to do about it."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            advice = "stop what listens there, or choose another address"
+        case errno.EACCES | errno.EPERM:
+            advice = "choose a port from 1024 up, or a folder that you may write to"
+        case errno.EADDRNOTAVAIL:
+            advice = "choose an address of this machine"
+        case _:
+            advice = "check the host name, or the folder of the socket"
+    # The library's text names the address once more; the system's own does not.
+    cause = error.__cause__ or error
+    return f"cannot listen on {address} ({reason(cause)}); {advice}"
+
+
+def serve(server: ServerBus[Any, Any], handler: Handler, workers: int, drain_timeout: float) -> bool:
+    """Serve until a signal ends it; blocks.  False if work was cut off."""
+    with Ratchet(errh=log_death) as kernel:
+        stop = Stop(kernel, server, drain_timeout)
+        # Not `thread.sigwait`: between two calls the signal would end the process.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, stop)
+        gevent.signal_handler(signal.SIGUSR1, lambda: say(f"{server!r}\n{kernel.dump()}"))
+        say(f"listening on {shown_address(server.address)}")
+        server.serve(handler, workers)
+        return stop.finish()
+
+
+def log_death(error: BaseException, thread: Thread) -> None:
+    """A thread that a handler has attached died."""
+    _logger.error("the thread %s died", thread.name, exc_info=error)
+
+
+class Stop:
+    """What a signal does that ends the server: the first one drains it, the second one closes it."""
+
+    def __init__(self, kernel: Ratchet, server: ServerBus[Any, Any], timeout: float) -> None:
+        self._kernel = kernel
+        self._server = server
+        self._timeout = timeout
+        self._drainer: Thread | None = None
+        # When whatever is left is cut off.
+        self._end = 0.0
+
+    def __call__(self) -> None:
+        if self._drainer is None:
+            self._end = time.monotonic() + self._timeout
+            self._drainer = self._kernel.attach(self._server.drain, self._timeout)
+            say("draining; a second signal ends at once")
+        else:
+            self._end = 0.0
+            self._server.close()
+            self._kernel.stop()
+
+    def finish(self) -> bool:
+        """Wait for what is left when the server serves no more; False if some was cut off."""
+        drained = self._drainer is None or self._drainer.get()
+        # Threads that handlers have attached go on after the last answer.
+        left = max(0.0, self._end - time.monotonic())
+        gevent.with_timeout(left, self._kernel.loop, timeout_value=None)
+        finished = drained and not self._kernel.num_threads
+        self._kernel.close()
+        return finished

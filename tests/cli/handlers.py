@@ -1,0 +1,77 @@
+"""What the tests let `ratchet serve` serve, by the name of this module."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ratchet import thread
+from ratchet.bus import ServerTransaction
+
+NOT_CALLABLE = "text"
+_meeting = threading.Barrier(2)
+
+
+def echo(request: bytes) -> bytes:
+    return request
+
+
+def only_a_request(request: bytes) -> bytes:
+    if request != b"a request":
+        raise ValueError(request)
+    return b""
+
+
+def fail(request: bytes) -> bytes:
+    raise LookupError(f"no such thing:\n{request!r}")
+
+
+def peer(request: bytes, transaction: ServerTransaction[bytes, bytes]) -> bytes:
+    return repr(transaction.from_).encode()
+
+
+def item_of(request: dict[str, Any]) -> Any:
+    return request["item"]
+
+
+def meet(request: bytes) -> bytes:
+    """Returns when another request is handled at the same time."""
+    _meeting.wait(10)
+    return b"met"
+
+
+def wait_for_file(request: bytes) -> bytes:
+    """Says by one file that it has begun, and returns when there is another."""
+    Path(request.decode() + ".begun").touch()
+    while not Path(request.decode()).exists():
+        time.sleep(0.01)
+    return b"finished"
+
+
+def leave_it_to_a_thread(request: bytes) -> bytes:
+    """Returns at once, and a thread goes on."""
+    thread.attach(wait_for_file, request)
+    return b"begun"
+
+
+def die_in_a_thread(request: bytes) -> bytes:
+    thread.attach(fail, request)
+    return b"begun"
+
+
+async def asynchronous(request: bytes) -> bytes:
+    return request
+
+
+def greedy(request: bytes, transaction: object, more: object) -> bytes:
+    return request
+
+
+class Shop:
+    """A handler may be an attribute of something in the module."""
+
+    @staticmethod
+    def price(request: str) -> str:
+        return request + ": 3.50"
