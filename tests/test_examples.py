@@ -1,9 +1,8 @@
-"""The examples and the README's program, each run as a program of its own."""
+"""The checksum examples, each run as a program of its own."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import LONG, output_of
+from helpers import LONG
 
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLES = CHECKOUT / "examples"
@@ -110,11 +109,3 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_summed(folder: P
     assert client.returncode == 1
     assert b"gone" in client.stderr
     assert sorted(client.stdout.splitlines()) == sha256sums(folder)
-
-
-def test_the_readme_s_program_runs_as_pasted() -> None:
-    readme = (CHECKOUT / "README.rst").read_text(encoding="utf-8")
-    program = re.search(r"code-block:: python\n\n((?:    .*\n|\n)+)", readme)
-    assert program is not None
-    printed = output_of(program[1])
-    assert sorted(printed.splitlines()) == ["clack -> CLACK", "click -> CLICK", "clunk -> CLUNK"]

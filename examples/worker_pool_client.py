@@ -1,0 +1,73 @@
+"""A client that keeps sending orders to `worker_pool.py`, whatever becomes of the workers.
+
+    python examples/worker_pool_client.py ADDRESS
+
+ADDRESS is what the pool printed.  Eight threads send, each over a connection of
+its own.  What certainly did not run is sent again; what may have run is not,
+but is named.  On SIGTERM or SIGINT it waits for the last answers, and prints how
+the requests ended: `answered`, or with the outcome of an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from itertools import count
+
+from ratchet import BusError, Outcome, Ratchet, bus, thread
+from ratchet.bus import codecs
+
+THREADS = 8
+# For one attempt.  While the pool is away, an order waits that long to be sent.
+TIMEOUT = 3.0
+
+
+class Customer:
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.ends: Counter[str] = Counter()
+        self.stopping = False
+
+    def keep_sending(self, name: str) -> None:
+        """One thread: send one order after the other."""
+        with bus.connect(self.address, codec=codecs.text) as pool:
+            for number in count(1):
+                self.have_recorded(pool, f"{name}-{number}")
+                if self.stopping:
+                    return
+
+    def have_recorded(self, pool: bus.ClientBus[str, str], order: str) -> None:
+        """Send an order until it is answered, or until nobody knows whether it ran."""
+        while not self.stopping:
+            try:
+                pool.call(order, TIMEOUT)
+            except BusError as error:
+                self.ends[str(error.outcome)] += 1
+                if error.outcome not in (Outcome.NOT_SENT, Outcome.NOT_RUN):
+                    print(f"{order} {error.outcome}: {error}", flush=True)
+                    return
+            else:
+                self.ends["answered"] += 1
+                return
+
+    def stop_on(self, signal: str) -> None:
+        thread.sigwait(signal)
+        self.stopping = True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Keep sending orders to a pool of workers.")
+    parser.add_argument("address", help="where the pool listens: HOST:PORT")
+    customer = Customer(parser.parse_args().address)
+    with Ratchet() as kernel:
+        for number in range(THREADS):
+            kernel.attach(customer.keep_sending, f"order-{os.getpid()}-{number}")
+        kernel.attach_background(customer.stop_on, "SIGTERM")
+        kernel.attach_background(customer.stop_on, "SIGINT")
+    for end, times in sorted(customer.ends.items()):
+        print(end, times)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of what one exchange costs: counted, not timed, so the same on a busy machine."""

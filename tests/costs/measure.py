@@ -1,0 +1,302 @@
+"""How costs are counted, and both sides of each bus whose costs they are.
+
+A cost is the slope of a count, over a run of N exchanges and one of twice as many.
+So what a whole run costs, such as starting its threads, drops out, and the rest
+is the cost of one exchange, often a whole number.
+
+Where one side of a socket is measured, the other is a process of its own that
+speaks bytes: it sends or answers so many messages at a time, in one piece.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import socket
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import gevent
+import greenlet
+
+from helpers import LONG, turns
+from ratchet import RemoteError
+from ratchet import bus as ratchet_bus
+from ratchet.bus import ClientBus, LocalBus, wire
+from ratchet.bus.limits import Limits
+
+MEASURING_TIME = 50.0
+"""Seconds in which a group has to be measured.  A busy machine may be slow, and is no failure."""
+
+Run = Callable[[int], None]
+"""Makes so many exchanges, and returns when all are through."""
+
+Client = LocalBus[bytes, bytes] | ClientBus[bytes, bytes]
+
+BODY = b"x" * 100
+FAILING = b"fail"
+
+FORK = multiprocessing.get_context("fork")
+
+
+class Way(NamedTuple):
+    """How a client asks."""
+
+    body: bytes = BODY
+    timeout: float | None = None
+    one_way: bool = False
+
+
+CALL = Way()
+WAYS = {
+    "call": CALL,
+    "call with a time-out": Way(timeout=LONG),
+    "cast": Way(one_way=True),
+    "call that fails": Way(body=FAILING),
+}
+
+
+def slope(readings: Sequence[int], exchanges: int) -> float:
+    """The cost of one exchange, by readings before, between and after runs of N and 2 N."""
+    before, between, after = readings
+    return ((after - between) - (between - before)) / exchanges
+
+
+def per_exchange(count: Callable[[], int], run: Run, exchanges: int) -> float:
+    """By how much `count()` grows with each exchange of `run`."""
+    run(exchanges)
+    readings = [count()]
+    for times in (1, 2):
+        run(times * exchanges)
+        readings.append(count())
+    return slope(readings, exchanges)
+
+
+def count_calls() -> Counter[tuple[str, str]]:
+    """Count the functions that every greenlet of this OS thread calls, from now on.
+
+    The keys are `call` for those in Python and `c_call` for those in C that Python
+    calls, each with the function's name.
+    """
+    calls: Counter[tuple[str, str]] = Counter()
+
+    def profile(frame: Any, event: str, function: Any) -> None:
+        if event == "call":
+            calls[event, frame.f_code.co_name] += 1
+        elif event == "c_call":
+            calls[event, function.__name__] += 1
+
+    sys.setprofile(profile)
+    return calls
+
+
+@contextmanager
+def switches() -> Iterator[Callable[[], int]]:
+    """Counts the switches between greenlets of this OS thread."""
+    seen = 0
+
+    def trace(event: str, greenlets: object) -> None:
+        nonlocal seen
+        seen += 1
+
+    greenlet.settrace(trace)
+    try:
+        yield lambda: seen
+    finally:
+        greenlet.settrace(None)
+
+
+def polls() -> int:
+    """How often the event loop of this OS thread has polled so far."""
+    loop: Any = gevent.get_hub().loop
+    return int(loop.iteration)
+
+
+def growth(run: Run, exchanges: int) -> float:
+    """By how many blocks of memory the process grows with each exchange.
+
+    That of a usual run of several: Python itself keeps some now and then.
+    """
+    grown = []
+    for _ in range(5):
+        before = sys.getallocatedblocks()
+        run(exchanges)
+        grown.append(sys.getallocatedblocks() - before)
+    return statistics.median(grown) / exchanges
+
+
+class Garbage:
+    """Counts objects that only the cycle collector can free; it collects at no other time."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        gc.disable()
+        self._found = 0
+
+    def __call__(self) -> int:
+        self._found += gc.collect()
+        return self._found
+
+
+def ask(client: Client, way: Way) -> None:
+    if way.one_way:
+        client.cast(way.body)
+        return
+    try:
+        client.call(way.body, way.timeout)
+    except RemoteError:
+        assert way.body == FAILING
+
+
+def echo(request: bytes) -> bytes:
+    if request == FAILING:
+        raise ValueError("as asked")
+    return request
+
+
+def answer_by_hand(server: Any) -> None:
+    for transaction, request in server:
+        if request == FAILING:
+            transaction.send_error(ValueError("as asked"))
+        else:
+            transaction.send_response(request)
+
+
+def answer_in_with(server: Any) -> None:
+    for transaction, request in server:
+        with transaction:
+            transaction.send_response(echo(request))
+
+
+def serve(server: Any) -> None:
+    server.serve(echo)
+
+
+Style = Callable[[Any], None]
+"""How a server answers; it ends when the bus is closed."""
+
+STYLES: dict[str, Style] = {"by hand": answer_by_hand, "in a with block": answer_in_with, "serve()": serve}
+
+
+def asking(client: Client, way: Way, threads: int) -> Run:
+    """Asks in so many threads; a single one is the current thread."""
+
+    def ask_often(count: int) -> None:
+        for _ in range(count):
+            ask(client, way)
+
+    def run(count: int) -> None:
+        if threads == 1:
+            ask_often(count)
+            # Whoever answers this has taken everything before it, casts too.
+            ask(client, CALL)
+        else:
+            gevent.joinall([gevent.spawn(ask_often, count // threads) for _ in range(threads)])
+
+    return run
+
+
+def leaving_open(client: Client) -> Run:
+    """Sends requests that wait for their responses as long as this lives."""
+    sent: list[object] = []
+
+    def run(count: int) -> None:
+        sent.extend(client.send_request(BODY) for _ in range(count))
+        # What waits for the end of the turn goes out.
+        turns()
+
+    return run
+
+
+@contextmanager
+def local_bus(way: Way = CALL, style: Style = answer_by_hand, threads: int = 1) -> Iterator[Run]:
+    """Both sides of a bus inside this process."""
+    bus: LocalBus[bytes, bytes] = ratchet_bus.new_local()[0]
+    server = gevent.spawn(style, bus)
+    with bus:
+        yield asking(bus, way, threads)
+    server.join(LONG)
+
+
+@contextmanager
+def client_bus(way: Way = CALL, threads: int = 1) -> Iterator[Run]:
+    """A client over TCP; each of its threads has one request in flight, and all are answered at once."""
+    with connected_client(threads) as client:
+        yield asking(client, way, threads)
+
+
+@contextmanager
+def connected_client(batch: int) -> Iterator[ClientBus[bytes, bytes]]:
+    """A client whose peer answers so many requests at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = FORK.Process(target=_answer, args=(listener.getsockname(), batch), daemon=True)
+        peer.start()
+        connected = listener.accept()[0]
+    with ratchet_bus.new_client(connected) as client:
+        yield client
+    peer.join(LONG)
+
+
+def _answer(address: tuple[str, int], batch: int) -> None:
+    """The peer of a client, in a process of its own."""
+    decoder = wire.Decoder(Limits().max_message, Limits().max_parts)
+    answers: list[bytes] = []
+    with socket.create_connection(address, LONG) as peer:
+        while data := peer.recv(1 << 16):
+            for kind, flags, id, _, parts in decoder.feed(data):
+                if kind != wire.REQUEST or flags & wire.ONE_WAY:
+                    continue
+                if parts[0] == FAILING:
+                    texts = ("ValueError", "as asked", "")
+                    answers.append(wire.encode_error(id, wire.ErrorNumber.HANDLER_RAISED, texts))
+                else:
+                    answers.append(wire.encode(wire.RESPONSE, 0, id, 0, parts))
+            if len(answers) == batch:
+                peer.sendall(b"".join(answers))
+                answers.clear()
+
+
+@contextmanager
+def server_bus(way: Way = CALL, style: Style = serve, batch: int = 1) -> Iterator[Run]:
+    """A server over TCP, whose client sends so many requests at a time."""
+    orders, taken = FORK.Pipe()
+    with ratchet_bus.listen("127.0.0.1:0") as server:
+        peer = FORK.Process(target=_ask, args=(server.address, taken, way, batch), daemon=True)
+        peer.start()
+        serving = gevent.spawn(style, server)
+
+        def run(count: int) -> None:
+            orders.send(count)
+            gevent.socket.wait_read(orders.fileno(), LONG)
+            orders.recv()
+
+        yield run
+        orders.send(0)
+        peer.join(LONG)
+    serving.join(LONG)
+
+
+def _ask(address: tuple[str, int], orders: Connection, way: Way, batch: int) -> None:
+    """The peer of a server, in a process of its own."""
+    decoder = wire.Decoder(Limits().max_message, Limits().max_parts)
+    arg = 0 if way.timeout is None else int(way.timeout * 1000)
+    flags = wire.ONE_WAY if way.one_way else 0
+    requests = b"".join(wire.encode(wire.REQUEST, flags, 1 + i, arg, [way.body]) for i in range(batch))
+    answers = batch
+    if way.one_way:
+        # The answer to one that is sent along tells that they were taken.
+        requests += wire.encode(wire.REQUEST, 0, 1, 0, [BODY])
+        answers = 1
+    with socket.create_connection(address, LONG) as peer:
+        while orders.poll(LONG) and (count := orders.recv()):
+            for _ in range(count // batch):
+                peer.sendall(requests)
+                left = answers
+                while left:
+                    left -= len(decoder.feed(peer.recv(1 << 16)))
+            orders.send("done")

@@ -1,0 +1,1 @@
+"""Tests of the examples, each run as a program of its own."""
