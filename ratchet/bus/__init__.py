@@ -138,7 +138,7 @@ def new_client(
     peer = check_connected(socket)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     bus = ClientBus(peer, encode, decode, checked_limits(limits), plain)
-    bus.use(transport_of(socket), peer)
+    bus._use(transport_of(socket), peer)
     return bus
 
 
@@ -243,5 +243,5 @@ def connect(
             f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
         )
     bus = ClientBus(shown_target(target), encode, decode, checked_limits(limits), plain)
-    bus.keep_connected(partial(dial, target, ssl_context))
+    bus._keep_connected(partial(dial, target, ssl_context))
     return bus

@@ -175,7 +175,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             return Rejected("the server is draining")
         return ConnectionLost(f"{self!r} has lost its connection: {self._lost}", outcome=Outcome.NOT_SENT)
 
-    def use(self, transport: Transport, peer: Address) -> None:
+    def _use(self, transport: Transport, peer: Address) -> None:
         """Send requests over this connection from now on."""
         self._link = link = Link(self, transport, peer)
         self._links.add(link)
@@ -184,7 +184,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
     def _waiters_look_again(self) -> None:
         self._hub.loop.run_callback(self._waiters.wake_all)
 
-    def keep_connected(self, dial: Dial) -> None:
+    def _keep_connected(self, dial: Dial) -> None:
         """Connect now, and again whenever the connection is lost; does not block."""
         self._dial = dial
         self._start_dialing()
@@ -215,7 +215,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                     # In this very turn, too late for a kill.
                     transport.close()
                 else:
-                    self.use(transport, peer)
+                    self._use(transport, peer)
                 return
 
     def _on_link_drained(self, link: Link) -> None:
