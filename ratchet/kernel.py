@@ -333,7 +333,8 @@ class Ratchet:
 
     def _deadlock(self) -> DeadlockError:
         stuck = [thread._describe() for thread in self._threads if not thread.background]
-        return DeadlockError(f"{len(stuck)} threads can never run again:\n\n" + "\n\n".join(stuck))
+        who = "1 thread" if len(stuck) == 1 else f"{len(stuck)} threads"
+        return DeadlockError(f"{who} can never run again:\n\n" + "\n\n".join(stuck))
 
     def _on_end(self, thread: Thread) -> None:
         """Hub callback: a thread has ended, by return, error or kill."""
