@@ -38,7 +38,12 @@ _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0
 
 
 class ClientBus(ClientSide[Request, Response], LinkOwner):
-    """The client's side of a bus over sockets; see `new_client` and `connect`."""
+    """The client's side of a bus over sockets; see `new_client` and `connect`.
+
+    Any number of threads may use it at once.  `with bus:` closes it on leaving.
+    It belongs to the OS thread that made it: its calls raise `RuntimeError` in
+    another one.
+    """
 
     def __init__(
         self, peer: Address, encode: Encode[Request], decode: Decode[Response], limits: Limits, plain: bool
@@ -82,7 +87,12 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         self._send(request, wire.ONE_WAY, request_deadline(None), None)
 
     def close(self) -> None:
-        """Close the connection at once; see `BusSide.close`."""
+        """Close the connection at once.
+
+        Every thread that waits to send a request or for a response gets
+        `BusClosed`, and the server is told that nobody waits any more.  Does not
+        block.  Closing twice is fine.
+        """
         check_hub(self._hub, self)
         self._closed = True
         if self._dialer is not None:
