@@ -304,6 +304,9 @@ class Ratchet:
     def dump(self) -> str:
         """Every thread in the order of attaching: name, state, what it waits for, its stack.
 
+        Returns:
+            A text for people.  Its form may change.
+
         .. code-block:: python
 
             from ratchet import Ratchet, thread

@@ -200,7 +200,7 @@ def pause() -> Any:
     """Wait until another thread calls `unpause` on this one; blocks.
 
     Returns:
-        What that passed: None for nothing, the value for one, a tuple for more.
+        What that passed; None for nothing, the value for one, a tuple for more.
 
     .. code-block:: python
 

@@ -136,7 +136,7 @@ def new_client(
 ) -> ClientBus[Any, Any]:
     """The client's side of a bus, on a socket that is already connected.  Does not block.
 
-    It has this one connection.  When that is lost, requests fail with
+    It has this one connection.  When that is lost, further requests fail with
     `ConnectionLost`, or with `Rejected` if the server drained.  `new_server` has
     an example.
 

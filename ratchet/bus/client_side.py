@@ -62,6 +62,9 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
         Blocks and raises as `send_request` without a time-out does.
 
+        Args:
+            request: the object to send.
+
         .. code-block:: python
 
             from ratchet import bus
