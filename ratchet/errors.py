@@ -50,13 +50,21 @@ class Outcome(str, enum.Enum):
 
 
 class RatchetError(Exception):
-    """The root of the tree.  `code` stays the same on every release."""
+    """The root of the tree.
+
+    Attributes:
+        code: a short string that names the kind of error, the same on every
+            release.
+    """
 
     code: ClassVar[str] = "ratchet"
 
 
 class DeadlockError(RatchetError):
-    """No attached thread can ever run again; the text names each of them."""
+    """No attached thread can ever run again.
+
+    The text names each of them, what it waits for, and where.
+    """
 
     code = "deadlock"
 
@@ -68,7 +76,28 @@ class NotPaused(RatchetError):
 
 
 class BusError(RatchetError):
-    """A call of a bus failed; `outcome` says whether the request ran."""
+    """A call of a bus failed.
+
+    Attributes:
+        outcome: whether the request ran: one of the four of `Outcome`.
+
+    .. code-block:: python
+
+        from ratchet import BusError, bus
+
+        server, client = bus.new_local()
+        client.close()
+        try:
+            client.call("hello")
+        except BusError as error:
+            print(error.code, error.outcome)
+            print("send it again?", error.outcome in ("NOT_SENT", "NOT_RUN"))
+
+    .. code-block:: text
+
+        bus_closed NOT_SENT
+        send it again? True
+    """
 
     code = "bus"
     outcome: Outcome = Outcome.UNKNOWN
@@ -120,10 +149,12 @@ class Abandoned(BusError):
 
 
 class RemoteError(BusError):
-    """The handler raised.
+    """The handler raised; or the server's codec did.
 
-    `remote_type` is the bare name of the error's class, `remote_message` its
-    text, `remote_traceback` the formatted traceback; each is a plain string.
+    Attributes:
+        remote_type: the bare name of the error's class, as a string.
+        remote_message: its text.
+        remote_traceback: its traceback, as Python prints it.
     """
 
     code = "remote_error"

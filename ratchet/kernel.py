@@ -55,7 +55,6 @@ class Thread(Greenlet):
     Attributes:
         kernel: the `Ratchet` that owns it.
         background: whether `loop()` does not wait for it.
-        space: the thread's own scratch object; see `ratchet.thread.space`.
     """
 
     # Set by `Ratchet._start`.  gevent keeps the frames in which a greenlet is made,
@@ -77,7 +76,7 @@ class Thread(Greenlet):
 
     @property
     def space(self) -> Any:
-        """The thread's own scratch object, made on first use."""
+        """The thread's own scratch object, made on first use; see `ratchet.thread.space`."""
         return space_of(self)
 
     @property
@@ -127,6 +126,9 @@ def space_of(thread: greenlet, premade: Any = None) -> Any:
 class Ratchet:
     """A set of threads, run to completion on the current OS thread's gevent hub.
 
+    Leaving `with Ratchet() as kernel:` runs `loop()` and then `close()`; if an
+    exception leaves the block, `close()` alone.
+
     Nothing needs `loop()` in a program that already runs gevent: an attached
     thread starts by itself, and `loop()` blocks only the greenlet that calls
     it.
@@ -136,6 +138,24 @@ class Ratchet:
         errh: called as `errh(error, thread)`, in a thread of its own, for each
             thread that dies of an exception.  Without it, `loop()` raises the
             exception; if no `loop()` is running then, it is logged as well.
+
+    Raises `TypeError` for what cannot be called.  In another OS thread than the
+    one that made it, every call but `dump()` raises `RuntimeError`.
+
+    .. code-block:: python
+
+        import ratchet
+
+        with ratchet.Ratchet() as kernel:
+            for name in ["Ada", "Grace"]:
+                kernel.attach(print, "hello", name)
+            print("threads:", kernel.num_threads)
+
+    .. code-block:: text
+
+        threads: 2
+        hello Ada
+        hello Grace
     """
 
     def __init__(self, entry: Callable[[], object] | None = None, errh: ErrorHandler | None = None) -> None:
@@ -173,10 +193,16 @@ class Ratchet:
     def attach(
         self, func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Thread:
-        """Queue a new thread that calls `func`; it starts on the next turn of the loop.
+        """Queue a new thread, and return it; it starts on the next turn of the loop.
 
-        Does not block.  Raises `TypeError` if `func` is not callable, and
-        `RuntimeError` in another OS thread than the scheduler's own.
+        Does not block.
+
+        Args:
+            func: what the thread calls.
+            *args: the positional arguments of that call.
+            **kwargs: its keyword arguments.
+
+        Raises `TypeError` if `func` is not callable.
         """
         target, more = prepared(func, kwargs)
         return self._start(Thread(target, *args, **more), func, background=False)
@@ -210,9 +236,10 @@ class Ratchet:
         """Run until every attached thread has ended, then kill the background ones.
 
         Blocks the calling greenlet alone.  Raises the error of a thread that
-        died of one, if there is no `errh`, and `DeadlockError` when no attached
-        thread can ever run again; the other threads stay as they are, and
-        `loop()` may be called again to go on.
+        died of one, if there is no `errh`, or else what `errh` itself raises;
+        and `DeadlockError` when no attached thread can ever run again.  The
+        other threads stay as they are then, and `loop()` may be called again to
+        go on.  Raises `RuntimeError` if another greenlet runs it already.
         """
         check_hub(self._hub, self)
         self._stopping = False
@@ -236,8 +263,10 @@ class Ratchet:
     def loop_once(self, noblock: bool = False) -> bool:
         """Run one turn of the event loop; False when no attached thread is left.
 
-        The turn waits for an event if no thread can run now, unless `noblock`.
-        Raises as `loop()` does.
+        Background threads are not killed.  Raises as `loop()` does.
+
+        Args:
+            noblock: do not wait for an event if no thread can run now.
         """
         check_hub(self._hub, self)
         if self._foreground:
@@ -247,13 +276,16 @@ class Ratchet:
         return self._foreground > 0
 
     def stop(self) -> None:
-        """Make the running `loop()` return after this turn; the threads stay."""
+        """Make the running `loop()` return after this turn; the threads stay.
+
+        Does not block.  Does nothing if no `loop()` is running.
+        """
         check_hub(self._hub, self)
         self._stopping = True
         self._wake_loop()
 
     def close(self) -> None:
-        """Kill every thread that it still owns and wait until they have ended.
+        """Kill every thread that it still owns, and wait until they have ended; blocks.
 
         That goes for threads that are attached by a `finally` block meanwhile.
         """
@@ -270,7 +302,28 @@ class Ratchet:
         gevent.sleep(0)
 
     def dump(self) -> str:
-        """Every thread in the order of attaching: name, state, what it waits for, its stack."""
+        """Every thread in the order of attaching: name, state, what it waits for, its stack.
+
+        Returns:
+            A text for people.  Its form may change.
+
+        .. code-block:: python
+
+            from ratchet import Ratchet, thread
+
+            kernel = Ratchet(thread.pause)
+            kernel.loop_once(noblock=True)
+            print(kernel.dump())
+            kernel.close()
+
+        .. code-block:: text
+
+            <Ratchet at 0x...: idle, threads=1, background=0>
+
+            pause-... (waiting: pause)
+              File "...", line ..., in pause
+            ...
+        """
         return "\n\n".join([repr(self), *(thread._describe() for thread in self._threads)])
 
     def __enter__(self) -> Ratchet:
@@ -333,7 +386,8 @@ class Ratchet:
 
     def _deadlock(self) -> DeadlockError:
         stuck = [thread._describe() for thread in self._threads if not thread.background]
-        return DeadlockError(f"{len(stuck)} threads can never run again:\n\n" + "\n\n".join(stuck))
+        who = "1 thread" if len(stuck) == 1 else f"{len(stuck)} threads"
+        return DeadlockError(f"{who} can never run again:\n\n" + "\n\n".join(stuck))
 
     def _on_end(self, thread: Thread) -> None:
         """Hub callback: a thread has ended, by return, error or kill."""

@@ -48,7 +48,12 @@ _signal_waiters: Counter[int] = Counter()
 
 
 def attach(func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Thread:
-    """Queue a new thread on the current thread's scheduler; see `Ratchet.attach`."""
+    """Queue a new thread on the current thread's scheduler; see `Ratchet.attach`.
+
+    That is the scheduler of the innermost `with Ratchet()` that the current thread
+    is in, else the one that owns the thread, else one that all other greenlets of
+    the OS thread share.
+    """
     # Not by way of the scheduler's method: gevent keeps the frames in which a greenlet
     # is made, and each one more takes 5 % of the thread's memory.
     target, more = prepared(func, kwargs)
@@ -68,16 +73,17 @@ def current() -> greenlet:
 
 
 def space(premade: Any = None) -> Any:
-    """The current thread's own scratch object.
+    """The current thread's own scratch object, made on first use.
 
-    It is made on first use: `premade` if one is given then, else an empty
-    `types.SimpleNamespace`.  Later calls return the same object.
+    Args:
+        premade: the object to use, if there is none yet; without it, that is an
+            empty `types.SimpleNamespace`.
     """
     return space_of(getcurrent(), premade)
 
 
 def timer(seconds: float) -> None:
-    """Sleep for `seconds`; 0 lets every other thread that can run do so first.
+    """Sleep for `seconds`; blocks.  0 lets every other thread that can run do so first.
 
     Raises `TypeError` or `ValueError` for what is no number of seconds.
     """
@@ -154,9 +160,33 @@ def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm
     To ring is to call `callback()` in a thread of its own, and then to raise
     the returned `Alarm` in the thread that set it, wherever that one blocks.
     An exception that `callback` raises is raised there in the alarm's place.
+    Does not block.
 
-    Does not block.  `cancel()` the returned object, or use it as a context
-    manager that cancels on leaving.
+    Args:
+        seconds: until it rings.
+        callback: called without arguments; it may block.
+
+    Returns:
+        The alarm.  `cancel()` keeps it from ringing; so does leaving it, as a
+        context manager.
+
+    Raises `TypeError` or `ValueError` for what is no number of seconds, and
+    `TypeError` for a `callback` that cannot be called.
+
+    .. code-block:: python
+
+        from ratchet import Alarm, thread
+
+        try:
+            with thread.alarm(0.01, lambda: print("ring")):
+                thread.timer(60)
+        except Alarm:
+            print("awake")
+
+    .. code-block:: text
+
+        ring
+        awake
     """
     if seconds is None:
         raise TypeError("seconds must be a number of seconds, not None")
@@ -167,10 +197,22 @@ def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm
 
 
 def pause() -> Any:
-    """Wait until another thread calls `unpause` on this one.
+    """Wait until another thread calls `unpause` on this one; blocks.
 
-    Returns what that passed: None for nothing, the value for one, a tuple for
-    more.
+    Returns:
+        What that passed; None for nothing, the value for one, a tuple for more.
+
+    .. code-block:: python
+
+        from ratchet import Ratchet, thread
+
+        with Ratchet() as kernel:
+            paused = kernel.attach(lambda: print(thread.pause()))
+            kernel.attach(thread.unpause, paused, "tea", 2)
+
+    .. code-block:: text
+
+        ('tea', 2)
     """
     current = getcurrent()
     waiter: Waiter[tuple[object, ...]] = Waiter()
@@ -189,7 +231,8 @@ def unpause(thread: greenlet, *values: object) -> None:
     """Wake a paused thread on the next turn; its `pause()` returns `values`.
 
     Does not block.  Raises `NotPaused` if the thread is not paused, or was
-    unpaused already.
+    unpaused already, `RuntimeError` if it runs in another OS thread, and
+    `TypeError` for what is no thread.  `pause` has an example.
     """
     if not isinstance(thread, greenlet):
         raise TypeError(f"thread must be a thread, not {thread!r}")
@@ -202,10 +245,34 @@ def unpause(thread: greenlet, *values: object) -> None:
 
 
 def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None = None) -> bool:
-    """Wait until all `threads` have ended, by return, error or kill.
+    """Wait until all `threads` have ended, by return, error or kill; blocks.
 
-    Returns False if that takes longer than `timeout` seconds.  The errors of
-    the threads are not raised here.
+    Their errors are not raised here.
+
+    Args:
+        threads: of any scheduler, or other greenlets of gevent's.
+        timeout: seconds; None for ever.
+
+    Returns:
+        Whether all have ended; False on time-out.
+
+    Raises `ValueError` if the current thread is one of them, `RuntimeError` if
+    one runs in another OS thread, and `TypeError` for what is no
+    `gevent.Greenlet`.
+
+    .. code-block:: python
+
+        from ratchet import thread
+
+        threads = [thread.attach(thread.timer, seconds) for seconds in (0, 60)]
+        print(thread.wait_all(threads, timeout=0.05))
+        thread.kill_all(threads)
+        print(thread.wait_all(threads))
+
+    .. code-block:: text
+
+        False
+        True
     """
     check_timeout(timeout)
     running = []
@@ -244,7 +311,25 @@ def block_on(
         writes: the same, to be writable.
         timeout: seconds; None for ever.
 
-    Raises `ValueError` for a closed object, or for none at all.
+    Raises `ValueError` for a closed object, or for none at all, and `TypeError`
+    for what is neither an object with `fileno()` nor a descriptor.
+
+    .. code-block:: python
+
+        import socket
+
+        from ratchet import thread
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            print(thread.block_on([ours], timeout=0.01))
+            theirs.send(b"hello")
+            print(thread.block_on([ours]) is ours)
+
+    .. code-block:: text
+
+        None
+        True
     """
     check_timeout(timeout)
     wanted = [(ready, _READ) for ready in reads] + [(ready, _WRITE) for ready in writes]
@@ -276,7 +361,7 @@ def _open_descriptor(ready: object) -> int:
 
 
 def sigwait(signal: int | str, timeout: float | None = None) -> bool:
-    """Wait for a signal; False on time-out.
+    """Wait for a signal; True when it has come, False on time-out.
 
     While a thread waits, the signal does nothing else: Python's own handler is
     out of force, and comes back when the last waiter is gone.  A waiter keeps
@@ -288,6 +373,20 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
 
     Raises `ValueError` for a signal that does not exist or cannot be caught,
     and `RuntimeError` outside the main OS thread.
+
+    .. code-block:: python
+
+        import os
+        import signal
+
+        from ratchet import thread
+
+        thread.attach(os.kill, os.getpid(), signal.SIGHUP)
+        print(thread.sigwait("HUP", timeout=5))
+
+    .. code-block:: text
+
+        True
     """
     number = _signal_number(signal)
     check_timeout(timeout)
@@ -333,16 +432,17 @@ def _signal_number(signal: int | str) -> _signal.Signals:
 
 
 def kill(thread: gevent.Greenlet[Any, Any]) -> None:
-    """End a thread and wait until it has ended; its `finally` blocks run.
+    """End a thread, and wait until it has ended; its `finally` blocks run.
 
     A thread that has ended already is left alone; one that has not started
-    never will.  A thread may kill itself.
+    never will.  A thread may kill itself.  Raises `RuntimeError` if it runs in
+    another OS thread, and `TypeError` for what is no `gevent.Greenlet`.
     """
     kill_all([thread])
 
 
 def kill_all(threads: Iterable[gevent.Greenlet[Any, Any]]) -> None:
-    """End all `threads` at once and wait until they have ended; see `kill`."""
+    """End all `threads` at once, and wait until they have ended; see `kill`."""
     threads = list(threads)
     for thread in threads:
         _check_thread(thread)

@@ -72,20 +72,35 @@ def new_server(
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Any, Any]:
-    """The server's side of a bus, on a socket that already listens (TCP or Unix).
-
-    The bus owns the socket from now on.
+    """The server's side of a bus, on a socket that already listens.  Does not block.
 
     Args:
+        socket: a TCP or a Unix socket; the bus owns it from now on.
         request_from_bus: the first part of a request to an object; see `codecs`.
         response_to_bus: an object to a response's bytes.
         codec: both in one, in place of the two functions.  With neither,
             requests and responses are `bytes`.
-        limits: the bounds of the bus.
+        limits: the bounds of the bus; None for those of `Limits()`.
         ssl_context: turns on TLS, and says who is let in.
 
-    Raises `ValueError` or `TypeError` for a socket that does not listen, or for
-    what is no codec.  Does not block.
+    Raises `ValueError` or `TypeError` for a socket that does not listen, for
+    what is no codec, and for a TLS context of the client's side.
+
+    .. code-block:: python
+
+        import socket
+
+        from ratchet import Ratchet, bus
+
+        server = bus.new_server(socket.create_server(("127.0.0.1", 0)), bytes.decode, str.encode)
+        connected = socket.create_connection(server.address)
+        with Ratchet() as kernel, server, bus.new_client(connected, str.encode, bytes.decode) as client:
+            kernel.attach_background(server.serve, str.title)
+            print(client.call("ada lovelace", timeout=5))
+
+    .. code-block:: text
+
+        Ada Lovelace
     """
     check_listens(socket)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
@@ -119,26 +134,30 @@ def new_client(
     plain: bool = False,
     limits: Limits | None = None,
 ) -> ClientBus[Any, Any]:
-    """The client's side of a bus, on a socket that is already connected.
+    """The client's side of a bus, on a socket that is already connected.  Does not block.
 
-    The bus owns the socket from now on.
+    It has this one connection.  When that is lost, further requests fail with
+    `ConnectionLost`, or with `Rejected` if the server drained.  `new_server` has
+    an example.
 
     Args:
+        socket: TCP or Unix, with or without TLS (whose handshake is done); the
+            bus owns it from now on.
         request_to_bus: an object to a request's bytes; see `codecs`.
         response_from_bus: the first part of a response to an object.
         codec: both in one, in place of the two functions.  With neither,
             requests and responses are `bytes`.
         plain: speak the Ratchet library's own form, which servers in Lua
             understand.  It has no errors, metadata or deadlines.
-        limits: the bounds of the bus.
+        limits: the bounds of the bus; None for those of `Limits()`.
 
-    Raises `ValueError` or `TypeError` for a socket that is not connected, or
-    for what is no codec.  Does not block.
+    Raises `ValueError` or `TypeError` for a socket that is not connected, and
+    for what is no codec.
     """
     peer = check_connected(socket)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     bus = ClientBus(peer, encode, decode, checked_limits(limits), plain)
-    bus.use(transport_of(socket), peer)
+    bus._use(transport_of(socket), peer)
     return bus
 
 
@@ -172,11 +191,34 @@ def listen(
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Any, Any]:
-    """`new_server` on an address: `("host", port)`, `"host:port"` or `"unix:/path"`.
+    """The server's side of a bus, on an address.  Blocks while a host name is looked up.
 
-    Port 0 takes a free one; `bus.address` tells which.  Raises `ValueError` or
-    `TypeError` for what is no address, and `OSError` if it cannot listen there.
-    Blocks while a host name is looked up.
+    Args:
+        address: `("host", port)`, `"host:port"` or `"unix:/path"`.  Port 0 takes
+            a free one; `bus.address` tells which.  The file of a Unix socket is
+            made here, in place of one whose server is gone, and removed on closing.
+        request_from_bus: as for `new_server`.
+        response_to_bus: as for `new_server`.
+        codec: as for `new_server`.
+        limits: as for `new_server`.
+        ssl_context: as for `new_server`.
+
+    Raises `ValueError` or `TypeError` for what is no address, `OSError` if it
+    cannot listen there, and what `new_server` raises.
+
+    .. code-block:: python
+
+        from ratchet import Ratchet, bus
+        from ratchet.bus import codecs
+
+        with Ratchet() as kernel, bus.listen("127.0.0.1:0", codec=codecs.json) as server:
+            kernel.attach_background(server.serve, sum)
+            with bus.connect(server.address, codec=codecs.json) as client:
+                print(client.call([1, 2, 3], timeout=5))
+
+    .. code-block:: text
+
+        6
     """
     target = parse(address)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
@@ -223,17 +265,26 @@ def connect(
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> ClientBus[Any, Any]:
-    """`new_client` on an address: `("host", port)`, `"host:port"` or `"unix:/path"`.
+    """The client's side of a bus, on an address; `listen` has an example.
 
-    Does not block: it connects in the background, and again, with growing pauses,
-    whenever the connection is lost.  Requests that are made meanwhile wait for
-    the connection within their own time-out.  A request that may have reached
-    the server is never sent again.  It goes on until `close()`.
+    Does not block: it connects in the background, and again whenever the
+    connection is lost (in the plain form, when there is a request for it), with
+    pauses that grow to 5 s.  Requests that are made meanwhile wait for the
+    connection within their own time-out.  A request that may have reached the
+    server is never sent again.  It goes on until `close()`.
 
     Args:
+        address: `("host", port)`, `"host:port"` or `"unix:/path"`.
+        request_to_bus: as for `new_client`.
+        response_from_bus: as for `new_client`.
+        codec: as for `new_client`.
+        plain: as for `new_client`.
+        limits: as for `new_client`.
         ssl_context: turns on TLS; it checks the server's name if it is told to.
 
-    Raises `ValueError` or `TypeError` for what is no address.
+    Raises `ValueError` or `TypeError` for what is no address or no codec, for a
+    TLS context of the server's side, and for one that is to check the name of a
+    Unix socket.
     """
     target = parse(address)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
@@ -243,5 +294,5 @@ def connect(
             f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
         )
     bus = ClientBus(shown_target(target), encode, decode, checked_limits(limits), plain)
-    bus.keep_connected(partial(dial, target, ssl_context))
+    bus._keep_connected(partial(dial, target, ssl_context))
     return bus

@@ -38,7 +38,12 @@ _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0
 
 
 class ClientBus(ClientSide[Request, Response], LinkOwner):
-    """The client's side of a bus over sockets; see `new_client` and `connect`."""
+    """The client's side of a bus over sockets; see `new_client` and `connect`.
+
+    Any number of threads may use it at once.  `with bus:` closes it on leaving.
+    It belongs to the OS thread that made it: its calls raise `RuntimeError` in
+    another one.
+    """
 
     def __init__(
         self, peer: Address, encode: Encode[Request], decode: Decode[Response], limits: Limits, plain: bool
@@ -82,7 +87,12 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         self._send(request, wire.ONE_WAY, request_deadline(None), None)
 
     def close(self) -> None:
-        """Close the connection at once; see `BusSide.close`."""
+        """Close the connection at once.
+
+        Every thread that waits to send a request or for a response gets
+        `BusClosed`, and the server is told that nobody waits any more.  Does not
+        block.  Closing twice is fine.
+        """
         check_hub(self._hub, self)
         self._closed = True
         if self._dialer is not None:
@@ -175,7 +185,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             return Rejected("the server is draining")
         return ConnectionLost(f"{self!r} has lost its connection: {self._lost}", outcome=Outcome.NOT_SENT)
 
-    def use(self, transport: Transport, peer: Address) -> None:
+    def _use(self, transport: Transport, peer: Address) -> None:
         """Send requests over this connection from now on."""
         self._link = link = Link(self, transport, peer)
         self._links.add(link)
@@ -184,7 +194,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
     def _waiters_look_again(self) -> None:
         self._hub.loop.run_callback(self._waiters.wake_all)
 
-    def keep_connected(self, dial: Dial) -> None:
+    def _keep_connected(self, dial: Dial) -> None:
         """Connect now, and again whenever the connection is lost; does not block."""
         self._dial = dial
         self._start_dialing()
@@ -215,7 +225,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                     # In this very turn, too late for a kill.
                     transport.close()
                 else:
-                    self.use(transport, peer)
+                    self._use(transport, peer)
                 return
 
     def _on_link_drained(self, link: Link) -> None:

@@ -30,33 +30,86 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
         Args:
             request: the object to send.
-            timeout: seconds for the whole transaction; after that it ends in
-                `BusTimeout`, and the server is told.  Over a socket its waiters
-                get up to 0.1 s more, for the server's word on whether it ran.
-                A request that is sent
-                while a thread handles another one has no more time than is left
-                of that one's.
-            metadata: a small dict of strings that goes along.
+            timeout: seconds for the whole transaction, None for ever; after that
+                it ends in `BusTimeout`, and the server is told.  Over a socket its
+                waiters get up to 0.1 s more, for the server's word on whether it
+                ran.  A request that is sent while a thread handles another one
+                has no more time than is left of that one's.
+            metadata: a dict of strings that goes along, up to 64 KiB as JSON.
 
         Raises `BusClosed`, `BusTimeout`, `Rejected`, `ConnectionLost` or
-        `MessageTooLarge`, or what `request_to_bus` raises; then nothing was
-        sent.
+        `MessageTooLarge`, what `request_to_bus` raises, or `TypeError` or
+        `ValueError` for another argument; then nothing was sent.
+
+        .. code-block:: python
+
+            from ratchet import Ratchet, bus
+
+            server, client = bus.new_local()
+            with Ratchet() as kernel:
+                kernel.attach_background(server.serve, lambda number: number**2)
+                transactions = [client.send_request(number, timeout=5) for number in range(5)]
+                print([transaction.recv_response() for transaction in transactions])
+
+        .. code-block:: text
+
+            [0, 1, 4, 9, 16]
         """
 
     @abstractmethod
     def cast(self, request: Request) -> None:
         """Send a request to which no response is wanted; none is kept.
 
-        Blocks and raises as `send_request` does.
+        Blocks and raises as `send_request` without a time-out does.
+
+        Args:
+            request: the object to send.
+
+        .. code-block:: python
+
+            from ratchet import bus
+
+            server, client = bus.new_local()
+            client.cast("started")
+            transaction, line = server.recv_request()
+            print(line, transaction.send_response("nobody wants this"))
+
+        .. code-block:: text
+
+            started False
         """
 
     def call(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> Response:
-        """Send a request and wait for its response; blocks.
+        """Send a request, wait for its response, and return that; blocks.
 
         If the thread is interrupted meanwhile, the request is cancelled.
-        Raises what `send_request` and `recv_response` raise.
+
+        Args:
+            request: as for `send_request`.
+            timeout: as for `send_request`.
+            metadata: as for `send_request`.
+
+        Raises what `send_request` and `ClientTransaction.recv_response` raise.
+
+        .. code-block:: python
+
+            from ratchet import Ratchet, RemoteError, bus
+
+            server, client = bus.new_local()
+            with Ratchet() as kernel:
+                kernel.attach_background(server.serve, lambda number: 100 // number)
+                print(client.call(8, timeout=5))
+                try:
+                    client.call(0, timeout=5)
+                except RemoteError as error:
+                    print(error)
+
+        .. code-block:: text
+
+            12
+            ZeroDivisionError: integer division or modulo by zero
         """
         transaction = self.send_request(request, timeout, metadata)
         try:

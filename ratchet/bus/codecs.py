@@ -3,11 +3,12 @@
 Rules of this room: codecs run in the thread that made the call, never in the
 hub, so they may block.  Nothing here ever unpickles.
 
-A function that sends (`..._to_bus`) takes an object and returns `bytes`, or
-`(bytes, [attachment, ...])`.  A function that receives (`..._from_bus`) takes
-the first part and returns an object; one that *requires* two positional
-arguments is also given the list of attachments, one that requires three also
-the peer's address.
+A function that sends (`request_to_bus`, `response_to_bus`) takes an object and
+returns `bytes`, or `(bytes, [attachment, ...])`.  A function that receives
+(`request_from_bus`, `response_from_bus`) takes the first part and returns an
+object; one that *requires* two positional arguments is also given the list of
+attachments, one that requires three also the peer's address.  Each runs in the
+thread that made the call, so it may block.
 """
 
 from __future__ import annotations
@@ -39,7 +40,39 @@ Decode = Callable[[Sequence[bytes], Address], Object]
 
 @dataclass(frozen=True)
 class Codec(Generic[Request, Response]):
-    """All four functions in one, so that both sides of a bus are given the same object."""
+    """All four functions in one, so that both sides of a bus are given the same object.
+
+    What they take and return is said in `ratchet.bus.codecs`.
+
+    Args:
+        request_to_bus: the client's: a request to bytes.
+        request_from_bus: the server's: bytes to a request.
+        response_to_bus: the server's: a response to bytes.
+        response_from_bus: the client's: bytes to a response.
+
+    Raises `TypeError` for one that cannot be called.
+
+    .. code-block:: python
+
+        from ratchet import Ratchet, bus
+
+        def letter_to_bus(letter):
+            text, photos = letter
+            return text.encode(), photos
+
+        def letter_from_bus(body, attachments):
+            return body.decode(), attachments
+
+        codec = bus.Codec(letter_to_bus, letter_from_bus, str.encode, bytes.decode)
+        with Ratchet() as kernel, bus.listen("127.0.0.1:0", codec=codec) as server:
+            kernel.attach_background(server.serve, repr)
+            with bus.connect(server.address, codec=codec) as client:
+                print(client.call(("see the photo", [b"a photo"]), timeout=5))
+
+    .. code-block:: text
+
+        ('see the photo', [b'a photo'])
+    """
 
     request_to_bus: ToBus[Request]
     request_from_bus: FromBus[Request]
@@ -173,14 +206,45 @@ text: Codec[str, str] = Codec(_dump_text, _load_text, _dump_text, _load_text)
 """Strings, as UTF-8."""
 
 json: Codec[Any, Any] = Codec(_dump_json, _json.loads, _dump_json, _json.loads)
-"""Anything that JSON can say: None, numbers, strings, lists, dicts of them."""
+"""Anything that JSON can say: None, numbers, strings, lists, dicts of them.
+
+What it cannot say, NaN included, raises `TypeError` or `ValueError` at the call.
+"""
 
 
 def msgpack(request_type: type[Request], response_type: type[Response]) -> Codec[Request, Response]:
-    """Typed messages, validated on receipt, as MessagePack.
+    """Typed messages, as MessagePack, made by msgspec.
 
-    The types are any that msgspec knows: builtins, dataclasses, its `Struct`s.
+    A message of another type is refused by the side that receives it: the client
+    gets `RemoteError` for a request, and `msgspec.ValidationError` for a response.
+
+    Args:
+        request_type: any type that msgspec knows: a builtin, a dataclass, a
+            `msgspec.Struct`.
+        response_type: the same.
+
     Raises `ImportError` if msgspec, the extra `msgpack`, is not installed.
+
+    .. code-block:: python
+
+        from typing import NamedTuple
+
+        from ratchet import Ratchet, bus
+        from ratchet.bus import codecs
+
+        class Point(NamedTuple):
+            x: float
+            y: float
+
+        codec = codecs.msgpack(Point, str)
+        with Ratchet() as kernel, bus.listen("127.0.0.1:0", codec=codec) as server:
+            kernel.attach_background(server.serve, repr)
+            with bus.connect(server.address, codec=codec) as client:
+                print(client.call(Point(3, 4), timeout=5))
+
+    .. code-block:: text
+
+        Point(x=3.0, y=4.0)
     """
     try:
         import msgspec

@@ -9,20 +9,39 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Each one settable; `ValueError` or `TypeError` for what is no positive number.
+    """The bounds of one side of a bus; the two sides need not have the same.
 
-    Attributes:
-        max_message: bytes of one message, all parts together.
-        max_parts: parts of one message.
+    Args:
+        max_message: bytes of one message, all parts together; below 4 GiB.
+        max_parts: parts of one message; at most 32767.
         max_queued: requests that wait in a server for a thread.
-        max_in_flight: requests of one connection that are not answered yet.
+        max_in_flight: requests of one connection that a server has not answered yet.
         high_water: bytes of unsent data on one connection, from which on writers wait.
-        stall_timeout: seconds without progress in the middle of a message, in
-            reading what is sent to it, and for the whole of a TLS handshake.
+        stall_timeout: seconds after which a peer is dropped that stops in the
+            middle of a message; by a server, also one that stops reading what is
+            sent to it, or whose whole TLS handshake takes longer.
 
-    Above `max_in_flight`, `max_queued` or `high_water` a server reads nothing
+    At `max_in_flight`, `max_queued` or `high_water` a server reads nothing
     more from the client, so a `cancel()` is seen only when there is room again;
     a time-out is kept all the same.
+
+    Raises `TypeError` for what is no number, and `ValueError` for one that is not
+    positive or too large.
+
+    .. code-block:: python
+
+        from ratchet import MessageTooLarge, bus
+
+        limits = bus.Limits(max_message=1000)
+        with bus.listen("127.0.0.1:0") as server, bus.connect(server.address, limits=limits) as client:
+            try:
+                client.call(b"x" * 1001)
+            except MessageTooLarge as error:
+                print(error)
+
+    .. code-block:: text
+
+        a message of 1001 bytes is over the limit of 1000
     """
 
     max_message: int = 16 * 1024 * 1024

@@ -74,7 +74,11 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
 
 
 class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
-    """Both sides of a bus between threads of this process; see `new_local`."""
+    """Both sides of a bus between threads of this process; see `new_local`.
+
+    `with bus:` closes it on leaving.  Its calls raise `RuntimeError` in another OS
+    thread than the one that made it.
+    """
 
     address = None
     """A local bus listens nowhere."""
@@ -166,16 +170,39 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 def new_local(
     maxsize: int | None = None,
 ) -> tuple[LocalBus[Request, Response], LocalBus[Request, Response]]:
-    """A bus between threads of this process.
+    """A bus between threads of this process.  Does not block.
 
-    The same object, returned twice: one name for the server's side, one for the
-    client's.
+    Requests and responses pass as they are: no codec, and no copy.
 
     Args:
         maxsize: how many requests may be queued before `send_request` waits
             for room; None for any number.
 
-    Raises `ValueError` for a `maxsize` below 1.
+    Returns:
+        The same object twice, to have one name for each side.
+
+    Raises `ValueError` for a `maxsize` below 1, and `TypeError` for what is no
+    number.
+
+    .. code-block:: python
+
+        from ratchet import Ratchet, bus
+
+        def pack(basket):
+            basket.append("bread")
+            return basket
+
+        server, client = bus.new_local()
+        basket = ["tea"]
+        with Ratchet() as kernel:
+            kernel.attach_background(server.serve, pack)
+            print(client.call(basket, timeout=5) is basket)
+        print(basket)
+
+    .. code-block:: text
+
+        True
+        ['tea', 'bread']
     """
     bus: LocalBus[Request, Response] = LocalBus(maxsize)
     return bus, bus

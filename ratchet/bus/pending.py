@@ -182,6 +182,24 @@ class ServerTransaction(Generic[Request, Response]):
     the thread is interrupted where it blocks, and goes on behind the block.
 
     Dropping the last reference to one that is not answered abandons it.
+
+    .. code-block:: python
+
+        from ratchet import RemoteError, bus
+
+        server, client = bus.new_local()
+        asked = client.send_request(0)
+        transaction, number = server.recv_request()
+        with transaction:
+            transaction.send_response(1 / number)
+        try:
+            asked.recv_response()
+        except RemoteError as error:
+            print(error)
+
+    .. code-block:: text
+
+        ZeroDivisionError: division by zero
     """
 
     # An __init__ would double the time to make one, and so would setting these here.
@@ -207,12 +225,12 @@ class ServerTransaction(Generic[Request, Response]):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the client sent along, a dict of strings."""
+        """What the client sent along: a dict of strings, empty if it sent none."""
         return self._pending._metadata
 
     @property
     def remaining(self) -> float | None:
-        """Seconds left of the client's timeout, not below 0; None if it set none."""
+        """Seconds left of the client's timeout, not below 0; None if there is none."""
         return time_left(self._pending._deadline)
 
     @property
@@ -221,11 +239,17 @@ class ServerTransaction(Generic[Request, Response]):
         return self._pending._state in (CANCELLED, LATE)
 
     def send_response(self, response: Response) -> bool:
-        """Answer.  True if the answer was handed to the connection.
+        """Answer the request.  Blocks while too much is unsent on the connection.
 
-        Returns False if nobody waits for it (any more).  Blocks while too much
-        is unsent on the connection.  Raises `AlreadyAnswered` the second time,
-        and what `response_to_bus` raises: the client gets a `RemoteError` then.
+        Args:
+            response: the object that the client is to receive.
+
+        Returns:
+            True if the answer was handed to the connection, False if nobody waits
+            for it (any more).
+
+        Raises `AlreadyAnswered` the second time; and what `response_to_bus` raises,
+        or `MessageTooLarge`: the client gets a `RemoteError` then.
         """
         pending = self._pending
         bus = pending._bus
@@ -239,7 +263,8 @@ class ServerTransaction(Generic[Request, Response]):
     def send_error(self, error: BaseException) -> bool:
         """Answer with an error; the client's call raises it as `RemoteError`.
 
-        Does not block.  Returns and raises as `send_response` does.
+        Does not block.  Returns as `send_response` does.  Raises `AlreadyAnswered`
+        the second time, and `TypeError` for what is no exception.
         """
         if not isinstance(error, BaseException):
             raise TypeError(f"send_error needs an exception, not {error!r}")

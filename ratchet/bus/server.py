@@ -41,7 +41,11 @@ _OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 
 
 class ServerBus(ServerSide[Request, Response], SessionOwner):
-    """The server's side of a bus, on a socket that listens; see `new_server` and `listen`."""
+    """The server's side of a bus, on a socket that listens; see `new_server` and `listen`.
+
+    `with bus:` closes it on leaving.  It belongs to the OS thread that made it: its
+    calls raise `RuntimeError` in another one.
+    """
 
     def __init__(
         self,
@@ -84,10 +88,12 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         return self._address
 
     def close(self) -> None:
-        """Close the listening socket and every connection at once; see `BusSide.close`.
+        """Close the listening socket and every connection at once.
 
-        Whoever waits for a response gets `ConnectionLost`, and a thread that
-        handles a request in `serve` or `with transaction:` is interrupted.
+        A thread that waits in `recv_request` gets `BusClosed`, and one that
+        handles a request in `serve` or `with transaction:` is interrupted.  A
+        client that waits for a response gets `ConnectionLost`.  Does not block.
+        Closing twice is fine.
         """
         check_hub(self._hub, self)
         if self._closed:

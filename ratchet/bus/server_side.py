@@ -55,8 +55,32 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         cannot be decoded is answered with an error and logged, and the next one
         is waited for.
 
-        Raises `BusTimeout` after `timeout` seconds, and `BusClosed` when the
-        bus is closed or draining.
+        Args:
+            timeout: seconds; None for ever.
+
+        Returns:
+            The transaction, on which to answer, and the request.
+
+        Raises `BusTimeout` when the time is over, and `BusClosed` when the bus
+        is closed or draining.
+
+        .. code-block:: python
+
+            from ratchet import BusTimeout, bus
+
+            server, client = bus.new_local()
+            client.cast("one thing to do")
+            try:
+                while True:
+                    transaction, request = server.recv_request(timeout=0.05)
+                    print(request)
+            except BusTimeout:
+                print("and nothing more")
+
+        .. code-block:: text
+
+            one thing to do
+            and nothing more
         """
         if getcurrent() not in self._takers:
             self._watch(getcurrent())
@@ -71,7 +95,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         return transaction, pending.request
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
-        """Receive requests until the bus is closed or drained."""
+        """Receive requests, as `recv_request` does, until the bus is closed or drained."""
         while True:
             try:
                 # Not by way of a name: a reference kept here would put off the
@@ -81,12 +105,35 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                 return
 
     def serve(self, handler: Callable[..., Response], workers: int = 64) -> None:
-        """Answer each request with `handler(request)`, in `workers` threads.
+        """Answer each request with what `handler` returns, until the bus is closed or drained.
 
-        A handler that requires two arguments is called `handler(request,
-        transaction)`.  What it raises becomes the client's `RemoteError`.
-        Blocks until the bus is closed or drained.  The threads are background
-        threads of the current thread's scheduler.
+        Blocks until then.  What the handler raises becomes the client's
+        `RemoteError` and is logged.  A handler whose client gives up is
+        interrupted where it blocks, as in `with transaction:`.
+
+        Args:
+            handler: called as `handler(request)`; or `handler(request,
+                transaction)`, if it requires two arguments.
+            workers: how many requests are handled at once, each in a background
+                thread of the current thread's scheduler.
+
+        Raises `TypeError` or `ValueError` for an argument that will not do.
+
+        .. code-block:: python
+
+            from ratchet import Ratchet, bus
+
+            def greet(name, transaction):
+                return transaction.metadata["greeting"] + ", " + name
+
+            server, client = bus.new_local()
+            with Ratchet() as kernel:
+                kernel.attach_background(server.serve, greet, workers=2)
+                print(client.call("Ada", timeout=5, metadata={"greeting": "Good day"}))
+
+        .. code-block:: text
+
+            Good day, Ada
         """
         check_callable(handler, "handler")
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
@@ -111,8 +158,32 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new work, finish what was taken, then close; blocks.
 
-        Requests that no thread has taken fail with `Rejected`.  Returns False
-        if some work was left after `timeout` seconds, which is then cut off.
+        Requests that no thread has taken fail with `Rejected`.
+
+        Args:
+            timeout: seconds until what is left is cut off; None for ever.
+
+        Returns:
+            Whether all that was taken is finished and its answers are sent.
+
+        .. code-block:: python
+
+            from ratchet import Rejected, bus, thread
+
+            server, client = bus.new_local()
+            first, second = client.send_request("first"), client.send_request("second")
+            transaction, request = server.recv_request()
+            thread.attach(transaction.send_response, "answer")
+            print(server.drain(timeout=5), first.recv_response())
+            try:
+                second.recv_response()
+            except Rejected as error:
+                print(repr(error))
+
+        .. code-block:: text
+
+            True answer
+            Rejected('the server is draining', outcome=NOT_RUN)
         """
         check_hub(self._hub, self)
         check_timeout(timeout)

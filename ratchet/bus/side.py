@@ -34,7 +34,7 @@ class BusSide(ABC):
 
     @abstractmethod
     def stats(self) -> Stats:
-        """A snapshot of what it counts."""
+        """A snapshot of what it counts.  Does not block."""
 
     @abstractmethod
     def _after_fork(self) -> None:

@@ -113,11 +113,33 @@ class ClientTransaction(ABC, Generic[Request, Response]):
     def recv_response(self, timeout: float | None = None) -> Response:
         """Wait for the response and return it; blocks.
 
-        A time-out of this call ends only this wait: the transaction lives on.
+        Later calls return, or raise, the same.
 
-        Raises `BusTimeout`, or the error in which the transaction ended: any
-        of the `BusError` tree.  An error of `response_from_bus` comes out as it
-        is.  Later calls return, or raise, the same.
+        Args:
+            timeout: seconds of this wait, None for ever.  When they are over, the
+                transaction lives on, and may be waited for again.
+
+        Raises `BusTimeout` when the time is over, or the error in which the
+        transaction ended: any of the `BusError` tree.  An error of
+        `response_from_bus` comes out as it is; a later call decodes once more.
+
+        .. code-block:: python
+
+            from ratchet import BusTimeout, bus
+
+            server, client = bus.new_local()
+            transaction = client.send_request("question")
+            try:
+                transaction.recv_response(timeout=0.01)
+            except BusTimeout:
+                print("not yet:", transaction.done)
+            server.recv_request()[0].send_response("answer")
+            print(transaction.recv_response(), transaction.done)
+
+        .. code-block:: text
+
+            not yet: False
+            answer True
         """
         if not self._done:
             self._wait(timeout)
@@ -133,6 +155,25 @@ class ClientTransaction(ABC, Generic[Request, Response]):
 
         Whoever waits for the response gets `Cancelled`, and the server is told.
         Does nothing if the transaction has ended.
+
+        .. code-block:: python
+
+            from ratchet import Cancelled, bus
+
+            server, client = bus.new_local()
+            question = client.send_request("question")
+            taken, request = server.recv_request()
+            question.cancel()
+            print(taken.cancelled, taken.send_response("too late"))
+            try:
+                question.recv_response()
+            except Cancelled as error:
+                print(repr(error))
+
+        .. code-block:: text
+
+            True False
+            Cancelled('the request was cancelled', outcome=UNKNOWN)
         """
         check_hub(self._bus._hub, self)
         self._give_up(Cancelled, "the request was cancelled")
