@@ -180,7 +180,11 @@ class SocketRequest(PendingRequest[Request, Response]):
         return False
 
     def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
-        self._bus._counters.failed += 1
+        if number == ErrorNumber.OUT_OF_TIME:
+            # That is the client's wish, though it could not tell any more.
+            self._bus._counters.cancelled += 1
+        else:
+            self._bus._counters.failed += 1
         if self._one_way or self._session.connection.closed:
             return False
         if self._plain:

@@ -131,7 +131,7 @@ def exchange(arguments: argparse.Namespace, request: bytes) -> Response:
         raise
     encode, decode = client_functions(unchanged, with_count, None)
     with ClientBus(peer, encode, decode, Limits(), arguments.plain) as client:
-        client.use(transport, peer)
+        client._use(transport, peer)
         try:
             return client.call(request, max(0.0, end - time.monotonic()))
         except BusError as error:

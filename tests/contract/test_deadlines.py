@@ -78,7 +78,7 @@ def test_a_client_that_still_waits_is_told_that_the_deadline_passed_before_the_r
     assert (kind, id, arg) == (wire.ERROR, 7, wire.ErrorNumber.OUT_OF_TIME)
     transaction.send_response("answer")
     assert raw.receive_message()[2] == 8
-    assert bus.server.stats().failed == 1
+    assert bus.server.stats().cancelled == 1
 
 
 @on_sockets

@@ -18,8 +18,6 @@ from ratchet.bus.transaction import error_from_number
 
 MANUAL = "docs/manual"
 MODULES = ["ratchet", "ratchet.thread", "ratchet.errors", "ratchet.bus", "ratchet.bus.codecs"]
-# Of a class with a page, what its own modules call.
-NOT_FOR_USERS = {"keep_connected", "use"}
 
 
 def entries(directive: str) -> Iterator[Any]:
@@ -63,7 +61,7 @@ def check_table(documented: type) -> None:
     own = [
         name for base in documented.__mro__ if base.__module__.startswith("ratchet") for name in vars(base)
     ]
-    public = {name for name in own if not name.startswith("_")} - NOT_FOR_USERS
+    public = {name for name in own if not name.startswith("_")}
     missing = [
         name for name in public if not any(getattr(documented, name) is listed for listed in IN_TABLES)
     ]
