@@ -38,6 +38,10 @@ _LARGE_READ_SIZE: Final = 1024 * 1024
 # is large again, it comes in one piece then and is not copied: exchanges of 1 MiB
 # take less than half the time.
 _HEAD_READ_SIZE: Final = 16
+# How often it is looked whether the last bytes are delivered, in seconds, and how
+# often in a row nothing may have moved.
+_DELIVERY_LOOK: Final = 0.01
+_DELIVERY_LOOKS: Final = 200
 # What a peer that went away can have left behind: about what a socket's buffer takes.
 _MOST_REST: Final = 8 * 1024 * 1024
 
@@ -90,11 +94,13 @@ class Connection:
         "_backlog",
         "_broken",
         "_decoder",
+        "_delivery",
         "_drops_slow_readers",
         "_expects_large",
         "_flush_scheduled",
         "_high_water",
         "_hub",
+        "_input_ended",
         "_input_watch",
         "_limits",
         "_logs_frames",
@@ -147,6 +153,9 @@ class Connection:
         self._input_watch: StallWatch | None = None
         self._output_watch: StallWatch | None = None
         self.crowded = False
+        # Looks again and again whether the last bytes are delivered, before it closes.
+        self._delivery: Any = None
+        self._input_ended = False
         self.tells_room = False
         self.closed = False
         self.peer = peer
@@ -269,14 +278,36 @@ class Connection:
             self._run_callback(self._resume)
 
     def close_when_sent(self) -> None:
-        """Close, but send first what is written already."""
+        """Close, but send first what is written already, and see it delivered."""
         self.closing = True
         if self.closed:
             return
         # Nothing that comes from now on is wanted.
         self.stop_reading()
-        if not self._outbox and not self._transport.wants_write:
+        if not self._outbox and not self._transport.wants_write and self._delivery is None:
+            self._close_when_delivered(0, 0)
+
+    def read_now(self) -> None:
+        """Take what has come already, and has not been told by the loop."""
+        if self._reading and self._transport.ready:
+            self._on_readable()
+
+    def _close_when_delivered(self, before: int, looks: int) -> None:
+        """Close as soon as the peer's kernel has all, or takes no more.
+
+        A socket that is closed while something from the peer is unread resets the
+        connection, and what is still on its way is lost.
+        """
+        if self.closed:
+            return
+        left = self._transport.undelivered
+        looks = looks + 1 if left == before else 0
+        if not left or self._input_ended or looks > _DELIVERY_LOOKS:
             self.close()
+            return
+        loop: Any = self._hub.loop
+        self._delivery = loop.timer(_DELIVERY_LOOK)
+        self._delivery.start(self._close_when_delivered, left, looks, update=True)
 
     def close(self, error: BaseException | None = None) -> None:
         """Close at once, and tell the owner; what is unsent is dropped."""
@@ -292,7 +323,7 @@ class Connection:
         self._reader.close()
         if self._writer is not None:
             self._writer.close()
-        for watch in (self._input_watch, self._output_watch):
+        for watch in (self._input_watch, self._output_watch, self._delivery):
             if watch is not None:
                 watch.close()
         self._transport.close()
@@ -381,6 +412,7 @@ class Connection:
 
     def _end_input(self) -> None:
         self._reader.stop()
+        self._input_ended = True
         if self._decoder.partial:
             self._owner._on_broken(ConnectionLost("the peer closed in the middle of a message"), None)
             self.close()
@@ -437,7 +469,7 @@ class Connection:
         if self._outbox or self._transport.wants_write:
             self._wait_until_writable()
         elif self.closing:
-            self.close()
+            self._close_when_delivered(0, 0)
             return
         while self._writers and self._outbox.size < self._high_water and not self.closed:
             self._writers.wake_next()

@@ -24,6 +24,8 @@ from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
 from ratchet.bus.transport import TlsTransport, Transport
+from ratchet.bus.wire import ErrorNumber
+from ratchet.errors import Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -134,13 +136,18 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         return not self._sessions
 
     def _refuse_new(self) -> None:
+        # Who has asked already is to hear that it will not be run.
+        self._on_acceptable()
         self._stop_accepting()
         for session in list(self._sessions):
+            session.connection.read_now()
             session.go_away()
             session.refuse_parked()
 
     def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
-        if self._inbox.put(request) >= self._limits.max_queued and not self.held_up:
+        if self._draining:
+            request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+        elif self._inbox.put(request) >= self._limits.max_queued and not self.held_up:
             self._hold_up(True)
 
     def _dequeue(self, requests: Collection[SocketRequest[Any, Any]]) -> None:
@@ -169,7 +176,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 self._socket_file.remove()
 
     def _on_acceptable(self) -> None:
-        """Hub callback."""
+        """Hub callback, and the last thing before a drain."""
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 descriptor, peer = self._raw._accept()
@@ -178,6 +185,10 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             except OSError as error:
                 if error.errno in _OUT_OF_SOMETHING:
                     self._accept_later()
+                    return
+                if error.errno == errno.EINVAL:
+                    # It does not listen any more: another process has shut it down.
+                    self._acceptor.stop()
                     return
                 # A client that went away before it was accepted is no trouble.
                 continue

@@ -152,6 +152,9 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                 # A worker ends when the bus does, or when its handler kills it.
                 gevent.wait(team, count=1)
             gevent.joinall(team)
+            while not self._closed:
+                # What is answered is still to be sent, or another thread has work.
+                self._drained.wait("serve", self)
         finally:
             gevent.killall(team)
 

@@ -200,6 +200,7 @@ class Session(ConnectionOwner):
         "_input_ended",
         "_kept",
         "_last_id",
+        "_max_in_flight",
         "_open",
         "_plain",
         "_unfinished",
@@ -213,6 +214,7 @@ class Session(ConnectionOwner):
         # How many of its requests are not through, one-way ones included, and
         # whether that is all that it may have.
         self._unfinished = 0
+        self._max_in_flight = server._limits.max_in_flight
         self._at_limit = False
         # Requests whose answers would only wait for the client to read.
         self.parked: list[SocketRequest[Any, Any]] = []
@@ -306,9 +308,15 @@ class Session(ConnectionOwner):
         kind = message[0]
         if kind == wire.REQUEST or kind == wire.PLAIN:
             try:
-                self._on_request(SocketRequest(self, message))
+                request = self._register(SocketRequest(self, message))
             except ProtocolError as error:
                 self._on_broken(error, None)
+                return
+            self._unfinished += 1
+            if self._unfinished >= self._max_in_flight:
+                self._at_limit = True
+                self.connection.stop_reading()
+            self.server._enqueue(request)
             return
         _, _, id, arg, _ = message
         if kind == wire.CANCEL:
@@ -318,7 +326,7 @@ class Session(ConnectionOwner):
         elif kind != wire.PONG:
             self._on_broken(ProtocolError(f"a client sent a message of kind {kind}"), None)
 
-    def _on_request(self, request: SocketRequest[Any, Any]) -> None:
+    def _register(self, request: SocketRequest[Any, Any]) -> SocketRequest[Any, Any]:
         if request._plain:
             if self._plain is None:
                 self._plain = deque()
@@ -329,15 +337,7 @@ class Session(ConnectionOwner):
                 if id in self._open:
                     raise ProtocolError(f"the id {id} is used twice at once")
                 self._open[id] = request
-        self._unfinished += 1
-        server = self.server
-        if server._draining:
-            request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
-            return
-        server._enqueue(request)
-        if self._unfinished >= server._limits.max_in_flight:
-            self._at_limit = True
-            self.connection.stop_reading()
+        return request
 
     def give_up(self, id: int) -> None:
         """The client wants no answer any more; it is told whether the request ran."""

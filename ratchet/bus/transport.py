@@ -7,8 +7,11 @@ knows no messages and no watchers.
 
 from __future__ import annotations
 
+import fcntl
 import socket as _socket
 import ssl
+import struct
+import termios
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +19,8 @@ from typing import Any, Final
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
 _USER_TIMEOUT_MS: Final = 30_000
+_INTERNET: Final = (_socket.AF_INET, _socket.AF_INET6)
+_C_INT: Final = struct.Struct("i")
 # What TLS puts into one record.
 _RECORD_SIZE: Final = 16 * 1024
 
@@ -60,6 +65,18 @@ class Transport:
         """As `send`, of several buffers in one system call."""
         count: int = self._raw.sendmsg(buffers)
         return count
+
+    @property
+    def undelivered(self) -> int:
+        """How many sent bytes the peer's kernel has not got yet; 0 where that cannot be told."""
+        if self._raw.family not in _INTERNET:
+            return 0  # what is sent is delivered
+        try:
+            answer = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, bytes(_C_INT.size))
+        except OSError:
+            return 0
+        (count,) = _C_INT.unpack(answer)
+        return int(count)
 
     def close(self) -> None:
         self._socket.close()
@@ -147,7 +164,7 @@ class TlsTransport(Transport):
 
 def set_options(socket: Any) -> None:
     """Turn on what every TCP connection has: no delay, and the kernel's keepalive."""
-    if socket.family not in (_socket.AF_INET, _socket.AF_INET6):
+    if socket.family not in _INTERNET:
         return
     tcp = _socket.IPPROTO_TCP
     socket.setsockopt(tcp, _socket.TCP_NODELAY, 1)

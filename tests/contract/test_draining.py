@@ -1,0 +1,84 @@
+"""Draining over sockets: what is on its way to a client, and what is on its way from one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from gevent import socket
+
+from contract.buses import Bus, Start, on_sockets, on_sockets_of_each_form
+from helpers import LONG, turns, wait_until
+from ratchet import Rejected
+from ratchet import bus as ratchet_bus
+from ratchet.bus import ServerBus, wire
+
+LARGE = 2_000_000
+"""More than the kernel keeps for a connection whose peer does not read."""
+
+
+@on_sockets_of_each_form
+def test_serve_returns_when_the_last_answer_is_sent_and_not_before(bus: Bus, start: Start) -> None:
+    serving = start(bus.server.serve, lambda request: "x" * 8_000_000)
+    raw = bus.raw_client()
+    raw.send(wire.encode(wire.PLAIN, 0, 0, 0, [b'"question"']))
+    wait_until(lambda: bus.server.stats().answered == 1)
+    draining = start(bus.server.drain)
+    draining.wait_until_blocked()
+    turns()
+    assert not serving.ended
+    assert len(raw.receive_rest()) > 8_000_000
+    raw.close()
+    assert draining.result() is True
+    assert serving.result() is None
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_an_answer_on_its_way_arrives_although_the_client_has_sent_more(
+    bus: Bus, kind: str, start: Start
+) -> None:
+    start(bus.server.serve, lambda request: "x" * LARGE)
+    raw = bus.raw_client()
+    raw.request(1)
+    # All is with the kernel, and the client has read nothing.
+    wait_until(lambda: bus.server.stats().answered == 1)
+    (session,) = (each for each in bus.server._sessions if each._last_id == 1)
+    wait_until(lambda: not session.connection.unsent or bus.kind == "tls")
+    session.connection.stop_reading()
+    raw.request(2)
+    draining = start(bus.server.drain)
+    turns()
+    data = raw.receive_rest()
+    decoder = wire.Decoder(2 * LARGE, 10)
+    assert [(kind, id) for kind, _, id, _, _ in decoder.feed(data)] == [(wire.RESPONSE, 1), (wire.GOAWAY, 1)]
+    assert draining.result() is True
+
+
+def listening() -> tuple[socket.socket, ServerBus[Any, Any]]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener, ratchet_bus.new_server(listener)
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_first_request_that_was_not_read_yet_is_rejected(accepted: bool, start: Start) -> None:
+    listener, server = listening()
+    with server:
+        connected = socket.create_connection(listener.getsockname())
+        with ratchet_bus.new_client(connected) as client:
+            if accepted:
+                wait_until(lambda: server.stats().connections == 1)
+            # In this very turn, so that the server has not seen it.
+            sent = client.send_request(b"question")
+            draining = start(server.drain)
+            with pytest.raises(Rejected):
+                sent.recv_response(LONG)
+            assert draining.result() is True
+
+
+def test_a_socket_that_is_shut_down_for_all_its_processes_keeps_nobody_busy() -> None:
+    listener, server = listening()
+    with server:
+        listener.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: not server._acceptor.active, "the server to stop accepting")
