@@ -15,7 +15,8 @@ import hashlib
 from collections import OrderedDict
 from typing import NamedTuple
 
-from ratchet import Ratchet, bus, thread
+from ratchet import Ratchet, bus
+from socket_server import address_of, drain_on
 
 # A file may be larger than a message, so it comes in pieces.  What a client
 # that vanished has left behind goes when this many newer files have begun.
@@ -60,23 +61,18 @@ class Checksums:
         return ""
 
 
-def drain_on(signal: str, server: bus.ServerBus[Piece, str]) -> None:
-    thread.sigwait(signal)
-    server.drain(timeout=10)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compute the SHA-256 checksums of what clients send.")
     parser.add_argument(
         "address", nargs="?", default="127.0.0.1:0", help="HOST:PORT or unix:PATH (a free port)"
     )
     server = bus.listen(parser.parse_args().address, codec=CODEC)
-    where = server.address
-    print("listening on", where if isinstance(where, str) else "{}:{}".format(*where), flush=True)
     with Ratchet() as kernel:
         kernel.attach(server.serve, Checksums().handle)
         kernel.attach_background(drain_on, "SIGTERM", server)
         kernel.attach_background(drain_on, "SIGINT", server)
+        # Last, so that whoever has read it may send a signal: both are waited for by then.
+        kernel.attach(print, "listening on", address_of(server), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,7 @@ def describe(numbers: list[float]) -> dict[str, float]:
 
 def drain_on(signal: str, server: bus.ServerBus[Request, Response]) -> None:
     thread.sigwait(signal)
-    # A thread that the loop waits for: `serve` returns when the last request is
-    # answered, `drain` when the last answer is sent.
-    thread.attach(server.drain, SECONDS_TO_DRAIN)
+    server.drain(SECONDS_TO_DRAIN)
 
 
 def address_of(server: bus.ServerBus[Request, Response]) -> str:

@@ -120,8 +120,7 @@ def work(listener: socket.socket, ledger: str) -> None:
 
     def drain_after(wait: Callable[[Event], object], event: Event) -> None:
         wait(event)
-        # A thread that the loop waits for, until the last answer is sent.
-        thread.attach(server.drain, SECONDS_TO_DRAIN)
+        server.drain(SECONDS_TO_DRAIN)
 
     with Ratchet() as kernel:
         kernel.attach(server.serve, record)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gevent import socket
 
-from contract.buses import Bus, Start, on_sockets, on_sockets_of_each_form
+from contract.buses import Bus, Start, on_sockets_of_each_form
 from helpers import LONG, turns, wait_until
 from ratchet import Rejected
 from ratchet import bus as ratchet_bus
@@ -42,6 +42,7 @@ def test_an_answer_on_its_way_arrives_although_the_client_has_sent_more(
     raw.request(1)
     # All is with the kernel, and the client has read nothing.
     wait_until(lambda: bus.server.stats().answered == 1)
+    assert isinstance(bus.server, ServerBus)
     (session,) = (each for each in bus.server._sessions if each._last_id == 1)
     wait_until(lambda: not session.connection.unsent or bus.kind == "tls")
     session.connection.stop_reading()
