@@ -26,7 +26,7 @@ from ratchet.bus.codecs import Address
 from ratchet.bus.limits import Limits
 from ratchet.bus.outbox import Outbox
 from ratchet.bus.stall import StallWatch
-from ratchet.bus.transport import Transport
+from ratchet.bus.transport import TlsTransport, Transport
 from ratchet.bus.wire import Decoder, Frame, Message
 from ratchet.errors import BusError, ConnectionLost
 
@@ -102,8 +102,10 @@ class Connection:
         "_hub",
         "_input_ended",
         "_input_watch",
+        "_keeps_records",
         "_limits",
         "_logs_frames",
+        "_loop",
         "_outbox",
         "_output_watch",
         "_owner",
@@ -111,6 +113,7 @@ class Connection:
         "_reading",
         "_run_callback",
         "_transport",
+        "_turn",
         "_writer",
         "_writers",
         "closed",
@@ -143,7 +146,10 @@ class Connection:
         self._reading = True
         self._expects_large = False
         self._outbox = Outbox()
+        # The turn of the loop in which a frame was last tried at once.
+        self._turn = -1
         self._flush_scheduled = False
+        self._keeps_records = isinstance(transport, TlsTransport)
         # Nothing can be sent any more; so it is when it is closed.
         self._broken = False
         self.closing = False
@@ -160,6 +166,7 @@ class Connection:
         self.closed = False
         self.peer = peer
         loop: Any = self._hub.loop
+        self._loop = loop
         self._reader = loop.io(transport.fileno(), _READ)
         self._writer: Any = None
         self._reader.start(self._on_readable)
@@ -183,16 +190,19 @@ class Connection:
             self._log_frame(frame)
         if self._broken:
             return number
-        if self._flush_scheduled:
+        if self._flush_scheduled or self._turn == self._loop.iteration:
             outbox.add(frame)
         else:
-            self._flush_scheduled = True
-            self._run_callback(self._flush_turn)
+            self._turn = self._loop.iteration
             count = self._send(frame)
             if count == len(frame):
                 outbox.sent = number
+                if self._keeps_records:
+                    self._schedule_flush()
                 return number
             outbox.add(memoryview(frame)[count:] if count else frame)
+        if not self._flush_scheduled:
+            self._schedule_flush()
         if outbox.size >= self._high_water:
             self.crowded = True
             self._owner._on_crowded()
@@ -207,13 +217,16 @@ class Connection:
             return outbox.written
         outbox.add_pieces(pieces)
         if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._run_callback(self._flush_turn)
+            self._schedule_flush()
             self._send_outbox()
         if outbox.size >= self._high_water:
             self.crowded = True
             self._owner._on_crowded()
         return outbox.written
+
+    def _schedule_flush(self) -> None:
+        self._flush_scheduled = True
+        self._run_callback(self._flush_turn)
 
     def _log_frame(self, frame: bytes) -> None:
         text = "to %s: %d bytes, %s"
@@ -338,7 +351,8 @@ class Connection:
             if not self._transport.ready:
                 self._shake_hands()
                 return
-            data = self._transport.receive(self._next_size())
+            large = self._expects_large or self._decoder.partial
+            data = self._transport.receive(self._next_size() if large else _READ_SIZE)
         except (BlockingIOError, InterruptedError):
             if self._transport.wants_write:
                 self._wait_until_writable()
@@ -450,7 +464,7 @@ class Connection:
             self._run_callback(self._read_rest, error, most - len(data))
 
     def _flush_turn(self) -> None:
-        """Hub callback: send what was written since the turn's first write."""
+        """Hub callback: send what was written behind the turn's first write."""
         if self._output_watch is not None:
             self._output_watch.move()
         self._flush()

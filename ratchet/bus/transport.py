@@ -12,7 +12,7 @@ import socket as _socket
 import ssl
 import struct
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 # The kernel notices within about 30 s that a peer's machine has vanished.  It
@@ -28,7 +28,12 @@ _RECORD_SIZE: Final = 16 * 1024
 class Transport:
     """A socket as it is."""
 
-    __slots__ = ("_raw", "_socket", "ready")
+    __slots__ = ("_raw", "_socket", "ready", "receive", "send")
+
+    receive: Callable[[int], bytes]
+    """What the peer sent, so many bytes at most; empty if it sends no more."""
+    send: Callable[[bytes | memoryview], int]
+    """How many bytes were taken."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
@@ -36,6 +41,8 @@ class Transport:
         self._raw = getattr(socket, "_sock", socket)
         self._raw.setblocking(False)
         set_options(self._raw)
+        # The socket's own, without a function of ours in between.
+        self.receive, self.send = self._raw.recv, self._raw.send
         # Whether messages may pass; False while hands are still shaken.
         self.ready = True
 
@@ -50,16 +57,6 @@ class Transport:
 
     def shake_hands(self) -> None:
         """Get on with the handshake; `ready` says whether it is through."""
-
-    def receive(self, size: int) -> bytes:
-        """What the peer sent; empty if it sends no more."""
-        data: bytes = self._raw.recv(size)
-        return data
-
-    def send(self, data: bytes | memoryview) -> int:
-        """How many bytes were taken."""
-        count: int = self._raw.send(data)
-        return count
 
     def send_all(self, buffers: Sequence[bytes | memoryview]) -> int:
         """As `send`, of several buffers in one system call."""
@@ -96,6 +93,7 @@ class TlsTransport(Transport):
         socket.setblocking(False)
         set_options(socket)
         self._socket = self._raw = socket
+        self.receive, self.send = self._receive_records, self._send_records
         self.ready = ready
         self._kept: bytes | None = None
         self._read_wants_write = False
@@ -115,7 +113,7 @@ class TlsTransport(Transport):
             return
         self.ready = True
 
-    def receive(self, size: int) -> bytes:
+    def _receive_records(self, size: int) -> bytes:
         self._read_wants_write = False
         try:
             data: bytes = self._raw.recv(size)
@@ -132,7 +130,7 @@ class TlsTransport(Transport):
             return b""
         return data
 
-    def send(self, data: bytes | memoryview) -> int:
+    def _send_records(self, data: bytes | memoryview) -> int:
         if self._kept is not None:
             if not self._write(self._kept):
                 raise BlockingIOError

@@ -186,6 +186,11 @@ class Decoder:
         messages: list[Message] = []
         if self.error is not None:
             return messages
+        if self._head is None and self._held is None:
+            position = self._decode_short(data, 0, messages)
+            if position == len(data):
+                return messages
+            data = data[position:]
         if self._held is not None:
             rest = self._fill(self._held, data, messages)
             if rest is None:
