@@ -80,9 +80,9 @@ BOUNDS: dict[str, Figures] = {
         "local, 1 client": 35 * _SLACK,
         "local, serve()": 54 * _SLACK,
         "local, 64 clients": 27 * _SLACK,
-        "client, 1 thread": 53 * _SLACK,
+        "client, 1 thread": 41 * _SLACK,
         "client, 64 threads": 33 * _SLACK,
-        "server, 1 at a time": 92 * _SLACK,
+        "server, 1 at a time": 80 * _SLACK,
         "server, 64 at a time": 69 * _SLACK,
     },
     # Blocks of memory that a request keeps from its sending to its response.
