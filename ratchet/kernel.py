@@ -402,7 +402,9 @@ class Ratchet:
                 self._keep_error(error, thread)
         if not self._foreground:
             self._wake_loop()
-        on_thread_end(thread)
+        # One that returned nothing needs no more, and that is most of them.
+        if error is not None or thread.value is not None:
+            on_thread_end(thread)
 
     def _report(self, errh: ErrorHandler, error: BaseException, thread: Thread) -> None:
         try:
