@@ -64,6 +64,8 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
+	@$(VENV)/bin/python -m build --outdir build/dist . >/dev/null
+	$(VENV)/bin/twine check --strict build/dist/*
 	@PATH="$(TOX_PATH)" $(VENV)/bin/tox run-parallel --parallel 2 --parallel-no-spinner --skip-env lint
 
 docs: $(VENV)/installed-docs
