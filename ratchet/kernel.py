@@ -64,6 +64,10 @@ class Thread(Greenlet):
     # gevent forgets the function when the thread has ended; its name must last.
     _called: str
 
+    def __repr__(self) -> str:
+        waits = self.waiting_on
+        return f"<Thread at {id(self):#x}: {self.name}, {self.state}{f': {waits}' if waits else ''}>"
+
     @property
     def name(self) -> str:
         """A name for people: the function's and a small number, unless one was set."""

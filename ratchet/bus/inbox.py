@@ -44,6 +44,10 @@ class Inbox(Generic[Item]):
         self._wake_scheduled = False
         self.closed = False
 
+    def __repr__(self) -> str:
+        waiting = f"receivers={len(self._receivers)}, senders={len(self._senders)}"
+        return f"<Inbox at {id(self):#x} of {self._owner!r}: items={len(self)}, {waiting}>"
+
     def __len__(self) -> int:
         return len(self._items)
 

@@ -126,6 +126,10 @@ class Link(ConnectionOwner):
         self.useful = False
         self.connection = Connection(transport, client._limits, self, peer, drops_slow_readers=False)
 
+    def __repr__(self) -> str:
+        state = "draining, " if self.draining else ""
+        return f"<Link at {id(self):#x}: {state}unanswered={len(self)}, {self.connection!r}>"
+
     def __len__(self) -> int:
         """How many transactions are open."""
         return len(self._open)

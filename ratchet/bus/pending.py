@@ -98,6 +98,9 @@ class PendingRequest(ABC, Generic[Request, Response]):
 
     request: Request
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {id(self):#x}: {self._state.value}>"
+
     @property
     def _would_block(self) -> bool:
         """Whether an answer would have to wait until the client reads."""

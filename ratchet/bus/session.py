@@ -229,6 +229,10 @@ class Session(ConnectionOwner):
         if server.held_up:
             self.connection.stop_reading()
 
+    def __repr__(self) -> str:
+        waiting = f"unanswered={len(self._open) + len(self._plain or ())}, parked={len(self.parked)}"
+        return f"<Session at {id(self):#x}: {waiting}, {self.connection!r}>"
+
     def is_crowded_for(self, request: SocketRequest[Any, Any]) -> bool:
         """Whether an answer of this request would only wait to be sent."""
         if self.connection.crowded:

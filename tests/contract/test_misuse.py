@@ -192,3 +192,27 @@ def test_a_scheduler_s_block_may_be_left_by_another_greenlet() -> None:
     leaving.get(timeout=LONG)
     assert ended == [1]
     assert kernel.num_threads == 0
+
+
+@on_every_kind
+def test_what_one_meets_in_a_debugger_says_what_state_it_is_in(bus: Bus) -> None:
+    sent = bus.client.send_request("question", timeout=LONG)
+    bus.wait_for_queued()
+    server: Any = bus.server
+    (pending,) = server._inbox
+    assert repr(pending).startswith(f"<{type(pending).__name__} at 0x")
+    assert "items=1, receivers=0" in repr(server._inbox)
+    transaction = bus.take()
+    assert repr(transaction).endswith(": taken>")
+    for session in getattr(server, "_sessions", ()):
+        assert "unanswered=1, parked=0" in repr(session)
+    for link in getattr(bus.client, "_links", ()):
+        assert "unanswered=1" in repr(link)
+    transaction.send_response("answer")
+    assert sent.recv_response() == "answer"
+    assert repr(sent).endswith(": answered>")
+    waiting = Ratchet().attach(bus.server.recv_request)
+    wait_until(lambda: waiting.waiting_on is not None)
+    assert f": recv_request-{waiting.minimal_ident}, waiting: recv_request on " in repr(waiting)
+    waiting.kill()
+    assert repr(waiting).endswith(", ended>")
