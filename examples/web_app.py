@@ -28,6 +28,7 @@ from flask import Flask, Response, request
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from ratchet import BusError, BusTimeout, Outcome, Ratchet, RemoteError, bus, thread
+from socket_server import address_of
 
 PAGE = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
 MAX_BELOW = 10**9
@@ -212,9 +213,7 @@ def run(where: str, serve: Callable[[], object], stop: Callable[[], object]) -> 
 
 def serve_bus(address: str) -> None:
     with bus.listen(address, codec=CODEC) as server:
-        where = server.address
-        shown = where if isinstance(where, str) else "{}:{}".format(*where)
-        run(shown, partial(server.serve, handle), partial(server.drain, SECONDS_TO_DRAIN))
+        run(address_of(server), partial(server.serve, handle), partial(server.drain, SECONDS_TO_DRAIN))
         print(server.stats(), flush=True)
 
 

@@ -48,7 +48,7 @@ def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: flo
         timer.close()
 
 
-class WaitQueue(deque):  # type: ignore[type-arg]  # of Waiter[Any]
+class WaitQueue(deque["Waiter[Any]"]):
     """Threads that wait for one condition, woken first come, first served.
 
     `wake_next` runs the woken thread before it returns.  So a thread that was

@@ -6,7 +6,7 @@ Rules of this room:
   that.  It only knows which threads are its own, and when `loop()` may return.
 - A thread's end is noticed in a hub callback (`_on_end`), which must not block
   or run user code: the error handler gets a thread of its own.
-- Which threads there are is changed by `attach` and by `_on_end`, nowhere else
+- Which threads there are is changed by `_start` and by `_on_end`, nowhere else
   but in a forked child.
 """
 
@@ -191,7 +191,7 @@ class Ratchet:
 
     @property
     def method(self) -> str:
-        """The kernel's polling method that the hub uses, such as `"epoll"`."""
+        """The operating system's polling method that the hub uses, such as `"epoll"`."""
         return str(self._hub.loop.backend)
 
     def attach(

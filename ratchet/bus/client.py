@@ -180,7 +180,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             else:
                 return link
 
-    def _lost_error(self) -> BusClosed | ConnectionLost | Rejected:
+    def _lost_error(self) -> ConnectionLost | Rejected:
         if isinstance(self._lost, Rejected):
             return Rejected("the server is draining")
         return ConnectionLost(f"{self!r} has lost its connection: {self._lost}", outcome=Outcome.NOT_SENT)

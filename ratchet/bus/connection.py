@@ -85,7 +85,7 @@ class Connection:
     Attributes:
         peer: the peer's address.
         closed: whether the socket is closed.
-        closing: whether it closes as soon as all is sent, or is closed.
+        closing: whether it closes as soon as all is delivered, or is closed.
         crowded: whether a writer has to wait for room, or behind those who do.
         tells_room: set by an owner that wants to hear once when there is room.
     """
@@ -248,6 +248,11 @@ class Connection:
         return self._outbox.size
 
     @property
+    def undelivered(self) -> int:
+        """Bytes that are written, and that the peer's side has not got."""
+        return self._outbox.size + self._transport.undelivered
+
+    @property
     def sent(self) -> int:
         """The number of the last frame that was sent as a whole."""
         return self._outbox.sent
@@ -318,8 +323,7 @@ class Connection:
         if not left or self._input_ended or looks > _DELIVERY_LOOKS:
             self.close()
             return
-        loop: Any = self._hub.loop
-        self._delivery = loop.timer(_DELIVERY_LOOK)
+        self._delivery = self._loop.timer(_DELIVERY_LOOK)
         self._delivery.start(self._close_when_delivered, left, looks, update=True)
 
     def close(self, error: BaseException | None = None) -> None:
@@ -439,7 +443,7 @@ class Connection:
         if not transport.ready:
             return 0
         try:
-            return transport.send_all(data) if isinstance(data, list) else transport.send(data)
+            return transport.send_buffers(data) if isinstance(data, list) else transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -507,8 +511,7 @@ class Connection:
         # While it waits, `_flush_scheduled` keeps writers from trying themselves.
         self._flush_scheduled = True
         if self._writer is None:
-            loop: Any = self._hub.loop
-            self._writer = loop.io(self._transport.fileno(), _WRITE)
+            self._writer = self._loop.io(self._transport.fileno(), _WRITE)
         self._writer.start(self._on_writable)
         if self._output_watch is None:
             self._output_watch = self._new_watch(self._expects_output)

@@ -26,9 +26,9 @@ def seconds_until(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.0)
 
 
-def is_over(deadline: float | None) -> bool:
+def is_over(deadline: float) -> bool:
     """Whether the time is over."""
-    return deadline is not None and time.monotonic() >= deadline
+    return time.monotonic() >= deadline
 
 
 def request_deadline(timeout: float | None) -> float | None:

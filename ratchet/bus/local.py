@@ -14,7 +14,7 @@ from gevent.hub import get_hub
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.deadline import inherited_deadline, is_over, request_deadline, time_left
-from ratchet.bus.pending import QUEUED, TAKEN, PendingRequest, State
+from ratchet.bus.pending import CANCELLED, QUEUED, TAKEN, PendingRequest
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import ClientTransaction, ErrorTexts, error_from_number
@@ -54,7 +54,7 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
     def _take(self) -> bool:
         if self._deadline is not None and is_over(self._deadline):
             # The hub is late, or the timer would have given the request up.
-            self._state = State.CANCELLED
+            self._state = CANCELLED
             self._bus._counters.cancelled += 1
             self._error = BusTimeout("the time of the request is over", outcome=Outcome.NOT_RUN)
             self._end()
@@ -157,7 +157,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             pending._give_up(BusClosed, "the bus was closed")
         self._inbox.close()
         self._forget_takers()
-        self._hub.loop.run_callback(self._drained.wake_all)
+        self._wake_drain()
 
     def stats(self) -> Stats:
         check_hub(self._hub, self)

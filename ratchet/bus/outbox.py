@@ -24,8 +24,9 @@ class Outbox:
     """The frames of one connection.
 
     Attributes:
-        written: how many frames were written so far: the number of the last one.
-        sent: how many of them have left as a whole.
+        written: the number of the last piece that was written; a small frame is one
+            piece.  Its owner counts it.
+        sent: the number of the last one that has left as a whole.
         size: bytes that are written and have not left.
     """
 

@@ -205,8 +205,10 @@ class ServerTransaction(Generic[Request, Response]):
         ZeroDivisionError: division by zero
     """
 
-    # An __init__ would double the time to make one, and so would setting these here.
+    # No `__init__`, which would double the time to make one: `recv_request` sets
+    # `_pending`, and the others begin as they are here.
     _pending: PendingRequest[Request, Response]
+    # Another thread is to answer it.
     _passed_on = False
     # The `with` blocks that threads are in: each with what undoes its deadline.
     _entries: tuple[tuple[greenlet, Token[float | None] | None], ...] = ()

@@ -101,7 +101,9 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         if self._closed:
             return
         self._closed = True
-        self._cut_off = bool(self._in_flight) or any(session.connection.unsent for session in self._sessions)
+        self._cut_off = bool(self._in_flight) or any(
+            session.connection.undelivered for session in self._sessions
+        )
         self._stop_accepting()
         for session in list(self._sessions):
             session.connection.close()
@@ -109,7 +111,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         for pending in (*self._inbox.close(), *self._in_flight):
             pending._cancel()
         self._forget_takers()
-        self._hub.loop.run_callback(self._drained.wake_all)
+        self._wake_drain()
 
     def stats(self) -> Stats:
         check_hub(self._hub, self)

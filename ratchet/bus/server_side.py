@@ -1,8 +1,8 @@
 """The server's side of every kind of bus: taking requests, serving, draining.
 
 Rules of this room: it knows the inbox and transactions, and nothing of how a
-request came.  A kind of bus puts transactions into the inbox and fills in the
-abstract methods.
+request came.  A kind of bus puts pending requests into the inbox, and says by
+`_refuse_new` and `_finished` how it drains.
 """
 
 from __future__ import annotations

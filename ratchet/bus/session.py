@@ -22,7 +22,7 @@ from ratchet.bus.codecs import Decode, Encode
 from ratchet.bus.connection import Connection, ConnectionOwner
 from ratchet.bus.deadline import deadline_after, is_over, seconds_until, time_left
 from ratchet.bus.limits import Limits
-from ratchet.bus.pending import QUEUED, TAKEN, PendingRequest, RequestOwner, State
+from ratchet.bus.pending import QUEUED, TAKEN, PendingRequest, RequestOwner
 from ratchet.bus.transaction import ErrorTexts, error_texts
 from ratchet.bus.transport import Transport
 from ratchet.bus.wire import ErrorNumber, Frame, Message
@@ -108,7 +108,7 @@ class SocketRequest(PendingRequest[Request, Response]):
         return self._state is TAKEN
 
     def _cancel(self) -> bool:
-        if self._state in (State.QUEUED, State.TAKEN):
+        if self._state is QUEUED or self._state is TAKEN:
             self._bus._counters.cancelled += 1
         return super()._cancel()
 
@@ -126,7 +126,7 @@ class SocketRequest(PendingRequest[Request, Response]):
 
     def _begin_handling(self, handler: greenlet) -> None:
         super()._begin_handling(handler)
-        if self._deadline is not None and self._state is State.TAKEN and self._timer is None:
+        if self._deadline is not None and self._state is TAKEN and self._timer is None:
             # The client's own word may not come through: it has gone, or so
             # many of its requests are open that nothing more is read.
             loop: Any = self._bus._hub.loop

@@ -15,7 +15,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-# The kernel notices within about 30 s that a peer's machine has vanished.  It
+# The system notices within about 30 s that a peer's machine has vanished.  It
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
 _USER_TIMEOUT_MS: Final = 30_000
@@ -58,8 +58,8 @@ class Transport:
     def shake_hands(self) -> None:
         """Get on with the handshake; `ready` says whether it is through."""
 
-    def send_all(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """As `send`, of several buffers in one system call."""
+    def send_buffers(self, buffers: Sequence[bytes | memoryview]) -> int:
+        """As `send`, of several buffers in their order; without TLS in one system call."""
         count: int = self._raw.sendmsg(buffers)
         return count
 
@@ -143,7 +143,7 @@ class TlsTransport(Transport):
                 self._kept = bytes(record)
         return taken
 
-    def send_all(self, buffers: Sequence[bytes | memoryview]) -> int:
+    def send_buffers(self, buffers: Sequence[bytes | memoryview]) -> int:
         total = 0
         for data in buffers:
             count = self.send(data)

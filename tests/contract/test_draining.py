@@ -55,6 +55,19 @@ def test_an_answer_on_its_way_arrives_although_the_client_has_sent_more(
     assert draining.result() is True
 
 
+@pytest.mark.parametrize("kind", ["tcp"])
+def test_a_drain_whose_time_is_over_before_an_answer_has_arrived_says_so(
+    bus: Bus, kind: str, start: Start
+) -> None:
+    start(bus.server.serve, lambda request: "x" * 300_000)
+    raw = bus.raw_client()
+    raw.request(1)
+    # All is with the kernel, and the client reads nothing.
+    wait_until(lambda: bus.server.stats().answered == 1)
+    raw.request(2)
+    assert bus.server.drain(0.1) is False
+
+
 def listening() -> tuple[socket.socket, ServerBus[Any, Any]]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -95,15 +95,29 @@ class Browser:
 def browser() -> Iterator[Browser]:
     """A browser whose files, and processes, are gone at the end of the block."""
     # Not pytest's directory: the path of a socket that the browser makes may not be long.
-    with TemporaryDirectory(ignore_cleanup_errors=True) as directory, driver_in(directory) as driver:
-        assert driver.stdout is not None
-        started = next(line for line in driver.stdout if "successfully on port" in line)
-        port = int(started.split()[-1].rstrip("."))
+    with TemporaryDirectory(ignore_cleanup_errors=True) as directory, ExitStack() as stack:
+        port = None
+        # It takes a free port for IPv4, and gives up if somebody has the same one for IPv6.
+        for _ in range(5):
+            driver = stack.enter_context(driver_in(directory))
+            port = port_of(driver)
+            if port is not None:
+                break
+        assert port is not None, "chromedriver does not start"
         connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
         try:
             yield Browser(connection)
         finally:
             connection.close()
+
+
+def port_of(driver: subprocess.Popen[str]) -> int | None:
+    """Where the driver listens; None if it ended before it did."""
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if "successfully on port" in line:
+            return int(line.split()[-1].rstrip("."))
+    return None
 
 
 @contextmanager
@@ -121,4 +135,5 @@ def driver_in(directory: str) -> Iterator[subprocess.Popen[str]]:
         try:
             yield driver
         finally:
-            os.killpg(driver.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(driver.pid, signal.SIGKILL)
