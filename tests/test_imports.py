@@ -14,7 +14,16 @@ from helpers import PACKAGE, output_of
 # so imports run downward only.
 ERRORS = {"errors"}
 CORE = {*ERRORS, "_log", "_wait", "_fork", "_death"}
-LEAVES = {"bus.wire", "bus.codecs", "bus.limits", "bus.stats", "bus.outbox", "bus.stall", "bus.transport"}
+LEAVES = {
+    "bus.wire",
+    "bus.codecs",
+    "bus.limits",
+    "bus.stats",
+    "bus.outbox",
+    "bus.stall",
+    "bus.delivery",
+    "bus.transport",
+}
 ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
 SIDES = {"bus.client_side", "bus.server_side"}
 SOCKETS = {"bus.address", "bus.connection", "bus.session", "bus.link"}
@@ -34,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "bus.stats": CORE,
     "bus.outbox": CORE,
     "bus.stall": CORE,
+    "bus.delivery": CORE,
     "bus.transport": CORE,
     "bus.address": {*CORE, "bus.transport"},
     "bus.side": CORE | LEAVES,

@@ -23,6 +23,7 @@ from gevent.hub import Hub, get_hub
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus.codecs import Address
+from ratchet.bus.delivery import DeliveryWatch
 from ratchet.bus.limits import Limits
 from ratchet.bus.outbox import Outbox
 from ratchet.bus.stall import StallWatch
@@ -38,10 +39,6 @@ _LARGE_READ_SIZE: Final = 1024 * 1024
 # is large again, it comes in one piece then and is not copied: exchanges of 1 MiB
 # take less than half the time.
 _HEAD_READ_SIZE: Final = 16
-# How often it is looked whether the last bytes are delivered, in seconds, and how
-# often in a row nothing may have moved.
-_DELIVERY_LOOK: Final = 0.01
-_DELIVERY_LOOKS: Final = 200
 # What a peer that went away can have left behind: about what a socket's buffer takes.
 _MOST_REST: Final = 8 * 1024 * 1024
 
@@ -159,8 +156,7 @@ class Connection:
         self._input_watch: StallWatch | None = None
         self._output_watch: StallWatch | None = None
         self.crowded = False
-        # Looks again and again whether the last bytes are delivered, before it closes.
-        self._delivery: Any = None
+        self._delivery: DeliveryWatch | None = None
         self._input_ended = False
         self.tells_room = False
         self.closed = False
@@ -250,7 +246,7 @@ class Connection:
     @property
     def undelivered(self) -> int:
         """Bytes that are written, and that the peer's side has not got."""
-        return self._outbox.size + self._transport.undelivered
+        return self._outbox.size + self._transport.undelivered()
 
     @property
     def sent(self) -> int:
@@ -302,29 +298,26 @@ class Connection:
             return
         # Nothing that comes from now on is wanted.
         self.stop_reading()
-        if not self._outbox and not self._transport.wants_write and self._delivery is None:
-            self._close_when_delivered(0, 0)
+        if not self._outbox and not self._transport.wants_write:
+            self._close_when_delivered()
 
     def read_now(self) -> None:
         """Take what has come already, and has not been told by the loop."""
         if self._reading and self._transport.ready:
             self._on_readable()
 
-    def _close_when_delivered(self, before: int, looks: int) -> None:
-        """Close as soon as the peer's kernel has all, or takes no more.
+    def _close_when_delivered(self) -> None:
+        """Close as soon as the peer's side has all.
 
         A socket that is closed while something from the peer is unread resets the
         connection, and what is still on its way is lost.
         """
-        if self.closed:
-            return
-        left = self._transport.undelivered
-        looks = looks + 1 if left == before else 0
-        if not left or self._input_ended or looks > _DELIVERY_LOOKS:
+        if self._input_ended:
             self.close()
             return
-        self._delivery = self._loop.timer(_DELIVERY_LOOK)
-        self._delivery.start(self._close_when_delivered, left, looks, update=True)
+        if self._delivery is None:
+            self._delivery = DeliveryWatch(self._hub, self._transport.undelivered, self.close)
+        self._delivery.begin()
 
     def close(self, error: BaseException | None = None) -> None:
         """Close at once, and tell the owner; what is unsent is dropped."""
@@ -487,7 +480,7 @@ class Connection:
         if self._outbox or self._transport.wants_write:
             self._wait_until_writable()
         elif self.closing:
-            self._close_when_delivered(0, 0)
+            self._close_when_delivered()
             return
         while self._writers and self._outbox.size < self._high_water and not self.closed:
             self._writers.wake_next()

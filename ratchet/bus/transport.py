@@ -63,7 +63,6 @@ class Transport:
         count: int = self._raw.sendmsg(buffers)
         return count
 
-    @property
     def undelivered(self) -> int:
         """How many sent bytes the peer's kernel has not got yet; 0 where that cannot be told."""
         if self._raw.family not in _INTERNET:
