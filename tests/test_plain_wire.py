@@ -9,8 +9,9 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.select import select
+from gevent.server import StreamServer
 
-from helpers import LONG, turns, wait_until
+from helpers import LONG, burn, turns, wait_until
 from ratchet import bus
 from ratchet.bus import ServerBus, wire
 from raw_peer import RawPeer
@@ -241,3 +242,48 @@ def test_a_server_that_closes_after_each_answer_is_connected_to_again_for_a_requ
                 wait_until(lambda: client.stats().connections == 0, "the client to see the close")
                 turns()
                 assert select([listener], [], [], 0)[0] == []
+
+
+@pytest.mark.parametrize("limit", [1, 1024])
+def test_requests_large_and_empty_are_answered_in_their_order(limit: int) -> None:
+    sizes = [300_000, 0, 0, 0, 0, 0, 300_001, 1]
+    with bus.listen("127.0.0.1:0", limits=bus.Limits(max_in_flight=limit)) as server:
+        serving = gevent.spawn(server.serve, lambda request: b"%d" % len(request))
+        with RawPeer(socket.create_connection(tcp_address(server))) as peer:
+            # No parts, which makes the head of the next large one come with these.
+            peer.send(
+                b"".join(wire.encode(wire.PLAIN, 0, 0, 0, [b"x" * size] if size else []) for size in sizes)
+            )
+            assert [peer.receive_message()[4] for _ in sizes] == [[b"%d" % size] for size in sizes]
+        server.drain(LONG)
+        serving.join(LONG)
+        assert serving.ready()
+
+
+def test_large_answers_that_wait_for_an_earlier_one_are_bounded(server: ServerBus[Any, Any]) -> None:
+    high_water = bus.Limits().high_water
+    with RawPeer(socket.create_connection(tcp_address(server))) as peer:
+        peer.send(HELLO * 100)
+        first, _ = server.recv_request(LONG)
+        serving = gevent.spawn(server.serve, lambda request: (b"x" * 100_000, []), 1)
+        wait_until(lambda: next(iter(server._sessions)).parked, "requests to be set aside")
+        assert next(iter(server._sessions))._kept < high_water + 200_000
+        first.send_response((b"answer", []))
+        assert len([peer.receive_message() for _ in range(100)]) == 100
+        server.close()
+        serving.join(LONG)
+
+
+def test_calls_one_after_another_to_a_server_that_closes_after_each_answer() -> None:
+    def answer(connection: Any, _: object) -> None:
+        with RawPeer(connection) as peer:
+            peer.receive_message()
+            peer.send(HELLO)
+
+    with StreamServer(("127.0.0.1", 0), answer) as listener:
+        listener.start()
+        with bus.connect(("127.0.0.1", listener.server_port), plain=True) as client:
+            for _ in range(5):
+                assert client.call(b"question", timeout=LONG) == b"hello"
+                # The close has come, and nobody has looked yet.
+                burn(0.01)

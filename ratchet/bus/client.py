@@ -133,6 +133,9 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             flags |= wire.METADATA
             parts = [*(parts or [b""]), wire.encode_metadata(metadata)]
         wire.check_size(parts, self._limits.max_message, self._limits.max_parts)
+        if self._plain and self._link is not None and not len(self._link):
+            # It may have closed behind its last answer.
+            self._link.connection.read_now()
         link = self._link
         if link is None or link.connection.crowded:
             link = self._wait_for_link(deadline)

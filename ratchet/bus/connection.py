@@ -244,6 +244,11 @@ class Connection:
         return self._outbox.size
 
     @property
+    def begun_kind(self) -> int | None:
+        """The kind of the message that the peer is in the middle of, if that is known."""
+        return self._decoder.kind
+
+    @property
     def undelivered(self) -> int:
         """Bytes that are written, and that the peer's side has not got."""
         return self._outbox.size + self._transport.undelivered()
@@ -303,6 +308,8 @@ class Connection:
 
     def read_now(self) -> None:
         """Take what has come already, and has not been told by the loop."""
+        # What came before is told first, if `start_reading` has not got that far.
+        self._resume()
         if self._reading and self._transport.ready:
             self._on_readable()
 
@@ -363,7 +370,7 @@ class Connection:
         self._deliver(self._decoder.feed(data))
         if self._decoder.partial and not self.closed:
             self._watch_input()
-            if len(data) == _HEAD_READ_SIZE and self._decoder.missing >= _READ_SIZE:
+            if self._reading and len(data) == _HEAD_READ_SIZE and self._decoder.missing >= _READ_SIZE:
                 self._on_readable()
 
     def _next_size(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from gevent.hub import get_hub
@@ -96,9 +97,14 @@ class Inbox(Generic[Item]):
 
     def remove(self, items: Collection[Item]) -> None:
         """Take back items that nobody has taken yet; those that are not here any more are skipped."""
-        kept = [item for item in self._items if item not in items]
-        self._items.clear()
-        self._items.extend(kept)
+        if len(items) == 1:
+            # Mostly one, and mostly an old one, whose time is over: found at once.
+            with suppress(ValueError):
+                self._items.remove(*items)
+        else:
+            kept = [item for item in self._items if item not in items]
+            self._items.clear()
+            self._items.extend(kept)
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
 

@@ -216,7 +216,7 @@ class Link(ConnectionOwner):
 
     def _on_message(self, message: Message) -> None:
         kind, _, id, arg, parts = message
-        self.useful = True
+        self.useful = self.useful or bool(self._open)
         if kind == wire.RESPONSE and id in self._open and not self._open[id]._expired:
             self._open.pop(id)._succeed(parts)
             if self.draining:

@@ -152,10 +152,9 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         check_hub(self._hub, self)
         self._closed = True
         self._cut_off = self._cut_off or bool(self._in_flight)
-        for pending in (*self._inbox, *self._in_flight):
+        for pending in (*self._inbox.close(), *self._in_flight):
             assert isinstance(pending, LocalTransaction)
             pending._give_up(BusClosed, "the bus was closed")
-        self._inbox.close()
         self._forget_takers()
         self._wake_drain()
 

@@ -37,6 +37,8 @@ _plain_socket = get_original("socket", "socket")
 _READ = 1  # libev's event bit
 # How many clients are accepted before others get their turn.
 _ACCEPTS_PER_TURN: Final = 100
+# How often so many of them are accepted before a drain, so that it does begin.
+_LAST_ACCEPTS: Final = 50
 # Seconds without accepting when the system is out of something; doubled up to the last.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
 _OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -139,7 +141,10 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
 
     def _refuse_new(self) -> None:
         # Who has asked already is to hear that it will not be run.
-        self._on_acceptable()
+        self._retry.close()
+        for _ in range(_LAST_ACCEPTS):
+            if not self._on_acceptable():
+                break
         self._stop_accepting()
         for session in list(self._sessions):
             session.connection.read_now()
@@ -177,21 +182,21 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             if self._socket_file is not None:
                 self._socket_file.remove()
 
-    def _on_acceptable(self) -> None:
-        """Hub callback, and the last thing before a drain."""
+    def _on_acceptable(self) -> bool:
+        """Hub callback, and the last thing before a drain.  Whether there may be more."""
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 descriptor, peer = self._raw._accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in _OUT_OF_SOMETHING:
                     self._accept_later()
-                    return
+                    return False
                 if error.errno == errno.EINVAL:
                     # It does not listen any more: another process has shut it down.
                     self._acceptor.stop()
-                    return
+                    return False
                 # A client that went away before it was accepted is no trouble.
                 continue
             self._back_off = _FIRST_BACK_OFF
@@ -199,6 +204,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
             socket = _plain_socket(family, kind, protocol, fileno=descriptor)
             self._admit(socket, shown(family, peer))
+        return True
 
     def _admit(self, socket: Any, peer: Address) -> None:
         try:

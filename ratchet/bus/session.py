@@ -192,6 +192,11 @@ class SocketRequest(PendingRequest[Request, Response]):
         return self._session.answer(self, wire.encode_error(self._id, number, texts))
 
 
+def size_of(frame: Frame) -> int:
+    """The bytes of a frame."""
+    return sum(map(len, frame)) if isinstance(frame, list) else len(frame)
+
+
 class Session(ConnectionOwner):
     """One connected client."""
 
@@ -251,7 +256,7 @@ class Session(ConnectionOwner):
             return False
         if request._plain:
             request._answer = frame
-            self._kept += len(frame)
+            self._kept += size_of(frame)
             self._send_plain_answers()
         elif self._open.pop(request._id, None) is None:
             return False
@@ -289,7 +294,7 @@ class Session(ConnectionOwner):
     def go_away(self) -> None:
         """Tell the client that no later request than those it sent will be run."""
         # One that never sent an extended message may be a plain peer.
-        if self._last_id:
+        if self._last_id or self.connection.begun_kind == wire.REQUEST:
             self.connection.write(wire.encode(wire.GOAWAY, 0, self._last_id, 0, ()))
 
     def _send_plain_answers(self) -> None:
@@ -298,7 +303,7 @@ class Session(ConnectionOwner):
             if not frame:
                 self.connection.close_when_sent()
                 return
-            self._kept -= len(frame)
+            self._kept -= size_of(frame)
             self.connection.write(frame)
             self.finished_one()
         if self.parked and not self.connection.crowded:

@@ -137,15 +137,28 @@ class TlsTransport(Transport):
         view, taken = memoryview(data), 0
         while taken < len(view) and self._kept is None:
             record = view[taken : taken + _RECORD_SIZE]
+            try:
+                written = self._write(record)
+            except OSError:
+                if taken:
+                    # Those before it have left.  The next call fails as well.
+                    return taken
+                raise
             taken += len(record)
-            if not self._write(record):
+            if not written:
                 self._kept = bytes(record)
         return taken
 
     def send_buffers(self, buffers: Sequence[bytes | memoryview]) -> int:
         total = 0
         for data in buffers:
-            count = self.send(data)
+            try:
+                count = self.send(data)
+            except OSError:
+                if total:
+                    # What is before it has left, or is kept.
+                    return total
+                raise
             total += count
             if count < len(data):
                 break

@@ -207,6 +207,11 @@ class Decoder:
         return messages
 
     @property
+    def kind(self) -> int | None:
+        """The kind of the current message, once its head is read."""
+        return None if self._head is None else self._head[0]
+
+    @property
     def missing(self) -> int:
         """Bytes that are still to come of the current part; 0 if no length has been read."""
         if self._length is None:

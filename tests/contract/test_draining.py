@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from gevent import socket
 
 from contract.buses import Bus, Start, on_sockets_of_each_form
-from helpers import LONG, turns, wait_until
+from helpers import LONG, output_of, turns, wait_until
 from ratchet import Rejected
 from ratchet import bus as ratchet_bus
-from ratchet.bus import ServerBus, wire
+from ratchet.bus import Limits, ServerBus, wire
+from raw_peer import RawPeer
 
 LARGE = 2_000_000
 """More than the kernel keeps for a connection whose peer does not read."""
@@ -89,6 +91,65 @@ def test_a_first_request_that_was_not_read_yet_is_rejected(accepted: bool, start
             with pytest.raises(Rejected):
                 sent.recv_response(LONG)
             assert draining.result() is True
+
+
+def test_all_of_a_long_listen_queue_are_told(start: Start) -> None:
+    listener, server = listening()
+    with ExitStack() as stack:
+        stack.callback(server.close)
+        clients = []
+        for _ in range(120):
+            client = stack.enter_context(RawPeer(socket.create_connection(listener.getsockname())))
+            client.request(1)
+            clients.append(client)
+        assert server.drain(LONG) is True
+        for client in clients:
+            told = [client.receive_message() for _ in range(2)]
+            assert sorted((kind, id, arg) for kind, _, id, arg, _ in told) == [
+                (wire.ERROR, 1, wire.ErrorNumber.DRAINING),
+                (wire.GOAWAY, 1, 0),
+            ]
+
+
+def test_what_waits_behind_the_limit_is_rejected_in_its_order(start: Start) -> None:
+    with ratchet_bus.listen("127.0.0.1:0", limits=Limits(max_in_flight=2)) as server:
+        with RawPeer(socket.create_connection(server.address)) as client:
+            for id in range(1, 6):
+                client.request(id)
+            taken = [server.recv_request(LONG)[0] for _ in range(2)]
+            client.request(6)
+            for transaction in taken:
+                transaction.send_response(b"answer")
+            assert server.drain(LONG) is True
+            answers = [client.receive_message() for _ in range(7)]
+    kinds = [(kind, id) for kind, _, id, _, _ in answers]
+    assert kinds[:2] == [(wire.RESPONSE, 1), (wire.RESPONSE, 2)]
+    assert sorted(kinds[2:]) == [*((wire.ERROR, id) for id in range(3, 7)), (wire.GOAWAY, 6)]
+
+
+def test_a_drain_without_descriptors_while_accepting_has_backed_off_ends_well() -> None:
+    program = """
+        import os, resource, socket, gevent
+        from ratchet import bus
+        server = bus.listen("127.0.0.1:0")
+        client = socket.socket()
+        client.connect(server.address)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 5, 4096))
+        kept = []
+        try:
+            while True:
+                kept.append(os.dup(0))
+        except OSError:
+            pass
+        while server._acceptor.active:
+            gevent.sleep(0.001)
+        print(server.drain(timeout=2))
+        for descriptor in kept:
+            os.close(descriptor)
+        gevent.sleep(0.2)
+        client.close()
+    """
+    assert output_of(program) == "True\n"
 
 
 def test_a_socket_that_is_shut_down_for_all_its_processes_keeps_nobody_busy() -> None:

@@ -12,6 +12,7 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.event import Event
+from gevent.server import StreamServer
 
 from contract.buses import Start, client_tls, on_sockets, server_tls
 from helpers import LONG, turns, wait_until
@@ -180,6 +181,26 @@ def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
             id = raw.receive_message()[2]
             raw.send(wire.encode(wire.RESPONSE, 0, id, 0, [b"14"]))
             assert waiting.result() == 14
+
+
+@pytest.mark.parametrize(
+    "word",
+    [wire.encode(wire.GOAWAY, 0, 0, 0, ()), wire.encode(wire.RESPONSE, 0, 77, 0, [b""])],
+    ids=["goaway", "response"],
+)
+def test_a_server_that_says_one_thing_and_closes_is_not_called_in_a_rush(word: bytes) -> None:
+    times = 0
+
+    def say_it(connection: Any, _: object) -> None:
+        nonlocal times
+        times += 1
+        connection.sendall(word)
+
+    with StreamServer(("127.0.0.1", 0), say_it) as listener:
+        listener.start()
+        with ratchet_bus.connect(("127.0.0.1", listener.server_port)):
+            gevent.sleep(0.5)
+    assert 1 <= times <= 8
 
 
 @on_sockets
