@@ -282,7 +282,7 @@ def test_calls_one_after_another_to_a_server_that_closes_after_each_answer() -> 
 
     with StreamServer(("127.0.0.1", 0), answer) as listener:
         listener.start()
-        with bus.connect(("127.0.0.1", listener.server_port), plain=True) as client:
+        with bus.connect(("127.0.0.1", int(listener.server_port or 0)), plain=True) as client:
             for _ in range(5):
                 assert client.call(b"question", timeout=LONG) == b"hello"
                 # The close has come, and nobody has looked yet.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gevent import socket
 
-from contract.buses import Bus, Start, on_sockets_of_each_form
+from contract.buses import Bus, Start, connected, on_sockets_of_each_form
 from helpers import LONG, output_of, turns, wait_until
 from ratchet import Rejected
 from ratchet import bus as ratchet_bus
@@ -113,7 +113,7 @@ def test_all_of_a_long_listen_queue_are_told(start: Start) -> None:
 
 def test_what_waits_behind_the_limit_is_rejected_in_its_order(start: Start) -> None:
     with ratchet_bus.listen("127.0.0.1:0", limits=Limits(max_in_flight=2)) as server:
-        with RawPeer(socket.create_connection(server.address)) as client:
+        with RawPeer(connected(server.address, None)) as client:
             for id in range(1, 6):
                 client.request(id)
             taken = [server.recv_request(LONG)[0] for _ in range(2)]

@@ -198,7 +198,7 @@ def test_a_server_that_says_one_thing_and_closes_is_not_called_in_a_rush(word: b
 
     with StreamServer(("127.0.0.1", 0), say_it) as listener:
         listener.start()
-        with ratchet_bus.connect(("127.0.0.1", listener.server_port)):
+        with ratchet_bus.connect(("127.0.0.1", int(listener.server_port or 0))):
             gevent.sleep(0.5)
     assert 1 <= times <= 8
 
