@@ -84,6 +84,7 @@ class Connection:
         closed: whether the socket is closed.
         closing: whether it closes as soon as all is delivered, or is closed.
         crowded: whether a writer has to wait for room, or behind those who do.
+        input_ended: whether the peer sends no more.
         tells_room: set by an owner that wants to hear once when there is room.
     """
 
@@ -97,7 +98,6 @@ class Connection:
         "_flush_scheduled",
         "_high_water",
         "_hub",
-        "_input_ended",
         "_input_watch",
         "_keeps_records",
         "_limits",
@@ -116,6 +116,7 @@ class Connection:
         "closed",
         "closing",
         "crowded",
+        "input_ended",
         "peer",
         "tells_room",
     )
@@ -157,13 +158,12 @@ class Connection:
         self._output_watch: StallWatch | None = None
         self.crowded = False
         self._delivery: DeliveryWatch | None = None
-        self._input_ended = False
+        self.input_ended = False
         self.tells_room = False
         self.closed = False
         self.peer = peer
-        loop: Any = self._hub.loop
-        self._loop = loop
-        self._reader = loop.io(transport.fileno(), _READ)
+        self._loop: Any = self._hub.loop
+        self._reader: Any = self._loop.io(transport.fileno(), _READ)
         self._writer: Any = None
         self._reader.start(self._on_readable)
         if not transport.ready:
@@ -200,8 +200,7 @@ class Connection:
         if not self._flush_scheduled:
             self._schedule_flush()
         if outbox.size >= self._high_water:
-            self.crowded = True
-            self._owner._on_crowded()
+            self._become_crowded()
         return number
 
     def _write_pieces(self, pieces: list[bytes]) -> int:
@@ -216,9 +215,12 @@ class Connection:
             self._schedule_flush()
             self._send_outbox()
         if outbox.size >= self._high_water:
-            self.crowded = True
-            self._owner._on_crowded()
+            self._become_crowded()
         return outbox.written
+
+    def _become_crowded(self) -> None:
+        self.crowded = True
+        self._owner._on_crowded()
 
     def _schedule_flush(self) -> None:
         self._flush_scheduled = True
@@ -319,7 +321,7 @@ class Connection:
         A socket that is closed while something from the peer is unread resets the
         connection, and what is still on its way is lost.
         """
-        if self._input_ended:
+        if self.input_ended:
             self.close()
             return
         if self._delivery is None:
@@ -430,7 +432,7 @@ class Connection:
 
     def _end_input(self) -> None:
         self._reader.stop()
-        self._input_ended = True
+        self.input_ended = True
         if self._decoder.partial:
             self._owner._on_broken(ConnectionLost("the peer closed in the middle of a message"), None)
             self.close()

@@ -59,7 +59,7 @@ class Inbox(Generic[Item]):
     @property
     def full(self) -> bool:
         """Whether a new sender has to wait: for room, or behind those who do."""
-        return self._maxsize is not None and (self._is_full() or bool(self._senders))
+        return self._is_full() or bool(self._senders)
 
     def wait_for_room(self, timeout: float | None) -> None:
         """Wait until it is this sender's turn to `put`.

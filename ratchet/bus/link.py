@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from gevent.hub import Hub
-
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus import wire
 from ratchet.bus.codecs import Address, Decode
@@ -174,7 +172,7 @@ class Link(ConnectionOwner):
             return False
         connection.write(wire.encode(wire.CANCEL, 0, transaction._id, 0, ()))
         transaction._timer.close()
-        transaction._timer = self._hub.loop.timer(_LAST_WORD_TIMEOUT)
+        transaction._timer = self.client._hub.loop.timer(_LAST_WORD_TIMEOUT)
         return True
 
     def fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
@@ -205,10 +203,6 @@ class Link(ConnectionOwner):
             transaction._waiters = None
         self.fail_all(BusClosed, "the request was sent before fork(), by the parent process", None)
         self.connection.forsake()
-
-    @property
-    def _hub(self) -> Hub:
-        return self.client._hub
 
     def _close_if_done(self) -> None:
         if self.draining and not self._open:

@@ -34,7 +34,7 @@ from ratchet.bus.deadline import inherit, stop_inheriting, time_left
 from ratchet.bus.side import BusSide
 from ratchet.bus.transaction import ErrorTexts, error_name, error_texts
 from ratchet.bus.wire import ErrorNumber
-from ratchet.errors import Abandoned, AlreadyAnswered
+from ratchet.errors import Abandoned, AlreadyAnswered, Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -136,6 +136,10 @@ class PendingRequest(ABC, Generic[Request, Response]):
             self._state = ANSWERED
             self._reply_error(number, error_texts(error))
             self._release()
+
+    def _refuse_draining(self) -> None:
+        """The server takes no new work, and this was not taken yet."""
+        self._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
 
     def _abandon(self) -> None:
         """No thread can answer it any more."""

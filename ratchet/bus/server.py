@@ -24,8 +24,6 @@ from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
 from ratchet.bus.transport import TlsTransport, Transport
-from ratchet.bus.wire import ErrorNumber
-from ratchet.errors import Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -153,7 +151,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
 
     def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
         if self._draining:
-            request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+            request._refuse_draining()
         elif self._inbox.put(request) >= self._limits.max_queued and not self.held_up:
             self._hold_up(True)
 

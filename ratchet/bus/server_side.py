@@ -21,8 +21,7 @@ from ratchet.bus.codecs import check_callable, required_arguments
 from ratchet.bus.deadline import deadline_after, time_left
 from ratchet.bus.inbox import Inbox
 from ratchet.bus.pending import PendingRequest, RequestOwner, ServerTransaction, let_go
-from ratchet.bus.wire import ErrorNumber
-from ratchet.errors import BusClosed, Rejected
+from ratchet.errors import BusClosed
 from ratchet.kernel import Thread, kernel_of
 
 Request = TypeVar("Request")
@@ -194,7 +193,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             self._draining = True
             self._refuse_new()
             for pending in self._inbox.close():
-                pending._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+                pending._refuse_draining()
         deadline = deadline_after(timeout)
         while not self._closed and not self._finished():
             if not self._drained.wait("drain", self, time_left(deadline)):

@@ -202,7 +202,6 @@ class Session(ConnectionOwner):
 
     __slots__ = (
         "_at_limit",
-        "_input_ended",
         "_kept",
         "_last_id",
         "_max_in_flight",
@@ -228,7 +227,6 @@ class Session(ConnectionOwner):
         self._plain: deque[SocketRequest[Any, Any]] | None = None
         # Bytes of plain answers that wait for those of earlier requests.
         self._kept = 0
-        self._input_ended = False
         self._last_id = 0
         self.connection = Connection(transport, server._limits, self, peer, drops_slow_readers=True)
         if server.held_up:
@@ -262,7 +260,7 @@ class Session(ConnectionOwner):
             return False
         else:
             connection.write(frame)
-        if self._input_ended:
+        if connection.input_ended:
             self._close_if_done()
         return True
 
@@ -275,7 +273,7 @@ class Session(ConnectionOwner):
         """The server drains: what is parked will not be run."""
         parked, self.parked = self.parked, []
         for request in parked:
-            request._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+            request._refuse_draining()
 
     def finished_one(self) -> None:
         """One of its requests is through."""
@@ -288,7 +286,7 @@ class Session(ConnectionOwner):
         """Read on, unless the server has too much, or this client, or it does not read itself."""
         if self._at_limit or self.server.held_up or self.connection.crowded:
             self.connection.stop_reading()
-        elif not self._input_ended:
+        elif not self.connection.input_ended:
             self.connection.start_reading()
 
     def go_away(self) -> None:
@@ -310,7 +308,7 @@ class Session(ConnectionOwner):
             self._on_room()
 
     def _close_if_done(self) -> None:
-        if self._input_ended and not self._open and not self._plain:
+        if self.connection.input_ended and not self._open and not self._plain:
             self.connection.close_when_sent()
 
     def _on_message(self, message: Message) -> None:
@@ -367,7 +365,6 @@ class Session(ConnectionOwner):
         self.server._dequeue(requests - parked)
 
     def _on_input_end(self) -> None:
-        self._input_ended = True
         self._close_if_done()
 
     def _on_crowded(self) -> None:
