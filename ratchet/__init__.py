@@ -3,6 +3,7 @@
 This room only names what the others have.
 """
 
+from ratchet import _fork as _fork  # which a child process needs from the start
 from ratchet import bus, errors, thread
 from ratchet.errors import *  # noqa: F403
 from ratchet.kernel import Ratchet, Thread

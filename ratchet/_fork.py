@@ -8,27 +8,12 @@ mix on one connection.  So in the child they are dead, and say so.
 from __future__ import annotations
 
 import os
-import weakref
-from typing import Protocol
 
-
-class Forkable(Protocol):
-    """An object that is told, in the child, that it was inherited."""
-
-    def _after_fork(self) -> None:
-        """Let go of what is the parent's; sends nothing, wakes nobody, does not block."""
-
-
-_told: weakref.WeakSet[Forkable] = weakref.WeakSet()
-
-
-def tell_after_fork(thing: Forkable) -> None:
-    """Have `thing` told after a fork, as long as it lives."""
-    _told.add(thing)
+from ratchet._alive import living
 
 
 def _after_fork() -> None:
-    for thing in list(_told):
+    for thing in living():
         thing._after_fork()
 
 

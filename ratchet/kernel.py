@@ -26,8 +26,9 @@ from gevent.exceptions import LoopExit
 from gevent.hub import Hub, Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet._alive import register
 from ratchet._death import on_thread_end
-from ratchet._fork import tell_after_fork
+from ratchet._interrupts import guard
 from ratchet._log import kernel_logger
 from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
 from ratchet._wait import check_hub, freeze, waiting_on
@@ -174,8 +175,9 @@ class Ratchet:
         self._stopping = False
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
+        guard(self._hub)
         _leave_errors_to_kernels(self._hub)
-        tell_after_fork(self)
+        register(self)
         if entry is not None:
             self.attach(entry)
 
@@ -367,6 +369,9 @@ class Ratchet:
             raise self._deadlock() from None
         finally:
             self._looper = None
+
+    def _settle(self) -> None:
+        """See `Living`."""
 
     def _after_fork(self) -> None:
         """In a forked child: its threads are copies of the parent's, and must not run."""

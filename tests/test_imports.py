@@ -13,7 +13,7 @@ from helpers import PACKAGE, output_of
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-CORE = {*ERRORS, "_log", "_wait", "_fork", "_death"}
+CORE = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death"}
 LEAVES = {
     "bus.wire",
     "bus.codecs",
@@ -32,7 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_log": ERRORS,
     "_wait": {*ERRORS, "_log"},
-    "_fork": set(),
+    "_alive": set(),
+    "_interrupts": {"_alive", "_log"},
+    "_fork": {"_alive"},
     "_death": set(),
     "_turns": CORE,
     "kernel": {*CORE, "_turns"},
@@ -62,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "bus.client": CORE | LEAVES | ONE_REQUEST | SIDES | SOCKETS - {"bus.session"},
     "bus": {*CORE, *LEAVES, *ONE_REQUEST, *SIDES, *SOCKETS, "bus.local", "bus.server", "bus.client"},
     # The package itself only names what the others have.
-    "": {*ERRORS, "kernel", "thread", "bus"},
+    "": {*ERRORS, "_fork", "kernel", "thread", "bus"},
     # The command line is one more program: it uses the library and is used by nobody.
     "cli.common": {"bus.address"},
     "cli.connection": {"bus.address", "bus.transport", "cli.common"},

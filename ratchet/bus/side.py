@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from gevent.hub import Hub, get_hub
 
-from ratchet._fork import tell_after_fork
+from ratchet._alive import register
+from ratchet._interrupts import guard
 from ratchet.bus.stats import Counters, Stats
 
 Self = TypeVar("Self", bound="BusSide")
@@ -23,7 +24,8 @@ class BusSide(ABC):
         self._run_callback: Callable[..., object] = self._hub.loop.run_callback
         self._counters = Counters()
         self._closed = False
-        tell_after_fork(self)
+        guard(self._hub)
+        register(self)
 
     @abstractmethod
     def close(self) -> None:
@@ -38,7 +40,10 @@ class BusSide(ABC):
 
     @abstractmethod
     def _after_fork(self) -> None:
-        """See `Forkable`."""
+        """See `Living`."""
+
+    def _settle(self) -> None:  # noqa: B027  # each kind has its own
+        """See `Living`."""
 
     def __enter__(self: Self) -> Self:
         return self

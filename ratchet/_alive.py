@@ -1,0 +1,46 @@
+"""A register of what is alive: the schedulers and buses, in the order in which they were made.
+
+Forking and repair after an interrupt walk it.  It keeps nothing alive, imports
+nothing of ours, and knows no more of its entries than `Living` says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Protocol
+
+from gevent.hub import Hub
+
+
+class Living(Protocol):
+    """A scheduler or a bus."""
+
+    _hub: Hub
+
+    def _after_fork(self) -> None:
+        """In a forked child: let go of what is the parent's.
+
+        Sends nothing, wakes nobody, does not block.
+        """
+
+    def _settle(self) -> None:
+        """Make true again what an exception may have left half done.
+
+        Runs in the hub and does not block.  Where nothing is half done, it
+        changes nothing, and calling it twice is the same as once.
+        """
+
+
+_numbers = itertools.count()
+_living: weakref.WeakValueDictionary[int, Living] = weakref.WeakValueDictionary()
+
+
+def register(thing: Living) -> None:
+    """Enter `thing`, for as long as it lives."""
+    _living[next(_numbers)] = thing
+
+
+def living() -> list[Living]:
+    """All that is alive now, oldest first."""
+    return list(_living.values())

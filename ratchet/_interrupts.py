@@ -1,0 +1,66 @@
+"""Repair after an exception that struck where none was expected.
+
+Ctrl-C and signal handlers that raise strike at any line, and so do
+`RecursionError` and `MemoryError`.  Code is ordered so that little is half done
+then: what can fail comes before the change of state, and a wake-up is scheduled
+before what it is for.  What is left is settled here.  Each bus and scheduler can
+make its invariants true again (`Living._settle`): a connection that lost its
+place is closed, a watcher that was stopped is started, a thread whose wake-up
+was lost is woken.
+
+Two places ask for it: the hub's error handler, which sees what a hub callback
+raised (gevent has stopped its io watcher by then), and the public calls, when an
+exception leaves them half-way.  This module knows the hub, and of the rest no
+more than `_alive` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+from gevent.hub import Hub
+from greenlet import greenlet
+
+from ratchet._alive import living
+from ratchet._log import log_soon, logger
+
+_guarded: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def guard(hub: Hub) -> None:
+    """Have everything on `hub` settled after a callback of the hub has raised.
+
+    Setting `handle_error` on the hub is gevent's own hook for this.
+    """
+    if hub in _guarded:
+        return
+    inner = hub.handle_error
+
+    def handle_error(context: object, type: type[BaseException], value: Any, tb: Any) -> None:
+        if not isinstance(context, greenlet):
+            # First, because the inner handler may not return before the next turn.
+            settle_soon(hub)
+        inner(context, type, value, tb)
+
+    setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
+    _guarded.add(hub)
+
+
+def settle_soon(hub: Hub) -> None:
+    """Settle everything on `hub` in its next turn; does not block."""
+    loop: Any = hub.loop
+    if loop is not None:
+        loop.run_callback(_settle, hub)
+
+
+def _settle(hub: Hub) -> None:
+    """Hub callback."""
+    for thing in living():
+        if thing._hub is hub:
+            try:
+                thing._settle()
+            except Exception as error:
+                # One that cannot be settled is not to spare the others.
+                log_soon(logger, logging.ERROR, "cannot settle %s", type(thing).__name__, error=error)
