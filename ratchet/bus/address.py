@@ -14,7 +14,16 @@ from gevent import socket
 
 from ratchet.bus.transport import TlsTransport, Transport
 
-__all__ = ["SocketFile", "Target", "dial", "open_listener", "parse", "shown", "shown_target"]
+__all__ = [
+    "SocketFile",
+    "Target",
+    "dial",
+    "format_address",
+    "open_listener",
+    "parse",
+    "shown",
+    "shown_target",
+]
 
 Target = tuple[str, int] | str
 """A parsed address: host and port, or the path of a Unix socket."""
@@ -66,6 +75,21 @@ def shown(family: int, address: Any) -> Target:
 def shown_target(target: Target) -> Target:
     """A parsed address as users write it."""
     return f"unix:{target}" if isinstance(target, str) else target
+
+
+def format_address(address: Target) -> str:
+    """An address as one printable text: "127.0.0.1:80", "[::1]:80" or "unix:/path"."""
+    if isinstance(address, str):
+        # The name of an abstract socket begins with a NUL, and names may hold any byte.
+        return "".join(map(_printable, address))
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _printable(character: str) -> str:
+    if character == "\0":
+        return "\\0"
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class SocketFile:

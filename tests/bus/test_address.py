@@ -14,7 +14,16 @@ import pytest
 from gevent import socket
 
 from helpers import LONG, active_watchers
-from ratchet.bus.address import SocketFile, Target, dial, open_listener, parse, shown, shown_target
+from ratchet.bus.address import (
+    SocketFile,
+    Target,
+    dial,
+    format_address,
+    open_listener,
+    parse,
+    shown,
+    shown_target,
+)
 from ratchet.bus.transport import Transport
 
 
@@ -166,6 +175,25 @@ def test_a_target_is_shown_as_users_write_it(address: object) -> None:
     written = shown_target(parse(address))
     assert parse(written) == parse(address)
     assert isinstance(written, tuple) or written.startswith("unix:")
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80), "[::1]:80"),
+        (("fe80::1%lo", 80), "[fe80::1%lo]:80"),
+        (("", 80), ":80"),
+        ("unix:/run/a.sock", "unix:/run/a.sock"),
+        ("unix:/run/a folder/ä", "unix:/run/a folder/ä"),
+        ("unix:", "unix:"),
+        ("unix:\0name", "unix:\\0name"),
+        ("unix:/a\nb\udcff", "unix:/a\\nb\\udcff"),
+    ],
+)
+def test_an_address_becomes_one_text_that_can_be_printed(address: Target, text: str) -> None:
+    assert format_address(address) == text
+    assert text.isprintable()
 
 
 # Sockets
