@@ -7,6 +7,7 @@ knows no messages and no watchers.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket as _socket
 import ssl
@@ -23,6 +24,20 @@ _INTERNET: Final = (_socket.AF_INET, _socket.AF_INET6)
 _C_INT: Final = struct.Struct("i")
 # What TLS puts into one record.
 _RECORD_SIZE: Final = 16 * 1024
+# What OpenSSL calls the alerts about a certificate, behind the name of the protocol
+# that had them first.  Up to TLS 1.2, one that is missing is a mere handshake failure.
+_REFUSALS: Final = {
+    "ACCESS_DENIED",
+    "BAD_CERTIFICATE",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_REQUIRED",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_UNKNOWN",
+    "HANDSHAKE_FAILURE",
+    "NO_CERTIFICATE",
+    "UNKNOWN_CA",
+    "UNSUPPORTED_CERTIFICATE",
+}
 
 
 class Transport:
@@ -206,3 +221,31 @@ def check_context(context: object, *, server_side: bool) -> None:
     if context.protocol == wrong:
         side = "server" if server_side else "client"
         raise ValueError(f"ssl_context must be one for the {side}'s side, not {context!r}")
+
+
+def will_never_work(error: BaseException) -> bool:
+    """Whether connecting failed for a reason that no retry fixes.
+
+    That is the peer's certificate, which is not trusted or names another host, or
+    a host name that cannot exist.  A name that does not resolve now may later.
+    """
+    # An ssl.SSLCertVerificationError is a ValueError, and so is a UnicodeError.
+    return isinstance(error, ValueError)
+
+
+def refused_us(error: BaseException) -> bool:
+    """Whether the TLS peer has let us know that it does not accept our certificate, or the lack of one.
+
+    With TLS 1.3 the handshake is over on our side by then: it is receiving that fails.
+    """
+    # Only one that OpenSSL raised has a reason.
+    reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
+    return (reason or "").partition("_ALERT_")[2] in _REFUSALS
+
+
+def quiet_end(error: BaseException) -> bool:
+    """Whether a TLS handshake failed only because the peer went away, as health checks do."""
+    if isinstance(error, (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return True
+    # It was gone before the socket was wrapped.
+    return isinstance(error, OSError) and error.errno == errno.ENOTCONN
