@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import socket as _socket
 import ssl
 import stat
-from typing import Any
+from typing import Any, Final
 
+import gevent
 from gevent import socket
+from gevent.monkey import get_original
 
-from ratchet.bus.transport import TlsTransport, Transport
+from ratchet.bus.transport import Transport, begin_tls
 
 __all__ = [
     "SocketFile",
@@ -29,9 +34,17 @@ Target = tuple[str, int] | str
 """A parsed address: host and port, or the path of a Unix socket."""
 
 _BACKLOG = 1024
-# Seconds until an attempt to connect is given up, and after it each step of the
-# TLS handshake.
+# Seconds until an attempt to connect is given up, and after it the TLS handshake.
 _CONNECT_TIMEOUT = 10.0
+
+# Those of the system, which never switch.  gevent's `connect` would try without end
+# where a Unix socket's backlog is full.
+_plain_socket = get_original("socket", "socket")
+_plain_getaddrinfo = get_original("socket", "getaddrinfo")
+
+_BACKLOG_FULL: Final = "the server has more connections waiting than it takes"
+_LABEL: Final = re.compile("[A-Za-z0-9_-]{1,63}")
+_LONGEST_NAME: Final = 253
 
 
 def parse(address: object) -> Target:
@@ -123,9 +136,7 @@ def open_listener(target: Target) -> tuple[Any, SocketFile | None]:
             os.unlink(target)
         return _listen(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), target), SocketFile(target)
     host, port = target
-    family, kind, protocol, _, sockaddr = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    family, kind, protocol, _, sockaddr = _resolve(host or None, port, socket.AI_PASSIVE)[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return _listen(listener, sockaddr), None
@@ -156,36 +167,104 @@ def _listen(listener: Any, where: Any) -> Any:
 
 
 def dial(target: Target, ssl_context: ssl.SSLContext | None = None) -> tuple[Transport, Target]:
-    """Connect to `target`; blocks.  Raises `OSError`.
+    """Connect to `target`; blocks.
 
-    Returns the transport, over which TLS has shaken hands, and the address.
+    Returns the transport, over which TLS has shaken hands, and the address.  Raises
+    `OSError`, or `ValueError` for a host name that cannot exist.
     """
     connected = _connect(target)
     try:
         peer = shown(connected.family, connected.getpeername())
         if ssl_context is None:
             return Transport(connected), peer
-        name = None if isinstance(target, str) else target[0]
-        connected = ssl_context.wrap_socket(connected, server_hostname=name, do_handshake_on_connect=False)
-        transport = TlsTransport(connected, ready=False)
+    except BaseException:
+        connected.close()
+        raise
+    name = None if isinstance(target, str) else target[0]
+    transport = begin_tls(ssl_context, connected, server_side=False, server_name=name)
+    try:
+        _shake_hands(transport)
+    except BaseException:
+        transport.close()
+        raise
+    return transport, peer
+
+
+def _shake_hands(transport: Transport) -> None:
+    late = TimeoutError(errno.ETIMEDOUT, f"the TLS handshake took more than {_CONNECT_TIMEOUT:g} s")
+    with gevent.Timeout(_CONNECT_TIMEOUT, late):
         transport.shake_hands()
         while not transport.ready:
             wait = socket.wait_write if transport.wants_write else socket.wait_read
-            wait(transport.fileno(), timeout=_CONNECT_TIMEOUT)
+            wait(transport.fileno())
             transport.shake_hands()
-        return transport, peer
-    except BaseException:
-        connected.close()
-        raise
 
 
 def _connect(target: Target) -> Any:
-    if not isinstance(target, str):
-        return socket.create_connection(target, timeout=_CONNECT_TIMEOUT)
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """A socket that is connected to `target`; each address of a host is tried in turn."""
+    if isinstance(target, str):
+        return _connected(socket.AF_UNIX, target)
+    *others, last = _resolve(*target)
+    for family, _, _, _, sockaddr in others:
+        try:
+            return _connected(family, sockaddr)
+        except OSError:
+            continue
+    return _connected(last[0], last[4])
+
+
+def _connected(family: int, where: Any) -> Any:
+    connecting = _plain_socket(family, _socket.SOCK_STREAM)
     try:
-        connected.connect(target)
+        connecting.setblocking(False)
+        number = connecting.connect_ex(where)
+        if number == errno.EINPROGRESS:
+            late = TimeoutError(errno.ETIMEDOUT, f"no connection within {_CONNECT_TIMEOUT:g} s")
+            with gevent.Timeout(_CONNECT_TIMEOUT, late):
+                socket.wait_write(connecting.fileno())
+            number = connecting.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if number:
+            full = number == errno.EAGAIN and family == socket.AF_UNIX
+            raise OSError(number, _BACKLOG_FULL if full else os.strerror(number))
     except BaseException:
-        connected.close()
+        connecting.close()
         raise
-    return connected
+    return connecting
+
+
+def _resolve(host: str | None, port: int, flags: int = 0) -> Any:
+    """The addresses of a host, as `getaddrinfo` has them; blocks if it is a name.
+
+    A number needs no resolver, whose threads a forked child does not have.
+    """
+    kind = _socket.SOCK_STREAM
+    try:
+        return _plain_getaddrinfo(host, port, type=kind, flags=flags | _socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        if host is None:
+            raise
+    _check_host(host)
+    return socket.getaddrinfo(host, port, type=kind, flags=flags)
+
+
+def _check_host(host: str) -> None:
+    """Refuse what no host can be called."""
+    address, percent, scope = host.partition("%")
+    if percent and _is_ipv6(address):
+        # It may be there later.
+        raise OSError(errno.ENODEV, f"there is no network interface {scope!r}")
+    try:
+        name = host.encode("idna").decode()
+    except UnicodeError as error:
+        raise ValueError(f"{host!r} cannot be the name of a host: {error}") from error
+    labels = name.removesuffix(".").split(".")
+    if len(name) > _LONGEST_NAME or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError(f"{host!r} cannot be the name of a host")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        _socket.inet_pton(_socket.AF_INET6, text)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -211,6 +211,26 @@ def transport_of(socket: Any) -> Transport:
     return TlsTransport(socket, ready=True) if hasattr(socket, "do_handshake") else Transport(socket)
 
 
+def begin_tls(
+    context: ssl.SSLContext, socket: Any, *, server_side: bool, server_name: str | None = None
+) -> TlsTransport:
+    """The transport of a connected socket over which TLS has yet to shake hands.
+
+    Takes the socket over, and closes it if that fails: with `OSError`, because the
+    peer is gone already, or `ValueError`, because the context is not fit for it.
+    """
+    try:
+        # ssl would find that out as well, but leak what it has taken over by then.
+        socket.getpeername()
+        socket = context.wrap_socket(
+            socket, server_side=server_side, server_hostname=server_name, do_handshake_on_connect=False
+        )
+        return TlsTransport(socket, ready=False)
+    except BaseException:
+        socket.close()
+        raise
+
+
 def check_context(context: object, *, server_side: bool) -> None:
     """Refuse what is no TLS context, or one for the other side."""
     if context is None:

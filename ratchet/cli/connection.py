@@ -109,11 +109,11 @@ def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tup
         # Looking up a host name knows no time-out of its own.
         with gevent.Timeout(timeout, TimeoutError()):
             return dial(parse(address), context)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise Failure(_why(error, address, context is not None)) from error
 
 
-def _why(error: OSError, address: str, tls: bool) -> str:
+def _why(error: Exception, address: str, tls: bool) -> str:
     """Why a connection failed, and what to do about it."""
     match error:
         case ConnectionRefusedError():

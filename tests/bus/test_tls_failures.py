@@ -19,7 +19,7 @@ from gevent import socket
 from certificates import authority, client_context
 from helpers import LONG, wait_until
 from ratchet.bus.address import dial
-from ratchet.bus.transport import TlsTransport, quiet_end, refused_us, will_never_work
+from ratchet.bus.transport import TlsTransport, begin_tls, quiet_end, refused_us, will_never_work
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 of_each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: str(version.name))
@@ -46,17 +46,18 @@ class Sides:
         client = self._stack.enter_context(socket.create_connection(self.address))
         return client, self.accept()
 
-    def transport(self, context: ssl.SSLContext, connected: Any, **named: Any) -> TlsTransport:
-        wrapped = context.wrap_socket(connected, do_handshake_on_connect=False, **named)
-        self._stack.callback(wrapped.close)
-        return TlsTransport(wrapped, ready=False)
+    def transport(self, context: ssl.SSLContext, connected: Any, name: str | None = None) -> TlsTransport:
+        """A client's if it is told the name of a server, and else a server's."""
+        transport = begin_tls(context, connected, server_side=name is None, server_name=name)
+        self._stack.callback(transport.close)
+        return transport
 
     def errors(self, server: ssl.SSLContext, client: ssl.SSLContext, name: str = "127.0.0.1") -> list[Any]:
         """How it ends for the client and for the server; None for the one that goes first."""
         here, there = self.pair()
         ends = [
-            self.transport(client, here, server_hostname=name),
-            self.transport(server, there, server_side=True),
+            self.transport(client, here, name),
+            self.transport(server, there),
         ]
         errors: list[Any] = [None, None]
 
@@ -160,7 +161,7 @@ ABOUT_OTHER_THINGS = {
 @pytest.mark.parametrize("name", [*ABOUT_CERTIFICATES, *ABOUT_OTHER_THINGS])
 def test_only_an_alert_about_a_certificate_is_a_refusal(name: str, sides: Sides) -> None:
     here, there = sides.pair()
-    client = sides.transport(client_context(gevents=False), here, server_hostname="127.0.0.1")
+    client = sides.transport(client_context(gevents=False), here, "127.0.0.1")
     assert failure(client) is None
     alert = (ABOUT_CERTIFICATES | ABOUT_OTHER_THINGS)[name]
     # A record in the clear: type 21, TLS 1.2, two bytes, fatal.
@@ -262,7 +263,7 @@ def test_a_client_that_just_goes_is_quiet(go: Any, early: bool, sides: Sides) ->
         socket.wait_read(connected.fileno(), timeout=LONG)
     raised: list[OSError] = []
     try:
-        transport = sides.transport(context, connected, server_side=True)
+        transport = sides.transport(context, connected)
     except OSError as error:
         raised.append(error)
     else:
@@ -285,14 +286,14 @@ def test_a_client_that_speaks_no_tls_is_not_quiet(sides: Sides) -> None:
     client, connected = sides.pair()
     client.sendall(b"GET / HTTP/1.1\r\n\r\n")
     socket.wait_read(connected.fileno(), timeout=LONG)
-    error = failure(sides.transport(server(ssl.TLSVersion.TLSv1_3), connected, server_side=True))
+    error = failure(sides.transport(server(ssl.TLSVersion.TLSv1_3), connected))
     assert error is not None
     assert not quiet_end(error)
 
 
 def test_dialling_a_server_that_is_not_trusted_says_that_it_will_never_work(sides: Sides) -> None:
     def serve() -> None:
-        transport = sides.transport(server(ssl.TLSVersion.TLSv1_3), sides.accept(), server_side=True)
+        transport = sides.transport(server(ssl.TLSVersion.TLSv1_3), sides.accept())
         wait_until(lambda: failure(transport) is not None)
 
     serving = gevent.spawn(serve)
