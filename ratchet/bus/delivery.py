@@ -1,22 +1,24 @@
 """Notices that the peer's side has got all that was sent, or takes no more of it.
 
-Rules of this room: it asks again and again, because the system tells nobody.
-It looks at the last bytes of a connection alone, so that this costs little.
+It asks again and again, because the system tells nobody.  It looks at the last
+bytes of a connection alone, so that this costs little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from gevent.hub import Hub
+
+from ratchet.bus.watch import Watch
 
 # How often it is asked, in seconds, and how often in a row nothing may have moved.
 _LOOK: Final = 0.01
 _LOOKS: Final = 200
 
 
-class DeliveryWatch:
+class DeliveryWatch(Watch):
     """Calls `on_end` once nothing is undelivered any more, or nothing moves.
 
     Args:
@@ -24,31 +26,29 @@ class DeliveryWatch:
         on_end: called by `begin` itself if there are none, or else from the hub.
     """
 
-    __slots__ = ("_hub", "_on_end", "_timer", "_undelivered")
+    __slots__ = ("_left", "_looks", "_on_end", "_undelivered")
+
+    _keeps_loop_alive = True
 
     def __init__(self, hub: Hub, undelivered: Callable[[], int], on_end: Callable[[], None]) -> None:
-        self._hub = hub
+        super().__init__(hub)
         self._undelivered = undelivered
         self._on_end = on_end
-        self._timer: Any = None
+        # What was undelivered at the last look, and for how many looks in a row.
+        self._left = 0
+        self._looks = 0
 
     def begin(self) -> None:
         """All is sent; does nothing if it is being watched already."""
         if self._timer is None:
-            self._look(0, 0)
+            self._look()
 
-    def close(self) -> None:
-        """Watch no more."""
-        if self._timer is not None:
-            self._timer.close()
-
-    def _look(self, before: int, looks: int) -> None:
-        """Hub callback."""
+    def _look(self) -> None:
         left = self._undelivered()
-        looks = looks + 1 if left == before else 0
-        if not left or looks > _LOOKS:
+        self._looks = self._looks + 1 if left == self._left else 0
+        self._left = left
+        if not left or self._looks > _LOOKS:
             self._on_end()
-            return
-        self.close()
-        self._timer = self._hub.loop.timer(_LOOK)
-        self._timer.start(self._look, left, looks, update=True)
+            self.close()
+        else:
+            self._look_after(_LOOK)

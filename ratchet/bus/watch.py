@@ -1,0 +1,57 @@
+"""What the watches of a connection have in common: a timer that looks, again and again.
+
+A watch begins, looks now and then at how the connection does, and ends by itself
+or by `close`.  Its one timer is used up by each look, which starts the next.  An
+exception that strikes in a look leaves the timer used up and the watch deaf;
+`settle` makes it look again.  When to look, and what for, is not decided here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gevent.hub import Hub
+
+# Seconds until a watch that was struck in the middle of a look looks again.
+_SOON: Final = 0.01
+
+
+class Watch:
+    """A watch; what it looks for is in `_look`."""
+
+    __slots__ = ("_hub", "_timer")
+
+    # Whether the loop is to go on for it alone.
+    _keeps_loop_alive = False
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        # None unless it is watching.
+        self._timer: Any = None
+
+    def close(self) -> None:
+        """Watch no more."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.close()
+
+    def settle(self) -> None:
+        """Go on watching if an exception struck in the middle of a look."""
+        if self._timer is not None and not self._timer.active:
+            self._look_after(_SOON)
+
+    def _look_after(self, seconds: float) -> None:
+        timer = self._hub.loop.timer(seconds, ref=self._keeps_loop_alive)
+        timer.start(self._on_timer, update=True)
+        # Only now: whatever strikes, there is a next look.
+        used_up, self._timer = self._timer, timer
+        if used_up is not None:
+            used_up.close()
+
+    def _on_timer(self) -> None:
+        """Hub callback: look, unless it was closed by half."""
+        if self._timer is not None:
+            self._look()
+
+    def _look(self) -> None:
+        raise NotImplementedError

@@ -1,0 +1,218 @@
+"""The watches of a connection: what each notices, and that no exception leaves one deaf."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import gevent
+import pytest
+
+from helpers import active_watchers, burn, wait_until
+from ratchet.bus import delivery
+from ratchet.bus.delivery import DeliveryWatch
+from ratchet.bus.stall import StallWatch
+from ratchet.bus.watch import Watch
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+class Watched:
+    """What is watched, and how often its end was told."""
+
+    def __init__(self) -> None:
+        self.over = 0
+        self.moving = True
+        self.bytes = 1000
+
+    def expects_move(self) -> bool:
+        return True
+
+    def undelivered(self) -> int:
+        self.bytes -= self.moving
+        return self.bytes
+
+    def end(self) -> None:
+        self.over += 1
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+def stall_watch(watched: Watched) -> Watch:
+    watch = StallWatch(gevent.get_hub(), 0.02, watched.expects_move, watched.end)
+    watch.begin()
+    return watch
+
+
+def delivery_watch(watched: Watched) -> Watch:
+    watch = DeliveryWatch(gevent.get_hub(), watched.undelivered, watched.end)
+    watch.begin()
+    watched.moving = False
+    return watch
+
+
+KINDS = [stall_watch, delivery_watch]
+of_each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture(autouse=True)
+def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_LOOKS", 3)
+
+
+@of_each_kind
+def test_the_end_is_told_once_and_nothing_is_left(kind: Any, watched: Watched) -> None:
+    before = active_watchers()
+    watch = kind(watched)
+    wait_until(lambda: watched.over)
+    gevent.sleep(0.03)
+    assert watched.over == 1
+    assert watch._timer is None
+    assert active_watchers() <= before
+
+
+@of_each_kind
+def test_nothing_is_told_after_closing(kind: Any, watched: Watched) -> None:
+    watch = kind(watched)
+    watch.close()
+    watch.close()
+    watch.settle()
+    gevent.sleep(0.1)
+    assert not watched.over
+
+
+@of_each_kind
+def test_settling_changes_nothing_where_nothing_is_half_done(kind: Any, watched: Watched) -> None:
+    watch = kind(watched)
+    timer = watch._timer
+    watch.settle()
+    assert watch._timer is timer
+    wait_until(lambda: watched.over)
+    watch.settle()
+    assert watch._timer is None
+
+
+class Hub:
+    """A hub whose timers run out when they are told to, one after the other."""
+
+    def __init__(self) -> None:
+        self.loop = self
+        self.time = 0.0
+        self.timers: list[Timer] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def timer(self, seconds: float, ref: bool) -> Timer:
+        return Timer(self, seconds)
+
+    def go_on(self) -> None:
+        """Let the timer that was started first run out."""
+        timer = self.timers.pop(0)
+        self.time += timer.seconds
+        timer.callback()
+
+
+class Timer:
+    def __init__(self, hub: Hub, seconds: float) -> None:
+        self.hub = hub
+        self.seconds = seconds
+
+    def start(self, callback: Callable[[], None], update: bool) -> None:
+        assert update
+        self.callback = callback
+        self.hub.timers.append(self)
+
+    @property
+    def active(self) -> bool:
+        return self in self.hub.timers
+
+    def close(self) -> None:
+        if self.active:
+            self.hub.timers.remove(self)
+
+
+def lines_of(run: Callable[[], None], strike: int) -> int:
+    """How many lines of ours `run` runs; at that of the given number, an exception strikes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        if not frame.f_globals["__name__"].startswith("ratchet."):
+            return None
+        if event == "line":
+            count += 1
+            if count == strike:
+                raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except Interrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@of_each_kind
+def test_an_exception_at_any_line_of_a_look_leaves_no_watch_deaf(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole_life(strike: int) -> int:
+        watched, hub = Watched(), Hub()
+        monkeypatch.setattr(gevent, "get_hub", lambda: hub)
+        watch = kind(watched)
+
+        def live() -> None:
+            while not watched.over:
+                hub.go_on()
+
+        lines = lines_of(live, strike)
+        watch.settle()
+        live()
+        # Whoever was told closes the watch.
+        watch.close()
+        while hub.timers:
+            hub.go_on()
+        assert watched.over in (1, 2)
+        return lines
+
+    lines = whole_life(0)
+    assert lines > 10
+    for strike in range(1, lines + 1):
+        whole_life(strike)
+
+
+def test_a_late_hub_is_no_stall(watched: Watched) -> None:
+    watch = StallWatch(gevent.get_hub(), 0.05, watched.expects_move, watched.end)
+    watch.begin()
+    # What the peer did meanwhile is seen in the same turn, and after the timer at that.
+    moving = gevent.spawn_later(0.06, watch.move)
+    burn(0.2)
+    moving.join()
+    assert not watched.over
+    watch.close()
+
+
+def test_all_that_is_delivered_already_is_told_at_once(watched: Watched) -> None:
+    watched.bytes = 1
+    DeliveryWatch(gevent.get_hub(), watched.undelivered, watched.end).begin()
+    assert watched.over == 1
+
+
+def test_a_delivery_that_goes_on_is_not_given_up(watched: Watched) -> None:
+    watched.bytes = 20
+    watch = DeliveryWatch(gevent.get_hub(), watched.undelivered, watched.end)
+    watch.begin()
+    wait_until(lambda: watched.over)
+    assert watched.bytes == 0
