@@ -28,3 +28,7 @@ def log_soon(
     """Log from a hub callback: a handler may block, so a greenlet of its own does it."""
     if target.isEnabledFor(level):
         gevent.spawn(target.log, level, text, *args, exc_info=error)
+
+
+def log_error(target: logging.Logger, level: int, text: str, *args: object, error: BaseException) -> None:
+    target.log(level, text, *args, exc_info=(type(error), error, error.__traceback__))

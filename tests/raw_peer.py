@@ -52,6 +52,13 @@ class RawPeer:
             data += piece
         return data
 
+    def receive_hello(self) -> wire.Hello:
+        """What the other side says first."""
+        head = self.receive(16)
+        _, kind, _, _, _, length = struct.unpack(">HBBIII", head)
+        assert kind == wire.HELLO
+        return wire.decode_hello(self.receive(length))
+
     def receive_rest(self) -> bytes:
         """Everything up to the end of the connection."""
         data = b""

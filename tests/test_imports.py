@@ -27,7 +27,7 @@ LEAVES = {
 }
 ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
 SIDES = {"bus.client_side", "bus.server_side"}
-SOCKETS = {"bus.address", "bus.connection", "bus.session", "bus.link"}
+SOCKETS = {"bus.address", "bus.connection", "bus.session", "bus.link", "bus.dialer"}
 COMMAND = {"bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "bus.codecs": CORE,
     "bus.limits": CORE,
     "bus.stats": CORE,
-    "bus.outbox": CORE,
+    "bus.outbox": {*CORE, "bus.wire"},
     "bus.watch": CORE,
     "bus.stall": {*CORE, "bus.watch"},
     "bus.delivery": {*CORE, "bus.watch"},
@@ -59,9 +59,10 @@ ALLOWED: dict[str, set[str]] = {
     # Its workers are threads of the scheduler.
     "bus.server_side": {*CORE, *LEAVES, *ONE_REQUEST, "kernel"},
     "bus.local": CORE | LEAVES | ONE_REQUEST | SIDES,
-    "bus.connection": CORE | LEAVES,
-    "bus.session": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection"},
-    "bus.link": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection"},
+    "bus.connection": {*CORE, *LEAVES, "bus.address"},
+    "bus.dialer": {*CORE, *LEAVES, "bus.address"},
+    "bus.session": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection", "bus.address"},
+    "bus.link": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection", "bus.address"},
     "bus.server": CORE | LEAVES | ONE_REQUEST | SIDES | SOCKETS - {"bus.link"},
     "bus.client": CORE | LEAVES | ONE_REQUEST | SIDES | SOCKETS - {"bus.session"},
     "bus": {*CORE, *LEAVES, *ONE_REQUEST, *SIDES, *SOCKETS, "bus.local", "bus.server", "bus.client"},

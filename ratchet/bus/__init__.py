@@ -16,7 +16,7 @@ from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_f
 from ratchet.bus.limits import Limits, checked_limits
 from ratchet.bus.local import LocalBus, new_local
 from ratchet.bus.pending import ServerTransaction
-from ratchet.bus.server import ServerBus, check_listens
+from ratchet.bus.server import Listener, ServerBus, check_listens
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import ClientTransaction
 from ratchet.bus.transport import check_context, transport_of
@@ -225,7 +225,7 @@ def listen(
     check_context(ssl_context, server_side=True)
     limits = checked_limits(limits)
     socket, socket_file = open_listener(target)
-    return ServerBus(socket, decode, encode, limits, ssl_context, socket_file)
+    return ServerBus(socket, decode, encode, limits, ssl_context, socket_file, Listener())
 
 
 @overload

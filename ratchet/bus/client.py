@@ -1,55 +1,62 @@
 """The client's side of a bus over sockets: a link to the server, made again when it is lost.
 
-Rules of this room: it decides on which link a request goes, and waits for one;
-what becomes of the request there is `link`'s affair.  A request that may have
-reached a server is never sent again.
+It decides on which link a request goes, and waits for one; what becomes of the
+request there is `link`'s affair, and connecting is `dialer`'s.  A request that may
+have reached a server is never sent again.
+
+Nothing that the loop keeps alive refers to the client but an open request.  So a
+client that is dropped without `close()` is collected, and closes its connection.
 """
 
 from __future__ import annotations
 
+import atexit
 import math
-import random
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Final, TypeVar
 
-import gevent
-from gevent.hub import get_hub
+from gevent.hub import Waiter, get_hub
 
-from ratchet._wait import WaitQueue, check_hub, check_timeout
+from ratchet._alive import living
+from ratchet._interrupts import settle_soon
+from ratchet._log import bus_logger
+from ratchet._wait import WaitQueue, check_hub, check_timeout, suspend
 from ratchet.bus import wire
-from ratchet.bus.address import shown
+from ratchet.bus.address import Target, format_address, shown
 from ratchet.bus.client_side import ClientSide
-from ratchet.bus.codecs import Address, Decode, Encode
-from ratchet.bus.deadline import inherited_deadline, request_deadline, time_left
+from ratchet.bus.codecs import Decode, Encode
+from ratchet.bus.deadline import deadline_after, inherited_deadline, request_deadline, time_left
+from ratchet.bus.dialer import Dial, Dialer
 from ratchet.bus.limits import Limits
 from ratchet.bus.link import Link, LinkOwner, SocketTransaction
 from ratchet.bus.stats import Stats
-from ratchet.bus.transport import Transport
+from ratchet.bus.transaction import DRAINING
+from ratchet.bus.transport import Transport, refused_us, will_never_work
 from ratchet.errors import BusClosed, BusTimeout, ConnectionLost, Outcome, Rejected
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-Dial = Callable[[], tuple[Transport, Address]]
-"""Connects to the server; blocks, and raises `OSError`."""
-
-# Seconds between attempts to connect, doubled up to the last one.
-_FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0
+# Seconds between two looks at whether all is delivered, doubled up to the last.
+_FIRST_LOOK: Final = 0.001
+_LAST_LOOK: Final = 0.05
 
 
 class ClientBus(ClientSide[Request, Response], LinkOwner):
     """The client's side of a bus over sockets; see `new_client` and `connect`.
 
-    Any number of threads may use it at once.  `with bus:` closes it on leaving.
-    It belongs to the OS thread that made it: its calls raise `RuntimeError` in
-    another one.
+    Any number of threads may use it at once.  Leaving `with bus:` without an error
+    waits until what was cast has left, and closes it.  It belongs to the OS thread
+    that made it: its calls raise `WrongThread` in another one.
     """
 
     def __init__(
-        self, peer: Address, encode: Encode[Request], decode: Decode[Response], limits: Limits, plain: bool
+        self, peer: Target, encode: Encode[Request], decode: Decode[Response], limits: Limits, plain: bool
     ) -> None:
         super().__init__()
-        self._peer = peer
+        self._peer = format_address(peer)
         self._encode = encode
         self._decode = decode
         self._limits = limits
@@ -57,22 +64,33 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         # The link on which requests go; others may still wait for answers.
         self._link: Link | None = None
         self._links: set[Link] = set()
+        # Those who wait to send, and those who wait for the server's hello.
         self._waiters = WaitQueue()
+        self._greeters = WaitQueue()
+        self._dialer: Dialer | None = None
+        # Why there is no connection; and whether no further attempt mends that.
         self._lost: BaseException | None = None
-        self._dial: Dial | None = None
-        self._dialer: gevent.Greenlet[Any, Any] | None = None
-        # This process is a forked child, and the connection its parent's.
-        self._inherited = False
-        # Seconds to wait before the next attempt to connect.
-        self._back_off = 0.0
+        self._hopeless = False
+        # What has been logged of it.
+        self._told: str | None = None
+        self._draining = False
+        # Casts that went down with a connection.
+        self._lost_casts = 0
+
+    @property
+    def name(self) -> str:
+        return self._peer
 
     def __repr__(self) -> str:
         if self._closed:
             state = "closed"
+        elif self._draining:
+            state = "draining"
         elif self._link is not None:
             state = "connected"
         else:
-            state = "lost" if self._dial is None else "connecting"
+            state = "lost" if self._dialer is None else "connecting"
+            state += "" if self._lost is None else f" ({self._lost})"
         return f"<ClientBus at {id(self):#x} to {self._peer}: {state}, in_flight={self._in_flight_count}>"
 
     def send_request(
@@ -83,26 +101,94 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         check_timeout(timeout)
         return self._send(request, 0, request_deadline(timeout), metadata)
 
-    def cast(self, request: Request) -> None:
-        self._send(request, wire.ONE_WAY, request_deadline(None), None)
+    def cast(
+        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        check_timeout(timeout)
+        self._send(request, wire.ONE_WAY, request_deadline(timeout), metadata)
+
+    def wait_connected(self, timeout: float | None = None) -> None:
+        check_hub(self._hub, self)
+        check_timeout(timeout)
+        deadline = deadline_after(timeout)
+        while True:
+            self._check_open()
+            link = self._link
+            if link is not None and (self._plain or link.hello is not None):
+                return
+            if link is None:
+                self._check_hope()
+            if not self._greeters.wait("wait_connected", self, time_left(deadline)):
+                raise self._not_connected(timeout)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Send nothing new, wait for what is open and for what was sent to arrive, then close; blocks.
+
+        Args:
+            timeout: seconds until what is left is cut off; None for ever.
+
+        Returns:
+            Whether every request has ended, and all that was cast has reached the
+            server's side.
+
+        .. code-block:: python
+
+            from ratchet import Ratchet, bus
+
+            with Ratchet() as kernel, bus.listen("127.0.0.1:0") as server:
+                kernel.attach_background(server.serve, lambda line: print(line.decode()))
+                client = bus.connect(server.address)
+                client.cast(b"one way")
+                print(client.drain(timeout=5), server.drain(timeout=5))
+
+        .. code-block:: text
+
+            one way
+            True True
+        """
+        check_hub(self._hub, self)
+        check_timeout(timeout)
+        lost = self._lost_casts
+        self._draining = True
+        # What is open keeps its link; nothing new gets one.
+        self._link = None
+        self._waiters_look_again()
+        quiet = self._wait_until(self._is_quiet, deadline_after(timeout))
+        unsent = self._close()
+        return quiet and not unsent and self._lost_casts == lost
 
     def close(self) -> None:
         """Close the connection at once.
 
-        Every thread that waits to send a request or for a response gets
-        `BusClosed`, and the server is told that nobody waits any more.  Does not
-        block.  Closing twice is fine.
+        What is written is handed to the kernel, as far as it takes it at once.  Every
+        thread that waits to send a request or for a response gets `BusClosed`, and
+        the server is told that nobody waits any more.  Does not block.  Closing twice
+        is fine.
         """
         check_hub(self._hub, self)
-        self._closed = True
-        if self._dialer is not None:
-            self._dialer.kill(block=False)
-        for link in list(self._links):
-            link.close()
-        self._waiters_look_again()
+        self._close()
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            if error_type is None and not self._closed:
+                check_hub(self._hub, self)
+                self._wait_until(self._is_delivered, deadline_after(self._limits.stall_timeout))
+        finally:
+            self.close()
+
+    def __del__(self) -> None:
+        # Nobody can call it any more, and no request is open.
+        if getattr(self, "_closed", True) or not (self._links or self._dialer):
+            return
+        loop: Any = self._hub.loop
+        if loop is not None:
+            # The last reference may go in any OS thread, so not in place.
+            loop.run_callback_threadsafe(_abort, list(self._links), self._dialer)
+        warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
 
     def stats(self) -> Stats:
-        check_hub(self._hub, self)
         return self._counters.snapshot(
             connections=len(self._links), queued=len(self._waiters), in_flight=self._in_flight_count
         )
@@ -110,16 +196,62 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
     def _after_fork(self) -> None:
         self._inherited = self._closed = True
         self._waiters.clear()
+        self._greeters.clear()
         if self._dialer is not None:
-            self._dialer.kill(block=False)
+            self._dialer.stop()
         for link in self._links:
             link.forsake()
         self._links.clear()
         self._link = None
 
+    def _settle(self) -> None:
+        if self._closed and not self._inherited:
+            self._close_links()
+        for link in list(self._links):
+            link.settle()
+        if self._link is None and self._dialer is not None and not self._plain and not self._draining:
+            self._dialer.start()
+        self._waiters_look_again()
+
     @property
     def _in_flight_count(self) -> int:
-        return sum(map(len, self._links))
+        return sum(map(len, list(self._links)))
+
+    def _close(self) -> int:
+        """Close, and return how many casts have not left."""
+        try:
+            unsent = self._close_links()
+        except BaseException:
+            settle_soon(self._hub)
+            raise
+        if unsent:
+            bus_logger.warning("%d casts to %s had not left when the bus was closed", unsent, self._peer)
+        return unsent
+
+    def _close_links(self) -> int:
+        self._closed = True
+        if self._dialer is not None:
+            self._dialer.stop()
+        self._waiters_look_again()
+        return sum(link.close() for link in list(self._links))
+
+    def _is_delivered(self) -> bool:
+        """Whether the server's side has all that was written."""
+        return not any(link.connection.undelivered for link in self._links)
+
+    def _is_quiet(self) -> bool:
+        return not self._in_flight_count and self._is_delivered()
+
+    def _wait_until(self, condition: Callable[[], bool], deadline: float | None) -> bool:
+        """Look again and again, because the system tells nobody; blocks."""
+        look = _FIRST_LOOK
+        while not condition():
+            left = time_left(deadline)
+            if self._closed or left == 0:
+                return False
+            suspend(Waiter(), "drain", self, look if left is None else min(look, left))
+            look = min(2 * look, _LAST_LOOK)
+        return True
 
     def _send(
         self, request: Request, flags: int, deadline: float | None, metadata: Mapping[str, str] | None
@@ -133,125 +265,183 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             flags |= wire.METADATA
             parts = [*(parts or [b""]), wire.encode_metadata(metadata)]
         wire.check_size(parts, self._limits.max_message, self._limits.max_parts)
-        if self._plain and self._link is not None and not len(self._link):
-            # It may have closed behind its last answer.
-            self._link.connection.read_now()
-        link = self._link
-        if link is None or link.connection.crowded:
-            link = self._wait_for_link(deadline)
-        arg = 0
-        if deadline is not None:
+        try:
+            link = self._link
+            if link is not None:
+                if self._plain and not link.open:
+                    # It may have closed behind its last answer.
+                    link.connection.read_now()
+                else:
+                    link.connection.catch_up()
+                link = self._link
+            if link is None or link.connection.crowded or len(link.open) >= link.max_in_flight:
+                link = self._wait_for_link(deadline)
+            if link.narrow:
+                link.check_size(parts)
+            if deadline is None:
+                return link.send(self, request, flags, 0, parts)
             left = time_left(deadline)
             if not left:
                 raise BusTimeout(
-                    "the time of the request was over before it was sent", outcome=Outcome.NOT_SENT
+                    f"the time of the request was over before it could be sent to {self._peer}",
+                    outcome=Outcome.NOT_SENT,
                 )
+            if flags & wire.ONE_WAY:
+                # Only how long it waited was bounded: it is over when it is sent.
+                return link.send(self, request, flags, 0, parts)
             arg = math.ceil(min(left * 1000, wire.MAX_ARG))
-        if flags & wire.ONE_WAY:
-            # Only how long it waited was bounded: it is over when it is sent.
-            return link.send(request, flags, 0, parts)
-        transaction = link.send(request, flags, arg, parts)
-        if deadline is not None:
+            transaction: SocketTransaction[Request, Response] = link.send(self, request, flags, arg, parts)
             transaction._end_at(deadline)
-        return transaction
+            return transaction
+        except BaseException as error:
+            if not isinstance(error, Exception) or isinstance(error, (RecursionError, MemoryError)):
+                settle_soon(self._hub)
+            raise
+
+    def _check_open(self) -> None:
+        """Refuse to go on with a bus that is closed, or about to be."""
+        if self._inherited:
+            reason = "was made before fork(), by the parent process; the child has to make its own"
+            raise BusClosed(f"the bus to {self._peer} {reason}", outcome=Outcome.NOT_SENT)
+        if self._closed or self._draining:
+            state = "closed" if self._closed else "draining"
+            raise BusClosed(f"the bus to {self._peer} is {state}", outcome=Outcome.NOT_SENT)
+
+    def _check_hope(self) -> None:
+        """Refuse to wait for a connection that will never be; see to it that one is being made."""
+        if self._dialer is None:
+            raise self._lost_error()
+        if self._hopeless:
+            assert self._lost is not None
+            outcome = Outcome.NOT_RUN if refused_us(self._lost) else Outcome.NOT_SENT
+            raise ConnectionLost(
+                f"cannot connect to {self._peer}: {self._lost}", outcome=outcome
+            ) from self._lost
+        self._dialer.start()
 
     def _wait_for_link(self, deadline: float | None) -> Link:
         """Wait until there is a link that takes a request; blocks."""
+        timeout = time_left(deadline)
         while True:
-            if self._inherited:
-                reason = "was made before fork(); the child has to make its own"
-                raise BusClosed(f"{self!r} {reason}", outcome=Outcome.NOT_SENT)
-            if self._closed:
-                raise BusClosed(f"{self!r} is closed", outcome=Outcome.NOT_SENT)
+            self._check_open()
             link = self._link
             if link is None:
-                if self._dial is None:
-                    raise self._lost_error()
-                if self._dialer is None:
-                    self._start_dialing()
+                self._check_hope()
                 if not self._waiters.wait("send_request", self, time_left(deadline)):
-                    reason = "" if self._lost is None else f": {self._lost}"
+                    raise self._not_connected(timeout)
+            elif link.connection.crowded or len(link.open) >= link.max_in_flight:
+                if not link.wait_for_room(time_left(deadline)):
                     raise BusTimeout(
-                        f"not connected to {self._peer} in time{reason}", outcome=Outcome.NOT_SENT
+                        f"{self._peer} took too little within {timeout:.3g} s", outcome=Outcome.NOT_SENT
                     )
-            elif link.connection.crowded:
-                if not link.connection.wait_for_room("send_request", time_left(deadline)):
-                    raise BusTimeout(f"{self!r} took too little in time", outcome=Outcome.NOT_SENT)
                 # It is this thread's turn, even if others still wait.
-                if link is self._link:
+                if link is self._link and len(link.open) < link.max_in_flight:
                     return link
             else:
                 return link
 
+    def _not_connected(self, timeout: float | None) -> BusTimeout:
+        reason = "" if self._lost is None else f": {self._lost}"
+        return BusTimeout(
+            f"not connected to {self._peer} within {timeout:.3g} s{reason}", outcome=Outcome.NOT_SENT
+        )
+
     def _lost_error(self) -> ConnectionLost | Rejected:
         if isinstance(self._lost, Rejected):
-            return Rejected("the server is draining")
-        return ConnectionLost(f"{self!r} has lost its connection: {self._lost}", outcome=Outcome.NOT_SENT)
+            return Rejected(f"{DRAINING} ({self._peer})")
+        return ConnectionLost(
+            f"the connection to {self._peer} was lost: {self._lost}", outcome=Outcome.NOT_SENT
+        )
 
-    def _use(self, transport: Transport, peer: Address) -> None:
+    def _use(self, transport: Transport, peer: Target) -> None:
         """Send requests over this connection from now on."""
-        self._link = link = Link(self, transport, peer)
-        self._links.add(link)
+        # First, so that what waits to be sent goes out together with the hello.
         self._waiters_look_again()
+        link = Link(self, transport, peer)
+        self._links.add(link)
+        if not self._hopeless:
+            self._link = link
 
     def _waiters_look_again(self) -> None:
-        self._hub.loop.run_callback(self._waiters.wake_all)
+        self._run_callback(self._waiters.wake_all)
+        self._run_callback(self._greeters.wake_all)
 
     def _keep_connected(self, dial: Dial) -> None:
         """Connect now, and again whenever the connection is lost; does not block."""
-        self._dial = dial
-        self._start_dialing()
+        self._dialer = Dialer(self, dial)
+        self._dialer.start()
 
-    def _start_dialing(self) -> None:
-        if self._dial is not None and not self._closed:
-            self._dialer = gevent.spawn(self._dial_until_connected, self._dial)
+    def _on_connected(self, transport: Transport, peer: Target) -> None:
+        self._use(transport, peer)
 
-    def _dial_until_connected(self, dial: Dial) -> None:
-        while True:
-            if self._back_off:
-                # Jitter, so that the clients of a server that starts again do
-                # not all come at the same instant.
-                gevent.sleep(self._back_off * random.uniform(0.5, 1.0))
-            self._back_off = min(max(self._back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
-            try:
-                transport, peer = dial()
-            except OSError as error:
-                self._lost = error
-            except ValueError as error:
-                # No attempt will do better: the address itself is wrong.
-                self._lost, self._dial, self._dialer = error, None, None
-                self._waiters_look_again()
-                return
-            else:
-                self._dialer = None
-                if self._closed:
-                    # In this very turn, too late for a kill.
-                    transport.close()
-                else:
-                    self._use(transport, peer)
-                return
+    def _on_dial_failed(self, error: Exception) -> None:
+        self._note_failure(error)
+        if self._told != str(error):
+            # In the dialer's own greenlet, which may block.
+            bus_logger.warning("cannot connect to %s: %s; trying again", self._peer, error)
+            self._told = str(error)
+
+    def _note_failure(self, error: BaseException | None) -> None:
+        """There is no connection, and this is why."""
+        if error is not None and (will_never_work(error) or refused_us(error)):
+            # Those who wait are told; the dialer goes on, for who asks later.
+            self._waiters_look_again()
+            self._hopeless = True
+        self._lost = error
+
+    def _on_hello(self, link: Link) -> None:
+        if link in self._links and not link.draining:
+            self._hopeless = False
+            self._told = None
+            if self._link is None and not self._draining:
+                self._link = link
+        self._waiters_look_again()
 
     def _on_link_drained(self, link: Link) -> None:
         if link is self._link:
             self._link = None
-            self._lost = Rejected("the server is draining")
+            self._lost = Rejected(DRAINING)
             link.connection.wake_writers()
-            self._start_dialing()
+            self._dial_again()
 
-    def _on_link_lost(self, link: Link, error: BaseException | None) -> None:
-        self._links.discard(link)
-        if link.useful:
-            self._back_off = 0.0
-        if link is self._link:
+    def _on_link_lost(self, link: Link, error: BaseException | None, unsent_casts: int) -> None:
+        self._lost_casts += unsent_casts
+        if link.useful and self._dialer is not None:
+            self._dialer.back_off = 0.0
+        if link is self._link or (link in self._links and self._hopeless):
             self._link = None
-            self._lost = error
+            self._note_failure(error)
             # A plain server may close after each answer, and take a connection on
-            # which nothing comes for a client in need: it gets one for a request.
+            # which nothing comes for one that is in use: it gets one for a request.
             if not self._plain:
-                self._start_dialing()
+                self._dial_again()
+            self._waiters_look_again()
+        self._links.discard(link)
+
+    def _dial_again(self) -> None:
+        if self._dialer is not None and not self._draining:
+            self._dialer.start()
 
 
-def check_connected(socket: Any) -> Address:
+def _abort(links: list[Link], dialer: Dialer | None) -> None:
+    """Hub callback: the client was dropped."""
+    if dialer is not None:
+        dialer.stop()
+    for link in links:
+        link.close()
+
+
+def _close_all() -> None:
+    """The program ends: hand the kernel what was cast, as far as it takes it."""
+    for thing in living():
+        if isinstance(thing, ClientBus) and thing._hub is get_hub() and not thing._closed:
+            thing.close()
+
+
+atexit.register(_close_all)
+
+
+def check_connected(socket: Any) -> Target:
     """The address of a socket's peer; refuses what is no connected stream socket."""
     if not hasattr(socket, "getpeername"):
         raise TypeError(f"new_client needs a connected socket, not {socket!r}")

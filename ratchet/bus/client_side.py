@@ -1,6 +1,6 @@
 """The client's side of every kind of bus: what needs only `send_request`.
 
-Rules of this room: it knows nothing of how a request travels.
+It knows nothing of how a request travels.
 """
 
 from __future__ import annotations
@@ -57,13 +57,19 @@ class ClientSide(BusSide, Generic[Request, Response]):
         """
 
     @abstractmethod
-    def cast(self, request: Request) -> None:
+    def cast(
+        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
         """Send a request to which no response is wanted; none is kept.
 
-        Blocks and raises as `send_request` without a time-out does.
+        Blocks and raises as `send_request` does.  When it returns, the request has been
+        handed over: to the bus inside this process, or to what is sent on a connection.
+        Leaving `with bus:` without an error, and `drain()`, wait until it has left.
 
         Args:
             request: the object to send.
+            timeout: seconds for the sending alone, None for ever.
+            metadata: as for `send_request`.
 
         .. code-block:: python
 
@@ -111,9 +117,39 @@ class ClientSide(BusSide, Generic[Request, Response]):
             12
             ZeroDivisionError: integer division or modulo by zero
         """
-        transaction = self.send_request(request, timeout, metadata)
+        transaction = None
         try:
+            transaction = self.send_request(request, timeout, metadata)
             return transaction.recv_response()
         except BaseException:
-            transaction.cancel()
+            if transaction is not None:
+                transaction.cancel()
             raise
+
+    @abstractmethod
+    def wait_connected(self, timeout: float | None = None) -> None:
+        """Wait until there is a connection over which the server has said hello; blocks.
+
+        A local bus is always connected, and a server that speaks the plain form says no
+        hello: there it is enough that it has let this side connect.
+
+        Args:
+            timeout: seconds; None for ever.
+
+        Raises `BusTimeout`, with the reason, when the time is over; `ConnectionLost` where
+        no further attempt can succeed; and `BusClosed` if the bus is closed.
+
+        .. code-block:: python
+
+            from ratchet import Ratchet, bus
+
+            with Ratchet() as kernel, bus.listen("127.0.0.1:0") as server:
+                kernel.attach_background(server.serve, bytes.upper)
+                with bus.connect(server.address) as client:
+                    client.wait_connected(timeout=5)
+                    print(client.stats().connections)
+
+        .. code-block:: text
+
+            1
+        """

@@ -1,7 +1,7 @@
 """How objects become bytes: codecs, and the way a bus calls them.
 
-Rules of this room: codecs run in the thread that made the call, never in the
-hub, so they may block.  Nothing here ever unpickles.
+Codecs run in the thread that made the call, never in the hub, so they may block.
+Nothing here ever unpickles.
 
 A function that sends (`request_to_bus`, `response_to_bus`) takes an object and
 returns `bytes`, or `(bytes, [attachment, ...])`.  A function that receives
@@ -90,24 +90,58 @@ def check_callable(function: object, name: str) -> None:
         raise TypeError(f"{name} must be a callable, not {function!r}")
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def parameters_of(function: Callable[..., object]) -> list[inspect.Parameter]:
+    """The parameters of a function; one, where a built-in one does not tell."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:
+        return [inspect.Parameter("value", inspect.Parameter.POSITIONAL_ONLY)]
+
+
 def required_arguments(function: Callable[..., object]) -> int:
     """How many positional arguments a function cannot be called without."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # some built-in ones do not tell
-        return 1
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(
-        parameter.kind in positional and parameter.default is inspect.Parameter.empty
-        for parameter in parameters
+        parameter.kind in _POSITIONAL and parameter.default is inspect.Parameter.empty
+        for parameter in parameters_of(function)
     )
+
+
+def required_keywords(function: Callable[..., object]) -> list[str]:
+    """The names of the keyword arguments that a function cannot be called without."""
+    return [
+        parameter.name
+        for parameter in parameters_of(function)
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty
+    ]
+
+
+def takes_an_argument(function: Callable[..., object]) -> bool:
+    """Whether a function can be called with one positional argument, required or not."""
+    return any(
+        parameter.kind in _POSITIONAL or parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        for parameter in parameters_of(function)
+    )
+
+
+def _check_function(function: object, name: str) -> None:
+    if isinstance(function, Codec):
+        raise TypeError(f"{name} must be a callable, not a codec; write codec={_name_of(function)}")
+    check_callable(function, name)
+
+
+def _name_of(codec: object) -> str:
+    known = {"text": text, "json": json}
+    return next((f"codecs.{name}" for name, value in known.items() if value is codec), "...")
 
 
 def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
     """Wrap a function that sends, so that it returns checked parts; None is for bytes as they are."""
     if to_bus is None:
         return _encode_bytes  # type: ignore[return-value]
-    check_callable(to_bus, name)
+    _check_function(to_bus, name)
 
     def encode(value: Object) -> Sequence[bytes]:
         result = to_bus(value)
@@ -124,7 +158,7 @@ def decoder(from_bus: FromBus[Object] | None, name: str) -> Decode[Object]:
     """Wrap a function that receives, so that it is called with as much as it requires."""
     if from_bus is None:
         return _decode_bytes  # type: ignore[return-value]
-    check_callable(from_bus, name)
+    _check_function(from_bus, name)
     required = required_arguments(from_bus)
     if required == 2:
         return lambda parts, address: from_bus(_body(parts), list(parts[1:]))

@@ -1,7 +1,5 @@
 """One connected socket with its watchers, its decoder and its outbox.
 
-Rules of this room:
-
 - It knows messages, not what they mean: its owner is told of each, in the hub.
 - No greenlet per connection.  One io watcher, started once, reads in its own
   callback, so that in the steady state an exchange costs each side three system
@@ -9,11 +7,15 @@ Rules of this room:
 - Writes never block.  The first one of a loop turn goes straight to the socket,
   which keeps a lone request's latency low; the others of the same turn go out
   together, in one send.
+- An exception that strikes between a system call and its bookkeeping leaves nobody
+  who knows how far the peer has read, or what it said: the connection is closed.
+  Whatever else is interrupted, `settle` makes good.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
@@ -22,12 +24,12 @@ from gevent.hub import Hub, get_hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
-from ratchet.bus.codecs import Address
+from ratchet.bus.address import Target
 from ratchet.bus.delivery import DeliveryWatch
 from ratchet.bus.limits import Limits
-from ratchet.bus.outbox import Outbox
+from ratchet.bus.outbox import Buffer, Outbox, size_of
 from ratchet.bus.stall import StallWatch
-from ratchet.bus.transport import TlsTransport, Transport
+from ratchet.bus.transport import TlsTransport, Transport, quiet_end
 from ratchet.bus.wire import Decoder, Frame, Message
 from ratchet.errors import BusError, ConnectionLost
 
@@ -41,6 +43,9 @@ _LARGE_READ_SIZE: Final = 1024 * 1024
 _HEAD_READ_SIZE: Final = 16
 # What a peer that went away can have left behind: about what a socket's buffer takes.
 _MOST_REST: Final = 8 * 1024 * 1024
+# Seconds from which on the hub is late: what has come meanwhile is read before
+# anything is written.  Less than that is a race that any network has.
+_LATE: Final = 0.001
 
 
 class ConnectionOwner(ABC):
@@ -58,7 +63,10 @@ class ConnectionOwner(ABC):
 
     @abstractmethod
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
-        """The peer broke the wire format, a limit, or off; `refused` is as in `Decoder`."""
+        """The peer violated the format or a limit, or disconnected in the middle of a message.
+
+        `refused` is as in `Decoder`.
+        """
 
     @abstractmethod
     def _on_crowded(self) -> None:
@@ -70,7 +78,10 @@ class ConnectionOwner(ABC):
 
     @abstractmethod
     def _on_closed(self, error: BaseException | None) -> None:
-        """The connection is closed; by this side if there is no `error`."""
+        """The connection is closed; by this side if there is no `error`.
+
+        Called again where it was interrupted.
+        """
 
 
 class Connection:
@@ -82,18 +93,20 @@ class Connection:
     Attributes:
         peer: the peer's address.
         closed: whether the socket is closed.
+        error: why it is closed; None if by this side, or if it is open.
         closing: whether it closes as soon as all is delivered, or is closed.
         crowded: whether a writer has to wait for room, or behind those who do.
         input_ended: whether the peer sends no more.
+        reading: whether its owner takes messages.
         tells_room: set by an owner that wants to hear once when there is room.
     """
 
     __slots__ = (
         "_backlog",
         "_broken",
+        "_caught_up",
         "_decoder",
         "_delivery",
-        "_drops_slow_readers",
         "_expects_large",
         "_flush_scheduled",
         "_high_water",
@@ -107,7 +120,6 @@ class Connection:
         "_output_watch",
         "_owner",
         "_reader",
-        "_reading",
         "_run_callback",
         "_transport",
         "_turn",
@@ -116,8 +128,10 @@ class Connection:
         "closed",
         "closing",
         "crowded",
+        "error",
         "input_ended",
         "peer",
+        "reading",
         "tells_room",
     )
 
@@ -126,9 +140,7 @@ class Connection:
         transport: Transport,
         limits: Limits,
         owner: ConnectionOwner,
-        peer: Address,
-        *,
-        drops_slow_readers: bool,
+        peer: Target,
     ) -> None:
         self._hub: Hub = get_hub()
         self._run_callback: Callable[..., object] = self._hub.loop.run_callback
@@ -141,18 +153,19 @@ class Connection:
         self._decoder = Decoder(limits.max_message, limits.max_parts)
         # Messages that came while the owner wanted no more.
         self._backlog: list[Message] = []
-        self._reading = True
+        self.reading = True
         self._expects_large = False
         self._outbox = Outbox()
         # The turn of the loop in which a frame was last tried at once.
         self._turn = -1
+        # When it was last read because the hub was late.
+        self._caught_up = 0.0
         self._flush_scheduled = False
         self._keeps_records = isinstance(transport, TlsTransport)
         # Nothing can be sent any more; so it is when it is closed.
         self._broken = False
         self.closing = False
         self._writers: WaitQueue | None = None
-        self._drops_slow_readers = drops_slow_readers
         # Made on first use: most connections never need them.
         self._input_watch: StallWatch | None = None
         self._output_watch: StallWatch | None = None
@@ -161,6 +174,7 @@ class Connection:
         self.input_ended = False
         self.tells_room = False
         self.closed = False
+        self.error: BaseException | None = None
         self.peer = peer
         self._loop: Any = self._hub.loop
         self._reader: Any = self._loop.io(transport.fileno(), _READ)
@@ -176,63 +190,84 @@ class Connection:
     def write(self, frame: Frame) -> int:
         """Send a frame as soon as the socket takes it; returns its number.
 
-        Does not block and raises nothing: a failure comes to the owner.
+        Does not block, and a failure of the socket comes to the owner.  If anything
+        else is raised, the frame may have been sent or not, but not in part: a
+        connection that has lost its place sends nothing more, and is closed.
         """
-        if isinstance(frame, list):
-            return self._write_pieces(frame)
         outbox = self._outbox
-        outbox.written = number = outbox.written + 1
         if self._logs_frames:
             self._log_frame(frame)
         if self._broken:
-            return number
-        if self._flush_scheduled or self._turn == self._loop.iteration:
-            outbox.add(frame)
+            return outbox.written + 1
+        busy = self._flush_scheduled
+        turn = self._loop.iteration
+        if busy or self._turn == turn or isinstance(frame, list):
+            if not busy:
+                # First, so that what is kept is sure to be sent.
+                self._schedule_flush()
+            number = outbox.add(frame)
+            tries = self._turn != turn or (not busy and isinstance(frame, list))
+            if tries and not self._waits_until_writable:
+                self._turn = turn
+                self._send_outbox()
         else:
-            self._turn = self._loop.iteration
-            count = self._send(frame)
-            if count == len(frame):
-                outbox.sent = number
-                if self._keeps_records:
-                    self._schedule_flush()
-                return number
-            outbox.add(memoryview(frame)[count:] if count else frame)
-        if not self._flush_scheduled:
-            self._schedule_flush()
+            self._turn = turn
+            count = None
+            try:
+                count = self._send(frame)
+                if count == len(frame):
+                    outbox.sent = number = outbox.sent + 1
+                    if self._keeps_records:
+                        self._schedule_flush()
+                    return number
+                self._schedule_flush()
+                number = outbox.add_begun(memoryview(frame)[count:]) if count else outbox.add(frame)
+            except BaseException as error:
+                # A system call that the interpreter refuses to make sends nothing.
+                if count is not None or self._keeps_records or not isinstance(error, RecursionError):
+                    self._lose_place(error)
+                raise
         if outbox.size >= self._high_water:
             self._become_crowded()
         return number
 
-    def _write_pieces(self, pieces: list[bytes]) -> int:
-        outbox = self._outbox
-        outbox.written += len(pieces)
-        if self._logs_frames:
-            self._log_frame(pieces[0])
-        if self._broken:
-            return outbox.written
-        outbox.add_pieces(pieces)
-        if not self._flush_scheduled:
-            self._schedule_flush()
-            self._send_outbox()
-        if outbox.size >= self._high_water:
-            self._become_crowded()
-        return outbox.written
+    def _lose_place(self, error: BaseException) -> None:
+        """Send nothing more, and close soon: an exception struck in the middle of a system call."""
+        self._broken = True
+        self._run_callback(self.close, ConnectionLost(f"interrupted by {type(error).__name__}"))
+
+    @property
+    def _waits_until_writable(self) -> bool:
+        return self._writer is not None and self._writer.active
 
     def _become_crowded(self) -> None:
         self.crowded = True
         self._owner._on_crowded()
 
     def _schedule_flush(self) -> None:
-        self._flush_scheduled = True
         self._run_callback(self._flush_turn)
+        self._flush_scheduled = True
 
-    def _log_frame(self, frame: bytes) -> None:
+    def _log_frame(self, frame: Frame) -> None:
+        head = frame[0] if isinstance(frame, list) else frame
         text = "to %s: %d bytes, %s"
-        log_soon(bus_logger, logging.DEBUG, text, self.peer, len(frame), frame[:16].hex())
+        log_soon(bus_logger, logging.DEBUG, text, self.peer, size_of(frame), head[:16].hex())
+
+    def write_later(self, frame: bytes) -> None:
+        """Send a frame together with what else is written in this turn."""
+        if not self._flush_scheduled:
+            self._schedule_flush()
+        self._outbox.add(frame)
 
     def write_last(self, frame: bytes) -> None:
-        """Send a frame that is worth it only at once: the connection is about to be closed."""
-        if self._outbox.between_frames and not self._broken:
+        """Hand the kernel what it takes at once of all that is written, and then of `frame`.
+
+        The connection is about to be closed.
+        """
+        if self._broken:
+            return
+        self._send_outbox()
+        if self._outbox.between_frames:
             self._send(frame)
 
     def _look_for_room(self) -> None:
@@ -287,7 +322,7 @@ class Connection:
 
     def stop_reading(self) -> None:
         """Take no more messages, and leave what the peer sends in the kernel."""
-        self._reading = False
+        self.reading = False
         # A handshake goes on: its time is limited, and it takes next to no memory.
         if not self.closed and self._transport.ready:
             self._reader.stop()
@@ -295,7 +330,7 @@ class Connection:
     def start_reading(self) -> None:
         """Undo `stop_reading`, from the next turn on; one that is closing stays as it is."""
         if not self.closing:
-            self._reading = True
+            self.reading = True
             self._run_callback(self._resume)
 
     def close_when_sent(self) -> None:
@@ -305,14 +340,22 @@ class Connection:
             return
         # Nothing that comes from now on is wanted.
         self.stop_reading()
-        if not self._outbox and not self._transport.wants_write:
+        if self._outbox or self._transport.wants_write:
+            self._watch_output()
+        else:
             self._close_when_delivered()
+
+    def read_anyway(self) -> None:
+        """Read as `read_now` does, although the owner has stopped that."""
+        if not self.closing:
+            self.reading = True
+            self.read_now()
 
     def read_now(self) -> None:
         """Take what has come already, and has not been told by the loop."""
         # What came before is told first, if `start_reading` has not got that far.
         self._resume()
-        if self._reading and self._transport.ready:
+        if self.reading and self._transport.ready:
             self._on_readable()
 
     def _close_when_delivered(self) -> None:
@@ -332,6 +375,7 @@ class Connection:
         """Close at once, and tell the owner; what is unsent is dropped."""
         if self.closed:
             return
+        self.error = error
         self.forsake()
         self.wake_writers()
         self._owner._on_closed(error)
@@ -346,34 +390,69 @@ class Connection:
             if watch is not None:
                 watch.close()
         self._transport.close()
-        self._reading = False
+        self.reading = False
         self._backlog = []
         self._outbox.clear()
         self._look_for_room()
 
+    def settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        if self.closed:
+            self.forsake()
+            self.wake_writers()
+            return
+        if self._broken:
+            self._run_callback(self._read_rest, ConnectionLost("interrupted"), _MOST_REST)
+            return
+        self._look_for_room()
+        if self.reading and not self.input_ended:
+            self._run_callback(self._resume)
+        if not self._transport.ready:
+            if not self._reader.active:
+                self._reader.start(self._on_readable)
+            return
+        # Whatever was scheduled may have died; once more does no harm.
+        self._schedule_flush()
+        if self.closing:
+            self.close_when_sent()
+
+    def catch_up(self) -> None:
+        """Read what has come while the hub did not run, if it has not run for a while.
+
+        A peer that has gone meanwhile is noticed before anything is written to it.
+        """
+        now = time.time()
+        if now - max(self._loop.now(), self._caught_up) > _LATE:
+            self._caught_up = now
+            self.read_now()
+
     def _on_readable(self) -> None:
-        """Hub callback."""
+        """Hub callback: receive what there is, and hand the whole messages to the owner."""
         try:
-            if not self._transport.ready:
-                self._shake_hands()
+            try:
+                if not self._transport.ready:
+                    self._shake_hands()
+                    return
+                large = self._expects_large or self._decoder.partial
+                data = self._transport.receive(self._next_size() if large else _READ_SIZE)
+            except (BlockingIOError, InterruptedError):
+                if self._transport.wants_write:
+                    self._wait_until_writable()
                 return
-            large = self._expects_large or self._decoder.partial
-            data = self._transport.receive(self._next_size() if large else _READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            if self._transport.wants_write:
-                self._wait_until_writable()
-            return
-        except OSError as error:
-            self.close(error)
-            return
-        if not data:
-            self._end_input()
-            return
-        self._deliver(self._decoder.feed(data))
-        if self._decoder.partial and not self.closed:
-            self._watch_input()
-            if self._reading and len(data) == _HEAD_READ_SIZE and self._decoder.missing >= _READ_SIZE:
-                self._on_readable()
+            except OSError as error:
+                self.close(error)
+                return
+            if not data:
+                self._end_input()
+                return
+            self._deliver(self._decoder.feed(data))
+            if self._decoder.partial and not self.closed:
+                self._watch_input()
+                if self.reading and len(data) == _HEAD_READ_SIZE and self._decoder.missing >= _READ_SIZE:
+                    self._on_readable()
+        except BaseException as error:
+            self._lose_place(error)
+            raise
 
     def _next_size(self) -> int:
         """How many bytes to read at once."""
@@ -390,13 +469,17 @@ class Connection:
         try:
             self._transport.shake_hands()
         except OSError as error:
+            if quiet_end(error):
+                # As a health check does, which only connects.
+                self.close()
+                return
             self._owner._on_broken(ConnectionLost(f"the TLS handshake failed: {error}"), None)
             self.close(error)
             return
         if self._transport.wants_write:
             self._wait_until_writable()
         elif self._transport.ready:
-            if not self._reading:
+            if not self.reading:
                 self._reader.stop()
             self._flush()
 
@@ -407,7 +490,7 @@ class Connection:
             if self._logs_frames:
                 self._log_message(message)
             on_message(message)
-            if not self._reading:
+            if not self.reading:
                 self._backlog = list(rest)
                 return
         if self._decoder.error is not None:
@@ -420,15 +503,19 @@ class Connection:
         log_soon(bus_logger, logging.DEBUG, text, self.peer, kind, flags, id, arg, sizes)
 
     def _resume(self) -> None:
-        """Hub callback."""
-        if not self._reading or self.closed:
+        """Hub callback: go on with what came while the owner wanted no more, and then read on."""
+        if not self.reading or self.closed:
             return
-        backlog, self._backlog = self._backlog, []
-        self._deliver(backlog)
-        if self._reading and not self.closed and not self._reader.active:
-            if self._decoder.partial:
-                self._watch_input()
-            self._reader.start(self._on_readable)
+        try:
+            backlog, self._backlog = self._backlog, []
+            self._deliver(backlog)
+            if self.reading and not self.closed and not self._reader.active:
+                if self._decoder.partial:
+                    self._watch_input()
+                self._reader.start(self._on_readable)
+        except BaseException as error:
+            self._lose_place(error)
+            raise
 
     def _end_input(self) -> None:
         self._reader.stop()
@@ -439,7 +526,7 @@ class Connection:
         else:
             self._owner._on_input_end()
 
-    def _send(self, data: bytes | memoryview | list[bytes | memoryview]) -> int:
+    def _send(self, data: Buffer | list[Buffer]) -> int:
         """How many bytes the socket took."""
         transport = self._transport
         if not transport.ready:
@@ -457,15 +544,19 @@ class Connection:
     def _read_rest(self, error: OSError, most: int) -> None:
         """Hub callback: nothing can be sent any more."""
         data = b""
-        if self._reader.active and most > 0:
-            try:
-                data = self._transport.receive(_READ_SIZE)
-            except OSError:
-                data = b""
-        if not data:
-            self.close(error)
-            return
-        self._deliver(self._decoder.feed(data))
+        try:
+            if self._reader.active and most > 0:
+                try:
+                    data = self._transport.receive(_READ_SIZE)
+                except OSError:
+                    data = b""
+            if not data:
+                self.close(error)
+                return
+            self._deliver(self._decoder.feed(data))
+        except BaseException as interrupt:
+            self._lose_place(interrupt)
+            raise
         if not self.closed:
             self._run_callback(self._read_rest, error, most - len(data))
 
@@ -473,6 +564,8 @@ class Connection:
         """Hub callback: send what was written behind the turn's first write."""
         if self._output_watch is not None:
             self._output_watch.move()
+        if self._outbox:
+            self.catch_up()
         self._flush()
 
     def _flush(self) -> None:
@@ -499,22 +592,32 @@ class Connection:
 
     def _send_outbox(self) -> None:
         """Send as much of the outbox as the socket takes."""
-        while self._outbox:
-            chunk = self._outbox.chunk()
+        outbox = self._outbox
+        while outbox:
+            chunk = outbox.chunk()
             size = sum(map(len, chunk))
-            count = self._send(chunk if len(chunk) > 1 else chunk[0]) if size else 0
+            try:
+                count = self._send(chunk if len(chunk) > 1 else chunk[0]) if size else 0
+                outbox.advance(count)
+            except BaseException as error:
+                self._lose_place(error)
+                raise
             if count and self._output_watch is not None:
                 self._output_watch.move()
-            self._outbox.advance(count, count == size)
             if count < size:
                 return
 
     def _wait_until_writable(self) -> None:
-        # While it waits, `_flush_scheduled` keeps writers from trying themselves.
-        self._flush_scheduled = True
         if self._writer is None:
             self._writer = self._loop.io(self._transport.fileno(), _WRITE)
         self._writer.start(self._on_writable)
+        # While it waits, this keeps writers from trying themselves.
+        self._flush_scheduled = True
+        if self.closing:
+            self._watch_output()
+
+    def _watch_output(self) -> None:
+        """The connection is to be closed, and the peer has to read on until then."""
         if self._output_watch is None:
             self._output_watch = self._new_watch(self._expects_output)
         self._output_watch.begin()
@@ -525,7 +628,7 @@ class Connection:
         # TLS may have had to write in order to read.
         read_waits = self._transport.wants_write
         self._flush()
-        if read_waits and self._reading and not self.closed:
+        if read_waits and self.reading and not self.closed:
             self._on_readable()
 
     def _new_watch(self, expects_move: Callable[[], bool]) -> StallWatch:
@@ -542,12 +645,14 @@ class Connection:
 
     def _expects_input(self) -> bool:
         """Whether the peer has begun what it has to go on with; see `StallWatch`."""
-        return not self._transport.ready or (self._decoder.partial and self._reading)
+        return not self._transport.ready or (self._decoder.partial and self.reading)
 
     def _expects_output(self) -> bool:
-        """Whether the peer has to read on; a server may take its time, and a client may not."""
-        waits = self._outbox.size > 0 or self._transport.wants_write
-        return waits and (self._drops_slow_readers or self.closing)
+        """Whether the peer has to read on.
+
+        While the connection stays open it may take its time: being busy is no fault.
+        """
+        return self.closing and (self._outbox.size > 0 or self._transport.wants_write)
 
     def _on_stall(self) -> None:
         """Hub callback."""

@@ -1,19 +1,39 @@
 """Deadlines: one timeout is taken at the API, a deadline is passed inward.
 
-Rules of this room: it suspends nothing.  A deadline is a time of the monotonic
-clock, in seconds; None means that there is none.
+A deadline is a time of the monotonic clock, in seconds; None means that there is
+none.  A thread that handles a request inherits the request's deadline for what it
+sends itself, as long as the request's block is open: whoever leaves the block, in
+whatever thread and context, ends that for all.
+
+Nothing here suspends.
 """
 
 from __future__ import annotations
 
 import time
-from contextvars import ContextVar, Token
-
-_inherited: ContextVar[float | None] = ContextVar("ratchet_deadline", default=None)
+from contextvars import ContextVar
 
 
-inherited_deadline = _inherited.get
-"""The deadline of the request which the current thread handles."""
+class Scope:
+    """A block in which the requests that are sent have no more time than until its deadline."""
+
+    __slots__ = ("deadline", "left", "outer")
+
+    def __init__(self, deadline: float, outer: Scope | None) -> None:
+        self.deadline = deadline
+        self.outer = outer
+        self.left = False
+
+
+_scope: ContextVar[Scope | None] = ContextVar("ratchet_deadline", default=None)
+
+
+def inherited_deadline() -> float | None:
+    """The deadline of the request which the current thread handles."""
+    scope = _scope.get()
+    while scope is not None and scope.left:
+        scope = scope.outer
+    return None if scope is None else scope.deadline
 
 
 def deadline_after(timeout: float | None) -> float | None:
@@ -37,7 +57,7 @@ def request_deadline(timeout: float | None) -> float | None:
     Its own, or that of the request which the current thread handles, if that
     one is earlier.
     """
-    outer = _inherited.get()
+    outer = inherited_deadline()
     if timeout is None:
         return outer
     own = time.monotonic() + timeout
@@ -49,18 +69,22 @@ def time_left(deadline: float | None) -> float | None:
     return None if deadline is None else seconds_until(deadline)
 
 
-def inherit(deadline: float | None) -> Token[float | None] | None:
+def enter_scope(deadline: float | None) -> Scope | None:
     """Let requests of the current context have no more time than until `deadline`.
 
-    Returns what `stop_inheriting` needs to undo it.
+    Returns what `leave_scope` needs to end that; None if it changes nothing.
     """
-    outer = _inherited.get()
+    outer = inherited_deadline()
     if deadline is None or (outer is not None and outer <= deadline):
         return None
-    return _inherited.set(deadline)
+    scope = Scope(deadline, _scope.get())
+    _scope.set(scope)
+    return scope
 
 
-def stop_inheriting(token: Token[float | None] | None) -> None:
-    """Undo an `inherit`."""
-    if token is not None:
-        _inherited.reset(token)
+def leave_scope(scope: Scope | None) -> None:
+    """End an `enter_scope`, from whatever context."""
+    if scope is not None:
+        scope.left = True
+        if _scope.get() is scope:
+            _scope.set(scope.outer)

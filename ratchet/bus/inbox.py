@@ -1,7 +1,7 @@
 """The queue of requests that wait for a thread, the same for every kind of bus.
 
-Rules of this room: an item stays in the queue until the very thread that takes
-it runs.  A wake is no hand-over, so a thread that is killed while it waits, or
+An item stays in the queue until the very thread that takes it runs, and has
+claimed it.  A wake is no hand-over, so a thread that is killed while it waits, or
 just as an item comes, takes nothing with it.
 
 Waiters are served first come, first served: a thread that comes while others
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
@@ -21,6 +21,14 @@ from ratchet._wait import WaitQueue
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
 Item = TypeVar("Item")
+
+
+class Named(Protocol):
+    """A bus, as far as the inbox speaks of it."""
+
+    @property
+    def name(self) -> str:
+        """The bus, for people."""
 
 
 class Inbox(Generic[Item]):
@@ -35,7 +43,7 @@ class Inbox(Generic[Item]):
         closed: whether nothing is put in any more.
     """
 
-    def __init__(self, owner: object, maxsize: int | None = None) -> None:
+    def __init__(self, owner: Named, maxsize: int | None = None) -> None:
         self._owner = owner
         self._maxsize = maxsize
         self._run_callback: Callable[..., object] = get_hub().loop.run_callback
@@ -68,54 +76,73 @@ class Inbox(Generic[Item]):
         """
         woken = self._senders.wait("send_request", self._owner, timeout)
         if self.closed:
-            raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_SENT)
+            raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_SENT)
         if not woken:
-            raise BusTimeout(f"no room in {self._owner!r} after {timeout} s", outcome=Outcome.NOT_SENT)
+            text = f"no room in {self._owner.name} within {timeout:.3g} s"
+            raise BusTimeout(text, outcome=Outcome.NOT_SENT)
 
     def put(self, item: Item) -> int:
         """Add an item, and return how many there are; does not block, also from a hub callback."""
-        self._items.append(item)
         if self._receivers and not self._wake_scheduled:
+            # First, so that an item which is there is sure to be taken.
             self._schedule_wake()
+        self._items.append(item)
         return len(self._items)
 
-    def get(self, timeout: float | None) -> Item:
-        """Take the oldest item, waiting for one if need be.
+    def first(self, timeout: float | None) -> Item:
+        """The oldest item, waiting for one if need be; the thread claims it, and then `drop`s it.
 
         Raises `BusTimeout`, or `BusClosed` if there is none and none will come.
         """
         if not self._items or self._receivers:
-            if self.closed:
-                raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_RUN)
+            if self.closed and not self._items:
+                raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
             if not self._receivers.wait("recv_request", self._owner, timeout):
-                raise BusTimeout(f"no request on {self._owner!r} after {timeout} s", outcome=Outcome.NOT_RUN)
+                text = f"no request came to {self._owner.name} within {timeout:g} s"
+                raise BusTimeout(text, outcome=Outcome.NOT_RUN)
             if not self._items:
-                raise BusClosed(f"{self._owner!r} is closed", outcome=Outcome.NOT_RUN)
+                raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
+        return self._items[0]
+
+    def drop(self, item: Item) -> None:
+        """Remove the oldest item, if it is this one: a thread has claimed it."""
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
-        return self._items.popleft()
+        if self._items and self._items[0] is item:
+            self._items.popleft()
+            if self.closed and not self._items:
+                # Nothing will come any more for those who still wait.
+                self._run_callback(self._wake_at_end)
 
     def remove(self, items: Collection[Item]) -> None:
         """Take back items that nobody has taken yet; those that are not here any more are skipped."""
+        if self._senders and not self._wake_scheduled:
+            self._schedule_wake()
         if len(items) == 1:
             # Mostly one, and mostly an old one, whose time is over: found at once.
             with suppress(ValueError):
                 self._items.remove(*items)
         else:
-            kept = [item for item in self._items if item not in items]
-            self._items.clear()
-            self._items.extend(kept)
-        if self._senders and not self._wake_scheduled:
-            self._schedule_wake()
+            self._items = deque(item for item in self._items if item not in items)
+        if self.closed and not self._items:
+            self._run_callback(self._wake_at_end)
 
     def close(self) -> list[Item]:
-        """Let nobody in any more, wake all who wait, and return what was left."""
-        self.closed = True
-        left = list(self._items)
-        self._items.clear()
-        self._run_callback(self._receivers.wake_all)
+        """Let nobody in any more, wake all who wait in vain, and return what is there.
+
+        What is not removed is still taken.
+        """
         self._run_callback(self._senders.wake_all)
-        return left
+        self._run_callback(self._wake_at_end)
+        self.closed = True
+        return list(self._items)
+
+    def settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self._schedule_wake()
+        if self.closed:
+            self._run_callback(self._senders.wake_all)
+            self._run_callback(self._wake_at_end)
 
     def forget_all(self) -> None:
         """Drop every item and waiter, and wake nobody: they are a parent process's."""
@@ -124,21 +151,26 @@ class Inbox(Generic[Item]):
         self._senders.clear()
 
     def _schedule_wake(self) -> None:
-        self._wake_scheduled = True
         self._run_callback(self._wake)
+        self._wake_scheduled = True
+
+    def _wake_at_end(self) -> None:
+        """Hub callback: nothing is put in any more, and perhaps nothing is left."""
+        if self.closed and not self._items:
+            self._receivers.wake_all()
 
     def _wake(self) -> None:
         """Hub callback: each thread that is woken takes its item, or puts it, at once."""
         self._wake_scheduled = False
-        items, receivers = self._items, self._receivers
+        receivers = self._receivers
         # Counted beforehand: threads that feed each other must not hold the hub.
-        for _ in range(len(items)):
-            if not items or not receivers:
+        for _ in range(len(self._items)):
+            if not self._items or not receivers:
                 break
             receivers.wake_next()
         if self._senders:
             self._wake_senders()
-        if items and receivers and not self._wake_scheduled:
+        if self._items and receivers and not self._wake_scheduled:
             self._schedule_wake()
 
     def _wake_senders(self) -> None:

@@ -1,26 +1,33 @@
 """One connection to a server, as the client sees it, and the requests that it carries.
 
-Rules of this room: what a message means on the client's side is decided here;
-how it travels is the connection's affair.  Every transaction ends, whatever
-becomes of the connection, and its error says whether the request ran.
+What a message means on the client's side is decided here; how it travels is the
+connection's affair.  Every transaction ends, whatever becomes of the connection,
+and its error says whether the request ran.
+
+A transaction leaves the link's register after it has ended, so one whose ending
+is interrupted is still there, and ends with the connection or in `settle`.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ratchet._log import bus_logger, log_soon
+from ratchet._wait import WaitQueue
 from ratchet.bus import wire
-from ratchet.bus.codecs import Address, Decode
+from ratchet.bus.address import Target, format_address
+from ratchet.bus.codecs import Decode
 from ratchet.bus.connection import Connection, ConnectionOwner
+from ratchet.bus.deadline import deadline_after, time_left
 from ratchet.bus.limits import Limits
 from ratchet.bus.side import BusSide
-from ratchet.bus.transaction import ClientTransaction, error_from_number
-from ratchet.bus.transport import Transport
+from ratchet.bus.transaction import DRAINING, ClientTransaction, error_from_number
+from ratchet.bus.transport import Transport, refused_us
 from ratchet.bus.wire import ErrorNumber, Message
 from ratchet.errors import (
     BusClosed,
@@ -50,12 +57,16 @@ class LinkOwner(BusSide):
     _plain: bool
 
     @abstractmethod
+    def _on_hello(self, link: Link) -> None:
+        """The server has said hello, or anything else that shows it is one without."""
+
+    @abstractmethod
     def _on_link_drained(self, link: Link) -> None:
         """The server takes no more requests on this link."""
 
     @abstractmethod
-    def _on_link_lost(self, link: Link, error: BaseException | None) -> None:
-        """The link's connection is closed."""
+    def _on_link_lost(self, link: Link, error: BaseException | None, unsent_casts: int) -> None:
+        """The link's connection is closed.  Called again where it was interrupted."""
 
 
 class SocketTransaction(ClientTransaction[Request, Response]):
@@ -63,8 +74,8 @@ class SocketTransaction(ClientTransaction[Request, Response]):
 
     _bus: LinkOwner
 
-    def __init__(self, link: Link, request: Request, id: int) -> None:
-        self._bus = link.client
+    def __init__(self, client: LinkOwner, link: Link, request: Request, id: int) -> None:
+        self._bus = client
         self._link = link
         self.request = request
         self._id = id
@@ -78,6 +89,7 @@ class SocketTransaction(ClientTransaction[Request, Response]):
         self._value = None
         self._waiters = None
         self._timer = None
+        self._seconds = 0.0
 
     def _response(self) -> Response:
         if not self._decoded:
@@ -88,41 +100,86 @@ class SocketTransaction(ClientTransaction[Request, Response]):
                 self._decoded = True
         return self._value  # type: ignore[no-any-return]
 
+    @property
+    def _peer(self) -> str:
+        return format_address(self._link.connection.peer)
+
     def _withdraw(self) -> Outcome:
         return self._link.withdraw(self)
+
+    def _forget(self) -> None:
+        self._link.forget(self)
 
     def _on_deadline(self) -> None:
         """Hub callback."""
         if self._expired or not self._link.ask_for_last_word(self):
             super()._on_deadline()
         else:
+            self._look_again_after(_LAST_WORD_TIMEOUT)
             self._expired = True
-            self._timer.start(self._on_deadline, update=True)
 
     def _time_out(self, outcome: Outcome) -> None:
         """Its time was over, and now it is known what became of it."""
-        self._bus._counters.cancelled += 1
-        self._error = BusTimeout("the time of the request is over", outcome=outcome)
-        self._end()
+        if not self._done:
+            self._end_given_up(BusTimeout(self._time_over, outcome=outcome))
 
 
 class Link(ConnectionOwner):
-    """One connection to a server."""
+    """One connection to a server.
 
-    __slots__ = ("_last_id", "_open", "_plain_order", "client", "connection", "draining", "useful")
+    Attributes:
+        open: the open transactions, by id.
+        max_in_flight: the most of them that the server takes.
+        hello: what the server has said of itself; None until it has said anything.
+        draining: whether the server has said that it runs no more requests.
+        useful: whether an answer has come.
+        narrow: whether the server takes less than this side's own limits allow.
+    """
 
-    def __init__(self, client: LinkOwner, transport: Transport, peer: Address) -> None:
-        self.client = client
-        # The open transactions, by id; if plain, also in the order of their
-        # answers, with those that were given up still in their places.
-        self._open: dict[int, SocketTransaction[Any, Any]] = {}
+    __slots__ = (
+        "_casts",
+        "_client",
+        "_counters",
+        "_last_id",
+        "_limits",
+        "_plain",
+        "_plain_order",
+        "_run_callback",
+        "_window",
+        "connection",
+        "draining",
+        "hello",
+        "max_in_flight",
+        "narrow",
+        "open",
+        "useful",
+    )
+
+    def __init__(self, client: LinkOwner, transport: Transport, peer: Target) -> None:
+        # Weakly, because the loop keeps a connection alive, and so its link.
+        self._client = weakref.ref(client)
+        self._counters = client._counters
+        self._limits = limits = client._limits
+        self._plain = client._plain
+        self._run_callback = client._run_callback
+        self.open: dict[int, SocketTransaction[Any, Any]] = {}
+        # If plain, they are also in the order of their answers, with those that were
+        # given up still in their places.
         self._plain_order: deque[SocketTransaction[Any, Any]] = deque()
+        # The numbers of frames that are casts and may not have left yet.
+        self._casts: deque[int] = deque()
         self._last_id = 0
-        # The server has said that it runs no more requests.
+        self.hello: wire.Hello | None = None
+        # Those who wait because the server takes no more at once.
+        self._window = WaitQueue()
+        self.narrow = False
+        self.max_in_flight = wire.MAX_ID
         self.draining = False
-        # A message has come.
         self.useful = False
-        self.connection = Connection(transport, client._limits, self, peer, drops_slow_readers=False)
+        self.connection = Connection(transport, limits, self, peer)
+        if not self._plain:
+            hello = wire.Hello(max_message=limits.max_message, max_parts=limits.max_parts)
+            self.connection.write_later(wire.encode_hello(hello))
 
     def __repr__(self) -> str:
         state = "draining, " if self.draining else ""
@@ -130,104 +187,208 @@ class Link(ConnectionOwner):
 
     def __len__(self) -> int:
         """How many transactions are open."""
-        return len(self._open)
+        return len(self.open)
+
+    @property
+    def unsent_casts(self) -> int:
+        """How many casts have not left."""
+        sent = self.connection.sent
+        return sum(number > sent for number in self._casts)
 
     def send(
-        self, request: Request, flags: int, arg: int, parts: Sequence[bytes]
+        self, client: LinkOwner, request: Request, flags: int, arg: int, parts: Sequence[bytes]
     ) -> SocketTransaction[Request, Any]:
-        """Send a request whose parts are checked; does not block."""
+        """Send a request of its client, whose parts are checked; does not block."""
         # An id that no open transaction has; 0 is never one.
         id = self._last_id % wire.MAX_ID + 1
-        while id in self._open:
+        while id in self.open:
             id = id % wire.MAX_ID + 1
-        self._last_id = id
-        transaction: SocketTransaction[Request, Any] = SocketTransaction(self, request, id)
-        if not flags & wire.ONE_WAY:
-            self._open[id] = transaction
-        if self.client._plain:
-            self._plain_order.append(transaction)
+        transaction: SocketTransaction[Request, Any] = SocketTransaction(client, self, request, id)
+        plain = self._plain
+        if plain:
             frame = wire.frame(wire.PLAIN, 0, 0, 0, parts)
         else:
             frame = wire.frame(wire.REQUEST, flags, id, arg, parts)
-        transaction._frame_number = self.connection.write(frame)
+        self._last_id = id
+        if not flags & wire.ONE_WAY:
+            self.open[id] = transaction
+        if plain:
+            self._plain_order.append(transaction)
+        try:
+            transaction._frame_number = number = self.connection.write(frame)
+        except BaseException:
+            # Nobody waits for it, whether it was sent or not.
+            self.open.pop(id, None)
+            if plain:
+                # Answers are told by their order, which nobody knows any more.
+                self.connection.close()
+            raise
+        if flags & wire.ONE_WAY:
+            self._note_cast(number)
         return transaction
+
+    def _note_cast(self, number: int) -> None:
+        casts, sent = self._casts, self.connection.sent
+        while casts and casts[0] <= sent:
+            casts.popleft()
+        if number > sent:
+            casts.append(number)
 
     def withdraw(self, transaction: SocketTransaction[Any, Any]) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
-        del self._open[transaction._id]
-        outcome = Outcome.UNKNOWN
         if self.connection.take_back(transaction._frame_number):
-            outcome = Outcome.NOT_SENT
-            if self.client._plain:
+            if self._plain and transaction in self._plain_order:
                 self._plain_order.remove(transaction)
-        elif not self.client._plain and not transaction._expired:
+            return Outcome.NOT_SENT
+        if not self._plain and not transaction._expired:
             self.connection.write(wire.encode(wire.CANCEL, 0, transaction._id, 0, ()))
+        return Outcome.UNKNOWN
+
+    def forget(self, transaction: SocketTransaction[Any, Any]) -> None:
+        """A transaction has ended."""
+        if self.open.get(transaction._id) is transaction:
+            del self.open[transaction._id]
+            if self.draining or self._window:
+                self._on_ended()
+
+    def _on_ended(self) -> None:
+        """There is one open transaction less, and somebody waits for that."""
+        if self._window:
+            self._run_callback(self._window.wake_all)
         self._close_if_done()
-        return outcome
+
+    def wait_for_room(self, timeout: float | None) -> bool:
+        """Wait until it is this thread's turn to `send`; blocks.  False when the time is over.
+
+        Returns at once when the connection is closed.
+        """
+        deadline = deadline_after(timeout)
+        while len(self.open) >= self.max_in_flight and not self.connection.closed:
+            if not self._window.wait("send_request", self, time_left(deadline)):
+                return False
+        return self.connection.wait_for_room("send_request", time_left(deadline))
 
     def ask_for_last_word(self, transaction: SocketTransaction[Any, Any]) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         connection = self.connection
-        if self.client._plain or connection.closed or transaction._frame_number > connection.sent:
+        if self._plain or connection.closed or transaction._frame_number > connection.sent:
             return False
         connection.write(wire.encode(wire.CANCEL, 0, transaction._id, 0, ()))
-        transaction._timer.close()
-        transaction._timer = self.client._hub.loop.timer(_LAST_WORD_TIMEOUT)
         return True
 
     def fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
         """End every open transaction in an error that says whether it was sent."""
-        transactions = list(self._open.values())
-        self._open.clear()
-        self._plain_order.clear()
-        for transaction in transactions:
+        for transaction in list(self.open.values()):
+            unsent = transaction._frame_number > self.connection.sent
             if transaction._expired:
                 transaction._time_out(Outcome.UNKNOWN)
                 continue
-            unsent = transaction._frame_number > self.connection.sent
-            error = error_type(message, outcome=Outcome.NOT_SENT if unsent else Outcome.UNKNOWN)
+            outcome = self._outcome_of_loss(cause, unsent)
+            error = error_type(message, outcome=outcome)
             error.__cause__ = cause
             transaction._fail(error)
+            self.forget(transaction)
+        self._plain_order.clear()
 
-    def close(self) -> None:
-        """Close the connection at once; whoever waits gets `BusClosed`."""
-        if self._open and not self.client._plain:
-            # A socket that is closed looks like one that still wants its answers.
-            cancels = [wire.encode(wire.CANCEL, 0, id, 0, ()) for id in self._open]
-            self.connection.write_last(b"".join(cancels))
+    def _outcome_of_loss(self, cause: BaseException | None, unsent: bool) -> Outcome:
+        """What is certain about a request when the connection is lost."""
+        if self.hello is None and cause is not None and refused_us(cause):
+            # A server that let nobody in ran nothing.
+            return Outcome.NOT_RUN
+        return Outcome.NOT_SENT if unsent else Outcome.UNKNOWN
+
+    def close(self) -> int:
+        """Close the connection at once; whoever waits gets `BusClosed`.
+
+        The kernel gets as much of what is written as it takes.  Returns how many casts
+        it did not take.
+        """
+        if not self.connection.closed:
+            # An older server takes a bare close for one that still wants its answers.
+            cancels = () if self._plain else list(self.open)
+            self.connection.write_last(b"".join(wire.encode(wire.CANCEL, 0, id, 0, ()) for id in cancels))
+        unsent = self.unsent_casts
+        self._casts.clear()
         self.connection.close()
+        return unsent
 
     def forsake(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
-        for transaction in self._open.values():
+        for transaction in self.open.values():
             transaction._waiters = None
         self.fail_all(BusClosed, "the request was sent before fork(), by the parent process", None)
         self.connection.forsake()
 
+    def settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self.connection.settle()
+        if self.connection.closed:
+            self._on_closed(self.connection.error)
+            return
+        for transaction in list(self.open.values()):
+            transaction._settle()
+        self._on_ended()
+
     def _close_if_done(self) -> None:
-        if self.draining and not self._open:
+        if self.draining and not self.open:
             self.connection.close_when_sent()
 
     def _on_message(self, message: Message) -> None:
         kind, _, id, arg, parts = message
-        self.useful = self.useful or bool(self._open)
-        if kind == wire.RESPONSE and id in self._open and not self._open[id]._expired:
-            self._open.pop(id)._succeed(parts)
-            if self.draining:
-                self._close_if_done()
+        if kind == wire.RESPONSE and id in self.open and not self.open[id]._expired:
+            self.useful = True
+            self.open[id]._succeed(parts)
+            del self.open[id]
+            if self.draining or self._window:
+                self._on_ended()
         elif kind == wire.RESPONSE or kind == wire.ERROR:
-            self._on_answer(kind, arg, parts, self._open.pop(id, None))
+            self._on_answer(kind, arg, parts, self.open.get(id))
         elif kind == wire.PLAIN and self._plain_order:
             transaction = self._plain_order.popleft()
-            self._on_answer(kind, arg, parts, self._open.pop(transaction._id, None))
+            self._on_answer(kind, arg, parts, self.open.get(transaction._id))
         elif kind == wire.PING:
             if self.connection.crowded:
                 return  # such a server has no use for another answer
             self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
         elif kind == wire.GOAWAY:
             self._on_go_away(id)
+        elif kind == wire.HELLO:
+            self._on_hello(parts[0])
         elif kind != wire.PONG:
             self._on_broken(ProtocolError(f"the server sent an unexpected message of kind {kind}"), None)
+        if self.hello is None and kind != wire.PLAIN:
+            # A server that speaks without it is an older one.
+            self.hello = wire.Hello()
+            self._tell_hello()
+
+    def _tell_hello(self) -> None:
+        client = self._client()
+        if client is not None:
+            client._on_hello(self)
+
+    def _on_hello(self, part: bytes) -> None:
+        try:
+            hello = wire.decode_hello(part)
+        except ProtocolError as error:
+            self._on_broken(error, None)
+            return
+        limits = self._limits
+        self.narrow = (hello.max_message or limits.max_message) < limits.max_message or (
+            hello.max_parts or limits.max_parts
+        ) < limits.max_parts
+        self.max_in_flight = hello.max_in_flight or self.max_in_flight
+        self.hello = hello
+        self._tell_hello()
+
+    def check_size(self, parts: Sequence[bytes]) -> None:
+        """Refuse at home a message that the server would refuse; raises `MessageTooLarge`."""
+        assert self.hello is not None
+        limits = self._limits
+        wire.check_size(
+            parts,
+            min(self.hello.max_message or limits.max_message, limits.max_message),
+            min(self.hello.max_parts or limits.max_parts, limits.max_parts),
+        )
 
     def _on_answer(
         self, kind: int, arg: int, parts: list[bytes], transaction: SocketTransaction[Any, Any] | None
@@ -235,14 +396,15 @@ class Link(ConnectionOwner):
         if transaction is None:
             # The word on a request that has ended here already is no late answer.
             if kind != wire.ERROR or arg not in _LAST_WORDS:
-                self.client._counters.dropped_late += 1
+                self._counters.dropped_late += 1
             return
+        self.useful = True
         if kind == wire.ERROR:
             name, text, trace = (part.decode("utf-8", "replace") for part in parts)
-            error = error_from_number(arg, (name, text, trace))
+            error = error_from_number(arg, (name, text, trace), transaction._peer)
         if transaction._expired:
             if kind != wire.ERROR:
-                self.client._counters.dropped_late += 1
+                self._counters.dropped_late += 1
             transaction._time_out(Outcome.RAN if kind != wire.ERROR else error.outcome)
         elif kind == wire.ERROR and arg == ErrorNumber.CANCELLED and transaction._timer is not None:
             # The server saw the request's time end before this side did.
@@ -251,20 +413,22 @@ class Link(ConnectionOwner):
             transaction._fail(error)
         else:
             transaction._succeed(parts)
-        self._close_if_done()
+        self.forget(transaction)
 
     def _on_go_away(self, last_id: int) -> None:
         """The server drains: it will not run what was sent after `last_id`."""
         self.draining = True
-        for id in list(self._open):
+        for id, transaction in list(self.open.items()):
             # Ids go round, so "later" is the shorter way from the last one.
             if 0 < (id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2:
-                transaction = self._open.pop(id)
                 if transaction._expired:
                     transaction._time_out(Outcome.NOT_RUN)
                 else:
-                    transaction._fail(Rejected("the server is draining"))
-        self.client._on_link_drained(self)
+                    transaction._fail(Rejected(f"{DRAINING} ({transaction._peer})"))
+                    self.forget(transaction)
+        client = self._client()
+        if client is not None:
+            client._on_link_drained(self)
         self._close_if_done()
 
     def _on_input_end(self) -> None:
@@ -277,19 +441,30 @@ class Link(ConnectionOwner):
         """Never asked for: writers wait by themselves."""
 
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
-        self.client._counters.broken += 1
-        log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", self.connection.peer, error)
-        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self._open:
+        self._counters.broken += 1
+        peer = format_address(self.connection.peer)
+        log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, error)
+        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.open:
             error.outcome = Outcome.RAN
-            self._open.pop(refused[1])._fail(error)
+            transaction = self.open[refused[1]]
+            transaction._fail(error)
+            self.forget(transaction)
         self.connection.close(error)
 
     def _on_closed(self, error: BaseException | None) -> None:
+        peer = format_address(self.connection.peer)
         if error is not None:
-            log_soon(bus_logger, logging.INFO, "lost the connection to %s: %s", self.connection.peer, error)
-        if self.client._closed:
-            self.fail_all(BusClosed, f"{self.client!r} was closed", None)
+            log_soon(bus_logger, logging.INFO, "lost the connection to %s: %s", peer, error)
+        unsent = self.unsent_casts
+        if unsent:
+            log_soon(bus_logger, logging.WARNING, "%d casts to %s were not sent: %s", unsent, peer, error)
+        self._run_callback(self._window.wake_all)
+        client = self._client()
+        if client is None or client._closed:
+            self.fail_all(BusClosed, f"the bus to {peer} was closed", None)
         else:
             kind = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
-            self.fail_all(kind, f"the connection to {self.connection.peer} was lost: {error}", error)
-        self.client._on_link_lost(self, error)
+            self.fail_all(kind, f"the connection to {peer} was lost: {error}", error)
+        if client is not None:
+            client._on_link_lost(self, error, unsent)
+        self._casts.clear()

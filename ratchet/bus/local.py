@@ -1,23 +1,27 @@
 """The bus inside one process: requests pass between threads as they are.
 
-Rules of this room: no bytes, no sockets, no codecs.  Both sides look at the
-same object, so nothing has to be told, and nothing crosses on the way.
+No bytes and no sockets; a codec only if one is given, to see what a socket would do.
+Both sides look at the same object, so nothing has to be told, and nothing crosses on
+the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from gevent.hub import get_hub
 
+from ratchet._interrupts import settle_soon
+from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
+from ratchet.bus.codecs import Codec, Decode, Encode, client_functions, server_functions
 from ratchet.bus.deadline import inherited_deadline, is_over, request_deadline, time_left
-from ratchet.bus.pending import CANCELLED, QUEUED, TAKEN, PendingRequest
+from ratchet.bus.pending import ANSWERED, ANSWERING, CANCELLED, QUEUED, TAKEN, PendingRequest
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.stats import Stats
-from ratchet.bus.transaction import ClientTransaction, ErrorTexts, error_from_number
+from ratchet.bus.transaction import DRAINING, ClientTransaction, ErrorTexts, error_from_number
 from ratchet.bus.wire import ErrorNumber, encode_metadata
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
@@ -36,58 +40,108 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         self._one_way = False
         self._state = QUEUED
         self._deadline = None
+        self._decoded = False
         self._done = False
         self._error = None
         self._value = None
         self._waiters = None
         self._timer = None
+        self._seconds = 0.0
+
+    @property
+    def _peer(self) -> str:
+        return self._bus.name
 
     def _response(self) -> Response:
+        if self._bus._codec is not None and not self._decoded:
+            response = self._bus._codec.response_from_bus(self._value, None)
+            # Another thread may have decoded it meanwhile; all get the same one.
+            if not self._decoded:
+                self._value = response
+                self._decoded = True
         return self._value  # type: ignore[no-any-return]
 
     def _withdraw(self) -> Outcome:
-        if self._cancel():
+        queued = self._state is QUEUED or (self._state is CANCELLED and self in self._bus._inbox)
+        self._cancel()
+        if queued:
             self._bus._inbox.remove((self,))
-            return Outcome.NOT_RUN
-        return Outcome.UNKNOWN
+        return Outcome.NOT_RUN if queued else Outcome.UNKNOWN
 
-    def _take(self) -> bool:
+    def _forget(self) -> None:
+        """Nothing refers to it but those who hold it."""
+
+    def _claim(self) -> bool:
+        if self._state is not QUEUED:
+            return False
         if self._deadline is not None and is_over(self._deadline):
             # The hub is late, or the timer would have given the request up.
             self._state = CANCELLED
-            self._bus._counters.cancelled += 1
-            self._error = BusTimeout("the time of the request is over", outcome=Outcome.NOT_RUN)
-            self._end()
+            if not self._done:
+                self._end_given_up(BusTimeout(self._time_over, outcome=Outcome.NOT_RUN))
             return False
-        self._state = TAKEN
         self._bus._in_flight.add(self)
+        self._state = TAKEN
         return True
 
+    def _load(self) -> bool:
+        return self._bus._codec is None or super()._load()
+
+    def _decode(self) -> None:
+        assert self._bus._codec is not None
+        request: Any = self.request
+        self.request = self._bus._codec.request_from_bus(request, None)
+
     def _reply(self, response: Response) -> bool:
-        self._succeed(response)
-        self._bus._forget(self)
+        value: Any = response
+        if self._bus._codec is not None and not self._one_way:
+            value = self._bus._codec.response_to_bus(response)
+            # The client may have given up while the codec blocked.
+            if self._state is not ANSWERING:
+                return self._refuse_answer()
+        self._succeed(value)
+        self._state = ANSWERED
         return not self._one_way
 
     def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
         self._fail(error_from_number(number, texts))
         return not self._one_way
 
+    def _settle(self) -> None:
+        ClientTransaction._settle(self)
+        PendingRequest._settle(self)
+
+
+class _Functions(NamedTuple):
+    """A codec as a bus calls it."""
+
+    request_to_bus: Encode[Any]
+    request_from_bus: Decode[Any]
+    response_to_bus: Encode[Any]
+    response_from_bus: Decode[Any]
+
 
 class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     """Both sides of a bus between threads of this process; see `new_local`.
 
-    `with bus:` closes it on leaving.  Its calls raise `RuntimeError` in another OS
+    `with bus:` closes it on leaving.  Its calls raise `WrongThread` in another OS
     thread than the one that made it.
     """
 
     address = None
     """A local bus listens nowhere."""
+    name = "the local bus"
 
-    def __init__(self, maxsize: int | None = None) -> None:
+    def __init__(self, maxsize: int | None = None, codec: Codec[Request, Response] | None = None) -> None:
         if maxsize is not None and (not isinstance(maxsize, int) or isinstance(maxsize, bool)):
             raise TypeError(f"maxsize must be a number or None, not {maxsize!r}")
         if maxsize is not None and maxsize < 1:
             raise ValueError(f"maxsize must be above 0, or None for no bound, not {maxsize!r}")
+        self._codec: _Functions | None = None
+        if codec is not None:
+            encode_request, decode_response = client_functions(None, None, codec)
+            decode_request, encode_response = server_functions(None, None, codec)
+            self._codec = _Functions(encode_request, decode_request, encode_response, decode_response)
         super().__init__(maxsize=maxsize)
         self._bounded = maxsize is not None
 
@@ -100,7 +154,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> LocalTransaction[Request, Response]:
-        transaction = LocalTransaction(self, request)
+        transaction = LocalTransaction(self, self._encoded(request))
         if timeout is None and metadata is None and inherited_deadline() is None:
             self._send(transaction, None)
             return transaction
@@ -116,11 +170,26 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             transaction._end_at(deadline)
         return transaction
 
-    def cast(self, request: Request) -> None:
-        transaction = LocalTransaction(self, request)
+    def cast(
+        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        check_timeout(timeout)
+        transaction = LocalTransaction(self, self._encoded(request))
         transaction._one_way = True
+        if metadata is not None:
+            encode_metadata(metadata)
+            transaction._metadata = dict(metadata)
         # Its own time is not bounded, but how long it waits for room is.
-        self._send(transaction, time_left(request_deadline(None)))
+        self._send(transaction, time_left(request_deadline(timeout)))
+
+    def wait_connected(self, timeout: float | None = None) -> None:
+        check_hub(self._hub, self)
+        check_timeout(timeout)
+        if self._inbox.closed:
+            self._refuse_sender()
+
+    def _encoded(self, request: Request) -> Any:
+        return request if self._codec is None else self._codec.request_to_bus(request)
 
     def _send(self, transaction: LocalTransaction[Request, Response], timeout: float | None) -> None:
         if get_hub() is not self._hub:
@@ -138,9 +207,12 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         inbox.put(transaction)
 
     def _refuse_sender(self) -> NoReturn:
+        if self._inherited:
+            reason = "was made before fork(), by the parent process; the child has to make its own"
+            raise BusClosed(f"{self.name} {reason}", outcome=Outcome.NOT_SENT)
         if self._closed:
-            raise BusClosed(f"{self!r} is closed", outcome=Outcome.NOT_SENT)
-        raise Rejected(f"{self!r} is draining")
+            raise BusClosed(f"{self.name} is closed", outcome=Outcome.NOT_SENT)
+        raise Rejected(DRAINING)
 
     def close(self) -> None:
         """Close both sides at once.
@@ -150,38 +222,69 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         Does not block.  Closing twice is fine.
         """
         check_hub(self._hub, self)
-        self._closed = True
         self._cut_off = self._cut_off or bool(self._in_flight)
+        try:
+            casts = self._close()
+        except BaseException:
+            settle_soon(self._hub)
+            raise
+        if casts:
+            self._cut_off = True
+            bus_logger.warning("%d casts to %s were not run when the bus was closed", casts, self.name)
+
+    def _close(self) -> int:
+        """Close, and return how many casts will not be run; also from a hub callback."""
+        self._closed = True
+        casts = self._drop_casts()
         for pending in (*self._inbox.close(), *self._in_flight):
             assert isinstance(pending, LocalTransaction)
-            pending._give_up(BusClosed, "the bus was closed")
+            pending._give_up(BusClosed, "the local bus was closed")
         self._forget_takers()
         self._wake_drain()
+        return casts
 
     def stats(self) -> Stats:
-        check_hub(self._hub, self)
         return self._counters.snapshot(connections=0, queued=len(self._inbox), in_flight=len(self._in_flight))
+
+    def _settle(self) -> None:
+        if self._closed and not self._inherited:
+            self._close()
+        for pending in self._inbox:
+            pending._settle()
+        super()._settle()
+
+    def _after_fork(self) -> None:
+        open_transactions = [*self._inbox, *self._in_flight]
+        super()._after_fork()
+        self._closed = self._inherited = self._inbox.closed = True
+        for pending in open_transactions:
+            assert isinstance(pending, LocalTransaction)
+            # Who waits is the parent's thread, and is not to wake.
+            pending._waiters = None
+            pending._fail(BusClosed("the request was sent before fork(), by the parent process"))
 
     def _refuse_new(self) -> None:
         """Nothing to tell: `send_request` looks for itself."""
 
 
 def new_local(
-    maxsize: int | None = None,
+    maxsize: int | None = None, *, codec: Codec[Request, Response] | None = None
 ) -> tuple[LocalBus[Request, Response], LocalBus[Request, Response]]:
     """A bus between threads of this process.  Does not block.
 
-    Requests and responses pass as they are: no codec, and no copy.
+    Requests and responses pass as they are, without a copy.
 
     Args:
         maxsize: how many requests may be queued before `send_request` waits
             for room; None for any number.
+        codec: encodes and decodes each message on its way, as on a socket: a test
+            sees with it what a socket would do.
 
     Returns:
         The same object twice, to have one name for each side.
 
-    Raises `ValueError` for a `maxsize` below 1, and `TypeError` for what is no
-    number.
+    Raises `ValueError` for a `maxsize` below 1, and `TypeError` for one that is not a
+    number, and for what is not a codec.
 
     .. code-block:: python
 
@@ -203,5 +306,5 @@ def new_local(
         True
         ['tea', 'bread']
     """
-    bus: LocalBus[Request, Response] = LocalBus(maxsize)
+    bus: LocalBus[Request, Response] = LocalBus(maxsize, codec)
     return bus, bus

@@ -1,40 +1,44 @@
 """The server's side of a transaction: a request that came, and its one answer.
 
-Rules of this room: what can happen to a request is decided here, the same for
-every kind of bus; how the client is told is the subclasses' part.  State is
-decided first and told after, with no switch in between.
+What can happen to a request is decided here, the same for every kind of bus; how
+the client is told is the subclasses' part.
 
 Two objects stand for one request.  The bus holds the `PendingRequest`, whose
 `State` says where the request is.  The thread that takes the request holds the
 `ServerTransaction`; when it lets go of that, nobody can answer any more, and
 the client is told so.
+
+A request is answered only after its answer has been handed over, for that is the
+step that can fail.  Until then it is being answered, and goes back to the thread
+that has it if that fails: an error can still be sent, or that nothing will come.
 """
 
 from __future__ import annotations
 
 import enum
 import gc
+import logging
 import traceback
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
-from contextvars import Token
 from functools import partial
 from types import FrameType, MappingProxyType, TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
-import gevent
 from gevent.hub import get_hub
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from ratchet._death import after_death
-from ratchet._log import bus_logger
+from ratchet._interrupts import settle_soon
+from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue, check_hub
 from ratchet.bus.codecs import Address
-from ratchet.bus.deadline import inherit, stop_inheriting, time_left
+from ratchet.bus.deadline import Scope, enter_scope, leave_scope, time_left
 from ratchet.bus.side import BusSide
-from ratchet.bus.transaction import ErrorTexts, error_name, error_texts
+from ratchet.bus.transaction import DRAINING, ErrorTexts, error_name, error_texts
 from ratchet.bus.wire import ErrorNumber
-from ratchet.errors import Abandoned, AlreadyAnswered, Rejected
+from ratchet.errors import AlreadyAnswered
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -43,19 +47,29 @@ Response = TypeVar("Response")
 class State(enum.Enum):
     """Where a request is on the server's side.
 
-    QUEUED -> TAKEN -> ANSWERED; or from QUEUED or TAKEN -> CANCELLED, and from
-    there -> LATE when an answer comes all the same.
+    QUEUED -> TAKEN -> ANSWERING -> ANSWERED; from ANSWERING back to TAKEN if the
+    answer cannot be made; or from the first three -> CANCELLED, and from there ->
+    LATE when an answer comes all the same.
     """
 
     QUEUED = "queued"
     TAKEN = "taken"
+    ANSWERING = "being answered"
     ANSWERED = "answered"
     CANCELLED = "cancelled"
     LATE = "answered too late"
 
 
 # Module names, because an enum's attribute takes three times as long to read.
-QUEUED, TAKEN, ANSWERED, CANCELLED, LATE = State
+QUEUED, TAKEN, ANSWERING, ANSWERED, CANCELLED, LATE = State
+
+# Where a thread has it.
+_HELD: Final = (TAKEN, ANSWERING)
+# Where it has no answer, and one is wanted.
+OPEN: Final = (QUEUED, TAKEN, ANSWERING)
+
+
+_ABANDONED: Final = "the server took the request and will not answer it"
 
 
 class Interrupted(BaseException):
@@ -65,23 +79,49 @@ class Interrupted(BaseException):
     """
 
 
+# What is no answer of a handler, but the end of its block, its thread or the program.
+_NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt)
+
+
 class RequestOwner(BusSide):
     """What a request on the server's side needs of its bus."""
 
     # The requests that a thread has taken and that are open.
     _in_flight: set[PendingRequest[Any, Any]]
-    # The threads that wait until there is none.
+    # Those whose handler is to be interrupted, and those that nobody holds any more.
+    _to_interrupt: set[PendingRequest[Any, Any]]
+    _dropped: deque[PendingRequest[Any, Any]]
+    # The threads that wait until none is in flight.
     _drained: WaitQueue
 
     def _forget(self, request: PendingRequest[Any, Any]) -> None:
         """No thread has the request any more, or nobody wants its answer."""
-        self._in_flight.discard(request)
         if self._drained:
             self._wake_drain()
+        self._in_flight.discard(request)
 
     def _wake_drain(self) -> None:
         """A request has left `_in_flight`, or a connection is gone."""
-        self._hub.loop.run_callback(self._drained.wake_all)
+        self._run_callback(self._drained.wake_all)
+
+    def _abandon_dropped(self) -> None:
+        """Hub callback: tell the clients of requests that nobody holds any more."""
+        while self._dropped:
+            self._dropped[0]._abandon()
+            self._dropped.popleft()
+
+    def _interrupt_handlers(self) -> None:
+        """Hub callback: their clients gave up."""
+        for request in list(self._to_interrupt):
+            request._interrupt()
+
+    def _settle_requests(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self._abandon_dropped()
+        for request in list(self._in_flight):
+            request._settle()
+        self._interrupt_handlers()
+        self._wake_drain()
 
 
 class PendingRequest(ABC, Generic[Request, Response]):
@@ -91,6 +131,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
     _bus: RequestOwner
     _state: State
     _deadline: float | None
+    _one_way: bool
     # These are seldom read.
     _handler: greenlet | None = None
     _metadata: Mapping[str, str] = MappingProxyType({})
@@ -107,16 +148,78 @@ class PendingRequest(ABC, Generic[Request, Response]):
         return False
 
     @abstractmethod
-    def _take(self) -> bool:
-        """A thread has it from the inbox; False if it is not to be handled after all."""
+    def _claim(self) -> bool:
+        """A thread takes it from the inbox; False if it is not to be handled after all."""
+
+    @abstractmethod
+    def _decode(self) -> None:
+        """Set `request`, from what came; may block, and raises what the codec raises."""
 
     @abstractmethod
     def _reply(self, response: Response) -> bool:
-        """Hand the response to the client's side, and `_release`; see `send_response`."""
+        """Make the response, hand it to the client's side, and only then set `ANSWERED`.
+
+        May block.  See `send_response`.
+        """
 
     @abstractmethod
     def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
-        """Hand an error to the client's side; does not block, raises nothing."""
+        """Hand an error to the client's side; does not block."""
+
+    def _load(self) -> bool:
+        """Decode what was claimed.  False if it is not to be handled after all.
+
+        A codec that blocks is interrupted when the client gives up.
+        """
+        try:
+            # First, or a client that gives up right now would find nobody to interrupt.
+            self._handler = getcurrent()
+            self._decode()
+        except Interrupted as interrupt:
+            if interrupt.args[0] is not self:
+                raise
+        except Exception as error:
+            log_error(
+                bus_logger, logging.WARNING, "a request from %s could not be decoded", self._from, error=error
+            )
+            self._refuse(ErrorNumber.NOT_DECODED, error_texts(error))
+        finally:
+            self._handler = None
+            self._bus._to_interrupt.discard(self)
+        # The client may have given up meanwhile.
+        return self._state is TAKEN
+
+    def _respond(self, response: Response) -> bool:
+        """Answer it, once; see `send_response`."""
+        if self._state is not TAKEN:
+            return self._refuse_answer()
+        self._state = ANSWERING
+        try:
+            handed_over = self._reply(response)
+            self._release()
+            return handed_over
+        except BaseException as error:
+            if self._state is ANSWERING:
+                self._state = TAKEN
+                number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
+                self._refuse(number, error_texts(error))
+            else:
+                settle_soon(self._bus._hub)
+            raise
+
+    def _respond_error(self, error: BaseException) -> bool:
+        """Answer it with an error, once; see `send_error`."""
+        if self._state is not TAKEN:
+            return self._refuse_answer()
+        texts = error_texts(error)
+        try:
+            handed_over = self._reply_error(ErrorNumber.HANDLER_RAISED, texts)
+            self._state = ANSWERED
+            self._release()
+            return handed_over
+        except BaseException:
+            settle_soon(self._bus._hub)
+            raise
 
     def _refuse_answer(self) -> bool:
         """An answer comes too late, so False; or it is the second one."""
@@ -127,25 +230,37 @@ class PendingRequest(ABC, Generic[Request, Response]):
         raise AlreadyAnswered("the transaction has its answer already")
 
     def _release(self) -> None:
-        """It has its answer, or needs none."""
+        """It has its answer, or needs none.  Calling it twice is the same as once."""
         self._bus._forget(self)
 
-    def _refuse(self, number: ErrorNumber, error: BaseException) -> None:
+    def _settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        if self._state not in OPEN:
+            self._release()
+
+    def _refuse(self, number: ErrorNumber, texts: ErrorTexts) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""
         if self._state is QUEUED or self._state is TAKEN:
+            self._reply_error(number, texts)
             self._state = ANSWERED
-            self._reply_error(number, error_texts(error))
             self._release()
 
     def _refuse_draining(self) -> None:
         """The server takes no new work, and this was not taken yet."""
-        self._refuse(ErrorNumber.DRAINING, Rejected("the server is draining"))
+        self._refuse(ErrorNumber.DRAINING, ("Rejected", DRAINING, ""))
 
     def _abandon(self) -> None:
         """No thread can answer it any more."""
         if self._state is TAKEN:
-            error = Abandoned("the server took the request and will not answer it")
-            self._refuse(ErrorNumber.ABANDONED, error)
+            self._refuse(ErrorNumber.ABANDONED, ("Abandoned", _ABANDONED, ""))
+
+    def _abandon_soon(self) -> None:
+        """The same, from any OS thread."""
+        bus = self._bus
+        loop: Any = bus._hub.loop
+        if self._state in _HELD and loop is not None:
+            bus._dropped.append(self)
+            loop.run_callback_threadsafe(bus._abandon_dropped)
 
     def _cancel(self) -> bool:
         """The client gave up.  True if no thread has taken the request.
@@ -153,10 +268,10 @@ class PendingRequest(ABC, Generic[Request, Response]):
         Does not block, also from a hub callback.
         """
         queued = self._state is QUEUED
-        if queued or self._state is TAKEN:
+        if queued or self._state in _HELD:
+            self._interrupt_soon()
             self._state = CANCELLED
             self._release()
-            self._interrupt_soon()
         return queued
 
     def _begin_handling(self, handler: greenlet) -> None:
@@ -168,15 +283,18 @@ class PendingRequest(ABC, Generic[Request, Response]):
     def _end_handling(self) -> None:
         """It has left the block."""
         self._handler = None
+        self._bus._to_interrupt.discard(self)
 
     def _interrupt_soon(self) -> None:
         if self._handler is not None:
-            self._bus._hub.loop.run_callback(self._interrupt)
+            self._bus._run_callback(self._bus._interrupt_handlers)
+            self._bus._to_interrupt.add(self)
 
     def _interrupt(self) -> None:
         """Hub callback."""
+        self._bus._to_interrupt.discard(self)
         # Looked at again: the thread may have left the block meanwhile.
-        if self._handler is not None and not self._handler.dead:
+        if self._handler is not None and self._state in (CANCELLED, LATE) and not self._handler.dead:
             self._handler.throw(Interrupted(self))
 
 
@@ -209,13 +327,19 @@ class ServerTransaction(Generic[Request, Response]):
         ZeroDivisionError: division by zero
     """
 
-    # No `__init__`, which would double the time to make one: `recv_request` sets
-    # `_pending`, and the others begin as they are here.
+    # `recv_request` makes it without `__init__`, which would double the time, and sets
+    # `_pending`; the others begin as they are here.
     _pending: PendingRequest[Request, Response]
     # Another thread is to answer it.
     _passed_on = False
-    # The `with` blocks that threads are in: each with what undoes its deadline.
-    _entries: tuple[tuple[greenlet, Token[float | None] | None], ...] = ()
+    # The `with` blocks that threads are in: each with what ends its deadline.
+    _entries: tuple[tuple[greenlet, Scope | None], ...] = ()
+
+    def __init__(self) -> None:
+        raise TypeError("a ServerTransaction comes from recv_request(), and is not made by hand")
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a transaction cannot be copied or pickled: it stands for one request")
 
     def __repr__(self) -> str:
         pending = self._pending
@@ -261,13 +385,9 @@ class ServerTransaction(Generic[Request, Response]):
         or `MessageTooLarge`: the client gets a `RemoteError` then.
         """
         pending = self._pending
-        bus = pending._bus
-        if get_hub() is not bus._hub:
-            check_hub(bus._hub, self)
-        if pending._state is not TAKEN:
-            return pending._refuse_answer()
-        pending._state = ANSWERED
-        return pending._reply(response)
+        if get_hub() is not pending._bus._hub:
+            check_hub(pending._bus._hub, self)
+        return pending._respond(response)
 
     def send_error(self, error: BaseException) -> bool:
         """Answer with an error; the client's call raises it as `RemoteError`.
@@ -279,31 +399,26 @@ class ServerTransaction(Generic[Request, Response]):
             raise TypeError(f"send_error needs an exception, not {error!r}")
         pending = self._pending
         check_hub(pending._bus._hub, self)
-        if pending._state is not TAKEN:
-            return pending._refuse_answer()
-        pending._state = ANSWERED
-        try:
-            return pending._reply_error(ErrorNumber.HANDLER_RAISED, error_texts(error))
-        finally:
-            pending._release()
+        return pending._respond_error(error)
 
     def __enter__(self) -> ServerTransaction[Request, Response]:
         pending = self._pending
         if get_hub() is not pending._bus._hub:
             check_hub(pending._bus._hub, self)
         current = getcurrent()
-        self._entries += ((current, inherit(pending._deadline)),)
+        scope = None if pending._deadline is None else enter_scope(pending._deadline)
+        self._entries += ((current, scope),)
         pending._begin_handling(current)
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
+        # Whoever leaves leaves the block that was entered last: it may be another thread
+        # than entered it, or a generator's end in any thread.
         pending = self._pending
-        current = getcurrent()
-        left = next(entry for entry in reversed(self._entries) if entry[0] is current)
-        self._entries = tuple(entry for entry in self._entries if entry is not left)
-        stop_inheriting(left[1])
+        leave_scope(self._entries[-1][1])
+        self._entries = self._entries[:-1]
         if self._entries:
             pending._handler = self._entries[-1][0]
         else:
@@ -312,24 +427,35 @@ class ServerTransaction(Generic[Request, Response]):
         kind = type(None) if error_type is None else error_type
         if issubclass(kind, Interrupted) and error is not None and error.args[0] is pending:
             return True
-        if error is not None and issubclass(kind, (Exception, gevent.Timeout)) and not self._answered:
-            self.send_error(error)
-        if not self._passed_on:
-            pending._abandon()
-        if issubclass(kind, Exception):
-            bus_logger.warning("the handler of a request raised %s", error_name(kind), exc_info=error)
+        try:
+            if error is not None and not issubclass(kind, _NO_ANSWER) and not self._answered:
+                self.send_error(error)
+        finally:
+            if not self._passed_on:
+                pending._abandon()
+        if error is not None and issubclass(kind, (Exception, SystemExit)):
+            log_error(
+                bus_logger,
+                logging.WARNING,
+                "the handler of a request raised %s",
+                error_name(kind),
+                error=error,
+            )
             return True
         return False
 
     @property
     def _answered(self) -> bool:
-        return self._pending._state in (ANSWERED, LATE)
+        return self._pending._state in (ANSWERING, ANSWERED, LATE)
 
     def __del__(self) -> None:
-        pending = self._pending
-        if pending._state is TAKEN and pending._bus._hub.loop is not None:
-            # The last reference may go in any OS thread, so not in place.
-            pending._bus._hub.loop.run_callback_threadsafe(pending._abandon)
+        try:
+            pending = self._pending
+        except AttributeError:
+            # `recv_request` was interrupted before it had one.
+            return
+        if pending._state is TAKEN:
+            pending._abandon_soon()
 
 
 def let_go(death: BaseException, only_transactions: bool = False) -> None:

@@ -1,24 +1,34 @@
 """The server's side of a bus over sockets: accepting clients.
 
-Rules of this room: it accepts connections and owns their sessions; taking and
-answering requests is `server_side`, what a client's messages mean is `session`.
+It accepts connections and owns their sessions; taking and answering requests is
+`server_side`, what a client's messages mean is `session`.
+
+In a forked child it is dead, with the parent's connections, until the child takes a
+request from it: then it listens again, beside the parent.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import mmap
+import os
 import socket as _socket
 import ssl
+import uuid
 from collections.abc import Collection
+from contextlib import suppress
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
 
+from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import check_hub
-from ratchet.bus.address import SocketFile, Target, shown
-from ratchet.bus.codecs import Address, Decode, Encode
+from ratchet.bus import wire
+from ratchet.bus.address import SocketFile, Target, format_address, shown
+from ratchet.bus.codecs import Decode, Encode
 from ratchet.bus.limits import Limits
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
@@ -46,7 +56,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
     """The server's side of a bus, on a socket that listens; see `new_server` and `listen`.
 
     `with bus:` closes it on leaving.  It belongs to the OS thread that made it: its
-    calls raise `RuntimeError` in another one.
+    calls raise `WrongThread` in another one.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         limits: Limits,
         ssl_context: ssl.SSLContext | None = None,
         socket_file: SocketFile | None = None,
+        listener: Listener | None = None,
     ) -> None:
         super().__init__()
         self._decode = decode
@@ -68,18 +79,21 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._raw.setblocking(False)
         self._ssl_context = ssl_context
         self._socket_file = socket_file
-        # Whether nothing is read, because too many requests are queued.
-        self.held_up = False
+        self._listener = listener
         self._address = shown(self._raw.family, self._raw.getsockname())
         self._back_off = _FIRST_BACK_OFF
         loop: Any = self._hub.loop
-        self._acceptor = loop.io(self._raw.fileno(), _READ)
-        self._acceptor.start(self._on_acceptable)
+        self._acceptor: Any = None
         self._retry = loop.timer(0.0)
+        self._start_accepting()
+
+    @property
+    def name(self) -> str:
+        return format_address(self._address)
 
     def __repr__(self) -> str:
         return (
-            f"<ServerBus at {id(self):#x} on {self._address}: {self._state},"
+            f"<ServerBus at {id(self):#x} on {self.name}: {self._state},"
             f" connections={len(self._sessions)}, queued={len(self._inbox)},"
             f" in_flight={len(self._in_flight)}>"
         )
@@ -100,27 +114,51 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         check_hub(self._hub, self)
         if self._closed:
             return
-        self._closed = True
         self._cut_off = bool(self._in_flight) or any(
             session.connection.undelivered for session in self._sessions
         )
+        try:
+            casts = self._close()
+        except BaseException:
+            settle_soon(self._hub)
+            raise
+        if casts:
+            self._cut_off = True
+            bus_logger.warning("%d casts to %s were not run when the bus was closed", casts, self.name)
+
+    def _close(self) -> int:
+        """Close, and return how many casts will not be run; also from a hub callback."""
+        self._closed = True
         self._stop_accepting()
         for session in list(self._sessions):
             session.connection.close()
+        casts = self._drop_casts()
+        left = self._inbox.close()
         # What no connection waits for: one-way requests.
-        for pending in (*self._inbox.close(), *self._in_flight):
+        for pending in (*left, *self._in_flight):
             pending._cancel()
+        self._inbox.remove(left)
         self._forget_takers()
         self._wake_drain()
+        return casts
 
     def stats(self) -> Stats:
-        check_hub(self._hub, self)
-        parked = sum(len(session.parked) for session in self._sessions)
+        parked = sum(len(session.parked) for session in list(self._sessions))
         return self._counters.snapshot(
             connections=len(self._sessions),
             queued=len(self._inbox) + parked,
             in_flight=len(self._in_flight),
         )
+
+    def _settle(self) -> None:
+        if self._closed:
+            self._close()
+        for session in list(self._sessions):
+            session.settle()
+        super()._settle()
+        if not self._inbox.closed and not self._retry.active and not self._acceptor.active:
+            self._acceptor.start(self._on_acceptable)
+        self._go_on_if_room()
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -128,6 +166,19 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             session.connection.forsake()
         self._sessions.clear()
         self.held_up = False
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._retry.close()
+            self._acceptor = None
+            # Dead, until `_revive`.
+            self._inbox.closed = self._inherited = True
+
+    def _revive(self) -> None:
+        if self._inherited:
+            if self._listener is not None:
+                self._listener.share()
+            self._start_accepting()
+            self._inbox.closed = self._inherited = False
 
     def _finished(self) -> bool:
         if self._in_flight:
@@ -138,6 +189,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         return not self._sessions
 
     def _refuse_new(self) -> None:
+        if self._acceptor is None:
+            return
         # Who has asked already is to hear that it will not be run.
         self._retry.close()
         for _ in range(_LAST_ACCEPTS):
@@ -145,15 +198,15 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 break
         self._stop_accepting()
         for session in list(self._sessions):
-            session.connection.read_now()
+            session.connection.read_anyway()
             session.go_away()
-            session.refuse_parked()
+            session.end_parking()
 
     def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
-        if self._draining:
+        if self._inbox.closed or (self._draining and not request._one_way):
             request._refuse_draining()
-        elif self._inbox.put(request) >= self._limits.max_queued and not self.held_up:
-            self._hold_up(True)
+        elif self._inbox.put(request) >= self._limits.max_queued:
+            self.held_up = True
 
     def _dequeue(self, requests: Collection[SocketRequest[Any, Any]]) -> None:
         if requests:
@@ -161,24 +214,40 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             self._go_on_if_room()
 
     def _go_on_if_room(self) -> None:
-        # Not at the first free place, or each request would stop all connections.
+        # Not at the first free place, or each request would hold up all connections.
         if self.held_up and len(self._inbox) <= self._limits.max_queued // 2:
-            self._hold_up(False)
+            self._run_callback(self._let_in)
+            self.held_up = False
 
-    def _hold_up(self, held_up: bool) -> None:
-        """Stop reading from every client, or go on."""
-        self.held_up = held_up
+    def _let_in(self) -> None:
+        """Hub callback: there is room for what the clients have sent meanwhile."""
         for session in list(self._sessions):
             session.read_or_not()
+
+    def _start_accepting(self) -> None:
+        limits = self._limits
+        self._hello = wire.encode_hello(
+            wire.Hello(
+                max_message=limits.max_message,
+                max_parts=limits.max_parts,
+                max_in_flight=limits.max_in_flight,
+                server=process_name(os.getpid()),
+            )
+        )
+        loop: Any = self._hub.loop
+        self._acceptor = loop.io(self._raw.fileno(), _READ)
+        self._acceptor.start(self._on_acceptable)
 
     def _stop_accepting(self) -> None:
         if self._acceptor is not None:
             self._acceptor.close()
-            self._acceptor = None
             self._retry.close()
-            self._socket.close()
-            if self._socket_file is not None:
-                self._socket_file.remove()
+            self._acceptor = None
+        if self._listener is not None:
+            self._listener.end(self._raw)
+        self._socket.close()
+        if self._socket_file is not None:
+            self._socket_file.remove()
 
     def _on_acceptable(self) -> bool:
         """Hub callback, and the last thing before a drain.  Whether there may be more."""
@@ -197,14 +266,22 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                     return False
                 # A client that went away before it was accepted is no trouble.
                 continue
-            self._back_off = _FIRST_BACK_OFF
-            # What it is told of the socket it need not ask the system for.
-            family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
-            socket = _plain_socket(family, kind, protocol, fileno=descriptor)
-            self._admit(socket, shown(family, peer))
+            socket = None
+            try:
+                self._back_off = _FIRST_BACK_OFF
+                # Reuse the listener's attributes; saves a getsockopt for each.
+                family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
+                socket = _plain_socket(family, kind, protocol, fileno=descriptor)
+                self._admit(socket, shown(family, peer))
+            except BaseException:
+                if socket is None:
+                    os.close(descriptor)
+                else:
+                    socket.close()
+                raise
         return True
 
-    def _admit(self, socket: Any, peer: Address) -> None:
+    def _admit(self, socket: Any, peer: Target) -> None:
         try:
             if self._ssl_context is None:
                 transport = Transport(socket)
@@ -215,17 +292,49 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 transport = TlsTransport(wrapped, ready=False)
         except (OSError, ValueError) as error:
             # The client has gone away already, or the context is not fit for it.
-            log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", peer, error)
+            log_soon(
+                bus_logger, logging.WARNING, "cannot serve the client %s: %s", format_address(peer), error
+            )
             socket.close()
             return
         self._sessions.add(Session(self, transport, peer))
 
     def _accept_later(self) -> None:
-        self._acceptor.stop()
         loop: Any = self._hub.loop
         self._retry = loop.timer(self._back_off)
         self._retry.start(self._acceptor.start, self._on_acceptable, update=True)
+        self._acceptor.stop()
         self._back_off = min(self._back_off * 2, _LAST_BACK_OFF)
+
+
+class Listener:
+    """A listening socket that was opened here, and that forked children have a copy of.
+
+    A copy keeps the port alive, whether its process serves or not.  So who opened it
+    ends it for all when it closes it, unless a child has taken to serving too.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        # One byte that all forked children share.
+        self._shared = mmap.mmap(-1, 1)
+
+    def share(self) -> None:
+        """This child serves too."""
+        self._shared[0] = 1
+
+    def end(self, socket: Any) -> None:
+        """The bus of this process closes the socket."""
+        if os.getpid() == self._process and not self._shared[0]:
+            # Not every system can do that to a socket that listens.
+            with suppress(OSError):
+                socket.shutdown(_socket.SHUT_RDWR)
+
+
+@cache
+def process_name(process: int) -> str:
+    """What names this process to its clients, as long as it lives."""
+    return uuid.uuid4().hex
 
 
 def check_listens(socket: Any) -> None:

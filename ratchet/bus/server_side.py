@@ -1,31 +1,53 @@
 """The server's side of every kind of bus: taking requests, serving, draining.
 
-Rules of this room: it knows the inbox and transactions, and nothing of how a
-request came.  A kind of bus puts pending requests into the inbox, and says by
-`_refuse_new` and `_finished` how it drains.
+It knows the inbox and transactions, and nothing of how a request came.  A kind of
+bus puts pending requests into the inbox, and says by `_refuse_new` and `_finished`
+how it drains.
+
+`serve` keeps a team of worker threads, each of which handles one request after the
+other.  Nothing passes from one to the next: every request starts in a copy of the
+context in which `serve` was called, with a fresh `thread.space`, and a worker to
+which something still refers afterwards, such as a time-out that was not cancelled,
+is replaced.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from contextvars import Context, copy_context
+from functools import partial
+from sys import getrefcount
 from typing import Any, Generic, TypeVar
 
 import gevent
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 
 from ratchet._death import death_of
-from ratchet._log import bus_logger
+from ratchet._interrupts import settle_soon
+from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue, check_hub, check_timeout
-from ratchet.bus.codecs import check_callable, required_arguments
+from ratchet.bus.codecs import check_callable, required_arguments, required_keywords, takes_an_argument
 from ratchet.bus.deadline import deadline_after, time_left
 from ratchet.bus.inbox import Inbox
-from ratchet.bus.pending import PendingRequest, RequestOwner, ServerTransaction, let_go
+from ratchet.bus.pending import (
+    CANCELLED,
+    QUEUED,
+    PendingRequest,
+    RequestOwner,
+    ServerTransaction,
+    let_go,
+)
 from ratchet.errors import BusClosed
 from ratchet.kernel import Thread, kernel_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+_new = ServerTransaction.__new__
 
 
 class ServerSide(RequestOwner, Generic[Request, Response]):
@@ -34,12 +56,20 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
     def __init__(self, maxsize: int | None = None) -> None:
         super().__init__()
         self._in_flight: set[PendingRequest[Any, Any]] = set()
+        self._to_interrupt: set[PendingRequest[Any, Any]] = set()
+        self._dropped: deque[PendingRequest[Any, Any]] = deque()
         self._inbox: Inbox[PendingRequest[Request, Response]] = Inbox(self, maxsize)
         self._draining = False
+        # Whether no request is let in, because too many are queued.
+        self.held_up = False
         # Whether work was left when it was closed.
         self._cut_off = False
         self._drained = WaitQueue()
         self._takers: set[gevent.Greenlet[Any, Any]] = set()
+        # The workers of `serve`, each with what starts another like it.
+        self._workers: dict[greenlet, Callable[[], Thread]] = {}
+        # This process is a forked child; counted, because it may fork again.
+        self._generation = 0
 
     @property
     def _state(self) -> str:
@@ -81,17 +111,28 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             one thing to do
             and nothing more
         """
-        if getcurrent() not in self._takers:
-            self._watch(getcurrent())
-        if timeout is None:
-            pending = self._inbox.get(None)
-            while not pending._take():
-                pending = self._inbox.get(None)
-        else:
-            pending = self._next_within(timeout)
-        transaction: ServerTransaction[Request, Response] = ServerTransaction()
-        transaction._pending = pending
-        return transaction, pending.request
+        current = getcurrent()
+        if current not in self._takers:
+            self._watch(current)
+        if timeout is not None:
+            check_timeout(timeout)
+        deadline = deadline_after(timeout)
+        inbox = self._inbox
+        while True:
+            pending = inbox.first(time_left(deadline))
+            # Before the claim: a request that is claimed is always somebody's.
+            transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
+            transaction._pending = pending
+            try:
+                claimed = pending._claim()
+                inbox.drop(pending)
+                if self.held_up:
+                    self._go_on_if_room()
+                if claimed and pending._load():
+                    return transaction, pending.request
+            except BaseException:
+                pending._abandon()
+                raise
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
@@ -134,21 +175,29 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
             Good day, Ada
         """
-        check_callable(handler, "handler")
+        with_transaction = wants_transaction(handler)
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             raise ValueError(f"workers must be a number above 0, not {workers!r}")
         check_hub(self._hub, self)
-        arguments = required_arguments(handler)
-        if arguments > 2:
-            raise TypeError(f"handler must take the request and the transaction at most: {handler!r}")
+        self._revive()
         kernel = kernel_of(getcurrent())
+        work: Callable[[], Thread] = partial(
+            kernel.attach_background,
+            self._work,
+            handler,
+            with_transaction,
+            copy_context(),
+            self._generation,
+        )
         team: list[Thread] = []
         try:
-            while not (self._closed or self._draining):
+            while not self._inbox.closed or len(self._inbox):
                 team = [worker for worker in team if not worker.ready()]
                 for _ in range(workers - len(team)):
-                    team.append(kernel.attach_background(self._work, handler, arguments == 2))
-                # A worker ends when the bus does, or when its handler kills it.
+                    worker = work()
+                    team.append(worker)
+                    self._workers[worker] = work
+                # A worker ends when the bus does, when it is replaced, or killed.
                 gevent.wait(team, count=1)
             gevent.joinall(team)
             while not self._closed:
@@ -189,44 +238,99 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """
         check_hub(self._hub, self)
         check_timeout(timeout)
-        if not self._draining and not self._closed:
+        deadline = deadline_after(timeout)
+        self._begin_drain()
+        current = getcurrent()
+        own = {pending for pending in self._in_flight if pending._handler is current}
+        if not own:
+            return self._end_drain(deadline)
+        # This thread's own request can end only after this call: the rest of the drain
+        # goes on without it, and another worker takes this one's place.
+        if current in self._workers:
+            self._workers[current]()
+        finished = self._wait_until_finished(own, deadline)
+        kernel_of(current).attach_background(self._end_drain, None if finished else deadline)
+        return finished
+
+    def _begin_drain(self) -> None:
+        """Take no new work; what was cast is kept, to be run."""
+        if self._draining or self._closed:
+            return
+        try:
             self._draining = True
             self._refuse_new()
-            for pending in self._inbox.close():
-                pending._refuse_draining()
-        deadline = deadline_after(timeout)
-        while not self._closed and not self._finished():
+            self._refuse_queued()
+        except BaseException:
+            settle_soon(self._hub)
+            raise
+
+    def _refuse_queued(self) -> None:
+        """Let nothing in any more, and refuse what waits for an answer."""
+        refused = [pending for pending in self._inbox.close() if not pending._one_way]
+        for pending in refused:
+            pending._refuse_draining()
+        self._inbox.remove(refused)
+
+    def _wait_until_finished(self, but: Collection[object], deadline: float | None) -> bool:
+        """Wait until all requests but those are answered; False when the time is over."""
+        while not self._closed and (len(self._inbox) or not self._in_flight.issubset(but)):
             if not self._drained.wait("drain", self, time_left(deadline)):
-                break
+                return False
+        return True
+
+    def _end_drain(self, deadline: float | None) -> bool:
+        """Wait until all is answered and delivered, and close.  Whether it was."""
+        if self._wait_until_finished((), deadline):
+            while not self._closed and not self._finished():
+                if not self._drained.wait("drain", self, time_left(deadline)):
+                    break
         self.close()
         return not self._cut_off
 
     def _finished(self) -> bool:
-        """Whether all that was taken is answered; asked again after each `_wake_drain`."""
-        return not self._in_flight
+        """Whether all answers have been delivered; asked again after each `_wake_drain`."""
+        return True
 
     @abstractmethod
     def _refuse_new(self) -> None:
         """A drain begins: stop taking requests, and tell the clients."""
 
-    def _next_within(self, timeout: float) -> PendingRequest[Request, Response]:
-        """Take the next request that is to be handled."""
-        check_timeout(timeout)
-        deadline = deadline_after(timeout)
-        while True:
-            pending = self._inbox.get(time_left(deadline))
-            if pending._take():
-                return pending
+    def _drop_casts(self) -> int:
+        """The bus is closed: what was cast and not begun is not run.  Returns how many those are."""
+        casts = [pending for pending in self._inbox if pending._one_way and pending._state is QUEUED]
+        self._counters.failed += len(casts)
+        self._inbox.remove(casts)
+        return len(casts)
 
-    def _work(self, handler: Callable[..., Response], with_transaction: bool) -> None:
+    def _work(
+        self, handler: Callable[..., Response], with_transaction: bool, context: Context, generation: int
+    ) -> None:
         """What each thread of `serve` does."""
-        while True:
-            try:
-                self._handle_next(handler, with_transaction)
-            except BusClosed:
-                return
-            except gevent.Timeout as error:
-                bus_logger.warning("the handler of a request raised %r", error, exc_info=error)
+        worker: Any = getcurrent()
+        self._watch(worker)
+        # Whatever started this thread lets go of it.
+        gevent.sleep(0)
+        references = getrefcount(worker)
+        try:
+            while generation == self._generation:
+                worker.gr_context = context.copy()
+                worker.__dict__.pop("_space", None)
+                try:
+                    self._handle_next(handler, with_transaction)
+                except BusClosed:
+                    return
+                except gevent.Timeout as error:
+                    log_error(
+                        bus_logger, logging.WARNING, "the handler of a request raised %r", error, error=error
+                    )
+                if getrefcount(worker) > references:
+                    # It may be what woke the thread.  If not, then most likely a time-out or an
+                    # alarm was left behind, which is not to strike another request.
+                    gevent.sleep(0)
+                    if getrefcount(worker) > references:
+                        return
+        finally:
+            self._workers.pop(worker, None)
 
     def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
         transaction, request = self.recv_request()
@@ -236,8 +340,8 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                 return
             if transaction._pending._would_block:
                 # No worker waits for a client that does not read.
-                transaction._passed_on = True
                 kernel_of(getcurrent()).attach_background(self._answer_aside, transaction, response)
+                transaction._passed_on = True
             else:
                 transaction.send_response(response)
 
@@ -245,19 +349,38 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         with transaction:
             transaction.send_response(response)
 
+    def _settle(self) -> None:
+        self._settle_requests()
+        self._inbox.settle()
+        if self._draining and not self._closed:
+            self._refuse_queued()
+
     def _after_fork(self) -> None:
-        # The child may go on to serve with threads of its own.
+        self._generation += 1
         self._inbox.forget_all()
+        for pending in self._in_flight:
+            # The parent answers it.
+            pending._state = CANCELLED
         self._in_flight.clear()
+        self._to_interrupt.clear()
+        self._dropped.clear()
         self._drained.clear()
+        self._workers.clear()
         self._forget_takers()
+
+    def _go_on_if_room(self) -> None:
+        """A request has left the queue."""
+
+    def _revive(self) -> None:
+        """A forked child is to serve, in its parent's place or beside it."""
 
     def _watch(self, taker: object) -> None:
         """See to it that what a thread has taken goes with it when it dies."""
         check_hub(self._hub, self)
+        self._revive()
         if isinstance(taker, gevent.Greenlet):
-            self._takers.add(taker)
             taker.rawlink(self._on_taker_end)
+            self._takers.add(taker)
 
     def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
         """Hub callback."""
@@ -271,3 +394,24 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         for taker in self._takers:
             taker.unlink(self._on_taker_end)
         self._takers.clear()
+
+
+def wants_transaction(handler: Callable[..., Any]) -> bool:
+    """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
+    check_callable(handler, "handler")
+    called = handler if inspect.isroutine(handler) or isinstance(handler, partial) else type(handler).__call__
+    if any(
+        is_async(function)
+        for function in (handler, called)
+        for is_async in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    ):
+        raise TypeError(f"handler must be a plain function, not the coroutine function {handler!r}")
+    required, keywords = required_arguments(handler), required_keywords(handler)
+    if keywords:
+        raise TypeError(f"handler must not require keyword arguments ({', '.join(keywords)}): {handler!r}")
+    if required > 2 or (required == 0 and not takes_an_argument(handler)):
+        raise TypeError(
+            f"handler must take the request, or the request and the transaction; {handler!r} requires"
+            f" {required} arguments"
+        )
+    return required == 2

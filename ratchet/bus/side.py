@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from gevent.hub import Hub, get_hub
 
@@ -24,6 +24,8 @@ class BusSide(ABC):
         self._run_callback: Callable[..., object] = self._hub.loop.run_callback
         self._counters = Counters()
         self._closed = False
+        # This process is a forked child, and the bus was made by its parent.
+        self._inherited = False
         guard(self._hub)
         register(self)
 
@@ -36,14 +38,23 @@ class BusSide(ABC):
 
     @abstractmethod
     def stats(self) -> Stats:
-        """A snapshot of what it counts.  Does not block."""
+        """A snapshot of what it counts.  Does not block; any OS thread may ask for it."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The bus, for people: the address that it listens on or is connected to."""
 
     @abstractmethod
     def _after_fork(self) -> None:
         """See `Living`."""
 
-    def _settle(self) -> None:  # noqa: B027  # each kind has its own
+    @abstractmethod
+    def _settle(self) -> None:
         """See `Living`."""
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be copied or pickled")
 
     def __enter__(self: Self) -> Self:
         return self

@@ -1,9 +1,12 @@
 """The client's side of a transaction: a request that was sent, and its outcome.
 
-Rules of this room: how a transaction can end is decided here, the same for
-every kind of bus; how the server is told is the subclasses' part.  State is
-decided first and told after, with no switch in between.  A transaction ends
-once; the bus counts and drops what comes later.
+How a transaction can end is decided here, the same for every kind of bus; how the
+server is told is the subclasses' part.  A transaction ends once; the bus counts and
+drops what comes later.
+
+It ends in three steps, in an order that may be interrupted anywhere: those who
+wait are to be woken in a later turn, then it is done, then its bus forgets it.  Who
+is woken looks whether it is done, and waits on if it is not.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import copy
 import traceback
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from gevent.hub import Waiter, get_hub
 
@@ -33,6 +36,8 @@ from ratchet.errors import (
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+DRAINING: Final = "the server is draining"
 
 ErrorTexts = tuple[str, str, str]
 """Type name, message, traceback."""
@@ -60,9 +65,9 @@ def error_texts(error: BaseException) -> ErrorTexts:
     return name, message[: wire.MAX_ERROR_TEXT], trace[-wire.MAX_ERROR_TEXT :]
 
 
-def error_from_number(number: int, texts: ErrorTexts) -> BusError:
-    """The error that a client raises for an ERROR message."""
-    message = texts[1]
+def error_from_number(number: int, texts: ErrorTexts, peer: str = "") -> BusError:
+    """The error that a client raises for an ERROR message of `peer`."""
+    message = f"{texts[1]} ({peer})" if peer else texts[1]
     match number:
         case ErrorNumber.HANDLER_RAISED:
             return RemoteError(*texts)
@@ -98,12 +103,17 @@ class ClientTransaction(ABC, Generic[Request, Response]):
     _value: Any
     _waiters: list[Waiter[Any]] | None
     _timer: Any
+    # The seconds that it was given, for the text of an error.
+    _seconds: float
 
     request: Request
 
     def __repr__(self) -> str:
         state = "waiting" if not self._done else "answered" if self._error is None else repr(self._error)
         return f"<{type(self).__name__} at {id(self):#x}: {state}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a transaction cannot be copied or pickled: it stands for one request")
 
     @property
     def done(self) -> bool:
@@ -176,18 +186,33 @@ class ClientTransaction(ABC, Generic[Request, Response]):
             Cancelled('the request was cancelled', outcome=UNKNOWN)
         """
         check_hub(self._bus._hub, self)
-        self._give_up(Cancelled, "the request was cancelled")
+        try:
+            self._give_up(Cancelled, "the request was cancelled")
+        except BaseException:
+            # It may be half given up: the hub does the rest.
+            self._bus._run_callback(self._give_up, Cancelled, "the request was cancelled")
+            raise
 
     @abstractmethod
     def _response(self) -> Response:
         """The response in `_value`, decoded."""
 
+    @property
+    @abstractmethod
+    def _peer(self) -> str:
+        """The server, for texts."""
+
     @abstractmethod
     def _withdraw(self) -> Outcome:
         """Tell the server that nobody waits any more, without blocking.
 
-        Returns what is certain about the request.
+        Returns what is certain about the request.  May be called again if it was
+        interrupted.
         """
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
 
     def _wait(self, timeout: float | None) -> None:
         if timeout is not None:
@@ -195,56 +220,87 @@ class ClientTransaction(ABC, Generic[Request, Response]):
         waiter: Waiter[Any] = Waiter()
         if waiter.hub is not self._bus._hub:
             check_hub(self._bus._hub, self)
-        if self._waiters is None:
-            self._waiters = [waiter]
-        else:
-            self._waiters.append(waiter)
         try:
+            if self._waiters is None:
+                self._waiters = [waiter]
+            else:
+                self._waiters.append(waiter)
             timed_out = suspend(waiter, "recv_response", self, timeout) is TIMED_OUT
         except BaseException:
-            self._waiters.remove(waiter)
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
             raise
         # The response may have come in the very turn in which the time ended.
-        if timed_out and not self._done:
+        if not self._done:
+            assert self._waiters is not None
             self._waiters.remove(waiter)
-            raise BusTimeout(f"no response to {self!r} after {timeout} s")
+            if timed_out:
+                raise BusTimeout(f"no response from {self._peer} within {timeout:g} s")
+            # Its end was interrupted, and is still to come.
+            self._wait(timeout)
 
     def _end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
-        self._timer = self._bus._hub.loop.timer(seconds_until(deadline))
+        self._seconds = seconds_until(deadline)
+        self._timer = self._bus._hub.loop.timer(self._seconds)
         self._timer.start(self._on_deadline, update=True)
 
+    def _look_again_after(self, seconds: float) -> None:
+        """Have `_on_deadline` called once more."""
+        before = self._timer
+        self._timer = self._bus._hub.loop.timer(seconds)
+        self._timer.start(self._on_deadline, update=True)
+        before.close()
+
     def _on_deadline(self) -> None:
-        """Hub callback."""
-        self._give_up(BusTimeout, "the time of the request is over")
+        """Hub callback: the time of the request is over."""
+        self._give_up(BusTimeout, self._time_over)
+
+    @property
+    def _time_over(self) -> str:
+        return f"no response from {self._peer} within {self._seconds:.3g} s"
+
+    def _settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        if self._done:
+            self._forget()
+        elif self._timer is not None and not self._timer.active:
+            # It has rung, and what it was for was interrupted.
+            self._look_again_after(0.0)
 
     def _give_up(self, error_type: type[BusError], message: str) -> None:
+        """It ends, by this side's wish."""
         if not self._done:
-            self._bus._counters.cancelled += 1
-            self._error = error_type(message, outcome=self._withdraw())
-            self._end()
+            self._end_given_up(error_type(message, outcome=self._withdraw()))
+
+    def _end_given_up(self, error: BusError) -> None:
+        self._error = error
+        self._end()
+        self._bus._counters.cancelled += 1
+        self._forget()
 
     def _fail(self, error: BusError) -> None:
         """It ended in an error that is not this side's wish."""
-        self._bus._counters.failed += 1
-        self._error = error
-        self._end()
+        if not self._done:
+            self._error = error
+            self._end()
+            self._bus._counters.failed += 1
 
     def _succeed(self, value: Any) -> None:
         """The response is there."""
-        self._bus._counters.answered += 1
         self._value = value
         self._end()
+        self._bus._counters.answered += 1
 
     def _end(self) -> None:
         """The outcome is there: let those who wait have it.
 
         Does not block, also from a hub callback.
         """
+        if self._waiters is not None:
+            for waiter in self._waiters:
+                self._bus._run_callback(waiter.switch, None)
         self._done = True
         if self._timer is not None:
             self._timer.close()
             self._timer = None
-        if self._waiters is not None:
-            for waiter in self._waiters:
-                self._bus._run_callback(waiter.switch, None)

@@ -1,9 +1,8 @@
 """Bytes to messages and messages to bytes.
 
-Rules of this room: it knows no socket, no greenlet and no clock, and imports
-`errors` alone.  What is incomplete is no error: `Decoder.feed` returns the
-messages that are whole, and keeps the rest.  A failure is sticky: after
-`Decoder.error` is set, nothing more is decoded.
+It knows no socket, no greenlet and no clock, and imports `errors` alone.  What is
+incomplete is no error: `Decoder.feed` returns the messages that are whole, and keeps
+the rest.  A failure is sticky: after `Decoder.error` is set, nothing more is decoded.
 
 A message is a head and some parts; the first part is the body, the others are
 attachments.  All integers are unsigned and big-endian.
@@ -19,8 +18,9 @@ import enum
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
@@ -29,6 +29,8 @@ MAX_PARTS: Final = 0x7FFF
 MAX_ID: Final = 0xFFFFFFFF
 MAX_ARG: Final = 0xFFFFFFFF
 MAX_METADATA: Final = 64 * 1024
+MAX_HELLO: Final = 64 * 1024
+VERSION: Final = 1
 # Bytes of one text of an ERROR.  Text for people: more of it helps nobody.
 MAX_ERROR_TEXT: Final = 32 * 1024
 
@@ -42,10 +44,14 @@ CANCEL: Final = 3
 PING: Final = 4
 PONG: Final = 5
 GOAWAY: Final = 6
+HELLO: Final = 7
 _FIRST_SKIPPED_KIND: Final = 128
 
 # How many parts a kind must have, where that is fixed.
-_FIXED_PARTS: Final = {ERROR: 3, CANCEL: 0, PING: 0, PONG: 0, GOAWAY: 0}
+_FIXED_PARTS: Final = {ERROR: 3, CANCEL: 0, PING: 0, PONG: 0, GOAWAY: 0, HELLO: 1}
+
+# Bytes of the kinds that carry the library's own texts.
+_OWN_LIMITS: Final = {ERROR: 3 * MAX_ERROR_TEXT, HELLO: MAX_HELLO}
 
 # Flags of a REQUEST.
 ONE_WAY: Final = 0b0001
@@ -80,7 +86,7 @@ _HEAD_AND_LENGTH: Final = struct.Struct(">HBBIII")
 _ONE_PART: Final = EXTENDED | 1
 # A body of so many bytes is sent from where it is: that takes a second buffer in
 # the system call, and a copy of it would take longer from here on.
-_WORTH_NO_COPY: Final = 64 * 1024
+WORTH_NO_COPY: Final = 64 * 1024
 
 
 def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> Frame:
@@ -89,7 +95,7 @@ def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> F
         body = parts[0]
         length = len(body)
         head: bytes = _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, length)
-        return head + body if length < _WORTH_NO_COPY else [head, body]
+        return head + body if length < WORTH_NO_COPY else [head, body]
     if kind == PLAIN:
         head = _PLAIN_HEAD.pack(len(parts))
     else:
@@ -97,7 +103,7 @@ def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> F
     pieces = [head]
     for part in parts:
         pieces += (_LENGTH.pack(len(part)), part)
-    return pieces if max(map(len, parts), default=0) >= _WORTH_NO_COPY else b"".join(pieces)
+    return pieces if max(map(len, parts), default=0) >= WORTH_NO_COPY else b"".join(pieces)
 
 
 def encode(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> bytes:
@@ -139,14 +145,61 @@ def decode_metadata(part: bytes) -> dict[str, str]:
     """The inverse of `encode_metadata`; raises `ProtocolError`."""
     if len(part) > MAX_METADATA:
         raise ProtocolError(f"metadata of {len(part)} bytes is over the limit of {MAX_METADATA}")
-    try:
-        metadata = json.loads(part.decode())
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("metadata is no JSON in UTF-8") from error
+    metadata = _json_object(part, "metadata")
     # The keys of a JSON object are strings.
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise ProtocolError("metadata is no JSON object of strings")
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise ProtocolError("metadata must be a JSON object of strings")
     return metadata
+
+
+def _json_object(part: bytes, what: str) -> dict[str, Any]:
+    try:
+        members = json.loads(part.decode())
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{what} must be JSON in UTF-8") from error
+    if not isinstance(members, dict):
+        raise ProtocolError(f"{what} must be a JSON object")
+    return members
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """What a peer says of itself first; None where it says nothing.
+
+    Attributes:
+        max_message: bytes of the largest message that it takes.
+        max_parts: the most parts of a message that it takes.
+        max_in_flight: requests of one connection that it takes at once.
+        server: names the server's process.
+        features: words for what else it understands.
+    """
+
+    max_message: int | None = None
+    max_parts: int | None = None
+    max_in_flight: int | None = None
+    server: str | None = None
+    features: tuple[str, ...] = ()
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """A HELLO message."""
+    members = {name: value for name, value in asdict(hello).items() if value is not None}
+    return encode(HELLO, 0, VERSION, 0, [json.dumps(members, separators=(",", ":")).encode()])
+
+
+def decode_hello(part: bytes) -> Hello:
+    """What the part of a HELLO says; unknown members are ignored.  Raises `ProtocolError`."""
+    members = _json_object(part, "HELLO")
+    numbers = {name: members.get(name) for name in ("max_message", "max_parts", "max_in_flight")}
+    for name, number in numbers.items():
+        if number is not None and (type(number) is not int or number < 1):
+            raise ProtocolError(f"{name} in HELLO must be a number above 0, not {number!r}")
+    server, features = members.get("server"), members.get("features", [])
+    if server is not None and not isinstance(server, str):
+        raise ProtocolError(f"server in HELLO must be a string, not {server!r}")
+    if not isinstance(features, list) or not all(isinstance(word, str) for word in features):
+        raise ProtocolError(f"features in HELLO must be a list of strings, not {features!r}")
+    return Hello(**numbers, server=server, features=tuple(features))
 
 
 class Decoder:
@@ -295,7 +348,7 @@ class Decoder:
         return position
 
     def _flaw(self, kind: int, flags: int, parts: int) -> BusError | None:
-        if GOAWAY < kind < _FIRST_SKIPPED_KIND:
+        if HELLO < kind < _FIRST_SKIPPED_KIND:
             return ProtocolError(f"a message of the unknown kind {kind}")
         if flags & _CRITICAL_UNKNOWN_FLAGS:
             return ProtocolError(f"a message with unknown flags {flags:#010b}")
@@ -313,13 +366,12 @@ class Decoder:
             return None
         length: int = _LENGTH.unpack_from(data, position)[0]
         assert self._head is not None
-        # An error is no message of the user's, so the user's limit is not meant for it.
-        limit = 3 * MAX_ERROR_TEXT if self._head[0] == ERROR else self._max_message
+        # These are no messages of the user's, so the user's limit is not meant for them.
+        limit = _OWN_LIMITS.get(self._head[0], self._max_message)
         if self._size + length > limit:
             self.refused = (self._head[0], self._head[2])
-            self.error = MessageTooLarge(
-                f"a message of {self._size + length} bytes or more is over the limit of {limit}"
-            )
+            text = f"a message of {self._size + length} bytes or more is over the limit of {limit}"
+            self.error = ProtocolError(text) if self._head[0] == HELLO else MessageTooLarge(text)
             return None
         self._length = length
         return position + _LENGTH.size

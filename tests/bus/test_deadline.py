@@ -11,7 +11,7 @@ import pytest
 
 from helpers import LONG
 from ratchet.bus import deadline
-from ratchet.bus.deadline import deadline_after, inherit, request_deadline, stop_inheriting, time_left
+from ratchet.bus.deadline import deadline_after, enter_scope, leave_scope, request_deadline, time_left
 
 
 class Clock:
@@ -63,13 +63,13 @@ def test_the_time_left_is_never_below_0(clock: Clock) -> None:
 
 
 def test_a_request_without_a_timeout_has_the_inherited_deadline(clock: Clock) -> None:
-    token = inherit(1007)
+    token = enter_scope(1007)
     try:
         assert request_deadline(None) == 1007
         clock.now += 20
         assert request_deadline(None) == 1007
     finally:
-        stop_inheriting(token)
+        leave_scope(token)
     assert request_deadline(None) is None
 
 
@@ -77,56 +77,65 @@ def test_a_request_without_a_timeout_has_the_inherited_deadline(clock: Clock) ->
 def test_a_request_has_the_earlier_one_of_its_own_deadline_and_the_inherited_one(
     clock: Clock, timeout: float, ends: float
 ) -> None:
-    token = inherit(1007)
+    token = enter_scope(1007)
     try:
         assert request_deadline(timeout) == ends
     finally:
-        stop_inheriting(token)
+        leave_scope(token)
 
 
-def test_only_requests_inherit(clock: Clock) -> None:
-    token = inherit(1007)
+def test_only_requests_enter_scope(clock: Clock) -> None:
+    token = enter_scope(1007)
     try:
         assert deadline_after(20) == 1020
         assert deadline_after(None) is None
     finally:
-        stop_inheriting(token)
+        leave_scope(token)
 
 
-def test_no_deadline_is_nothing_to_inherit() -> None:
-    token = inherit(None)
+def test_no_deadline_is_nothing_to_enter_scope() -> None:
+    token = enter_scope(None)
     assert token is None
     assert request_deadline(None) is None
-    stop_inheriting(token)
+    leave_scope(token)
     assert request_deadline(None) is None
 
 
 def test_the_end_of_an_inner_inheritance_brings_the_outer_one_back(clock: Clock) -> None:
-    outer = inherit(1007)
-    inner = inherit(1003)
+    outer = enter_scope(1007)
+    inner = enter_scope(1003)
     assert request_deadline(None) == 1003
-    stop_inheriting(inner)
+    leave_scope(inner)
     assert request_deadline(None) == 1007
-    nothing = inherit(None)
+    nothing = enter_scope(None)
     assert request_deadline(None) == 1007
-    stop_inheriting(nothing)
+    leave_scope(nothing)
     assert request_deadline(None) == 1007
-    stop_inheriting(outer)
+    leave_scope(outer)
     assert request_deadline(None) is None
 
 
 def test_a_thread_inherits_from_no_other_thread_but_by_a_copied_context(clock: Clock) -> None:
-    token = inherit(1007)
+    token = enter_scope(1007)
     try:
         context = contextvars.copy_context()
         assert gevent.spawn(request_deadline, None).get(timeout=LONG) is None
         assert gevent.spawn(context.run, request_deadline, None).get(timeout=LONG) == 1007
     finally:
-        stop_inheriting(token)
-    # The copy is a snapshot.
-    assert context.run(request_deadline, None) == 1007
+        leave_scope(token)
+    # Who leaves ends it for all.
+    assert context.run(request_deadline, None) is None
+
+
+def test_a_scope_is_left_from_any_context(clock: Clock) -> None:
+    outer = enter_scope(1007)
+    inner = enter_scope(1003)
+    gevent.spawn(leave_scope, outer).join(LONG)
+    assert request_deadline(None) == 1003
+    gevent.spawn(leave_scope, inner).join(LONG)
+    assert request_deadline(None) is None
 
 
 def test_what_a_thread_inherits_ends_with_it(clock: Clock) -> None:
-    assert gevent.spawn(inherit, 1007).get(timeout=LONG) is not None
+    assert gevent.spawn(enter_scope, 1007).get(timeout=LONG) is not None
     assert request_deadline(None) is None

@@ -134,8 +134,17 @@ def test_parts_may_be_any_sequence(encoded: bytes, message: Message) -> None:
 
 
 def test_the_kinds_and_error_numbers_are_those_of_the_format() -> None:
-    kinds = [wire.REQUEST, wire.RESPONSE, wire.ERROR, wire.CANCEL, wire.PING, wire.PONG, wire.GOAWAY]
-    assert kinds == list(range(7))
+    kinds = [
+        wire.REQUEST,
+        wire.RESPONSE,
+        wire.ERROR,
+        wire.CANCEL,
+        wire.PING,
+        wire.PONG,
+        wire.GOAWAY,
+        wire.HELLO,
+    ]
+    assert kinds == list(range(8))
     assert (wire.ONE_WAY, wire.METADATA) == (1, 2)
     assert [(number.name, int(number)) for number in ErrorNumber] == [
         ("HANDLER_RAISED", 1),
@@ -251,7 +260,7 @@ def test_parts_are_bytes_of_their_own() -> None:
 # Room to grow
 
 
-@pytest.mark.parametrize("kind", range(7, 128))
+@pytest.mark.parametrize("kind", range(8, 128))
 def test_an_unknown_kind_below_128_is_a_protocol_error(kind: int) -> None:
     error = refuse(head(kind, parts=1) + part(b"x")).error
     assert isinstance(error, ProtocolError)
@@ -276,7 +285,7 @@ def test_the_end_of_a_skipped_message_is_the_end_of_a_message() -> None:
     assert not using.partial
 
 
-@pytest.mark.parametrize("kind", range(7))
+@pytest.mark.parametrize("kind", range(8))
 @pytest.mark.parametrize("flags", [0b0100, 0b1000, 0b1100, 0b0101, 0b1111_1000])
 def test_an_unknown_critical_flag_is_a_protocol_error(kind: int, flags: int) -> None:
     parts = 3 if kind == wire.ERROR else 1 if kind <= wire.RESPONSE else 0
@@ -488,7 +497,7 @@ def test_what_is_no_dict_of_strings_is_a_type_error_that_shows_it(metadata: Any)
     ids=lambda encoded: repr(encoded[:12]),
 )
 def test_metadata_that_is_no_json_object_of_strings_is_a_protocol_error(encoded: bytes) -> None:
-    with pytest.raises(ProtocolError, match="metadata is no JSON"):
+    with pytest.raises(ProtocolError, match="metadata must be"):
         decode_metadata(encoded)
 
 

@@ -110,12 +110,18 @@ class Peer:
         connected.settimeout(LONG)
 
     def receive(self) -> wire.Message:
-        """The next message."""
+        """The next message that is not the client's hello."""
         while not self._messages:
             data = self._socket.recv(65536)
             assert data, "the client closed the connection"
-            self._messages += self._decoder.feed(data)
+            self._messages += [m for m in self._decoder.feed(data) if m[0] != wire.HELLO]
         return self._messages.pop(0)
+
+    def receive_rest(self) -> list[wire.Message]:
+        """All messages until the client closes the connection."""
+        while data := self._socket.recv(65536):
+            self._messages += self._decoder.feed(data)
+        return self._messages
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)

@@ -155,7 +155,7 @@ def test_the_server_refuses(ratchet: Ratchet) -> None:
     with scripted(refuse) as address:
         program = ratchet("call", address, "x")
     assert program.returncode == 4
-    assert one_line(program) == "too much; the request did not run, so it is safe to call again"
+    assert one_line(program) == f"too much ({address}); the request did not run, so it is safe to call again"
 
 
 def test_the_connection_is_lost() -> None:

@@ -214,13 +214,14 @@ def test_ctrl_c_ends_a_call_quietly_and_cancels_the_request() -> None:
     def conversation(peer: Peer) -> None:
         kinds.append(peer.receive()[0])
         program.send_signal(signal.SIGINT)
-        kinds.append(peer.receive()[0])
+        kinds.extend(message[0] for message in peer.receive_rest())
 
     with scripted(conversation) as address, started("call", address, "x") as program:
         output, errors = program.communicate(timeout=LONG)
     assert program.returncode == 130
     assert (output, errors) == ("", "")
-    assert kinds == [wire.REQUEST, wire.CANCEL]
+    # Where it strikes in the middle of sending, the connection is closed, which says the same.
+    assert kinds in ([wire.REQUEST, wire.CANCEL], [wire.REQUEST])
 
 
 def test_an_argument_may_be_any_bytes(echo: str) -> None:

@@ -177,7 +177,10 @@ def client_of_raw_server(
             **given,
         )
         stack.enter_context(client)
-        yield client, stack.enter_context(RawPeer(accepting.get(timeout=LONG)))
+        peer = stack.enter_context(RawPeer(accepting.get(timeout=LONG)))
+        if not is_plain(kind):
+            peer.receive_hello()
+        yield client, peer
 
 
 def _accept(listener: Any, tls: Any) -> Any:

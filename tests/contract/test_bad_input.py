@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gevent import socket
 
-from contract.buses import Bus, Start, on_every_kind, on_plain_sockets
+from contract.buses import Bus, on_every_kind, on_plain_sockets
 from helpers import LONG
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec, Limits, codecs
@@ -100,13 +100,6 @@ def test_send_error_refuses_what_is_no_exception_and_the_transaction_may_still_b
         transaction.send_error(error)
     transaction.send_response("answer")
     assert sent.recv_response(LONG) == "answer"
-
-
-@on_every_kind
-def test_a_handler_called_with_the_wrong_number_of_arguments_is_its_own_error(bus: Bus, start: Start) -> None:
-    start(bus.server.serve, lambda: "no argument")
-    with pytest.raises(Exception, match="TypeError" if not bus.plain else "was lost"):
-        bus.client.call("question")
 
 
 # Making a bus.

@@ -18,7 +18,7 @@ from contract.buses import Start, client_tls, on_sockets, server_tls
 from helpers import LONG, turns, wait_until
 from ratchet import BusClosed, BusTimeout, ConnectionLost, Rejected
 from ratchet import bus as ratchet_bus
-from ratchet.bus import ClientBus, ServerBus, client, codecs, wire
+from ratchet.bus import ClientBus, ServerBus, codecs, dialer, wire
 from raw_peer import RawPeer
 
 
@@ -137,8 +137,8 @@ def test_a_connection_that_is_lost_at_once_is_made_again_after_growing_pauses(
         pauses.append(seconds)
         gevent.sleep(0)
 
-    fake = SimpleNamespace(sleep=sleep, spawn=gevent.spawn, Greenlet=gevent.Greenlet)
-    monkeypatch.setattr(client, "gevent", fake)
+    fake = SimpleNamespace(sleep=sleep, spawn=gevent.spawn, Greenlet=gevent.Greenlet, get_hub=gevent.get_hub)
+    monkeypatch.setattr(dialer, "gevent", fake)
     clients = [place.connect() for _ in range(2)]
     wait_until(lambda: len(pauses) >= 40)
     for each in clients:
@@ -169,6 +169,7 @@ def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
         waiting = None
         for number in range(3):
             with RawPeer(listener.accept()[0]) as raw:
+                raw.receive_hello()
                 # It asks again only because it was told to.
                 waiting = start(client.call, number)
                 body = raw.receive_message()[4]
@@ -177,6 +178,7 @@ def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
                 waiting.result()
             assert raised.value.outcome == "UNKNOWN"
         with RawPeer(listener.accept()[0]) as raw:
+            raw.receive_hello()
             waiting = start(client.call, 7)
             id = raw.receive_message()[2]
             raw.send(wire.encode(wire.RESPONSE, 0, id, 0, [b"14"]))

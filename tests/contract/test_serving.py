@@ -336,7 +336,9 @@ def test_every_request_is_counted_also_when_the_server_closes(bus: Bus) -> None:
     bus.server.close()
     stats = bus.server.stats()
     assert (stats.queued, stats.in_flight) == (0, 0)
-    assert (stats.answered, stats.failed, stats.cancelled) == (0, 0, 4)
+    # What was cast and not begun was nobody's wish to give up.
+    # The plain form has no word for it.
+    assert (stats.answered, stats.failed, stats.cancelled) == ((0, 0, 4) if bus.plain else (0, 1, 3))
     assert [transaction.cancelled for transaction in taken] == [True, True]
 
 
