@@ -18,7 +18,7 @@ BENCH_VENV := .venv-bench
 # pyenv's stand-ins fail for versions that are not switched on, and tox then
 # takes these for missing.  So tox is shown the real programs first.
 PYENV_ROOT ?= $(HOME)/.pyenv
-PYENV_BINS := $(wildcard $(PYENV_ROOT)/versions/3.1[0-3].*[0-9]/bin)
+PYENV_BINS := $(wildcard $(PYENV_ROOT)/versions/3.1[1-3].*[0-9]/bin)
 empty :=
 space := $(empty) $(empty)
 TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH

@@ -36,8 +36,8 @@ def _each(names: Iterable[str], bounds: Figures) -> Figures:
 # Functions that are called: a new one or two are fine, a new layer of them is not.
 _SLACK = 1.15
 # The blocks of an object without slots, besides itself, by the minor version of
-# Python: a dict and its values, the values alone, or none.
-_ATTRIBUTES = {10: 2, 11: 1, 12: 1}.get(sys.version_info.minor, 0)
+# Python: its values, or none.
+_ATTRIBUTES = {11: 1, 12: 1}.get(sys.version_info.minor, 0)
 # The share in those blocks of lists and dicts that grow with what they hold.
 _CONTAINERS = 0.1
 # After how many exchanges it is looked at what they left.
