@@ -23,6 +23,7 @@ from gevent.hub import Waiter, get_hub
 from greenlet import greenlet
 
 from ratchet._log import shown
+from ratchet.errors import WrongThread
 
 TIMED_OUT: Final = object()
 """What `suspend` returns when its time is over."""
@@ -104,11 +105,18 @@ def freeze(thread: greenlet) -> bool:
 
 
 def check_hub(hub: greenlet | None, owner: object) -> None:
-    """Refuse a call from another OS thread than the one whose hub `owner` uses."""
-    if get_hub() is not hub:
-        raise RuntimeError(
-            f"{owner!r} belongs to another OS thread; it was called from {threading.current_thread().name!r}"
-        )
+    """Refuse a call from another OS thread than the one whose hub `owner` uses.
+
+    Raises `WrongThread`, also if that hub has been destroyed.
+    """
+    if get_hub() is hub:
+        return
+    # A hub that has been destroyed has no loop, and a greenlet that is over no hub.
+    if getattr(hub, "loop", None) is None:
+        raise WrongThread(f"{shown(owner)} belongs to a gevent hub that has been destroyed")
+    raise WrongThread(
+        f"{shown(owner)} belongs to another OS thread; it was called from {threading.current_thread().name!r}"
+    )
 
 
 def check_timeout(timeout: float | None, name: str = "timeout") -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "RatchetError",
     "Rejected",
     "RemoteError",
+    "WrongThread",
 ]
 
 
@@ -73,6 +74,12 @@ class NotPaused(RatchetError):
     """`unpause()` of a thread that is not paused."""
 
     code = "not_paused"
+
+
+class WrongThread(RatchetError, RuntimeError):
+    """A call from another OS thread than the owner's, or on a hub that has been destroyed."""
+
+    code = "wrong_thread"
 
 
 class BusError(RatchetError):

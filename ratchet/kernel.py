@@ -145,7 +145,7 @@ class Ratchet:
             exception; if no `loop()` is running then, it is logged as well.
 
     Raises `TypeError` for what cannot be called.  In another OS thread than the
-    one that made it, every call but `dump()` raises `RuntimeError`.
+    one that made it, every call but `dump()` raises `WrongThread`.
 
     .. code-block:: python
 

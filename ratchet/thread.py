@@ -19,7 +19,7 @@ from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
-from ratchet.errors import Alarm, NotPaused
+from ratchet.errors import Alarm, NotPaused, WrongThread
 from ratchet.kernel import Thread, kernel_of, prepared, space_of
 
 __all__ = [
@@ -231,7 +231,7 @@ def unpause(thread: greenlet, *values: object) -> None:
     """Wake a paused thread on the next turn; its `pause()` returns `values`.
 
     Does not block.  Raises `NotPaused` if the thread is not paused, or was
-    unpaused already, `RuntimeError` if it runs in another OS thread, and
+    unpaused already, `WrongThread` if it runs in another OS thread, and
     `TypeError` for what is no thread.  `pause` has an example.
     """
     if not isinstance(thread, greenlet):
@@ -256,7 +256,7 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
     Returns:
         Whether all have ended; False on time-out.
 
-    Raises `ValueError` if the current thread is one of them, `RuntimeError` if
+    Raises `ValueError` if the current thread is one of them, `WrongThread` if
     one runs in another OS thread, and `TypeError` for what is no
     `gevent.Greenlet`.
 
@@ -372,7 +372,7 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
         timeout: seconds; None for ever.
 
     Raises `ValueError` for a signal that does not exist or cannot be caught,
-    and `RuntimeError` outside the main OS thread.
+    and `WrongThread` outside the main OS thread.
 
     .. code-block:: python
 
@@ -393,7 +393,7 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
     loop: Any = get_hub().loop
     # Not asked of `threading`: in a patched program a greenlet is a thread to it.
     if not loop.default:
-        raise RuntimeError("sigwait works in the main OS thread only, as Python's signal handlers do")
+        raise WrongThread("sigwait works in the main OS thread only, as Python's signal handlers do")
     waiter: Waiter[Any] = Waiter()
     _signal_waiters[number] += 1
     try:
@@ -435,7 +435,7 @@ def kill(thread: gevent.Greenlet[Any, Any]) -> None:
     """End a thread, and wait until it has ended; its `finally` blocks run.
 
     A thread that has ended already is left alone; one that has not started
-    never will.  A thread may kill itself.  Raises `RuntimeError` if it runs in
+    never will.  A thread may kill itself.  Raises `WrongThread` if it runs in
     another OS thread, and `TypeError` for what is no `gevent.Greenlet`.
     """
     kill_all([thread])

@@ -28,6 +28,7 @@ from ratchet.errors import (
     RatchetError,
     Rejected,
     RemoteError,
+    WrongThread,
 )
 
 # Class, parent, code, outcome.  A code is a promise: it never changes.
@@ -59,7 +60,12 @@ def test_every_error_class_is_public() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(RatchetError, "ratchet"), (DeadlockError, "deadlock"), (NotPaused, "not_paused")],
+    [
+        (RatchetError, "ratchet"),
+        (DeadlockError, "deadlock"),
+        (NotPaused, "not_paused"),
+        (WrongThread, "wrong_thread"),
+    ],
 )
 def test_an_error_of_the_scheduler_is_a_ratchet_error_and_no_bus_error(
     kind: type[RatchetError], code: str
@@ -120,6 +126,11 @@ def test_an_outcome_equals_the_string_of_its_name() -> None:
 
 def test_there_are_four_outcomes() -> None:
     assert [outcome.name for outcome in Outcome] == ["NOT_SENT", "NOT_RUN", "UNKNOWN", "RAN"]
+
+
+def test_a_wrong_thread_is_a_runtime_error() -> None:
+    with pytest.raises(RuntimeError, match="belongs to another OS thread"):
+        raise WrongThread("it belongs to another OS thread")
 
 
 def test_a_bus_timeout_is_a_timeout_error() -> None:

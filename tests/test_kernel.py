@@ -16,7 +16,7 @@ import pytest
 
 import ratchet
 from helpers import LONG, burn, in_os_thread, output_of, run_program, turns, wait_until
-from ratchet import DeadlockError, Ratchet, Thread, thread
+from ratchet import DeadlockError, Ratchet, Thread, WrongThread, thread
 
 
 def on_main(func: Callable[[], None]) -> None:
@@ -1142,10 +1142,22 @@ def test_a_call_from_another_os_thread_is_a_clear_error(name: str, busy: bool) -
     kernel = Ratchet(turns if busy else None)
     args = [turns] if name.startswith("attach") else []
     error = in_os_thread(lambda: getattr(kernel, name)(*args))
-    assert isinstance(error, RuntimeError)
+    assert type(error) is WrongThread
     assert "belongs to another OS thread" in str(error)
     assert kernel.num_threads == busy
     kernel.loop()
+
+
+@pytest.mark.parametrize(
+    "name", ["attach", "attach_background", "loop", "loop_once", "stop", "close", "__enter__"]
+)
+def test_a_call_on_a_destroyed_hub_says_so(name: str) -> None:
+    kernels: list[Ratchet] = []
+    assert in_os_thread(lambda: kernels.append(Ratchet())) is None
+    args = [turns] if name.startswith("attach") else []
+    with pytest.raises(WrongThread, match="belongs to a gevent hub that has been destroyed"):
+        getattr(kernels[0], name)(*args)
+    assert kernels[0].num_threads == 0
 
 
 def test_each_os_thread_may_have_a_scheduler_of_its_own() -> None:

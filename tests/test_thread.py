@@ -18,7 +18,7 @@ from greenlet import greenlet
 
 import ratchet
 from helpers import LONG, active_watchers, burn, in_os_thread, output_of, turns, wait_until
-from ratchet import Alarm, NotPaused, Ratchet, Thread, thread
+from ratchet import Alarm, NotPaused, Ratchet, Thread, WrongThread, thread
 from ratchet._wait import waiting_on
 
 WRONG_SECONDS = ["1", True, 1j, b"1", [1]]
@@ -566,7 +566,7 @@ def test_a_thread_unpaused_between_its_kill_and_its_end_leaves_nothing() -> None
 def test_unpause_from_another_os_thread_is_a_clear_error_and_the_thread_stays_paused() -> None:
     paused = Caller(thread.pause).started()
     error = in_os_thread(lambda: thread.unpause(paused.thread))
-    assert isinstance(error, RuntimeError)
+    assert type(error) is WrongThread
     assert "belongs to another OS thread" in str(error)
     thread.unpause(paused.thread, "value")
     assert paused.result() == "value"
@@ -651,7 +651,7 @@ def test_threads_of_another_os_thread_are_refused(
 ) -> None:
     paused = Caller(thread.pause).started()
     error = in_os_thread(lambda: call([paused.thread]))
-    assert isinstance(error, RuntimeError)
+    assert type(error) is WrongThread
     assert "belongs to another OS thread" in str(error)
     assert not paused.thread.has_links()
     thread.unpause(paused.thread, "value")
@@ -880,7 +880,7 @@ def test_a_signal_that_cannot_be_caught_is_a_value_error(name: int | str) -> Non
 
 def test_sigwait_in_another_os_thread_is_a_clear_error() -> None:
     error = in_os_thread(lambda: thread.sigwait("USR1", timeout=0))
-    assert isinstance(error, RuntimeError)
+    assert type(error) is WrongThread
     assert "main OS thread" in str(error)
 
 

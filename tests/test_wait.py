@@ -12,6 +12,7 @@ from gevent.hub import Waiter, get_hub
 
 from helpers import active_watchers, burn, in_os_thread, turns, wait_until
 from ratchet._wait import TIMED_OUT, WaitQueue, check_hub, check_timeout, suspend, waiting_on
+from ratchet.errors import WrongThread
 
 
 def wake(waiter: Waiter[Any], value: object) -> None:
@@ -228,8 +229,15 @@ def test_check_hub_lets_the_own_os_thread_pass_and_refuses_another() -> None:
     hub = get_hub()
     check_hub(hub, "the bus")
     error = in_os_thread(lambda: check_hub(hub, "the bus"))
-    assert isinstance(error, RuntimeError)
+    assert type(error) is WrongThread
     assert "'the bus' belongs to another OS thread" in str(error)
+
+
+def test_check_hub_says_so_when_the_hub_has_been_destroyed() -> None:
+    hubs = []
+    assert in_os_thread(lambda: hubs.append(get_hub())) is None
+    with pytest.raises(WrongThread, match="'the bus' belongs to a gevent hub that has been destroyed"):
+        check_hub(hubs[0], "the bus")
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 1, -1, 0.5, -0.5, float("inf")])
