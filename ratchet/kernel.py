@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple
 
 import gevent
 from gevent.exceptions import LoopExit
 from gevent.hub import Hub, Waiter, get_hub
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from ratchet._alive import register
 from ratchet._death import on_thread_end
@@ -34,9 +34,11 @@ from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
 from ratchet._wait import check_hub, freeze, waiting_on
 from ratchet.errors import DeadlockError
 
-__all__ = ["Ratchet", "Thread"]
+__all__ = ["Ratchet", "Thread", "run"]
 
 Arguments = ParamSpec("Arguments")
+Positional = TypeVarTuple("Positional")
+Result = TypeVar("Result")
 if TYPE_CHECKING:
     Greenlet = gevent.Greenlet[Any, Any]
 else:
@@ -426,6 +428,38 @@ class Ratchet:
         if self._looper is None:
             self.attach_background(_log_error, error, thread)
         self._wake_loop()
+
+
+def run(main: Callable[[*Positional], Result], /, *args: *Positional) -> Result | None:
+    """Run a program: a `Ratchet` whose first thread is `main(*args)`; blocks until all has ended.
+
+    Returns what `main` returns, once every thread that it attached has ended
+    too; None if `main` was killed, or `stop()` was called before it returned.
+    Raises what `main` raises, and all else that `loop()` and `with Ratchet()`
+    raise.  The threads that are left are killed then.  Raises `TypeError` if
+    `main` is not callable.
+
+    .. code-block:: python
+
+        import ratchet
+        from ratchet import thread
+
+
+        def main(name):
+            thread.attach(print, "hello", name)
+            return len(name)
+
+
+        print(ratchet.run(main, "Ada"))
+
+    .. code-block:: text
+
+        hello Ada
+        3
+    """
+    with Ratchet() as kernel:
+        first = kernel.attach(main, *args)
+    return None if isinstance(first.value, GreenletExit) else first.value
 
 
 def kernel_of(thread: greenlet) -> Ratchet:

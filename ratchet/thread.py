@@ -20,7 +20,7 @@ from greenlet import getcurrent, greenlet
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused, WrongThread
-from ratchet.kernel import Thread, kernel_of, prepared, space_of
+from ratchet.kernel import Ratchet, Thread, kernel_of, prepared, space_of
 
 __all__ = [
     "alarm",
@@ -28,6 +28,7 @@ __all__ = [
     "attach_background",
     "block_on",
     "current",
+    "kernel",
     "kill",
     "kill_all",
     "pause",
@@ -65,6 +66,14 @@ def attach_background(
 ) -> Thread:
     """Queue a background thread on the current thread's scheduler; see `Ratchet.attach_background`."""
     return kernel_of(getcurrent()).attach_background(func, *args, **kwargs)
+
+
+def kernel() -> Ratchet:
+    """The current thread's scheduler, to which `attach` attaches; also in a greenlet of gevent's own.
+
+    Does not block.
+    """
+    return kernel_of(getcurrent())
 
 
 def current() -> greenlet:

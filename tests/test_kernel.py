@@ -1237,3 +1237,64 @@ def test_time_sleep_of_a_patched_program_blocks_only_its_thread() -> None:
 def test_the_package_names_the_scheduler_and_the_thread() -> None:
     assert ratchet.Ratchet is Ratchet
     assert ratchet.Thread is Thread
+
+
+# run().
+
+
+@anywhere
+def test_run_returns_what_main_returns_when_all_that_it_attached_has_ended(
+    call: Callable[[Callable[[], None]], None],
+) -> None:
+    trace: list[str] = []
+
+    def later() -> None:
+        thread.timer(0.01)
+        trace.append("later")
+
+    def main(first: str, second: int) -> tuple[str, int]:
+        thread.attach(later)
+        thread.attach_background(pause_until_killed, trace, "background")
+        return first, second
+
+    def program() -> None:
+        assert ratchet.run(main, "first", 2) == ("first", 2)
+
+    call(program)
+    assert trace == ["later", "background"]
+
+
+@anywhere
+@pytest.mark.parametrize("error", [KeyError("gone"), gevent.Timeout(1)])
+def test_run_raises_what_main_raises_and_kills_the_other_threads(
+    call: Callable[[Callable[[], None]], None], error: BaseException
+) -> None:
+    trace: list[str] = []
+
+    def main() -> None:
+        thread.attach(pause_until_killed, trace)
+        thread.timer(0)
+        raise error
+
+    def program() -> None:
+        with pytest.raises(type(error)) as caught:
+            ratchet.run(main)
+        assert caught.value is error
+
+    call(program)
+    assert trace == ["thread"]
+
+
+@pytest.mark.parametrize("end", [lambda: fail(gevent.GreenletExit()), lambda: thread.kernel().stop()])
+def test_run_returns_none_when_main_did_not_come_to_its_end(end: Callable[[], object]) -> None:
+    def main() -> str:
+        end()
+        thread.pause()
+        return "not reached"
+
+    assert ratchet.run(main) is None
+
+
+def test_run_refuses_what_cannot_be_called() -> None:
+    with pytest.raises(TypeError, match="func must be callable, not 3"):
+        ratchet.run(3)  # type: ignore[arg-type]

@@ -157,6 +157,26 @@ def test_current_is_the_running_greenlet() -> None:
     assert thread.current() is gevent.getcurrent()
 
 
+def test_kernel_is_the_scheduler_that_attach_attaches_to() -> None:
+    seen: list[Ratchet] = []
+
+    def look() -> None:
+        seen.append(thread.kernel())
+
+    with Ratchet() as kernel:
+        assert thread.kernel() is kernel
+        attached = thread.attach(look)
+    assert seen == [kernel]
+    assert attached.kernel is kernel
+
+
+def test_kernel_in_a_greenlet_of_gevent_s_own_is_the_one_that_these_share() -> None:
+    found = [gevent.spawn(thread.kernel).get() for _ in range(2)]
+    assert found == [thread.kernel(), thread.kernel()]
+    assert thread.attach(turns).kernel is thread.kernel()
+    thread.kernel().loop()
+
+
 def test_space_is_made_on_first_use_and_stays_the_same() -> None:
     def use() -> bool:
         made = thread.space()
