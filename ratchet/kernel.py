@@ -12,9 +12,9 @@ Rules of this room:
 
 from __future__ import annotations
 
+import logging
 import traceback
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
@@ -29,7 +29,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from ratchet._alive import register
 from ratchet._death import on_thread_end
 from ratchet._interrupts import guard
-from ratchet._log import kernel_logger
+from ratchet._log import kernel_logger, log_soon, shown
 from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
 from ratchet._wait import check_hub, freeze, waiting_on
 from ratchet.errors import DeadlockError
@@ -47,6 +47,8 @@ ErrorHandler = Callable[[BaseException, "Thread"], object]
 
 # How many errors are kept for a loop() that may never be called.
 _KEPT_ERRORS = 100
+
+_DIED = "thread %s died with nobody to tell: %s"
 
 
 class Thread(Greenlet):
@@ -171,8 +173,10 @@ class Ratchet:
         self._hub = get_hub()
         self._errh = errh
         self._threads: dict[Thread, None] = {}
-        self._foreground = 0
-        self._errors: deque[BaseException] = deque(maxlen=_KEPT_ERRORS)
+        # Those of them that `loop()` does not wait for.
+        self._background: set[Thread] = set()
+        # Errors that no `loop()` has raised yet, by the thread that died of each.
+        self._errors: dict[object, BaseException] = {}
         self._looper: Waiter[Any] | None = None
         self._stopping = False
         # One bound method for all threads: a new one for each costs memory.
@@ -184,9 +188,10 @@ class Ratchet:
             self.attach(entry)
 
     def __repr__(self) -> str:
-        background = len(self._threads) - self._foreground
+        background = len(self._background)
         state = "idle" if self._looper is None else "looping"
-        return f"<Ratchet at {id(self):#x}: {state}, threads={self._foreground}, background={background}>"
+        attached = len(self._threads) - background
+        return f"<Ratchet at {id(self):#x}: {state}, threads={attached}, background={background}>"
 
     @property
     def num_threads(self) -> int:
@@ -233,12 +238,24 @@ class Ratchet:
         # A thread without one starts with an empty one, and does not keep it before.
         if context:
             thread.gr_context = context
-        thread.rawlink(self._ended)
-        self._threads[thread] = None
-        if not thread.background:
-            self._foreground += 1
-        thread.start()
-        return thread
+        try:
+            self._threads[thread] = None
+            if background:
+                self._background.add(thread)
+            # The first link, so that it is told before any thread that waits for this one.
+            thread.rawlink(self._ended)
+            thread.start()
+            return thread
+        except BaseException:
+            self._forget(thread)
+            thread.unlink(self._ended)
+            # Whoever gets the error of `attach` has not attached anything.
+            thread.kill(block=False)
+            raise
+
+    def _forget(self, thread: Thread) -> None:
+        self._background.discard(thread)
+        self._threads.pop(thread, None)
 
     def loop(self) -> None:
         """Run until every attached thread has ended, then kill the background ones.
@@ -249,24 +266,26 @@ class Ratchet:
         other threads stay as they are then, and `loop()` may be called again to
         go on.  Raises `RuntimeError` if another greenlet runs it already.
         """
-        check_hub(self._hub, self)
+        self._run()
+        self._raise_error()
+
+    def _run(self) -> None:
+        """Run until there is an error, until `stop()`, or until every thread has ended."""
+        self._check_is_idle()
         self._stopping = False
-        while True:
-            self._raise_error()
-            if self._stopping:
-                return
-            if self._foreground:
-                self._wait_for_change()
-            elif self._threads:
-                # What their `finally` blocks attach or raise, the next round sees.
-                # The loop still runs meanwhile: such an error need not be logged.
-                self._looper = Waiter(self._hub)
-                try:
+        try:
+            while not (self._errors or self._stopping):
+                if self._waits_for_threads():
+                    self._wait_for_change()
+                elif self._threads:
+                    # What their `finally` blocks attach or raise, the next round sees.
+                    # The loop still runs meanwhile: such an error need not be logged.
+                    self._looper = Waiter(self._hub)
                     self._kill_round()
-                finally:
-                    self._looper = None
-            else:
-                return
+                else:
+                    return
+        finally:
+            self._looper = None
 
     def loop_once(self, noblock: bool = False) -> bool:
         """Run one turn of the event loop; False when no attached thread is left.
@@ -276,12 +295,15 @@ class Ratchet:
         Args:
             noblock: do not wait for an event if no thread can run now.
         """
-        check_hub(self._hub, self)
-        if self._foreground:
-            with end_of_turn(self._hub, noblock) as turn:
-                self._wait_for_change(turn)
+        self._check_is_idle()
+        if self._waits_for_threads():
+            try:
+                with end_of_turn(self._hub, noblock) as turn:
+                    self._wait_for_change(turn)
+            finally:
+                self._looper = None
         self._raise_error()
-        return self._foreground > 0
+        return self._waits_for_threads()
 
     def stop(self) -> None:
         """Make the running `loop()` return after this turn; the threads stay.
@@ -289,8 +311,8 @@ class Ratchet:
         Does not block.  Does nothing if no `loop()` is running.
         """
         check_hub(self._hub, self)
-        self._stopping = True
         self._wake_loop()
+        self._stopping = True
 
     def close(self) -> None:
         """Kill every thread that it still owns, and wait until they have ended; blocks.
@@ -360,17 +382,22 @@ class Ratchet:
 
     def _wait_for_change(self, turn: Any = None) -> None:
         """Sleep until a thread's end, an error or `stop()`, or the end of `turn`."""
-        check_hub(self._hub, self)
-        if self._looper is not None:
-            raise RuntimeError(f"{self!r} is already run by another greenlet")
         looper: Waiter[Any] = Waiter(self._hub)
-        self._looper = looper
         try:
+            self._looper = looper
             suspend_until_nothing_is_left(looper, self, turn)
         except LoopExit:
             raise self._deadlock() from None
         finally:
             self._looper = None
+
+    def _check_is_idle(self) -> None:
+        check_hub(self._hub, self)
+        if self._looper is not None:
+            raise RuntimeError(f"{self!r} is already run by another greenlet")
+
+    def _waits_for_threads(self) -> bool:
+        return len(self._threads) > len(self._background)
 
     def _settle(self) -> None:
         """See `Living`."""
@@ -379,12 +406,11 @@ class Ratchet:
         """In a forked child: its threads are copies of the parent's, and must not run."""
         current = getcurrent()
         for thread in [thread for thread in self._threads if thread is not current]:
-            del self._threads[thread]
+            self._forget(thread)
             thread.unlink(self._ended)
             if not freeze(thread):
                 # It has not started, or sleeps in a call of gevent's own.
                 thread.kill(block=False)
-        self._foreground = sum(not thread.background for thread in self._threads)
         self._errors.clear()
 
     def _wake_loop(self) -> None:
@@ -393,7 +419,8 @@ class Ratchet:
 
     def _raise_error(self) -> None:
         if self._errors:
-            raise self._errors.popleft()
+            first = next(iter(self._errors))
+            raise self._errors.pop(first)
 
     def _deadlock(self) -> DeadlockError:
         stuck = [thread._describe() for thread in self._threads if not thread.background]
@@ -402,32 +429,41 @@ class Ratchet:
 
     def _on_end(self, thread: Thread) -> None:
         """Hub callback: a thread has ended, by return, error or kill."""
-        del self._threads[thread]
-        if not thread.background:
-            self._foreground -= 1
         error = thread.exception
-        if error is not None and not issubclass(type(error), Hub.SYSTEM_ERROR):
-            if self._errh is not None:
-                self.attach(self._report, self._errh, error, thread)
-            else:
-                self._keep_error(error, thread)
-        if not self._foreground:
-            self._wake_loop()
         # One that returned nothing needs no more, and that is most of them.
         if error is not None or thread.value is not None:
             on_thread_end(thread)
+            if error is not None and not issubclass(type(error), Hub.SYSTEM_ERROR):
+                if self._errh is not None:
+                    self.attach(self._report, self._errh, error, thread)
+                else:
+                    self._keep_error(error, thread)
+        self._forget(thread)
+        if self._looper is not None:
+            if self._errors:
+                # At once, and last: gevent tells the threads that wait for this one next.
+                self._looper.switch(None)
+            elif not self._waits_for_threads():
+                self._wake_loop()
 
     def _report(self, errh: ErrorHandler, error: BaseException, thread: Thread) -> None:
+        """Call `errh`.  What it raises itself is for `loop()`, and not for `errh` again."""
         try:
             errh(error, thread)
-        except (Exception, gevent.Timeout) as failure:
+        except BaseException as failure:
+            if issubclass(type(failure), (GreenletExit, *Hub.SYSTEM_ERROR)):
+                # A kill is no error; the others end the program from any thread.
+                raise
+            self._wake_loop()
             self._keep_error(failure, thread)
 
     def _keep_error(self, error: BaseException, thread: Thread) -> None:
-        self._errors.append(error)
+        """Have it for the next `loop()`; log it if none is running to raise it."""
         if self._looper is None:
-            self.attach_background(_log_error, error, thread)
-        self._wake_loop()
+            log_soon(kernel_logger, logging.ERROR, _DIED, thread.name, shown(error), error=error)
+        if len(self._errors) == _KEPT_ERRORS:
+            del self._errors[next(iter(self._errors))]
+        self._errors[thread] = error
 
 
 def run(main: Callable[[*Positional], Result], /, *args: *Positional) -> Result | None:
@@ -504,7 +540,3 @@ def _leave_errors_to_kernels(hub: Hub) -> None:
             inner(context, type, value, tb)
 
     setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
-
-
-def _log_error(error: BaseException, thread: Thread) -> None:
-    kernel_logger.error("thread %s died with nobody to tell: %r", thread.name, error, exc_info=error)

@@ -456,6 +456,9 @@ def kill_all(threads: Iterable[gevent.Greenlet[Any, Any]]) -> None:
     for thread in threads:
         _check_thread(thread)
     gevent.killall(threads)
+    if any(thread.exception is not None for thread in threads):
+        # `loop()` hears of an error in the next turn, and raises it before this thread runs on.
+        gevent.sleep(0)
 
 
 def _check_thread(thread: object) -> None:

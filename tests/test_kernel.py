@@ -765,6 +765,69 @@ def test_the_error_that_loop_raises_has_the_traceback_of_its_thread() -> None:
     assert caught.traceback[-1].name == "fail"
 
 
+WAYS_TO_WAIT: dict[str, Callable[[Thread], object]] = {
+    "join": lambda dying: dying.join(),
+    "join in time": lambda dying: dying.join(LONG),
+    "wait_all": lambda dying: thread.wait_all([dying]),
+    "wait_all in time": lambda dying: thread.wait_all([dying], LONG),
+    "joinall": lambda dying: gevent.joinall([dying]),
+    "wait": lambda dying: gevent.wait([dying]),
+    "kill": lambda dying: thread.kill(dying),
+}
+
+
+def wait_and_fail(error: BaseException) -> None:
+    """A thread that dies of `error`, when its time is over or when it is killed."""
+    try:
+        thread.timer(0.01)
+    finally:
+        raise error
+
+
+@anywhere
+@pytest.mark.parametrize("way", WAYS_TO_WAIT.values(), ids=WAYS_TO_WAIT)
+def test_loop_raises_an_error_before_any_thread_that_waited_for_the_dead_one_runs_on(
+    call: Callable[[Callable[[], None]], None], way: Callable[[Thread], object]
+) -> None:
+    trace: list[int] = []
+
+    def wait(number: int) -> None:
+        way(dying)
+        trace.append(number)
+
+    def run() -> None:
+        with pytest.raises(KeyError):
+            kernel.loop()
+        assert trace == []
+        kernel.loop()
+        assert sorted(trace) == [0, 1, 2]
+        assert kernel.num_threads == 0
+
+    kernel = Ratchet()
+    dying = kernel.attach(wait_and_fail, KeyError("gone"))
+    for number in range(3):
+        kernel.attach(wait, number)
+    call(run)
+
+
+def test_loop_once_raises_an_error_before_a_thread_that_waited_for_the_dead_one_runs_on() -> None:
+    trace: list[str] = []
+
+    def wait() -> None:
+        dying.join()
+        trace.append("ran on")
+
+    kernel = Ratchet()
+    dying = kernel.attach(wait_and_fail, KeyError("gone"))
+    kernel.attach(wait)
+    with pytest.raises(KeyError):
+        while kernel.loop_once():
+            pass
+    assert trace == []
+    kernel.loop()
+    assert trace == ["ran on"]
+
+
 def test_each_error_is_raised_by_a_loop_of_its_own() -> None:
     kernel = Ratchet()
     for number in range(3):
@@ -840,7 +903,11 @@ def test_errh_may_block_and_loop_waits_for_it() -> None:
     assert told == [error]
 
 
-@pytest.mark.parametrize("failure", [ValueError("errh is broken"), gevent.Timeout(1)])
+class Odd(BaseException):
+    """What a library that knows no better raises."""
+
+
+@pytest.mark.parametrize("failure", [ValueError("errh is broken"), gevent.Timeout(1), Odd(), SystemExit(3)])
 def test_an_error_of_errh_comes_out_of_loop_and_not_back_to_errh(failure: BaseException) -> None:
     told: list[BaseException] = []
 
