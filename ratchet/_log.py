@@ -1,9 +1,17 @@
-"""The loggers, silent unless the program sets them up, and how the hub's callbacks log."""
+"""The loggers, silent unless the program sets them up, and how errors are logged.
+
+An error that is logged may be anybody's: its text, its truth value and each of
+its attributes may raise.  Whoever logs one goes by way of `log_error`, or of
+`log_soon` in a hub callback, and puts it into a text by way of `shown`; none of
+these runs more of the error's code than it can bear.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Final
+import traceback
+from types import TracebackType
+from typing import Any, Final
 
 import gevent
 
@@ -13,22 +21,52 @@ logger.addHandler(logging.NullHandler())
 bus_logger: Final = logging.getLogger("ratchet.bus")
 kernel_logger: Final = logging.getLogger("ratchet.kernel")
 
+# `error.__traceback__` would ask the error's own `__getattribute__`.
+_traceback: Final[Any] = BaseException.__dict__["__traceback__"]
+
 
 def shown(value: object) -> str:
     """`repr(value)`, or a stand-in if that fails."""
     try:
         return repr(value)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return f"<a {type(value).__name__} that cannot be shown>"
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """The traceback of an error, without running code of the error's own."""
+    trace: TracebackType | None = _traceback.__get__(error)
+    return trace
+
+
+def log_error(target: logging.Logger, level: int, text: str, *args: object, error: BaseException) -> None:
+    """Log a text with the traceback of `error`, or without it if it cannot be rendered."""
+    if target.isEnabledFor(level):
+        # Not the error itself: `logging` would ask for its truth value.
+        exc_info = type(error), error, traceback_of(error)
+        target.log(level, text, *args, exc_info=exc_info if _can_be_rendered(exc_info) else None)
 
 
 def log_soon(
     target: logging.Logger, level: int, text: str, *args: object, error: BaseException | None = None
 ) -> None:
     """Log from a hub callback: a handler may block, so a greenlet of its own does it."""
-    if target.isEnabledFor(level):
-        gevent.spawn(target.log, level, text, *args, exc_info=error)
+    if not target.isEnabledFor(level):
+        return
+    if error is None:
+        gevent.spawn(target.log, level, text, *args)
+    else:
+        gevent.spawn(log_error, target, level, text, *args, error=error)
 
 
-def log_error(target: logging.Logger, level: int, text: str, *args: object, error: BaseException) -> None:
-    target.log(level, text, *args, exc_info=(type(error), error, error.__traceback__))
+def _can_be_rendered(exc_info: tuple[type[BaseException], BaseException, TracebackType | None]) -> bool:
+    """Try it: a log handler in which it failed would print that, and lose the text as well."""
+    try:
+        traceback.format_exception(*exc_info)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return False
+    return True

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import traceback
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from types import SimpleNamespace, TracebackType
@@ -29,7 +30,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from ratchet._alive import register
 from ratchet._death import on_thread_end
 from ratchet._interrupts import guard
-from ratchet._log import kernel_logger, log_soon, shown
+from ratchet._log import kernel_logger, log_error, log_soon, shown
 from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
 from ratchet._wait import check_hub, freeze, waiting_on
 from ratchet.errors import DeadlockError
@@ -135,8 +136,11 @@ def space_of(thread: greenlet, premade: Any = None) -> Any:
 class Ratchet:
     """A set of threads, run to completion on the current OS thread's gevent hub.
 
-    Leaving `with Ratchet() as kernel:` runs `loop()` and then `close()`; if an
-    exception leaves the block, `close()` alone.
+    Leaving `with Ratchet() as kernel:` runs `loop()` and then `close()`.  If more
+    threads than one failed before the others could be ended, an `ExceptionGroup`
+    of their errors comes out (a `BaseExceptionGroup`, where one is no `Exception`).
+    If an exception leaves the block, `close()` runs alone, that exception goes on,
+    and the errors of threads are logged.
 
     Nothing needs `loop()` in a program that already runs gevent: an attached
     thread starts by itself, and `loop()` blocks only the greenlet that calls
@@ -177,7 +181,9 @@ class Ratchet:
         self._background: set[Thread] = set()
         # Errors that no `loop()` has raised yet, by the thread that died of each.
         self._errors: dict[object, BaseException] = {}
-        self._looper: Waiter[Any] | None = None
+        # Whether a greenlet runs it, and what that one sleeps on, or slept on last.
+        self._running = False
+        self._looper: Waiter[Any] = Waiter(self._hub)
         self._stopping = False
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
@@ -189,7 +195,7 @@ class Ratchet:
 
     def __repr__(self) -> str:
         background = len(self._background)
-        state = "idle" if self._looper is None else "looping"
+        state = "looping" if self._running else "idle"
         attached = len(self._threads) - background
         return f"<Ratchet at {id(self):#x}: {state}, threads={attached}, background={background}>"
 
@@ -266,26 +272,37 @@ class Ratchet:
         other threads stay as they are then, and `loop()` may be called again to
         go on.  Raises `RuntimeError` if another greenlet runs it already.
         """
-        self._run()
+        with self._run_alone():
+            self._run()
         self._raise_error()
+
+    @contextmanager
+    def _run_alone(self) -> Iterator[None]:
+        """Be the one greenlet that runs it: errors come out there, and need not be logged."""
+        check_hub(self._hub, self)
+        if self._running:
+            raise RuntimeError(f"{self!r} is already run by another greenlet")
+        try:
+            try:
+                self._running = True
+                yield
+            finally:
+                self._running = False
+        finally:
+            # Once more, because Ctrl-C may strike just before it is done.
+            self._running = False
 
     def _run(self) -> None:
         """Run until there is an error, until `stop()`, or until every thread has ended."""
-        self._check_is_idle()
         self._stopping = False
-        try:
-            while not (self._errors or self._stopping):
-                if self._waits_for_threads():
-                    self._wait_for_change()
-                elif self._threads:
-                    # What their `finally` blocks attach or raise, the next round sees.
-                    # The loop still runs meanwhile: such an error need not be logged.
-                    self._looper = Waiter(self._hub)
-                    self._kill_round()
-                else:
-                    return
-        finally:
-            self._looper = None
+        while not (self._errors or self._stopping):
+            if self._waits_for_threads():
+                self._wait_for_change()
+            elif self._threads:
+                # What their `finally` blocks attach or raise, the next round sees.
+                self._kill_round()
+            else:
+                return
 
     def loop_once(self, noblock: bool = False) -> bool:
         """Run one turn of the event loop; False when no attached thread is left.
@@ -295,13 +312,10 @@ class Ratchet:
         Args:
             noblock: do not wait for an event if no thread can run now.
         """
-        self._check_is_idle()
-        if self._waits_for_threads():
-            try:
+        with self._run_alone():
+            if self._waits_for_threads():
                 with end_of_turn(self._hub, noblock) as turn:
                     self._wait_for_change(turn)
-            finally:
-                self._looper = None
         self._raise_error()
         return self._waits_for_threads()
 
@@ -358,43 +372,51 @@ class Ratchet:
 
     def __enter__(self) -> Ratchet:
         check_hub(self._hub, self)
-        _entered.setdefault(getcurrent(), []).append(self)
-        return self
+        try:
+            _entered.setdefault(getcurrent(), []).append(self)
+            return self
+        except BaseException:
+            self._leave()
+            raise
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         try:
-            if error_type is None:
-                self.loop()
-        finally:
             self._leave()
-            self.close()
+            if error_type is None:
+                # The errors of both come out below, all at once.
+                with self._run_alone():
+                    self._run()
+                    self.close()
+                self._raise_all_errors()
+            else:
+                self.close()
+        except BaseException:
+            # Whatever it is, Ctrl-C in close(), say, it does not spare the other threads.
+            try:
+                self._log_errors()
+            finally:
+                self._leave()
+                self.close()
+            raise
 
     def _leave(self) -> None:
         # By whichever greenlet: that of `__enter__` may be another one.
         for entered, kernels in list(_entered.items()):
             if self in kernels:
                 kernels.remove(self)
-                if not kernels:
-                    del _entered[entered]
-                return
+            if not kernels:
+                del _entered[entered]
 
     def _wait_for_change(self, turn: Any = None) -> None:
         """Sleep until a thread's end, an error or `stop()`, or the end of `turn`."""
         looper: Waiter[Any] = Waiter(self._hub)
+        self._looper = looper
         try:
-            self._looper = looper
             suspend_until_nothing_is_left(looper, self, turn)
         except LoopExit:
             raise self._deadlock() from None
-        finally:
-            self._looper = None
-
-    def _check_is_idle(self) -> None:
-        check_hub(self._hub, self)
-        if self._looper is not None:
-            raise RuntimeError(f"{self!r} is already run by another greenlet")
 
     def _waits_for_threads(self) -> bool:
         return len(self._threads) > len(self._background)
@@ -414,13 +436,30 @@ class Ratchet:
         self._errors.clear()
 
     def _wake_loop(self) -> None:
-        if self._looper is not None:
+        if self._running:
+            # One that has been woken already is not woken twice.
             self._hub.loop.run_callback(self._looper.switch, None)
 
     def _raise_error(self) -> None:
         if self._errors:
             first = next(iter(self._errors))
             raise self._errors.pop(first)
+
+    def _raise_all_errors(self) -> None:
+        errors = list(self._errors.values())
+        if errors:
+            self._errors.clear()
+            raise (
+                errors[0] if len(errors) == 1 else BaseExceptionGroup(f"{len(errors)} threads failed", errors)
+            )
+
+    def _log_errors(self) -> None:
+        """Log the errors that no loop() has raised, and that none will."""
+        for died, error in list(self._errors.items()):
+            log_error(
+                kernel_logger, logging.ERROR, _DIED, getattr(died, "name", died), shown(error), error=error
+            )
+        self._errors.clear()
 
     def _deadlock(self) -> DeadlockError:
         stuck = [thread._describe() for thread in self._threads if not thread.background]
@@ -439,7 +478,7 @@ class Ratchet:
                 else:
                     self._keep_error(error, thread)
         self._forget(thread)
-        if self._looper is not None:
+        if self._running:
             if self._errors:
                 # At once, and last: gevent tells the threads that wait for this one next.
                 self._looper.switch(None)
@@ -459,7 +498,7 @@ class Ratchet:
 
     def _keep_error(self, error: BaseException, thread: Thread) -> None:
         """Have it for the next `loop()`; log it if none is running to raise it."""
-        if self._looper is None:
+        if not self._running:
             log_soon(kernel_logger, logging.ERROR, _DIED, thread.name, shown(error), error=error)
         if len(self._errors) == _KEPT_ERRORS:
             del self._errors[next(iter(self._errors))]

@@ -720,6 +720,81 @@ def test_an_error_of_a_thread_comes_out_of_the_block_and_the_other_threads_are_k
     assert kernel.num_threads == 0
 
 
+def group_of(errors: list[BaseException]) -> list[BaseException]:
+    """What comes out of a block in which a thread dies of each error."""
+    with pytest.raises(BaseExceptionGroup) as caught:
+        with Ratchet() as kernel:
+            kernel.attach(fail, errors[0])
+            for error in errors[1:]:
+                kernel.attach(wait_and_fail, error)
+            thread.timer(0)
+    assert str(caught.value).startswith(f"{len(errors)} threads failed")
+    assert isinstance(caught.value, ExceptionGroup) is all(isinstance(error, Exception) for error in errors)
+    return list(caught.value.exceptions)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [[KeyError(1), ValueError(2)], [KeyError(1), gevent.Timeout(2), OSError(3)]],
+    ids=["errors", "and a time-out"],
+)
+def test_the_errors_of_several_threads_come_out_of_the_block_as_one_group(
+    errors: list[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert group_of(errors) == errors
+    turns()
+    assert caplog.records == []
+
+
+def test_the_block_s_own_exception_goes_on_and_the_errors_of_threads_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(OSError, match="of the block"):
+        with Ratchet() as kernel:
+            kernel.attach(wait_and_fail, KeyError("of a thread"))
+            kernel.attach(wait_and_fail, ValueError("of another"))
+            thread.timer(0)
+            raise OSError("of the block")
+    assert "KeyError('of a thread')" in caplog.text
+    assert "ValueError('of another')" in caplog.text
+
+
+def test_a_deadlock_goes_on_and_the_errors_of_the_killed_threads_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def wait_and_fail_when_killed() -> None:
+        try:
+            thread.pause()
+        finally:
+            raise KeyError("of a thread")
+
+    with pytest.raises(DeadlockError):
+        with Ratchet() as kernel:
+            kernel.attach(wait_and_fail_when_killed)
+    assert "KeyError('of a thread')" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["_leave", "_run", "close"])
+def test_an_interrupt_on_the_way_out_of_the_block_spares_no_thread(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Ratchet):
+        """One whose way out is interrupted once."""
+
+    def interrupt(self: Ratchet) -> None:
+        monkeypatch.delattr(Interrupted, place)
+        raise KeyboardInterrupt
+
+    trace: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        with Interrupted() as kernel:
+            kernel.attach_background(pause_until_killed, trace)
+            thread.timer(0)
+            monkeypatch.setattr(Interrupted, place, interrupt, raising=False)
+    assert trace == ["thread"]
+    assert kernel.num_threads == 0
+
+
 def test_a_thread_that_is_killed_in_a_block_takes_the_threads_of_the_block_with_it() -> None:
     trace: list[str] = []
 
