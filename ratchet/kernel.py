@@ -28,6 +28,7 @@ from gevent.hub import Hub, Waiter, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from ratchet._alive import register
+from ratchet._context import context_that_outlives
 from ratchet._death import on_thread_end
 from ratchet._interrupts import guard
 from ratchet._log import kernel_logger, log_error, log_soon, shown
@@ -56,7 +57,8 @@ class Thread(Greenlet):
     """A greenlet that a `Ratchet` owns.  Made by `attach`, never directly.
 
     It starts with a copy of its maker's `contextvars` context, so a deadline
-    or a trace id goes along.
+    or a trace id goes along.  The deadline of the request that its maker handles
+    does not go along into the background: such a thread outlives the request.
 
     Attributes:
         kernel: the `Ratchet` that owns it.
@@ -240,7 +242,7 @@ class Ratchet:
         thread.kernel = self
         thread.background = background
         thread._called = getattr(func, "__name__", None) or type(func).__name__
-        context = copy_context()
+        context = context_that_outlives() if background else copy_context()
         # A thread without one starts with an empty one, and does not keep it before.
         if context:
             thread.gr_context = context

@@ -13,7 +13,7 @@ from helpers import PACKAGE, output_of
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-CORE = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death"}
+CORE = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death", "_context"}
 LEAVES = {
     "bus.wire",
     "bus.codecs",
@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "_interrupts": {"_alive", "_log"},
     "_fork": {"_alive"},
     "_death": set(),
+    "_context": set(),
     "_turns": CORE,
     "kernel": {*CORE, "_turns"},
     "thread": {*CORE, "kernel"},

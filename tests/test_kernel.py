@@ -17,6 +17,7 @@ import pytest
 import ratchet
 from helpers import LONG, burn, in_os_thread, output_of, run_program, turns, wait_until
 from ratchet import DeadlockError, Ratchet, Thread, WrongThread, thread
+from ratchet._context import belongs_to_one_request
 
 
 def on_main(func: Callable[[], None]) -> None:
@@ -307,6 +308,33 @@ def test_a_thread_inherits_a_copy_of_its_makers_context() -> None:
     kernel.loop()
     assert seen == ["the maker's", "the maker's", "none"]
     assert trace_id.get() == "none"
+
+
+@pytest.mark.parametrize("attach_background", [Ratchet.attach_background, None])
+def test_a_background_thread_does_not_inherit_what_belongs_to_one_request(
+    attach_background: Callable[..., Thread] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratchet._context._registered", [])
+    deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+    trace_id: ContextVar[str] = ContextVar("trace_id")
+    belongs_to_one_request(deadline, None)
+    seen: list[object] = []
+
+    def handle() -> None:
+        deadline.set(5.0)
+        trace_id.set("a trace")
+        if attach_background is None:
+            thread.attach_background(look, "background")
+        else:
+            attach_background(thread.kernel(), look, "background")
+        thread.attach(look, "attached")
+        seen.append(deadline.get())
+
+    def look(name: str) -> None:
+        seen.append((name, deadline.get(), trace_id.get()))
+
+    Ratchet(handle).loop()
+    assert seen == [5.0, ("background", None, "a trace"), ("attached", 5.0, "a trace")]
 
 
 # Inside a program that already runs gevent.
