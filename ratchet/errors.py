@@ -1,14 +1,14 @@
 """Every error that ratchet raises, in one tree.
 
-Rules of this room: it imports nothing of ours, and an error carries facts
-(`code`, `outcome`), never behaviour.  An error that `except Exception` must
+It imports nothing of ours, and an error carries facts (`code`, `outcome`), never
+behaviour.  An error that `except Exception` must
 not swallow is a `BaseException`: `Alarm` is a `gevent.Timeout`.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gevent
 
@@ -212,5 +212,13 @@ class Alarm(gevent.Timeout):
     """Raised in a thread by its `ratchet.thread.alarm`.
 
     The object that `alarm()` returns: `cancel()` it, or use it as a context
-    manager that cancels on leaving.
+    manager that cancels on leaving.  It can be copied and pickled: a copy has the
+    same `seconds`, and rings nobody.
     """
+
+    def start(self) -> None:
+        """Do nothing: `alarm()` has started it, and it rings but once."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # All but what makes it ring.
+        return type(self), (), {name: value for name, value in vars(self).items() if name != "timer"}

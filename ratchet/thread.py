@@ -107,60 +107,70 @@ def timer(seconds: float) -> None:
         suspend(waiter, "timer", timeout=seconds)
 
 
-class ThreadAlarm(Alarm):
-    """An alarm with the thread that it rings in, and what it calls first."""
+class AlarmClock:
+    """Rings an `Alarm` once, in the thread that set it; stopping it twice is fine.
 
-    def __init__(self, seconds: float, callback: Callable[[], object] | None) -> None:
-        super().__init__(seconds)
+    To `gevent.Timeout` it is the alarm's timer, so `Alarm` itself needs no code
+    of the scheduler, and can be pickled.
+    """
+
+    active = False
+
+    def __init__(self, alarm: Alarm, seconds: float, callback: Callable[[], object] | None) -> None:
+        self._alarm: Alarm | None = alarm
         self._callback = callback
         self._thread = getcurrent()
-        self._cancelled = False
-        self.start()
+        loop: Any = get_hub().loop
+        # The priority of gevent's own: what is ready goes before a time-out of the same turn.
+        self._timer = loop.timer(seconds, priority=-1)
+
+    @property
+    def pending(self) -> bool:
+        """Whether it may still ring."""
+        return self._alarm is not None
+
+    def start(self) -> None:
         if isinstance(self._thread, gevent.Greenlet):
             # An alarm that outlives its thread would keep the loop from ending.
             self._thread.rawlink(self._on_thread_end)
+        self._timer.start(self._on_expiration, update=True)
 
-    def cancel(self) -> None:
-        """Keep the alarm from ringing, if it has not rung yet.  Does not block."""
-        self._cancelled = True
+    def stop(self) -> None:
+        # The timer first: it is what would keep the loop from ending.
+        self._timer.close()
+        self._alarm = None
         if isinstance(self._thread, gevent.Greenlet):
             self._thread.unlink(self._on_thread_end)
-        self.close()
 
-    def __enter__(self) -> ThreadAlarm:
-        # gevent's own would start an alarm again that was cancelled or has rung.
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.cancel()
+    close = stop
 
     def _on_thread_end(self, thread: object) -> None:
-        self.cancel()
+        """Hub callback: the thread has ended before the alarm rang."""
+        self.stop()
 
-    def _on_expiration(self, thread: greenlet, error: BaseException) -> None:
-        """Hub callback, named by `gevent.Timeout`: the alarm rings."""
+    def _on_expiration(self) -> None:
+        """Hub callback: the time is over."""
         if self._callback is None:
-            self._ring(self)
+            self._ring(self._alarm)
         else:
-            kernel_of(thread).attach_background(self._call_back, self._callback)
+            kernel_of(self._thread).attach_background(self._call_back, self._callback)
 
     def _call_back(self, callback: Callable[[], object]) -> None:
         try:
             callback()
         except (Exception, gevent.Timeout) as error:
             # The thread learns that its alarm went wrong, in place of the alarm.
-            ringing: BaseException = error
+            ringing: BaseException | None = error
         else:
-            ringing = self
+            ringing = self._alarm
         get_hub().loop.run_callback(self._ring, ringing)
 
-    def _ring(self, error: BaseException) -> None:
+    def _ring(self, error: BaseException | None) -> None:
         """Hub callback: raise in the thread, if that is still wanted."""
-        if self._cancelled or self._thread.dead:
-            return
-        if isinstance(self._thread, gevent.Greenlet):
-            self._thread.unlink(self._on_thread_end)
-        self._thread.throw(error)
+        wanted = self.pending and not self._thread.dead
+        self.stop()
+        if wanted and error is not None:
+            self._thread.throw(error)
 
 
 def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm:
@@ -202,7 +212,17 @@ def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm
     check_timeout(seconds, "seconds")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a callable or None, not {callback!r}")
-    return ThreadAlarm(max(seconds, 0.0), callback)
+    ringing = Alarm()
+    ringing.seconds = max(seconds, 0.0)
+    # `Any`: a timer of gevent's has more, of which an `Alarm` uses nothing.
+    clock: Any = AlarmClock(ringing, ringing.seconds, callback)
+    try:
+        ringing.timer = clock
+        clock.start()
+        return ringing
+    except BaseException:
+        clock.stop()
+        raise
 
 
 def pause() -> Any:

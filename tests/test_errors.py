@@ -10,6 +10,7 @@ import gevent
 import pytest
 
 import ratchet
+from helpers import active_watchers
 from ratchet import errors
 from ratchet.errors import (
     Abandoned,
@@ -30,6 +31,7 @@ from ratchet.errors import (
     RemoteError,
     WrongThread,
 )
+from ratchet.thread import alarm
 
 # Class, parent, code, outcome.  A code is a promise: it never changes.
 BUS_ERRORS: list[tuple[type[BusError], str, Outcome]] = [
@@ -55,7 +57,7 @@ def test_every_error_is_reexported_by_the_package(name: str) -> None:
 
 def test_every_error_class_is_public() -> None:
     classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
-    assert classes - {"ClassVar"} == set(errors.__all__)
+    assert classes - {"Any", "ClassVar"} == set(errors.__all__)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,21 @@ def test_a_copy_of_a_remote_error_has_all_three_texts() -> None:
     assert error.remote_type == "KeyError"
     assert error.remote_message == "'name'"
     assert error.remote_traceback == "Traceback ..."
+
+
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda alarm: pickle.loads(pickle.dumps(alarm))])
+def test_a_copy_of_an_alarm_has_its_seconds_and_rings_nobody(clone: Callable[[Alarm], Alarm]) -> None:
+    before = active_watchers()
+    with alarm(60) as original:
+        assert active_watchers() == before + 1
+        twin = clone(original)
+        assert active_watchers() == before + 1
+        assert original.pending
+    assert type(twin) is Alarm
+    assert (twin.seconds, str(twin), twin.pending) == (60, "60 seconds", False)
+    with twin:
+        twin.cancel()
+    assert not twin.pending
 
 
 def test_an_alarm_is_a_gevent_timeout_that_except_exception_does_not_swallow() -> None:
