@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli.connection": {"bus.address", "bus.transport", "cli.common"},
     "cli.latency": set(),
     "cli.call": {*COMMAND, *ERRORS, "bus.codecs"},
-    "cli.serve": {*COMMAND, "bus.codecs", "kernel"},
+    "cli.serve": {*COMMAND, "_log", "bus.codecs", "kernel"},
     "cli.ping": {*COMMAND, *ERRORS, "bus.wire", "bus.address", "bus.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
     "cli": {"cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},

@@ -20,6 +20,7 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
+from ratchet._log import log_error
 from ratchet.bus import Codec, ServerBus, codecs, listen
 from ratchet.bus.codecs import required_arguments
 from ratchet.cli.common import (
@@ -214,7 +215,7 @@ def serve(server: ServerBus[Any, Any], handler: Handler, workers: int, drain_tim
 
 def log_death(error: BaseException, thread: Thread) -> None:
     """A thread that a handler has attached died."""
-    _logger.error("the thread %s died", thread.name, exc_info=error)
+    log_error(_logger, logging.ERROR, "the thread %s died", thread.name, error=error)
 
 
 class Stop:
