@@ -87,23 +87,6 @@ class WaitQueue(deque["Waiter[Any]"]):
                 self.wake_next()
 
 
-_frozen: list[greenlet] = []
-
-
-def freeze(thread: greenlet) -> bool:
-    """See to it that a thread which sleeps in `suspend` is never resumed; False if it does not.
-
-    For a forked child's copies of its parent's threads.  It is better than to
-    end them, because their `finally` blocks are the parent's business.
-    """
-    frame = thread.gr_frame
-    if not isinstance(frame, FrameType) or frame.f_code is not suspend.__code__:
-        return False
-    frame.f_locals["waiter"].clear()
-    _frozen.append(thread)
-    return True
-
-
 def check_hub(hub: greenlet | None, owner: object) -> None:
     """Refuse a call from another OS thread than the one whose hub `owner` uses.
 

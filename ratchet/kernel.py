@@ -30,10 +30,11 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from ratchet._alive import register
 from ratchet._context import context_that_outlives
 from ratchet._death import on_thread_end
+from ratchet._fork import freeze
 from ratchet._interrupts import guard
 from ratchet._log import kernel_logger, log_error, log_soon, shown
 from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
-from ratchet._wait import check_hub, freeze, waiting_on
+from ratchet._wait import check_hub, waiting_on
 from ratchet.errors import DeadlockError
 
 __all__ = ["Ratchet", "Thread", "run"]
@@ -429,12 +430,11 @@ class Ratchet:
     def _after_fork(self) -> None:
         """In a forked child: its threads are copies of the parent's, and must not run."""
         current = getcurrent()
-        for thread in [thread for thread in self._threads if thread is not current]:
+        copies = [thread for thread in self._threads if thread is not current]
+        freeze(copies)
+        for thread in copies:
             self._forget(thread)
-            thread.unlink(self._ended)
-            if not freeze(thread):
-                # It has not started, or sleeps in a call of gevent's own.
-                thread.kill(block=False)
+            _entered.pop(thread, None)
         self._errors.clear()
 
     def _wake_loop(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal as _signal
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +17,7 @@ import gevent
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet._fork import frozen
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused, WrongThread
 from ratchet.kernel import Ratchet, Thread, kernel_of, prepared, space_of
@@ -45,7 +45,7 @@ Ready = TypeVar("Ready")
 _READ, _WRITE = 1, 2  # libev's event bits
 
 _paused: dict[greenlet, Waiter[tuple[object, ...]]] = {}
-_signal_waiters: Counter[int] = Counter()
+_signal_waiters: dict[Waiter[Any], _signal.Signals] = {}
 
 
 def attach(func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Thread:
@@ -133,7 +133,8 @@ class AlarmClock:
         if isinstance(self._thread, gevent.Greenlet):
             # An alarm that outlives its thread would keep the loop from ending.
             self._thread.rawlink(self._on_thread_end)
-        self._timer.start(self._on_expiration, update=True)
+        # With the thread, as gevent does it, so that a forked child finds what is for a frozen one.
+        self._timer.start(self._on_expiration, self._thread, update=True)
 
     def stop(self) -> None:
         # The timer first: it is what would keep the loop from ending.
@@ -148,12 +149,12 @@ class AlarmClock:
         """Hub callback: the thread has ended before the alarm rang."""
         self.stop()
 
-    def _on_expiration(self) -> None:
+    def _on_expiration(self, thread: greenlet) -> None:
         """Hub callback: the time is over."""
         if self._callback is None:
-            self._ring(self._alarm)
+            self._ring(thread, self._alarm)
         else:
-            kernel_of(self._thread).attach_background(self._call_back, self._callback)
+            kernel_of(thread).attach_background(self._call_back, self._callback)
 
     def _call_back(self, callback: Callable[[], object]) -> None:
         try:
@@ -163,14 +164,14 @@ class AlarmClock:
             ringing: BaseException | None = error
         else:
             ringing = self._alarm
-        get_hub().loop.run_callback(self._ring, ringing)
+        get_hub().loop.run_callback(self._ring, self._thread, ringing)
 
-    def _ring(self, error: BaseException | None) -> None:
+    def _ring(self, thread: greenlet, error: BaseException | None) -> None:
         """Hub callback: raise in the thread, if that is still wanted."""
-        wanted = self.pending and not self._thread.dead
+        wanted = self.pending and not thread.dead
         self.stop()
         if wanted and error is not None:
-            self._thread.throw(error)
+            thread.throw(error)
 
 
 def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm:
@@ -424,21 +425,34 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
     if not loop.default:
         raise WrongThread("sigwait works in the main OS thread only, as Python's signal handlers do")
     waiter: Waiter[Any] = Waiter()
-    _signal_waiters[number] += 1
+    watcher = loop.signal(number)
     try:
-        with loop.signal(number) as watcher:
-            watcher.start(waiter.switch, True)
-            return suspend(waiter, f"sigwait({_signal.Signals(number).name})", timeout=timeout) is True
-    finally:
-        _signal_waiters[number] -= 1
-        if not _signal_waiters[number]:
-            # libev leaves the system's default action behind; Python still
-            # believes in its own handler.  Setting it again makes that true.
-            # The default action stands already, unless gevent waits for the
-            # signal elsewhere in the program, and then that must go on.
-            handler = _signal.getsignal(number)
-            if handler not in (None, _signal.SIG_DFL):
-                _signal.signal(number, handler)
+        _signal_waiters[waiter] = number
+        watcher.start(waiter.switch, True)
+        came = suspend(waiter, f"sigwait({number.name})", timeout=timeout) is True
+        _stop_sigwait(waiter, watcher, number)
+        return came
+    except BaseException:
+        _stop_sigwait(waiter, watcher, number)
+        raise
+
+
+def _stop_sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals) -> None:
+    watcher.close()
+    _signal_waiters.pop(waiter, None)
+    _restore_handler(number)
+
+
+def _restore_handler(number: _signal.Signals) -> None:
+    """Put Python's own handler in force again, if no thread waits for the signal any more."""
+    if number not in _signal_waiters.values():
+        # libev leaves the system's default action behind; Python still
+        # believes in its own handler.  Setting it again makes that true.
+        # The default action stands already, unless gevent waits for the
+        # signal elsewhere in the program, and then that must go on.
+        handler = _signal.getsignal(number)
+        if handler not in (None, _signal.SIG_DFL):
+            _signal.signal(number, handler)
 
 
 def _signal_number(signal: int | str) -> _signal.Signals:
@@ -487,3 +501,17 @@ def _check_thread(thread: object) -> None:
         raise TypeError(f"expected a thread, not {thread!r}")
     if not thread.ready():
         check_hub(thread.parent, thread)
+
+
+def _after_fork() -> None:
+    """In a forked child, after the parent's threads were frozen: forget what they wait for."""
+    for paused in frozen:
+        _paused.pop(paused, None)
+    for waiter, number in list(_signal_waiters.items()):
+        # A thread that sleeps is in its waiter.
+        if waiter.greenlet is None:
+            del _signal_waiters[waiter]
+            _restore_handler(number)
+
+
+os.register_at_fork(after_in_child=_after_fork)

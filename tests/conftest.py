@@ -14,7 +14,7 @@ def leftovers() -> list[str]:
     """The registers that should be empty between two tests, and are not."""
     registers = {
         "paused threads": thread._paused,
-        "waiters for signals": +thread._signal_waiters,
+        "waiters for signals": thread._signal_waiters,
         "schedulers that were entered": kernel._entered,
         "loops off the main greenlet": +_turns._off_main,
         "threads of the shared scheduler": [

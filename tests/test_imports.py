@@ -13,7 +13,7 @@ from helpers import PACKAGE, output_of
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-CORE = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death", "_context"}
+CORE = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death", "_context", "_fork"}
 LEAVES = {
     "bus.wire",
     "bus.codecs",
@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "_wait": {*ERRORS, "_log"},
     "_alive": set(),
     "_interrupts": {"_alive", "_log"},
-    "_fork": {"_alive"},
+    "_fork": {"_alive", "_log"},
     "_death": set(),
     "_context": set(),
     "_turns": CORE,

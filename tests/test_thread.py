@@ -1173,7 +1173,7 @@ def test_a_call_that_is_ended_from_outside_leaves_nothing_behind_and_disturbs_no
     assert type(end(call)) is expected
     wait_until(lambda: active_watchers() <= before, "the watchers to go")
     assert not scene.other.has_links()
-    assert +thread._signal_waiters == {}
+    assert thread._signal_waiters == {}
     assert list(thread._paused) == [scene.other]
 
     bystander = Caller(call).started()
@@ -1198,7 +1198,7 @@ def test_a_call_that_ends_by_itself_leaves_nothing_behind(name: str, scene: Scen
     assert not isinstance(caller.result(), BaseException)
     wait_until(lambda: active_watchers() <= before, "the watchers to go")
     assert caller.thread not in thread._paused
-    assert +thread._signal_waiters == {}
+    assert thread._signal_waiters == {}
     assert not scene.other.has_links()
 
 

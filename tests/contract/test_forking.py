@@ -9,7 +9,9 @@ import pytest
 from helpers import LONG, output_of
 
 START = """
-    import os, sys
+    import os, sys, warnings
+    # Python warns of a fork in a program that has OS threads, such as those of gevent's pool.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     import gevent, gevent.os
     from gevent import socket
     import ratchet
@@ -266,6 +268,277 @@ def test_a_transaction_that_a_child_inherited_is_not_answered_by_it() -> None:
             check(not sent.done, "answered by the child")
             check(transaction.send_response(b"of the parent") is True, "too late")
             check(sent.recv_response(LONG) == b"of the parent", "the answer")
+        print("well")
+        """,
+    )
+
+
+SLEEPERS = """
+        import gevent.event, gevent.lock, gevent.pool, gevent.queue, gevent.subprocess
+
+        event, queue, full = gevent.event.Event(), gevent.queue.Queue(), gevent.queue.Queue(1)
+        semaphore, result = gevent.lock.Semaphore(0), gevent.event.AsyncResult()
+        ours, theirs = socket.socketpair()
+        full.put(1)
+        plain = gevent.spawn(event.wait)
+        WAYS = [
+            lambda: gevent.sleep(0.05),
+            lambda: gevent.sleep(0),
+            lambda: event.wait(),
+            lambda: event.wait(0.05),
+            lambda: queue.get(),
+            lambda: queue.get(timeout=0.05),
+            lambda: full.put(2),
+            lambda: semaphore.acquire(),
+            lambda: result.get(),
+            lambda: ours.recv(1),
+            lambda: gevent.socket.wait_read(ours.fileno(), timeout=0.05),
+            lambda: plain.join(),
+            lambda: plain.get(timeout=0.05),
+            lambda: gevent.joinall([plain]),
+            lambda: gevent.wait([event, plain]),
+            lambda: gevent.get_hub().threadpool.apply(threading.Event().wait, (0.05,)),
+            lambda: thread.timer(0.05),
+            lambda: thread.pause(),
+            lambda: thread.wait_all([plain], 0.05),
+            lambda: thread.block_on([ours]),
+            lambda: thread.sigwait("USR1"),
+            lambda: ratchet.Ratchet(lambda: event.wait()).loop(),
+        ]
+        parent = os.getpid()
+
+        def sleep(way, number):
+            with gevent.Timeout(0.05, False):
+                thread.alarm(0.05)
+                try:
+                    way()
+                finally:
+                    check(os.getpid() == parent, f"finally block {number} of the parent's ran in the child")
+                    return
+
+        def wake_all():
+            event.set()
+            for _ in range(3):
+                queue.put(1)
+                semaphore.release()
+            full.get()
+            result.set(1)
+            theirs.send(b"x")
+            gevent.sleep(0.1)
+"""
+
+
+@each_fork
+@pytest.mark.parametrize("started", [True, False], ids=["asleep", "not started"])
+def test_no_finally_block_of_a_thread_runs_in_the_child_wherever_it_sleeps(fork: str, started: bool) -> None:
+    check_program(
+        fork,
+        "import threading\n"
+        + dedent(SLEEPERS)
+        + dedent(
+            f"""
+        kernel = ratchet.Ratchet()
+        for number, way in enumerate(WAYS):
+            kernel.attach(sleep, way, number)
+        killed = kernel.attach(sleep, WAYS[2], "under way to its end")
+        if {started}:
+            kernel.loop_once(noblock=True)
+        # A kill that is under way is the parent's too.
+        killed.kill(block=False)
+
+        pid = {fork}()
+        if not pid:
+            kernel.close()
+            wake_all()
+            check(kernel.num_threads == 0, kernel.dump())
+            # Nothing that the parent waits for keeps the child's hub busy.
+            before = os.times().user
+            gevent.sleep(0.1)
+            check(os.times().user - before < 0.08, "the child's hub spins")
+            # It ends as any program does: no finally block runs then either.
+            sys.exit()
+        status = os.waitpid(pid, 0)[1]
+        check(status == 0, status)
+        wake_all()
+        kernel.close()
+        ours.close()
+        theirs.close()
+        print("well")
+        """
+        ),
+    )
+
+
+@each_fork
+@pytest.mark.parametrize("patch", ["", "monkey.patch_all()"], ids=["unpatched", "patched"])
+def test_the_thread_that_forked_goes_on_in_a_handler_too(fork: str, patch: str) -> None:
+    assert (
+        output_of(
+            f"""
+            from gevent import monkey
+            {patch}
+            import os, gevent, gevent.os, ratchet
+            from ratchet import bus, thread
+
+            def handle(request):
+                pid = {fork}()
+                if not pid:
+                    # With all that a thread may do, a scheduler and a bus of its own among it.
+                    gevent.sleep(0.01)
+                    thread.timer(0.01)
+                    gevent.get_hub().threadpool.apply(int)
+                    own_server, own_client = bus.new_local()
+                    thread.attach_background(own_server.serve, str.upper)
+                    print(own_client.call("the child goes on", timeout={LONG}), flush=True)
+                    os._exit(0)
+                try:
+                    while not os.waitpid(pid, os.WNOHANG)[0]:
+                        thread.timer(0.01)
+                except ChildProcessError:
+                    # gevent has waited for it already.
+                    pass
+                return request
+
+            def main():
+                server, client = bus.new_local()
+                thread.attach_background(server.serve, handle)
+                return client.call("the parent goes on", timeout={LONG})
+
+            print(ratchet.run(main))
+            """
+        )
+        == "THE CHILD GOES ON\nthe parent goes on\n"
+    )
+
+
+def test_a_child_of_multiprocessing_runs_none_of_its_parent_s_threads() -> None:
+    check_program(
+        "os.fork",
+        """
+        import multiprocessing
+
+        def wait():
+            try:
+                gevent.sleep(0.05)
+            finally:
+                check(os.getpid() == parent, "a finally block of the parent's ran in the child")
+
+        def child():
+            gevent.sleep(0.1)
+            ran = []
+            ratchet.Ratchet(lambda: ran.append(1)).loop()
+            check(ran == [1], "a thread of the child did not run")
+
+        parent = os.getpid()
+        kernel = ratchet.Ratchet()
+        kernel.attach(wait)
+        kernel.loop_once(noblock=True)
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(LONG)
+        check(process.exitcode == 0, process.exitcode)
+        kernel.loop()
+        print("well")
+        """,
+    )
+
+
+def test_one_object_that_cannot_be_left_to_the_parent_does_not_spare_the_others() -> None:
+    check_program(
+        "os.fork",
+        """
+        import logging
+
+        class Failing:
+            _hub = None
+
+            def _after_fork(self):
+                raise KeyError("it fails")
+
+        def wait():
+            try:
+                thread.timer(0.01)
+            finally:
+                check(os.getpid() == parent, "a finally block of the parent's ran in the child")
+
+        def child():
+            gevent.sleep(0.05)
+            check(kernel.num_threads == 0, kernel.dump())
+            check(logged == ["cannot leave Failing to the parent"], logged)
+
+        from ratchet._alive import register
+
+        logged = []
+        handler = logging.Handler()
+        handler.emit = lambda record: logged.append(record.getMessage())
+        logging.getLogger("ratchet").addHandler(handler)
+        parent = os.getpid()
+        failing = Failing()
+        register(failing)
+        kernel = ratchet.Ratchet(wait)
+        kernel.loop_once(noblock=True)
+        check(in_child(child) == 0, "the child failed")
+        kernel.loop()
+        print("well")
+        """,
+    )
+
+
+def test_an_unpatched_child_shares_nothing_of_its_parent_s_polling() -> None:
+    check_program(
+        "os.fork",
+        """
+        def child():
+            # Of the child's own; were the descriptor shared, the parent would be told of it.
+            mine, other = socket.socketpair()
+            with mine, other:
+                reading = gevent.spawn(mine.recv, 1)
+                gevent.sleep(0.01)
+                check(gevent.socket.getaddrinfo("127.0.0.1", 80), "the resolver's pool is dead")
+                other.send(b"x")
+                check(reading.get(timeout=LONG) == b"x", "the child does not read")
+
+        ours, theirs = socket.socketpair()
+        gevent.socket.getaddrinfo("127.0.0.1", 80)
+        gevent.sleep(0)
+        check(in_child(child) == 0, "the child failed")
+        theirs.send(b"y")
+        check(ours.recv(1) == b"y", "the parent does not read")
+        ours.close()
+        theirs.close()
+        print("well")
+        """,
+    )
+
+
+def test_a_signal_that_a_thread_of_the_parent_waits_for_is_the_child_s_own_again() -> None:
+    check_program(
+        "os.fork",
+        """
+        import signal
+
+        def child():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            gevent.sleep(0.01)
+            check(seen == [os.getpid()], seen)
+            try:
+                thread.unpause(paused)
+            except ratchet.NotPaused:
+                pass
+            else:
+                check(False, "a thread of the parent was unpaused")
+
+        seen = []
+        signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(os.getpid()))
+        kernel = ratchet.Ratchet()
+        waits = kernel.attach(thread.sigwait, "USR1")
+        paused = kernel.attach(thread.pause)
+        kernel.loop_once(noblock=True)
+        check(in_child(child) == 0, "the child failed")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        thread.unpause(paused)
+        kernel.loop()
+        check((waits.value, seen) == (True, []), seen)
         print("well")
         """,
     )
