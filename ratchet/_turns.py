@@ -1,6 +1,6 @@
 """Turns of the event loop: where one ends, and when there will be none any more.
 
-Rules of this room: it knows the hub and its watchers, and nothing of threads.
+It knows the hub and its watchers, and nothing of threads.
 
 A turn of libev's loop: prepare watchers (gevent runs its callbacks in one), the
 poll, then what the poll found; check watchers are the last of that.
@@ -8,9 +8,6 @@ poll, then what the poll found; check watchers are the last of that.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from gevent.exceptions import LoopExit
@@ -21,31 +18,41 @@ from ratchet._wait import suspend
 
 _NOTHING_LEFT: Final = object()
 
-# How many greenlets, other than the main one, are told when nothing is left.
-_off_main: Counter[Hub] = Counter()
+# What greenlets other than the main one sleep on that are told when nothing is left.
+_off_main: dict[Waiter[Any], Hub] = {}
 
 
-@contextmanager
-def end_of_turn(hub: Hub, noblock: bool) -> Iterator[Any]:
-    """A watcher that fires when a turn ends.
-
-    The poll of that turn does not wait if `noblock`, or if something can run
-    already: then that is what the turn is for.
-    """
-    loop: Any = hub.loop
-    # MINPRI: everything that this turn's poll found runs before.
-    with loop.check(ref=False, priority=loop.MINPRI) as watcher, loop.idle(ref=False) as nudge:
-        if noblock or loop._callbacks:
-            # An active idle watcher keeps the poll from blocking.
-            nudge.start(_do_nothing)
-        yield watcher
-
-
-def suspend_until_nothing_is_left(looper: Waiter[Any], subject: object, turn: Any) -> None:
-    """Sleep until `looper` is woken, or `turn` ends if that is given.
+def suspend_until_nothing_is_left(looper: Waiter[Any], subject: object) -> None:
+    """Sleep until `looper` is woken.
 
     Raises `LoopExit` when nothing is left that could ever wake it.
     """
+    _suspend(looper, subject, None)
+
+
+def suspend_for_a_turn(looper: Waiter[Any], subject: object, *, noblock: bool) -> None:
+    """Sleep until `looper` is woken, or the turn ends.
+
+    The poll of that turn does not wait if `noblock`, or if something can run
+    already: then that is what the turn is for.  Raises `LoopExit` when nothing is
+    left that could ever wake it.
+    """
+    loop: Any = looper.hub.loop
+    # MINPRI: everything that this turn's poll found runs before.
+    turn = loop.check(ref=False, priority=loop.MINPRI)
+    nudge = loop.idle(ref=False)
+    try:
+        if noblock or loop._callbacks:
+            # An active idle watcher keeps the poll from blocking.
+            nudge.start(_do_nothing)
+        _suspend(looper, subject, turn)
+        _close(turn, nudge)
+    except BaseException:
+        _close(turn, nudge)
+        raise
+
+
+def _suspend(looper: Waiter[Any], subject: object, turn: Any) -> None:
     hub: Any = looper.hub
     if getcurrent() is not hub.parent:
         _suspend_off_main(looper, subject, turn)
@@ -64,7 +71,9 @@ def _suspend_off_main(looper: Waiter[Any], subject: object, turn: Any) -> None:
     """
     hub: Any = looper.hub
     loop: Any = hub.loop
-    with loop.prepare(priority=loop.MINPRI) as before_poll, loop.timer(0.0) as next_turn:
+    before_poll = loop.prepare(priority=loop.MINPRI)
+    next_turn = loop.timer(0.0)
+    try:
         before_poll.start(_tell_if_nothing_left, hub, next_turn, looper)
         # A prepare watcher that starts in the midst of a turn misses this turn's poll.
         if turn is None:
@@ -75,14 +84,21 @@ def _suspend_off_main(looper: Waiter[Any], subject: object, turn: Any) -> None:
             next_turn.start(_do_nothing)
         else:
             next_turn.start(turn.start, looper.switch, None)
-        _off_main[hub] += 1
-        try:
-            if suspend(looper, "loop", subject) is _NOTHING_LEFT:
-                raise LoopExit
-        finally:
-            _off_main[hub] -= 1
-            if not _off_main[hub]:
-                del _off_main[hub]
+        _off_main[looper] = hub
+        told = suspend(looper, "loop", subject)
+        _off_main.pop(looper, None)
+        _close(before_poll, next_turn)
+    except BaseException:
+        _off_main.pop(looper, None)
+        _close(before_poll, next_turn)
+        raise
+    if told is _NOTHING_LEFT:
+        raise LoopExit
+
+
+def _close(*watchers: Any) -> None:
+    for watcher in watchers:
+        watcher.close()
 
 
 def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None:
@@ -90,7 +106,9 @@ def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None
     callbacks already, and those that a woken thread adds would wait for an event.
     """
     loop: Any = hub.loop
-    if loop.activecnt == _off_main[hub]:
+    # A waiter without a greenlet is that of one which a forked child has left to its parent.
+    told = sum(1 for other, its_hub in _off_main.items() if its_hub is hub and other.greenlet is not None)
+    if loop.activecnt == told:
         next_turn.start(looper.switch, _NOTHING_LEFT)
 
 

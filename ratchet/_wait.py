@@ -1,12 +1,15 @@
 """The one way to suspend a greenlet and to resume it.
 
-Rules of this room:
+Rules of this module:
 
 - No other module switches to a greenlet.  A thread of ours goes to sleep in
   `suspend`, and is woken through the private `Waiter` that it sleeps on: a wake
   that comes too late finds no greenlet in the waiter and does nothing.
 - `GreenletExit` and `gevent.Timeout` may come out of `suspend` instead of a
   value.  Whoever registered a waiter takes it back when that happens.
+- What is to be undone is undone within the `try`, and in its `except` as well.
+  A `finally` or the end of a `with` is skipped by an interrupt that strikes just
+  before; here the `except` catches that one, and undoing twice is fine.
 - What a greenlet waits for is not stored anywhere: `waiting_on` reads it from
   the arguments of the `suspend` in which the greenlet sleeps.  So a wait does
   not pay for the description that only a person debugging wants to see.
@@ -44,9 +47,12 @@ def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: flo
     try:
         # update=True: a loop that is late must not make the timer fire early.
         timer.start(waiter.switch, TIMED_OUT, update=True)
-        return waiter.get()
-    finally:
+        value = waiter.get()
         timer.close()
+        return value
+    except BaseException:
+        timer.close()
+        raise
 
 
 class WaitQueue(deque["Waiter[Any]"]):
@@ -60,15 +66,15 @@ class WaitQueue(deque["Waiter[Any]"]):
     def wait(self, call: str, subject: object, timeout: float | None = None) -> bool:
         """Sleep until it is this thread's turn; False when the time is over."""
         waiter: Waiter[Any] = Waiter()
-        self.append(waiter)
         try:
+            self.append(waiter)
             woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT
+            if not woken:
+                self._forget(waiter)
+            return woken
         except BaseException:
             self._forget(waiter)
             raise
-        if not woken:
-            self._forget(waiter)
-        return woken
 
     def _forget(self, waiter: Waiter[Any]) -> None:
         # A forked child has cleared the queues of its parent.
@@ -77,7 +83,13 @@ class WaitQueue(deque["Waiter[Any]"]):
 
     def wake_next(self) -> None:
         """Run the thread that has waited longest.  Only from a hub callback."""
-        self.popleft().switch(None)
+        while self:
+            waiter = self.popleft()
+            # One without a greenlet is that of a thread which left it behind when it
+            # was killed and interrupted at once.
+            if waiter.greenlet is not None:
+                waiter.switch(None)
+                return
 
     def wake_all(self) -> None:
         """Run each thread that waits now.  Only from a hub callback."""

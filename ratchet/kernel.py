@@ -15,25 +15,24 @@ from __future__ import annotations
 import logging
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple
 
 import gevent
-from gevent.exceptions import LoopExit
+from gevent.exceptions import HubDestroyed, LoopExit
 from gevent.hub import Hub, Waiter, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from ratchet._alive import register
+from ratchet._alive import living, register
 from ratchet._context import context_that_outlives
 from ratchet._death import on_thread_end
 from ratchet._fork import freeze
-from ratchet._interrupts import guard
+from ratchet._interrupts import guard, settle_soon
 from ratchet._log import kernel_logger, log_error, log_soon, shown
-from ratchet._turns import end_of_turn, suspend_until_nothing_is_left
+from ratchet._turns import suspend_for_a_turn, suspend_until_nothing_is_left
 from ratchet._wait import check_hub, waiting_on
 from ratchet.errors import DeadlockError
 
@@ -275,32 +274,28 @@ class Ratchet:
         other threads stay as they are then, and `loop()` may be called again to
         go on.  Raises `RuntimeError` if another greenlet runs it already.
         """
-        with self._run_alone():
-            self._run()
+        self._run_alone(self._run)
         self._raise_error()
 
-    @contextmanager
-    def _run_alone(self) -> Iterator[None]:
-        """Be the one greenlet that runs it: errors come out there, and need not be logged."""
+    def _run_alone(self, run: Callable[[], object]) -> None:
+        """Call `run` in the one greenlet that runs it: errors come out there, and need not be logged."""
         check_hub(self._hub, self)
         if self._running:
             raise RuntimeError(f"{self!r} is already run by another greenlet")
         try:
-            try:
-                self._running = True
-                yield
-            finally:
-                self._running = False
-        finally:
-            # Once more, because Ctrl-C may strike just before it is done.
+            self._running = True
+            run()
             self._running = False
+        except BaseException:
+            self._running = False
+            raise
 
     def _run(self) -> None:
         """Run until there is an error, until `stop()`, or until every thread has ended."""
         self._stopping = False
         while not (self._errors or self._stopping):
             if self._waits_for_threads():
-                self._wait_for_change()
+                self._wait_for_change(suspend_until_nothing_is_left)
             elif self._threads:
                 # What their `finally` blocks attach or raise, the next round sees.
                 self._kill_round()
@@ -315,10 +310,11 @@ class Ratchet:
         Args:
             noblock: do not wait for an event if no thread can run now.
         """
-        with self._run_alone():
-            if self._waits_for_threads():
-                with end_of_turn(self._hub, noblock) as turn:
-                    self._wait_for_change(turn)
+        if self._waits_for_threads():
+            sleep = partial(suspend_for_a_turn, noblock=noblock)
+            self._run_alone(partial(self._wait_for_change, sleep))
+        else:
+            check_hub(self._hub, self)
         self._raise_error()
         return self._waits_for_threads()
 
@@ -389,9 +385,7 @@ class Ratchet:
             self._leave()
             if error_type is None:
                 # The errors of both come out below, all at once.
-                with self._run_alone():
-                    self._run()
-                    self.close()
+                self._run_alone(self._run_to_the_end)
                 self._raise_all_errors()
             else:
                 self.close()
@@ -404,6 +398,10 @@ class Ratchet:
                 self.close()
             raise
 
+    def _run_to_the_end(self) -> None:
+        self._run()
+        self.close()
+
     def _leave(self) -> None:
         # By whichever greenlet: that of `__enter__` may be another one.
         for entered, kernels in list(_entered.items()):
@@ -412,12 +410,12 @@ class Ratchet:
             if not kernels:
                 del _entered[entered]
 
-    def _wait_for_change(self, turn: Any = None) -> None:
-        """Sleep until a thread's end, an error or `stop()`, or the end of `turn`."""
+    def _wait_for_change(self, sleep: Callable[[Waiter[Any], object], None]) -> None:
+        """Sleep until a thread's end, an error or `stop()`, or as long as `sleep` says."""
         looper: Waiter[Any] = Waiter(self._hub)
         self._looper = looper
         try:
-            suspend_until_nothing_is_left(looper, self, turn)
+            sleep(looper, self)
         except LoopExit:
             raise self._deadlock() from None
 
@@ -426,6 +424,22 @@ class Ratchet:
 
     def _settle(self) -> None:
         """See `Living`."""
+        for thread in list(self._threads):
+            if thread.ready():
+                # The links of one whose error gevent could not even note were never called.
+                thread.rawlink(_do_nothing)
+                self._on_end(thread)
+            elif not thread:
+                # It was never started, and never will be.
+                self._forget(thread)
+        self._background.intersection_update(self._threads)
+        if self._errors or not self._waits_for_threads():
+            self._wake_loop()
+
+    def _take_error(self, error: BaseException) -> None:
+        """Have `loop()` raise what a callback of the hub has raised."""
+        self._wake_loop()
+        self._errors[object()] = error
 
     def _after_fork(self) -> None:
         """In a forked child: its threads are copies of the parent's, and must not run."""
@@ -445,6 +459,8 @@ class Ratchet:
     def _raise_error(self) -> None:
         if self._errors:
             first = next(iter(self._errors))
+            if isinstance(first, Thread):
+                self._forget(first)
             raise self._errors.pop(first)
 
     def _raise_all_errors(self) -> None:
@@ -469,7 +485,13 @@ class Ratchet:
         return DeadlockError(f"{who} can never run again:\n\n" + "\n\n".join(stuck))
 
     def _on_end(self, thread: Thread) -> None:
-        """Hub callback: a thread has ended, by return, error or kill."""
+        """Hub callback: a thread has ended, by return, error or kill.
+
+        It leaves `_threads` last, so that `_settle` does again what an exception
+        has left half done.
+        """
+        if thread not in self._threads:
+            return
         error = thread.exception
         # One that returned nothing needs no more, and that is most of them.
         if error is not None or thread.value is not None:
@@ -479,7 +501,9 @@ class Ratchet:
                     self.attach(self._report, self._errh, error, thread)
                 else:
                     self._keep_error(error, thread)
-        self._forget(thread)
+        if thread.background:
+            self._background.discard(thread)
+        self._threads.pop(thread, None)
         if self._running:
             if self._errors:
                 # At once, and last: gevent tells the threads that wait for this one next.
@@ -489,6 +513,8 @@ class Ratchet:
 
     def _report(self, errh: ErrorHandler, error: BaseException, thread: Thread) -> None:
         """Call `errh`.  What it raises itself is for `loop()`, and not for `errh` again."""
+        # Told of from here on, however `_on_end` ended.
+        self._forget(thread)
         try:
             errh(error, thread)
         except BaseException as failure:
@@ -534,9 +560,14 @@ def run(main: Callable[[*Positional], Result], /, *args: *Positional) -> Result 
         hello Ada
         3
     """
-    with Ratchet() as kernel:
+    kernel = Ratchet()
+    try:
         first = kernel.attach(main, *args)
-    return None if isinstance(first.value, GreenletExit) else first.value
+        kernel.__exit__(None, None, None)
+        return None if issubclass(type(first.value), GreenletExit) else first.value
+    except BaseException:
+        kernel.close()
+        raise
 
 
 def kernel_of(thread: greenlet) -> Ratchet:
@@ -561,23 +592,45 @@ _quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def _leave_errors_to_kernels(hub: Hub) -> None:
-    """Keep the hub from printing the errors of threads, which their kernels report.
+    """Have the errors of threads and of the hub's callbacks come out of `loop()`, and not printed.
 
-    Setting `handle_error` on the hub is gevent's own hook for this.  All other
-    greenlets' errors go where they went before.
+    Setting `handle_error` on the hub is gevent's own hook for this.  The errors of
+    other greenlets, and those of callbacks while no `loop()` runs on the hub, go
+    where they went before.
     """
     if hub in _quiet_hubs:
         return
-    _quiet_hubs.add(hub)
     inner = hub.handle_error
 
-    def handle_error(context: object, type: type[BaseException], value: Any, tb: Any) -> None:
+    def handle_error(context: object, kind: type[BaseException], value: Any, tb: Any) -> None:
         ours = isinstance(context, Thread)
-        if issubclass(type, hub.SYSTEM_ERROR) and (ours or context is None):
+        if not ours and (isinstance(context, greenlet) or issubclass(kind, (HubDestroyed, GreenletExit))):
+            inner(context, kind, value, tb)
+        elif issubclass(kind, hub.SYSTEM_ERROR):
             # KeyboardInterrupt and SystemExit end the program from any thread.
-            # The hub itself, where Ctrl-C mostly strikes, has no context.
-            hub.handle_system_error(type, value, tb)
+            if not ours:
+                settle_soon(hub)
+            hub.handle_system_error(kind, value, tb)
         elif not ours:
-            inner(context, type, value, tb)
+            kernel = _running_on(hub)
+            # Its type is asked, not the error: its attributes may be anything.
+            if kernel is None or not issubclass(type(value), BaseException):
+                inner(context, kind, value, tb)
+            else:
+                settle_soon(hub)
+                kernel._take_error(BaseException.with_traceback(value, tb))
 
     setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
+    _quiet_hubs.add(hub)
+
+
+def _running_on(hub: Hub) -> Ratchet | None:
+    """The oldest scheduler that a greenlet of this hub runs."""
+    for thing in living():
+        if isinstance(thing, Ratchet) and thing._hub is hub and thing._running:
+            return thing
+    return None
+
+
+def _do_nothing(thread: object) -> None:
+    """A link that has gevent call those before it."""

@@ -1,6 +1,6 @@
 """What a thread does: functions for the current thread.
 
-Rules of this room: it is thin, over `_wait` and the kernel.  Each function
+It is thin, over `_wait` and the kernel.  Each function
 works in any greenlet, owned by a `Ratchet` or not, and leaves no waiter, timer,
 watcher or link behind when its thread is killed or an alarm rings in it.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import signal as _signal
+import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
 import gevent
@@ -43,6 +43,8 @@ Arguments = ParamSpec("Arguments")
 Ready = TypeVar("Ready")
 
 _READ, _WRITE = 1, 2  # libev's event bits
+
+_RING_AGAIN = 0.1  # seconds
 
 _paused: dict[greenlet, Waiter[tuple[object, ...]]] = {}
 _signal_waiters: dict[Waiter[Any], _signal.Signals] = {}
@@ -122,7 +124,8 @@ class AlarmClock:
         self._thread = getcurrent()
         loop: Any = get_hub().loop
         # The priority of gevent's own: what is ready goes before a time-out of the same turn.
-        self._timer = loop.timer(seconds, priority=-1)
+        # It repeats, in case that an interrupt strikes just as it rings.
+        self._timer = loop.timer(seconds, _RING_AGAIN, priority=-1)
 
     @property
     def pending(self) -> bool:
@@ -155,6 +158,7 @@ class AlarmClock:
             self._ring(thread, self._alarm)
         else:
             kernel_of(thread).attach_background(self._call_back, self._callback)
+            self._timer.stop()
 
     def _call_back(self, callback: Callable[[], object]) -> None:
         try:
@@ -168,10 +172,17 @@ class AlarmClock:
 
     def _ring(self, thread: greenlet, error: BaseException | None) -> None:
         """Hub callback: raise in the thread, if that is still wanted."""
-        wanted = self.pending and not thread.dead
-        self.stop()
-        if wanted and error is not None:
-            thread.throw(error)
+        wanted = error if self.pending and not thread.dead else None
+        try:
+            self.stop()
+            if wanted is not None:
+                thread.throw(wanted)
+        except BaseException:
+            if wanted is not None and not thread.dead:
+                # What struck here is not the thread's: it is to be woken all the same.
+                throw: Callable[[BaseException], object] = thread.throw
+                get_hub().loop.run_callback(throw, wanted)
+            raise
 
 
 def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm:
@@ -245,16 +256,25 @@ def pause() -> Any:
         ('tea', 2)
     """
     current = getcurrent()
-    waiter: Waiter[tuple[object, ...]] = Waiter()
-    _paused[current] = waiter
     try:
-        values = suspend(waiter, "pause")
-    finally:
-        # unpause() has taken this waiter out already, unless a kill was faster.
-        if _paused.get(current) is waiter:
-            del _paused[current]
-    assert isinstance(values, tuple)
-    return values if len(values) > 1 else values[0] if values else None
+        return _pause(current)
+    except BaseException:
+        # Once more: an interrupt may have struck just as a kill was dealt with.
+        _paused.pop(current, None)
+        raise
+
+
+def _pause(current: greenlet) -> Any:
+    waiter: Waiter[tuple[object, ...]] = Waiter()
+    try:
+        _paused[current] = waiter
+        values: Any = suspend(waiter, "pause")
+        # unpause() has done this, unless it was interrupted.
+        _paused.pop(current, None)
+        return values if len(values) > 1 else values[0] if values else None
+    except BaseException:
+        _paused.pop(current, None)
+        raise
 
 
 def unpause(thread: greenlet, *values: object) -> None:
@@ -270,8 +290,8 @@ def unpause(thread: greenlet, *values: object) -> None:
     if waiter is None:
         raise NotPaused(f"{thread!r} is not paused")
     check_hub(waiter.hub, thread)
-    del _paused[thread]
     waiter.hub.loop.run_callback(waiter.switch, values)
+    del _paused[thread]
 
 
 def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None = None) -> bool:
@@ -312,23 +332,24 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
             raise ValueError(f"{thread!r} cannot wait for itself")
         if not thread.ready():
             running.append(thread)
-    left = set(running)
-    if not left:
+    end = None if timeout is None else time.monotonic() + timeout
+    # One after the other, and without a callback of ours in which an end could be lost.
+    return all(_wait_for(thread, running, end) for thread in running)
+
+
+def _wait_for(thread: gevent.Greenlet[Any, Any], all_of_them: object, end: float | None) -> bool:
+    if thread.ready():
         return True
+    timeout = None if end is None else end - time.monotonic()
     waiter: Waiter[Any] = Waiter()
-
-    def on_end(thread: object) -> None:
-        left.discard(thread)
-        if not left:
-            waiter.switch(None)
-
     try:
-        for thread in left:
-            thread.rawlink(on_end)
-        return suspend(waiter, "wait_all", running, timeout) is not TIMED_OUT
-    finally:
-        for thread in left:
-            thread.unlink(on_end)
+        thread.rawlink(waiter.switch)
+        ended = suspend(waiter, "wait_all", all_of_them, timeout) is not TIMED_OUT
+        thread.unlink(waiter.switch)
+        return ended
+    except BaseException:
+        thread.unlink(waiter.switch)
+        raise
 
 
 def block_on(
@@ -368,14 +389,25 @@ def block_on(
     descriptors = [_open_descriptor(ready) for ready, _ in wanted]
     waiter: Waiter[Any] = Waiter()
     loop: Any = get_hub().loop
-    with ExitStack() as watchers:
+    watchers: list[Any] = []
+    try:
         for (ready, events), descriptor in zip(wanted, descriptors, strict=True):
             # Two may be ready in one turn; the second finds nobody in the waiter.
             # MAXPRI: what is ready goes before a time-out of the same turn.
             watcher = loop.io(descriptor, events, priority=loop.MAXPRI)
-            watchers.enter_context(watcher).start(waiter.switch, ready)
+            watchers.append(watcher)
+            watcher.start(waiter.switch, ready)
         value = suspend(waiter, "block_on", [ready for ready, _ in wanted], timeout)
-    return None if value is TIMED_OUT else value  # type: ignore[return-value]
+        _close(watchers)
+        return None if value is TIMED_OUT else value  # type: ignore[return-value]
+    except BaseException:
+        _close(watchers)
+        raise
+
+
+def _close(watchers: list[Any]) -> None:
+    for watcher in watchers:
+        watcher.close()
 
 
 def _open_descriptor(ready: object) -> int:
@@ -426,6 +458,15 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
         raise WrongThread("sigwait works in the main OS thread only, as Python's signal handlers do")
     waiter: Waiter[Any] = Waiter()
     watcher = loop.signal(number)
+    try:
+        return _sigwait(waiter, watcher, number, timeout)
+    except BaseException:
+        # Once more, as in `pause`.
+        _stop_sigwait(waiter, watcher, number)
+        raise
+
+
+def _sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals, timeout: float | None) -> bool:
     try:
         _signal_waiters[waiter] = number
         watcher.start(waiter.switch, True)

@@ -16,7 +16,7 @@ def leftovers() -> list[str]:
         "paused threads": thread._paused,
         "waiters for signals": thread._signal_waiters,
         "schedulers that were entered": kernel._entered,
-        "loops off the main greenlet": +_turns._off_main,
+        "loops off the main greenlet": _turns._off_main,
         "threads of the shared scheduler": [
             owned for shared in kernel._shared.values() for owned in shared._threads
         ],

@@ -1171,6 +1171,82 @@ def test_ctrl_c_comes_out_of_loop_and_the_scheduler_stays_usable(where: str) -> 
     )
 
 
+def fail_in_the_hub(error: BaseException) -> None:
+    """Have a callback of the hub raise `error` in the next turn."""
+    gevent.get_hub().loop.run_callback(fail, error)
+
+
+@pytest.mark.parametrize("where", [fail_in_the_hub, lambda error: thread.attach(fail, error)])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Odd, KeyError])
+def test_what_strikes_in_the_hub_or_a_thread_comes_out_of_loop_and_is_not_printed(
+    kind: type[BaseException], where: Callable[[BaseException], object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    error = kind("struck")
+    kernel = Ratchet(partial(where, error))
+    paused = kernel.attach(thread.pause)
+    with pytest.raises(kind) as caught:
+        kernel.loop()
+    assert caught.value is error
+    assert paused.state == "waiting"
+    thread.unpause(paused, "on")
+    kernel.loop()
+    assert paused.value == "on"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_strikes_in_the_hub_comes_out_of_a_loop_in_a_greenlet_of_its_own(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caught: list[BaseException] = []
+
+    def loop() -> None:
+        try:
+            Ratchet(partial(fail_in_the_hub, error)).loop()
+        except Odd as odd:
+            caught.append(odd)
+
+    error = Odd("struck")
+    gevent.spawn(loop).join()
+    assert caught == [error]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_strikes_in_the_hub_while_no_loop_runs_is_printed_as_ever(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Ratchet()
+    fail_in_the_hub(KeyError("in a callback"))
+    turns()
+    assert "in a callback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["_on_end", "_forget", "_wake_loop", "_keep_error"])
+def test_a_thread_s_end_that_was_noted_by_half_is_noted_in_full(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object) -> None:
+        monkeypatch.undo()
+        raise Odd
+
+    kernel = Ratchet()
+    dying = kernel.attach(wait_and_fail, KeyError("gone"))
+    joined = kernel.attach(dying.join)
+    kernel.loop_once()
+    if place == "_on_end":
+        # The kernel's link, which is interrupted at its first line.
+        monkeypatch.setattr("ratchet.kernel.on_thread_end", interrupt)
+    else:
+        monkeypatch.setattr(kernel, place, interrupt)
+    raised = []
+    while kernel.num_threads:
+        try:
+            kernel.loop()
+        except (Odd, KeyError) as error:
+            raised.append(type(error))
+    assert raised.count(KeyError) == 1
+    assert joined.ready()
+
+
 # Deadlock.
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from helpers import output_of, wait_until
+from ratchet import Ratchet, thread
 from ratchet._log import kernel_logger, log_error, log_soon, shown, traceback_of
 
 
-class Odd(BaseException):
-    """What `except Exception` does not catch."""
+class Odd(Exception):
+    """What hostile errors raise."""
 
 
 def raise_odd(*args: object) -> Any:
@@ -66,6 +67,28 @@ def test_an_error_that_can_be_rendered_is_logged_with_its_traceback(
 def test_an_error_without_a_traceback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     log_error(kernel_logger, logging.ERROR, "it died", error=KeyError("gone"))
     assert "KeyError: 'gone'" in caplog.text
+
+
+@each_hostile_error
+def test_a_thread_that_dies_of_it_harms_neither_loop_nor_a_thread_that_waits_for_it(
+    kind: type[BaseException], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        thread.timer(0)
+        raise kind("gone")
+
+    kernel = Ratchet()
+    joined = kernel.attach(kernel.attach(fail).join)
+    raised = False
+    try:
+        kernel.loop()
+    except BaseException:
+        # Nothing is asked of the error, which may have been hidden by the one that it raised.
+        raised = True
+    assert raised
+    kernel.loop()
+    assert joined.ready()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_ctrl_c_while_an_error_is_shown_is_not_swallowed() -> None:
