@@ -1,13 +1,17 @@
 """The scheduler: it owns threads, runs them to their end, reports their errors.
 
-Rules of this room:
+Rules of this module:
 
 - The scheduler adds nothing to how greenlets are switched: gevent's hub does
   that.  It only knows which threads are its own, and when `loop()` may return.
 - A thread's end is noticed in a hub callback (`_on_end`), which must not block
   or run user code: the error handler gets a thread of its own.
-- Which threads there are is changed by `_start` and by `_on_end`, nowhere else
-  but in a forked child.
+- A thread enters the table in `_start` and leaves it in `_on_end`, when all has
+  been done about its end.  What an exception leaves half done in between, in
+  whatever line, `_settle` does again: a thread that has ended and is still in the
+  table says so.
+- The errors of threads and of the hub's callbacks are kept until `loop()` raises
+  them, each once.
 """
 
 from __future__ import annotations
@@ -474,9 +478,8 @@ class Ratchet:
     def _log_errors(self) -> None:
         """Log the errors that no loop() has raised, and that none will."""
         for died, error in list(self._errors.items()):
-            log_error(
-                kernel_logger, logging.ERROR, _DIED, getattr(died, "name", died), shown(error), error=error
-            )
+            name = died.name if isinstance(died, Thread) else "(the hub)"
+            log_error(kernel_logger, logging.ERROR, _DIED, name, shown(error), error=error)
         self._errors.clear()
 
     def _deadlock(self) -> DeadlockError:
