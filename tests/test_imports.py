@@ -24,6 +24,7 @@ LEAVES = {
     "bus.stall",
     "bus.delivery",
     "bus.transport",
+    "bus.acknowledge",
 }
 ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
 SIDES = {"bus.client_side", "bus.server_side"}
@@ -50,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "bus.stall": {*CORE, "bus.watch"},
     "bus.delivery": {*CORE, "bus.watch"},
     "bus.transport": CORE,
+    "bus.acknowledge": {*CORE, "bus.watch", "bus.transport"},
     "bus.address": {*CORE, "bus.transport"},
     "bus.side": CORE | LEAVES,
     "bus.deadline": CORE | LEAVES,

@@ -12,6 +12,7 @@ import fcntl
 import socket as _socket
 import ssl
 import struct
+import sys
 import termios
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -19,9 +20,21 @@ from typing import Any, Final
 # The system notices within about 30 s that a peer's machine has vanished.  It
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
-_USER_TIMEOUT_MS: Final = 30_000
 _INTERNET: Final = (_socket.AF_INET, _socket.AF_INET6)
 _C_INT: Final = struct.Struct("i")
+# The beginning of Linux's `struct tcp_info`: tcpi_state to tcpi_last_ack_recv.
+# Others that have TCP_INFO fill in another structure.
+_TCP_INFO: Final = struct.Struct("8B13I")
+_RETRANSMITS, _PROBES, _LAST_ACK_RECV = 2, 3, 20
+_TELLS_ANSWERS: Final = sys.platform == "linux" and hasattr(_socket, "TCP_INFO")
+# A closed window is probed less and less often; this is the longest pause, so that a
+# machine that vanishes behind one is noticed in time too.  Linux knows it from 6.15
+# on: an older kernel pauses for up to two minutes.  Python has no name for it yet.
+_RTO_MAX_MS: Final = 10_000
+_TCP_RTO_MAX_MS: Final = 44
+# Where the system does not tell, it gives the peer up itself if what was sent is
+# unacknowledged for so long, be it only because a busy peer does not read.
+_USER_TIMEOUT_MS: Final = 30_000
 # What TLS puts into one record.
 _RECORD_SIZE: Final = 16 * 1024
 # What OpenSSL calls the alerts about a certificate, behind the name of the protocol
@@ -84,10 +97,29 @@ class Transport:
             return 0  # what is sent is delivered
         try:
             answer = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, bytes(_C_INT.size))
-        except OSError:
-            return 0
+        except (OSError, ValueError):
+            return 0  # it is closed
         (count,) = _C_INT.unpack(answer)
         return int(count)
+
+    @property
+    def tells_answers(self) -> bool:
+        """Whether `awaited_answer` can tell anything."""
+        return _TELLS_ANSWERS and self._raw.family in _INTERNET
+
+    def awaited_answer(self) -> tuple[int, float] | None:
+        """How the peer's kernel answers: tries in a row that had no answer, and seconds since the last one.
+
+        None if nothing that was sent is undelivered, or the system does not tell.
+        """
+        if not self.tells_answers or not self.undelivered():
+            return None
+        try:
+            answer = self._raw.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return None
+        info = _TCP_INFO.unpack(answer)
+        return info[_RETRANSMITS] + info[_PROBES], info[_LAST_ACK_RECV] / 1000
 
     def close(self) -> None:
         self._socket.close()
@@ -188,7 +220,10 @@ class TlsTransport(Transport):
 
 
 def set_options(socket: Any) -> None:
-    """Turn on what every TCP connection has: no delay, and the kernel's keepalive."""
+    """Turn on what every TCP connection has: no delay, and the kernel's keepalive.
+
+    Linux is not given the user time-out: there `AcknowledgeWatch` does better.
+    """
     if socket.family not in _INTERNET:
         return
     tcp = _socket.IPPROTO_TCP
@@ -198,12 +233,17 @@ def set_options(socket: Any) -> None:
         ("TCP_KEEPIDLE", _KEEPALIVE_IDLE),
         ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL),
         ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS),
+        *(() if _TELLS_ANSWERS else (("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS),)),
     ):
         # Not every system has each of them.
         option: int | None = getattr(_socket, name, None)
         if option is not None:
             socket.setsockopt(tcp, option, value)
+    if _TELLS_ANSWERS:
+        try:
+            socket.setsockopt(tcp, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
+        except OSError:
+            pass  # the kernel is older
 
 
 def transport_of(socket: Any) -> Transport:

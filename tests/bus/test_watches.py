@@ -11,7 +11,8 @@ import gevent
 import pytest
 
 from helpers import active_watchers, burn, wait_until
-from ratchet.bus import delivery
+from ratchet.bus import acknowledge, delivery
+from ratchet.bus.acknowledge import AcknowledgeWatch
 from ratchet.bus.delivery import DeliveryWatch
 from ratchet.bus.stall import StallWatch
 from ratchet.bus.watch import Watch
@@ -28,6 +29,7 @@ class Watched:
         self.over = 0
         self.moving = True
         self.bytes = 1000
+        self.tries = 0
 
     def expects_move(self) -> bool:
         return True
@@ -35,6 +37,12 @@ class Watched:
     def undelivered(self) -> int:
         self.bytes -= self.moving
         return self.bytes
+
+    tells_answers = True
+
+    def awaited_answer(self) -> tuple[int, float]:
+        self.tries += 1
+        return self.tries, 30.0
 
     def end(self) -> None:
         self.over += 1
@@ -58,13 +66,20 @@ def delivery_watch(watched: Watched) -> Watch:
     return watch
 
 
-KINDS = [stall_watch, delivery_watch]
+def acknowledge_watch(watched: Any) -> Watch:
+    watch = AcknowledgeWatch(gevent.get_hub(), watched, watched.end)
+    watch.begin()
+    return watch
+
+
+KINDS = [stall_watch, delivery_watch, acknowledge_watch]
 of_each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 @pytest.fixture(autouse=True)
 def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "_LOOKS", 3)
+    monkeypatch.setattr(acknowledge, "_LOOK", 0.01)
 
 
 @of_each_kind

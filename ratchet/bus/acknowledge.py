@@ -1,0 +1,62 @@
+"""Notices that a peer's machine is gone while something that was sent is on its way to it.
+
+TCP's own keepalive rests as long as anything is unacknowledged, and the kernel
+would go on trying for a quarter of an hour.  Its user time-out does not tell a
+machine that is gone from a program that does not read: then the window is closed,
+and what is behind it waits, but the peer's kernel answers each probe.  So the
+kernel is asked what it knows: how often in a row it has tried in vain, and how
+long the last answer is ago.  Neither depends on how late our hub is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gevent.hub import Hub
+
+from ratchet.bus.transport import Transport
+from ratchet.bus.watch import Watch
+
+# How often it is asked, in seconds.
+_LOOK: Final = 3.0
+# A machine is gone if so many tries in a row had no answer, and no answer came for
+# so many seconds.  Keepalive sees to it that the last one is not much older than
+# the first try.
+_TRIES: Final = 3
+_SILENCE: Final = 30.0
+
+
+class AcknowledgeWatch(Watch):
+    """Calls `on_gone` once the peer's machine answers no more.
+
+    Of a Unix socket it says nothing, nor where the system does not tell.
+
+    Args:
+        transport: what the connection sends over.
+        on_gone: called from the hub.
+    """
+
+    __slots__ = ("_on_gone", "_transport")
+
+    def __init__(self, hub: Hub, transport: Transport, on_gone: Callable[[], None]) -> None:
+        super().__init__(hub)
+        self._transport = transport
+        self._on_gone = on_gone
+
+    def begin(self) -> None:
+        """Something was sent; does nothing if it is being watched already."""
+        if self._timer is None and self._transport.tells_answers:
+            self._look_after(_LOOK)
+
+    def _look(self) -> None:
+        awaited = self._transport.awaited_answer()
+        if awaited is None:
+            self.close()
+            return
+        tries, silence = awaited
+        if tries >= _TRIES and silence >= _SILENCE:
+            self._on_gone()
+            self.close()
+        else:
+            self._look_after(_LOOK)
