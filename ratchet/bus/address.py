@@ -1,22 +1,35 @@
 """Addresses as a user writes them, and the sockets that listen there or connect to them.
 
-("host", port)      "host:port"      "[::1]:port"      "unix:/path"
+("host", port)      "host:port"      "[::1]:port"      "unix:/path"      "unix:\\0name"
+
+`parse` takes an address apart, `open_listener` and `dial` make sockets of the parts,
+and `shown` and `format_address` put them together again.  A path is absolute once it
+is parsed, because a program may change its working directory.  No bytes are sent or
+received here, and nothing is remembered but which socket file is ours.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
 import os
 import re
 import socket as _socket
 import ssl
 import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import gevent
 from gevent import socket
 from gevent.monkey import get_original
 
+from ratchet._log import bus_logger, log_soon
 from ratchet.bus.transport import Transport, begin_tls
 
 __all__ = [
@@ -24,6 +37,7 @@ __all__ = [
     "Target",
     "dial",
     "format_address",
+    "listening_address",
     "open_listener",
     "parse",
     "shown",
@@ -31,11 +45,16 @@ __all__ = [
 ]
 
 Target = tuple[str, int] | str
-"""A parsed address: host and port, or the path of a Unix socket."""
+"""A parsed address: host and port, or the absolute path of a Unix socket, or NUL and an abstract name."""
 
 _BACKLOG = 1024
 # Seconds until an attempt to connect is given up, and after it the TLS handshake.
 _CONNECT_TIMEOUT = 10.0
+# Seconds until the lock of a directory is waited for in vain, and between two tries.
+_LOCK_TIMEOUT = 10.0
+_LOCK_PAUSE: Final = 0.005
+# Bytes that a Unix socket's path may have.
+_LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
 
 # Those of the system, which never switch.  gevent's `connect` would try without end
 # where a Unix socket's backlog is full.
@@ -52,10 +71,7 @@ def parse(address: object) -> Target:
     expected = 'expected ("host", port), "host:port" or "unix:/path"'
     if isinstance(address, str):
         if address.startswith("unix:"):
-            path = address.removeprefix("unix:")
-            if not path:
-                raise ValueError(f"the address {address!r} has no path; {expected}")
-            return path
+            return _checked_path(address.removeprefix("unix:"), address)
         host, colon, port = address.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit():
             raise ValueError(f"the address {address!r} has no port number; {expected}")
@@ -77,10 +93,29 @@ def _checked(host: str, port: int, address: object) -> tuple[str, int]:
     return host, port
 
 
+def _checked_path(path: str, address: str) -> str:
+    if not path or path == "\0":
+        raise ValueError(f'the address {address!r} has no path; expected "unix:/path"')
+    if path.startswith("//"):
+        name = path.lstrip("/")
+        raise ValueError(
+            f"the address {address!r} must not begin with unix://; write 'unix:/{name}' for an absolute"
+            f" path or 'unix:{name}' for one in the working directory"
+        )
+    if path.startswith("\0"):
+        if sys.platform != "linux":
+            raise ValueError(f"only Linux has abstract names such as {address!r}; write unix:/path")
+        return path
+    if "\0" in path:
+        raise ValueError(f"the path of the address {address!r} must not contain a NUL")
+    # It keeps each "..", which leads elsewhere behind a symbolic link.
+    return str(Path(path).absolute())
+
+
 def shown(family: int, address: Any) -> Target:
     """A socket's address as users write it."""
     if family == socket.AF_UNIX:
-        return f"unix:{address if isinstance(address, str) else address.decode(errors='replace')}"
+        return f"unix:{os.fsdecode(address)}"
     host, port = address[:2]
     return host, port
 
@@ -105,41 +140,133 @@ def _printable(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
+def listening_address(listener: Any) -> Target:
+    """Where a socket listens, as users write it; a path is absolute."""
+    family, where = listener.family, listener.getsockname()
+    if family != socket.AF_UNIX or not where or isinstance(where, bytes):
+        return shown(family, where)
+    return shown(family, Path(where).absolute())
+
+
 class SocketFile:
     """The file of a Unix socket that this process listens on."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._identity = self._found()
+        # None until it is there.
+        self._identity: tuple[int, int] | None = None
         self._process = os.getpid()
 
     def _found(self) -> tuple[int, int] | None:
         try:
-            status = os.stat(self._path)
+            status = os.lstat(self._path)
         except OSError:
             return None
         return status.st_dev, status.st_ino
 
+    def created(self) -> None:
+        """The file is there, and ours."""
+        self._identity = self._found()
+
     def remove(self) -> None:
-        """Remove the file, unless it is another's by now, or this is a forked child."""
-        if self._process == os.getpid() and self._found() == self._identity is not None:
+        """Remove the file, unless it is another's by now, or this is a forked child.
+
+        To be called while the socket is open still: afterwards another process may
+        take the path, or the system give the file's number to another one.  Does not
+        block, and raises nothing.
+        """
+        if self._process != os.getpid() or self._identity is None or self._found() != self._identity:
+            return
+        try:
             os.unlink(self._path)
+        except OSError as error:
+            log_soon(bus_logger, logging.WARNING, "cannot remove the socket %r: %s", self._path, error)
 
 
 def open_listener(target: Target) -> tuple[Any, SocketFile | None]:
-    """A socket that listens on `target`, and its file if it is a Unix socket.
+    """A socket that listens on `target`, and its file if it has one.
 
-    Looking up a host name blocks.  Raises `OSError`.
+    Blocks while a host name is looked up, and while others make a socket in the
+    same directory.  Raises `OSError`, or `ValueError` for a host name that cannot
+    exist.
     """
     if isinstance(target, str):
-        if _is_stale(target):
-            os.unlink(target)
-        return _listen(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), target), SocketFile(target)
+        with _closed_on_failure(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), target) as listener:
+            if not target.startswith("\0"):
+                return listener, _listen_on_file(listener, target)
+            _listen(listener, target)
+            return listener, None
     host, port = target
     family, kind, protocol, _, sockaddr = _resolve(host or None, port, socket.AI_PASSIVE)[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return _listen(listener, sockaddr), None
+    with _closed_on_failure(socket.socket(family, kind, protocol), sockaddr) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _listen(listener, sockaddr)
+        return listener, None
+
+
+@contextmanager
+def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
+    try:
+        yield listener
+    except BaseException as error:
+        listener.close()
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror or error}") from error
+
+
+def _listen(listener: Any, where: Any) -> None:
+    listener.bind(where)
+    listener.listen(_BACKLOG)
+
+
+def _listen_on_file(listener: Any, path: str) -> SocketFile:
+    """Listen there, in place of a server that is no more.
+
+    Of those that find the same stale file one gets there first, and is alive for
+    the others: none can look between its removal and the next one's listening.
+    """
+    file = SocketFile(path)
+    try:
+        with _lock(os.path.dirname(path)):
+            if _is_stale(path):
+                os.unlink(path)
+            listener.bind(_fitting(path))
+            file.created()
+            listener.listen(_BACKLOG)
+    except BaseException:
+        file.remove()
+        raise
+    return file
+
+
+@contextmanager
+def _lock(directory: str) -> Iterator[None]:
+    """Keep out the other processes that make a socket there; blocks until that holds."""
+    descriptor = -1
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        end = time.monotonic() + _LOCK_TIMEOUT
+        while not _locked(descriptor):
+            if time.monotonic() > end:
+                raise TimeoutError(errno.ETIMEDOUT, f"the directory stayed locked for {_LOCK_TIMEOUT:g} s")
+            gevent.sleep(_LOCK_PAUSE)
+        try:
+            yield
+        finally:
+            # Closing would not do, if another OS thread has forked meanwhile.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_stale(path: str) -> bool:
@@ -147,8 +274,10 @@ def _is_stale(path: str) -> bool:
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(path)
+        with _plain_socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # So a server whose backlog is full is an error as well, but another one.
+            probe.setblocking(False)
+            probe.connect(_fitting(path))
     except ConnectionRefusedError:
         return True
     except OSError:
@@ -156,14 +285,11 @@ def _is_stale(path: str) -> bool:
     return False
 
 
-def _listen(listener: Any, where: Any) -> Any:
-    try:
-        listener.bind(where)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror or error}") from error
-    return listener
+def _fitting(path: str) -> str:
+    """The path of a Unix socket as the system takes it: a long one from the working directory."""
+    if path.startswith("\0") or len(os.fsencode(path)) <= _LONGEST_PATH:
+        return path
+    return os.path.relpath(path)
 
 
 def dial(target: Target, ssl_context: ssl.SSLContext | None = None) -> tuple[Transport, Target]:
@@ -174,7 +300,11 @@ def dial(target: Target, ssl_context: ssl.SSLContext | None = None) -> tuple[Tra
     """
     connected = _connect(target)
     try:
-        peer = shown(connected.family, connected.getpeername())
+        peer = (
+            shown_target(target)
+            if isinstance(target, str)
+            else shown(connected.family, connected.getpeername())
+        )
         if ssl_context is None:
             return Transport(connected), peer
     except BaseException:
@@ -203,7 +333,7 @@ def _shake_hands(transport: Transport) -> None:
 def _connect(target: Target) -> Any:
     """A socket that is connected to `target`; each address of a host is tried in turn."""
     if isinstance(target, str):
-        return _connected(socket.AF_UNIX, target)
+        return _connected(socket.AF_UNIX, _fitting(target))
     *others, last = _resolve(*target)
     for family, _, _, _, sockaddr in others:
         try:

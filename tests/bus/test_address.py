@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from ratchet.bus.address import (
     Target,
     dial,
     format_address,
+    listening_address,
     open_listener,
     parse,
     shown,
@@ -39,6 +42,7 @@ def ipv6_works() -> bool:
     return True
 
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
 needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="this machine has no IPv6")
 
 
@@ -83,9 +87,11 @@ def sockets() -> Iterator[Callable[[Any], Any]]:
         ("[::]:0", ("::", 0)),
         (":80", ("", 80)),
         ("unix:/run/a.sock", "/run/a.sock"),
-        ("unix:a.sock", "a.sock"),
         ("unix:/a folder/with:80", "/a folder/with:80"),
-        ("unix:unix:a", "unix:a"),
+        ("unix:/run/unix:a", "/run/unix:a"),
+        ("unix:/run/../a.sock", "/run/../a.sock"),
+        pytest.param("unix:\0name", "\0name", marks=on_linux),
+        pytest.param("unix:\0a\0b", "\0a\0b", marks=on_linux),
     ],
 )
 def test_every_form_of_an_address_is_understood(address: object, target: Target) -> None:
@@ -108,6 +114,7 @@ def test_every_form_of_an_address_is_understood(address: object, target: Target)
         "localhost:\u00b2",
         "[::1]",
         "unix:",
+        "unix:\0",
         "/run/a.sock",
     ],
 )
@@ -115,6 +122,33 @@ def test_a_text_that_is_no_address_is_a_value_error_that_shows_it(address: str) 
     with pytest.raises(ValueError, match="expected") as raised:
         parse(address)
     assert repr(address) in str(raised.value)
+
+
+def test_a_path_is_absolute_from_then_on(folder: Path) -> None:
+    assert parse("unix:a.sock") == f"{folder}/a.sock"
+    assert parse("unix:./a.sock") == f"{folder}/a.sock"
+    # What it means is for the system to say: there may be symbolic links.
+    assert parse("unix:../a.sock") == f"{folder}/../a.sock"
+
+
+@pytest.mark.parametrize("address", ["unix://a.sock", "unix:///a.sock"])
+def test_a_url_is_a_value_error_that_says_what_to_write(address: str) -> None:
+    with pytest.raises(ValueError, match=r"write 'unix:/a\.sock' .* or 'unix:a\.sock'") as raised:
+        parse(address)
+    assert repr(address) in str(raised.value)
+
+
+def test_a_path_with_a_nul_is_a_value_error_that_shows_it() -> None:
+    with pytest.raises(ValueError, match="must not contain a NUL") as raised:
+        parse("unix:/run/a\0b")
+    assert repr("unix:/run/a\0b") in str(raised.value)
+
+
+def test_an_abstract_name_is_a_value_error_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ValueError, match="only Linux has abstract names") as raised:
+        parse("unix:\0name")
+    assert repr("unix:\0name") in str(raised.value)
 
 
 @pytest.mark.parametrize("address", ["::1:80", "fe80::1:80", "tcp://localhost:80", "a:b:80"])
@@ -163,7 +197,8 @@ def test_what_is_no_form_of_an_address_is_a_type_error_that_shows_it(address: ob
         (socket.AF_INET, ("127.0.0.1", 80), ("127.0.0.1", 80)),
         (socket.AF_INET6, ("::1", 80, 0, 0), ("::1", 80)),
         (socket.AF_UNIX, "/run/a.sock", "unix:/run/a.sock"),
-        (socket.AF_UNIX, b"\0abstract", "unix:\0abstract"),
+        pytest.param(socket.AF_UNIX, b"\0abstract", "unix:\0abstract", marks=on_linux),
+        pytest.param(socket.AF_UNIX, b"\0\xff", "unix:\0\udcff", marks=on_linux),
         (socket.AF_UNIX, "", "unix:"),
     ],
 )
@@ -200,6 +235,10 @@ def test_an_address_becomes_one_text_that_can_be_printed(address: Target, text: 
 
 
 # Sockets
+
+
+def at(path: str) -> Target:
+    return parse(f"unix:{path}")
 
 
 def listen(target: Target) -> Any:
@@ -252,12 +291,12 @@ def test_no_host_listens_on_every_one(sockets: Callable[[Any], Any]) -> None:
 def test_a_path_listens_on_a_unix_socket_that_can_be_dialled(
     folder: Path, sockets: Callable[[Any], Any]
 ) -> None:
-    opened, file = open_listener("a.sock")
+    opened, file = open_listener(at("a.sock"))
     listener = sockets(opened)
     assert listener.family == socket.AF_UNIX
     assert stat.S_ISSOCK(os.stat("a.sock").st_mode)
     assert isinstance(file, SocketFile)
-    assert exchange(listener, "a.sock") == "unix:a.sock"
+    assert exchange(listener, at("a.sock")) == f"unix:{folder}/a.sock"
 
 
 def test_a_port_can_be_listened_on_again_at_once(sockets: Callable[[Any], Any]) -> None:
@@ -285,29 +324,29 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(sockets: Callable[[Any],
 def test_a_path_that_is_taken_is_an_error_that_names_it_and_harms_nobody(
     folder: Path, sockets: Callable[[Any], Any]
 ) -> None:
-    listener = sockets(listen("a.sock"))
-    with pytest.raises(OSError, match=r"cannot listen on 'a\.sock'") as raised:
-        open_listener("a.sock")
+    listener = sockets(listen(at("a.sock")))
+    with pytest.raises(OSError, match=r"cannot listen on '.*/a\.sock'") as raised:
+        open_listener(at("a.sock"))
     assert raised.value.errno == errno.EADDRINUSE
     # The attempt looked whether anybody listens, and left at once.
     accepted, _ = listener.accept()
     accepted.settimeout(LONG)
     assert accepted.recv(1) == b""
     accepted.close()
-    exchange(listener, "a.sock")
+    exchange(listener, at("a.sock"))
 
 
 def test_a_path_in_no_folder_is_an_error_that_names_it(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"cannot listen on 'missing/a\.sock'"):
-        open_listener("missing/a.sock")
+    with pytest.raises(FileNotFoundError, match=r"cannot listen on '.*/missing/a\.sock'"):
+        open_listener(at("missing/a.sock"))
 
 
 def test_a_path_that_is_too_long_is_an_error_that_says_so(folder: Path) -> None:
-    path = "x" * 200
-    with pytest.raises(OSError, match=f"cannot listen on '{path}': .*too long"):
-        open_listener(path)
+    target = at("x" * 200)
+    with pytest.raises(OSError, match=f"cannot listen on '{target}': .*too long"):
+        open_listener(target)
     with pytest.raises(OSError, match="too long"):
-        dial(path)
+        dial(target)
 
 
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
@@ -324,10 +363,10 @@ def test_dialling_where_nobody_listens_is_an_os_error_and_leaves_no_watcher(fold
     with pytest.raises(ConnectionRefusedError):
         dial(target)
     with pytest.raises(FileNotFoundError):
-        dial("missing.sock")
-    listen("a.sock").close()
+        dial(at("missing.sock"))
+    listen(at("a.sock")).close()
     with pytest.raises(ConnectionRefusedError):
-        dial("a.sock")
+        dial(at("a.sock"))
     assert active_watchers() <= before
 
 
@@ -335,7 +374,7 @@ def test_a_socket_that_fails_is_closed(folder: Path) -> None:
     before = open_descriptors()
     for failing in (open_listener, dial):
         with pytest.raises(OSError):
-            failing("missing/a.sock")
+            failing(at("missing/a.sock"))
     with pytest.raises(OSError):
         open_listener(("192.0.2.1", 0))
     assert open_descriptors() == before
@@ -518,12 +557,12 @@ def test_dialing_that_is_interrupted_leaves_nothing_open(silent: tuple[str, int]
 def test_a_full_backlog_of_a_unix_socket_is_an_error_at_once(
     folder: Path, sockets: Callable[[Any], Any]
 ) -> None:
-    listener = sockets(listen("a.sock"))
+    listener = sockets(listen(at("a.sock")))
     fill_backlog(listener, "a.sock", sockets)
     before = open_descriptors(), active_watchers()
     with gevent.Timeout(LONG):
         with pytest.raises(OSError, match="more connections waiting than it takes") as raised:
-            dial("a.sock")
+            dial(at("a.sock"))
     assert raised.value.errno == errno.EAGAIN
     assert not will_never_work(raised.value)
     assert (open_descriptors(), active_watchers()) == before
@@ -556,7 +595,7 @@ def test_the_whole_handshake_is_bounded_in_time_and_not_each_step(
 
 
 def listen_on_a_file(sockets: Callable[[Any], Any]) -> tuple[Any, SocketFile]:
-    listener, file = open_listener("a.sock")
+    listener, file = open_listener(at("a.sock"))
     assert file is not None
     return sockets(listener), file
 
@@ -564,10 +603,10 @@ def listen_on_a_file(sockets: Callable[[Any], Any]) -> tuple[Any, SocketFile]:
 def test_a_file_that_is_left_from_a_server_that_is_no_more_does_not_stand_in_the_way(
     folder: Path, sockets: Callable[[Any], Any]
 ) -> None:
-    listen("a.sock").close()
+    listen(at("a.sock")).close()
     assert os.path.exists("a.sock")
     listener, _ = listen_on_a_file(sockets)
-    exchange(listener, "a.sock")
+    exchange(listener, at("a.sock"))
 
 
 def test_the_file_of_a_socket_is_removed_once_and_a_missing_one_is_fine(
@@ -587,7 +626,7 @@ def test_a_file_that_is_no_socket_is_never_replaced_or_removed(
     Path("a.sock").write_text("precious")
     file.remove()
     with pytest.raises(OSError, match="cannot listen on"):
-        open_listener("a.sock")
+        open_listener(at("a.sock"))
     assert Path("a.sock").read_text() == "precious"
 
 
@@ -597,7 +636,7 @@ def test_the_file_of_a_later_server_is_not_removed(folder: Path, sockets: Callab
     os.rename("a.sock", "moved.sock")
     later, _ = listen_on_a_file(sockets)
     file.remove()
-    exchange(later, "a.sock")
+    exchange(later, at("a.sock"))
 
 
 def test_a_forked_child_does_not_remove_its_parents_file(
@@ -610,3 +649,108 @@ def test_a_forked_child_does_not_remove_its_parents_file(
     assert os.path.exists("a.sock")
     file.remove()
     assert not os.path.exists("a.sock")
+
+
+def test_the_file_is_removed_also_if_the_program_has_changed_its_directory(
+    folder: Path, sockets: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, file = listen_on_a_file(sockets)
+    monkeypatch.chdir("/")
+    assert listening_address(listener) == f"unix:{folder}/a.sock"
+    file.remove()
+    assert not (folder / "a.sock").exists()
+
+
+def test_a_path_that_is_too_long_only_when_it_is_absolute_can_be_listened_on(
+    folder: Path, sockets: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = folder / ("x" * 100) / ("y" * 100)
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    listen(at("a.sock")).close()
+    listener, file = listen_on_a_file(sockets)
+    assert listening_address(listener) == f"unix:{deep}/a.sock"
+    assert exchange(listener, at("a.sock")) == f"unix:{deep}/a.sock"
+    monkeypatch.chdir("/")
+    file.remove()
+    assert not (deep / "a.sock").exists()
+
+
+@on_linux
+def test_an_abstract_name_can_be_listened_on_by_one_and_has_no_file(
+    folder: Path, sockets: Callable[[Any], Any]
+) -> None:
+    target = f"\0{folder}"
+    opened, file = open_listener(target)
+    listener = sockets(opened)
+    assert file is None
+    assert list(folder.iterdir()) == []
+    with pytest.raises(OSError, match="cannot listen on") as raised:
+        open_listener(target)
+    assert raised.value.errno == errno.EADDRINUSE
+    assert exchange(listener, target) == listening_address(listener) == f"unix:{target}"
+
+
+def test_a_server_with_a_full_backlog_is_alive(folder: Path, sockets: Callable[[Any], Any]) -> None:
+    listener, file = listen_on_a_file(sockets)
+    fill_backlog(listener, "a.sock", sockets)
+    before = os.stat("a.sock").st_ino
+    with gevent.Timeout(LONG):
+        with pytest.raises(OSError, match="cannot listen on") as raised:
+            open_listener(at("a.sock"))
+    assert raised.value.errno == errno.EADDRINUSE
+    assert os.stat("a.sock").st_ino == before
+    file.remove()
+
+
+# The lock
+
+
+@pytest.fixture
+def lock(folder: Path) -> Iterator[int]:
+    """The descriptor of a lock on the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_whoever_finds_the_directory_locked_waits_and_others_run_meanwhile(
+    lock: int, sockets: Callable[[Any], Any]
+) -> None:
+    listening = gevent.spawn(open_listener, at("a.sock"))
+    gevent.sleep(0.02)
+    assert not listening.ready()
+    assert not os.path.exists("a.sock")
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    listener, _ = listening.get(timeout=LONG)
+    exchange(sockets(listener), at("a.sock"))
+
+
+def test_a_lock_is_waited_for_with_a_bound(lock: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratchet.bus.address._LOCK_TIMEOUT", 0.05)
+    before = open_descriptors()
+    with pytest.raises(OSError, match=r"cannot listen on '.*': the directory stayed locked for 0\.05 s"):
+        open_listener(at("a.sock"))
+    assert open_descriptors() == before
+    assert not os.path.exists("a.sock")
+
+
+def test_waiting_for_a_lock_that_is_interrupted_leaves_nothing_open(lock: int) -> None:
+    before = open_descriptors()
+    listening = gevent.spawn(open_listener, at("a.sock"))
+    wait_until(lambda: open_descriptors() > before, "the attempt")
+    listening.kill()
+    assert open_descriptors() == before
+    assert not os.path.exists("a.sock")
+
+
+def test_listening_leaves_no_lock_behind(folder: Path, sockets: Callable[[Any], Any]) -> None:
+    listen_on_a_file(sockets)
+    with pytest.raises(OSError):
+        open_listener(at("a.sock"))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from gevent import socket
 
 from contract.buses import Start
-from helpers import LONG
+from helpers import LONG, PACKAGE
 from ratchet import bus as ratchet_bus
 
 
@@ -47,6 +52,94 @@ def test_the_file_of_a_live_server_is_refused_and_that_server_goes_on(path: Path
         assert raised.value.errno == errno.EADDRINUSE
         assert str(path) in str(raised.value)
         check_works(path)
+
+
+RACER = """
+import sys, time
+from ratchet import bus
+
+server = None
+for line in sys.stdin:
+    path, begin = line.split()
+    if server is not None:
+        server.close()
+    while time.monotonic() < float(begin):
+        pass
+    try:
+        server = bus.listen(f"unix:{path}")
+    except OSError as error:
+        server = None
+        print(error.errno, flush=True)
+    else:
+        print("listening", flush=True)
+"""
+
+
+def test_of_several_processes_that_start_at_once_on_a_stale_file_exactly_one_listens(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        racers = [stack.enter_context(program(RACER)) for _ in range(4)]
+        for number in range(50):
+            path = tmp_path / str(number)
+            with socket.socket(socket.AF_UNIX) as gone:
+                gone.bind(str(path))
+                gone.listen()
+            begin = time.monotonic() + 0.01
+            for racer in racers:
+                assert racer.stdin is not None
+                racer.stdin.write(f"{path} {begin}\n")
+                racer.stdin.flush()
+            answers = [racer.stdout.readline().strip() for racer in racers if racer.stdout is not None]
+            assert sorted(answers) == [*[str(errno.EADDRINUSE)] * 3, "listening"], f"try {number}"
+            # The one that says so is the one that has the file.
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+
+
+@contextmanager
+def program(source: str) -> Iterator[subprocess.Popen[str]]:
+    """A program of its own, which is told and says things line by line."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", source],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_relative_path_stays_what_it_was_when_the_program_changes_its_directory(
+    path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    with ratchet_bus.listen(f"unix:{path.name}") as server:
+        assert server.address == f"unix:{path}"
+        start(server.serve, bytes)
+        with ratchet_bus.connect(f"unix:{path.name}") as client:
+            # It connects only when this thread waits.
+            monkeypatch.chdir("/")
+            assert client.call(b"question", LONG) == b"question"
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
+def test_an_abstract_name_is_an_address_as_any_other(path: Path, start: Start) -> None:
+    address = f"unix:\0{path}"
+    with ratchet_bus.listen(address) as server:
+        assert server.address == address
+        start(server.serve, bytes)
+        with pytest.raises(OSError, match="cannot listen on"):
+            ratchet_bus.listen(address)
+        with ratchet_bus.connect(server.address) as client:
+            assert client.call(b"question", LONG) == b"question"
+    ratchet_bus.listen(address).close()
+    assert not list(path.parent.iterdir())
 
 
 @pytest.mark.parametrize("what", ["file", "directory", "link"])
