@@ -228,7 +228,7 @@ def _listen_on_file(listener: Any, path: str) -> SocketFile:
     """
     file = SocketFile(path)
     try:
-        with _lock(os.path.dirname(path)):
+        with _DirectoryLock(os.path.dirname(path)):
             if _is_stale(path):
                 os.unlink(path)
             listener.bind(_fitting(path))
@@ -240,33 +240,47 @@ def _listen_on_file(listener: Any, path: str) -> SocketFile:
     return file
 
 
-@contextmanager
-def _lock(directory: str) -> Iterator[None]:
-    """Keep out the other processes that make a socket there; blocks until that holds."""
-    descriptor = -1
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+class _DirectoryLock:
+    """Keeps out the other processes that make a socket in a directory, in a `with` block.
+
+    Whatever strikes on the way in or out, the lock ends when it is dropped.
+    """
+
+    _descriptor = -1
+
+    def __init__(self, directory: str) -> None:
+        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> None:
         end = time.monotonic() + _LOCK_TIMEOUT
-        while not _locked(descriptor):
-            if time.monotonic() > end:
-                raise TimeoutError(errno.ETIMEDOUT, f"the directory stayed locked for {_LOCK_TIMEOUT:g} s")
-            gevent.sleep(_LOCK_PAUSE)
         try:
-            yield
-        finally:
-            # Closing would not do, if another OS thread has forked meanwhile.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
+            while not self._take():
+                if time.monotonic() > end:
+                    reason = f"the directory stayed locked for {_LOCK_TIMEOUT:g} s"
+                    raise TimeoutError(errno.ETIMEDOUT, reason)
+                gevent.sleep(_LOCK_PAUSE)
+        except BaseException:
+            self._close()
+            raise
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        # Closing alone would not do, if another OS thread has forked meanwhile.
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    __del__ = _close
 
 
 def _is_stale(path: str) -> bool:
@@ -298,36 +312,33 @@ def dial(target: Target, ssl_context: ssl.SSLContext | None = None) -> tuple[Tra
     Returns the transport, over which TLS has shaken hands, and the address.  Raises
     `OSError`, or `ValueError` for a host name that cannot exist.
     """
-    connected = _connect(target)
+    opened: Any = _connect(target)
     try:
-        peer = (
-            shown_target(target)
-            if isinstance(target, str)
-            else shown(connected.family, connected.getpeername())
-        )
+        if isinstance(target, str):
+            name, peer = None, shown_target(target)
+        else:
+            name, peer = target[0], shown(opened.family, opened.getpeername())
         if ssl_context is None:
-            return Transport(connected), peer
-    except BaseException:
-        connected.close()
-        raise
-    name = None if isinstance(target, str) else target[0]
-    transport = begin_tls(ssl_context, connected, server_side=False, server_name=name)
-    try:
+            return Transport(opened), peer
+        opened = transport = begin_tls(ssl_context, opened, server_side=False, server_name=name)
         _shake_hands(transport)
+        return transport, peer
     except BaseException:
-        transport.close()
+        opened.close()
         raise
-    return transport, peer
 
 
 def _shake_hands(transport: Transport) -> None:
     late = TimeoutError(errno.ETIMEDOUT, f"the TLS handshake took more than {_CONNECT_TIMEOUT:g} s")
-    with gevent.Timeout(_CONNECT_TIMEOUT, late):
+    end = time.monotonic() + _CONNECT_TIMEOUT
+    transport.shake_hands()
+    while not transport.ready:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise late
+        wait = socket.wait_write if transport.wants_write else socket.wait_read
+        wait(transport.fileno(), timeout=left, timeout_exc=late)
         transport.shake_hands()
-        while not transport.ready:
-            wait = socket.wait_write if transport.wants_write else socket.wait_read
-            wait(transport.fileno())
-            transport.shake_hands()
 
 
 def _connect(target: Target) -> Any:
@@ -350,8 +361,7 @@ def _connected(family: int, where: Any) -> Any:
         number = connecting.connect_ex(where)
         if number == errno.EINPROGRESS:
             late = TimeoutError(errno.ETIMEDOUT, f"no connection within {_CONNECT_TIMEOUT:g} s")
-            with gevent.Timeout(_CONNECT_TIMEOUT, late):
-                socket.wait_write(connecting.fileno())
+            socket.wait_write(connecting.fileno(), timeout=_CONNECT_TIMEOUT, timeout_exc=late)
             number = connecting.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         if number:
             full = number == errno.EAGAIN and family == socket.AF_UNIX
