@@ -8,7 +8,7 @@ not swallow is a `BaseException`: `Alarm` is a `gevent.Timeout`.
 from __future__ import annotations
 
 import enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import gevent
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class Outcome(str, enum.Enum):
+class Outcome(enum.StrEnum):
     """Did the request run?  The one question that a failed request leaves.
 
     `NOT_SENT` and `NOT_RUN` are certain, and such a request is safe to send
@@ -46,8 +46,13 @@ class Outcome(str, enum.Enum):
     UNKNOWN = "UNKNOWN"
     RAN = "RAN"
 
-    def __str__(self) -> str:
-        return self.value
+
+_WORDS: Final = {
+    Outcome.NOT_SENT: "nothing was sent",
+    Outcome.NOT_RUN: "nothing was run",
+    Outcome.UNKNOWN: "the request may have run",
+    Outcome.RAN: "the request has run",
+}
 
 
 class RatchetError(Exception):
@@ -114,8 +119,17 @@ class BusError(RatchetError):
         if outcome is not None:
             self.outcome = outcome
 
+    @property
+    def message(self) -> str:
+        """What happened, without the outcome."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        words = _WORDS[self.outcome]
+        return f"{self.message}; {words}" if self.message else words
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self)!r}, outcome={self.outcome})"
+        return f"{type(self).__name__}({self.message!r}, outcome={self.outcome})"
 
 
 class BusClosed(BusError):
@@ -182,10 +196,15 @@ class RemoteError(BusError):
         self.remote_message = remote_message
         self.remote_traceback = remote_traceback
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
         if not self.remote_message:
             return self.remote_type
         return f"{self.remote_type}: {self.remote_message}"
+
+    def __str__(self) -> str:
+        # That it has run goes without saying.
+        return self.message if self.outcome is Outcome.RAN else super().__str__()
 
 
 class AlreadyAnswered(BusError):
@@ -222,3 +241,8 @@ class Alarm(gevent.Timeout):
     def __reduce__(self) -> tuple[Any, ...]:
         # All but what makes it ring.
         return type(self), (), {name: value for name, value in vars(self).items() if name != "timer"}
+
+
+def reason_of(error: BaseException | None) -> str:
+    """An error as the reason of another one, whose outcome is its own."""
+    return error.message if isinstance(error, BusError) else str(error)

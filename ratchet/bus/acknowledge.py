@@ -46,7 +46,7 @@ class AcknowledgeWatch(Watch):
 
     def begin(self) -> None:
         """Something was sent; does nothing if it is being watched already."""
-        if self._timer is None and self._transport.tells_answers:
+        if self.timer is None and self._transport.tells_answers:
             self._look_after(_LOOK)
 
     def _look(self) -> None:

@@ -34,7 +34,7 @@ from ratchet.bus.link import Link, LinkOwner, SocketTransaction
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import DRAINING
 from ratchet.bus.transport import Transport, refused_us, will_never_work
-from ratchet.errors import BusClosed, BusTimeout, ConnectionLost, Outcome, Rejected
+from ratchet.errors import BusClosed, BusTimeout, ConnectionLost, Outcome, Rejected, reason_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -90,7 +90,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             state = "connected"
         else:
             state = "lost" if self._dialer is None else "connecting"
-            state += "" if self._lost is None else f" ({self._lost})"
+            state += "" if self._lost is None else f" ({reason_of(self._lost)})"
         return f"<ClientBus at {id(self):#x} to {self._peer}: {state}, in_flight={self._in_flight_count}>"
 
     def send_request(
@@ -315,7 +315,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             assert self._lost is not None
             outcome = Outcome.NOT_RUN if refused_us(self._lost) else Outcome.NOT_SENT
             raise ConnectionLost(
-                f"cannot connect to {self._peer}: {self._lost}", outcome=outcome
+                f"cannot connect to {self._peer}: {reason_of(self._lost)}", outcome=outcome
             ) from self._lost
         self._dialer.start()
 
@@ -341,7 +341,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 return link
 
     def _not_connected(self, timeout: float | None) -> BusTimeout:
-        reason = "" if self._lost is None else f": {self._lost}"
+        reason = "" if self._lost is None else f": {reason_of(self._lost)}"
         return BusTimeout(
             f"not connected to {self._peer} within {timeout:.3g} s{reason}", outcome=Outcome.NOT_SENT
         )
@@ -350,7 +350,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         if isinstance(self._lost, Rejected):
             return Rejected(f"{DRAINING} ({self._peer})")
         return ConnectionLost(
-            f"the connection to {self._peer} was lost: {self._lost}", outcome=Outcome.NOT_SENT
+            f"the connection to {self._peer} was lost: {reason_of(self._lost)}", outcome=Outcome.NOT_SENT
         )
 
     def _use(self, transport: Transport, peer: Target) -> None:

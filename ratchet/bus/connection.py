@@ -24,12 +24,14 @@ from gevent.hub import Hub, get_hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
+from ratchet.bus.acknowledge import AcknowledgeWatch
 from ratchet.bus.address import Target
 from ratchet.bus.delivery import DeliveryWatch
 from ratchet.bus.limits import Limits
 from ratchet.bus.outbox import Buffer, Outbox, size_of
 from ratchet.bus.stall import StallWatch
-from ratchet.bus.transport import TlsTransport, Transport, quiet_end
+from ratchet.bus.transport import TlsTransport, Transport, quiet_end, refused_us
+from ratchet.bus.watch import Watch
 from ratchet.bus.wire import Decoder, Frame, Message
 from ratchet.errors import BusError, ConnectionLost
 
@@ -102,6 +104,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_acknowledge",
         "_backlog",
         "_broken",
         "_caught_up",
@@ -121,6 +124,7 @@ class Connection:
         "_owner",
         "_reader",
         "_run_callback",
+        "_tells_answers",
         "_transport",
         "_turn",
         "_writer",
@@ -166,7 +170,9 @@ class Connection:
         self._broken = False
         self.closing = False
         self._writers: WaitQueue | None = None
+        self._tells_answers = transport.tells_answers
         # Made on first use: most connections never need them.
+        self._acknowledge: AcknowledgeWatch | None = None
         self._input_watch: StallWatch | None = None
         self._output_watch: StallWatch | None = None
         self.crowded = False
@@ -368,8 +374,13 @@ class Connection:
             self.close()
             return
         if self._delivery is None:
-            self._delivery = DeliveryWatch(self._hub, self._transport.undelivered, self.close)
+            self._delivery = DeliveryWatch(self._hub, self._transport.undelivered, self._close_delivered)
         self._delivery.begin()
+
+    def _close_delivered(self) -> None:
+        """Hub callback: the peer's side has all."""
+        self._transport.discard_input()
+        self.close()
 
     def close(self, error: BaseException | None = None) -> None:
         """Close at once, and tell the owner; what is unsent is dropped."""
@@ -386,14 +397,17 @@ class Connection:
         self._reader.close()
         if self._writer is not None:
             self._writer.close()
-        for watch in (self._input_watch, self._output_watch, self._delivery):
-            if watch is not None:
-                watch.close()
+        for watch in self._watches():
+            watch.close()
         self._transport.close()
         self.reading = False
         self._backlog = []
         self._outbox.clear()
         self._look_for_room()
+
+    def _watches(self) -> list[Watch]:
+        watches = (self._input_watch, self._output_watch, self._delivery, self._acknowledge)
+        return [watch for watch in watches if watch is not None]
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -405,10 +419,14 @@ class Connection:
             self._run_callback(self._read_rest, ConnectionLost("interrupted"), _MOST_REST)
             return
         self._look_for_room()
+        for watch in self._watches():
+            watch.settle()
         if self.reading and not self.input_ended:
             self._run_callback(self._resume)
         if not self._transport.ready:
-            if not self._reader.active:
+            if self.closing:
+                self._close_when_delivered()
+            elif not self._reader.active:
                 self._reader.start(self._on_readable)
             return
         # Whatever was scheduled may have died; once more does no harm.
@@ -473,8 +491,11 @@ class Connection:
                 # As a health check does, which only connects.
                 self.close()
                 return
+            self._reader.stop()
+            self.closing = True
             self._owner._on_broken(ConnectionLost(f"the TLS handshake failed: {error}"), None)
-            self.close(error)
+            # The peer is to get the alert that says why.
+            self._close_when_delivered()
             return
         if self._transport.wants_write:
             self._wait_until_writable()
@@ -532,6 +553,8 @@ class Connection:
         if not transport.ready:
             return 0
         try:
+            if self._tells_answers and (self._acknowledge is None or self._acknowledge.timer is None):
+                self._watch_acknowledged()
             return transport.send_buffers(data) if isinstance(data, list) else transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
@@ -548,8 +571,10 @@ class Connection:
             if self._reader.active and most > 0:
                 try:
                     data = self._transport.receive(_READ_SIZE)
-                except OSError:
+                except OSError as failure:
                     data = b""
+                    # A word of the peer's says more than that it has gone.
+                    error = failure if refused_us(failure) else error
             if not data:
                 self.close(error)
                 return
@@ -633,6 +658,16 @@ class Connection:
 
     def _new_watch(self, expects_move: Callable[[], bool]) -> StallWatch:
         return StallWatch(self._hub, self._limits.stall_timeout, expects_move, self._on_stall)
+
+    def _watch_acknowledged(self) -> None:
+        """Something is sent, and the peer's machine has to answer."""
+        if self._acknowledge is None:
+            self._acknowledge = AcknowledgeWatch(self._hub, self._transport, self._on_gone)
+        self._acknowledge.begin()
+
+    def _on_gone(self) -> None:
+        """Hub callback."""
+        self.close(ConnectionLost("the peer's machine does not answer any more"))
 
     def _watch_input(self) -> None:
         """The peer is in the middle of something, and has just moved on."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 
+from ratchet._context import belongs_to_one_request
+
 
 class Scope:
     """A block in which the requests that are sent have no more time than until its deadline."""
@@ -26,6 +28,7 @@ class Scope:
 
 
 _scope: ContextVar[Scope | None] = ContextVar("ratchet_deadline", default=None)
+belongs_to_one_request(_scope, None)
 
 
 def inherited_deadline() -> float | None:

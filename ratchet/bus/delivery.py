@@ -40,7 +40,7 @@ class DeliveryWatch(Watch):
 
     def begin(self) -> None:
         """All is sent; does nothing if it is being watched already."""
-        if self._timer is None:
+        if self.timer is None:
             self._look()
 
     def _look(self) -> None:

@@ -37,6 +37,7 @@ from ratchet.errors import (
     Outcome,
     ProtocolError,
     Rejected,
+    reason_of,
 )
 
 Request = TypeVar("Request")
@@ -443,7 +444,7 @@ class Link(ConnectionOwner):
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self._counters.broken += 1
         peer = format_address(self.connection.peer)
-        log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, error)
+        log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
         if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.open:
             error.outcome = Outcome.RAN
             transaction = self.open[refused[1]]
@@ -454,17 +455,24 @@ class Link(ConnectionOwner):
     def _on_closed(self, error: BaseException | None) -> None:
         peer = format_address(self.connection.peer)
         if error is not None:
-            log_soon(bus_logger, logging.INFO, "lost the connection to %s: %s", peer, error)
+            log_soon(bus_logger, logging.INFO, "lost the connection to %s: %s", peer, reason_of(error))
         unsent = self.unsent_casts
         if unsent:
-            log_soon(bus_logger, logging.WARNING, "%d casts to %s were not sent: %s", unsent, peer, error)
+            log_soon(
+                bus_logger,
+                logging.WARNING,
+                "%d casts to %s were not sent: %s",
+                unsent,
+                peer,
+                reason_of(error),
+            )
         self._run_callback(self._window.wake_all)
         client = self._client()
         if client is None or client._closed:
             self.fail_all(BusClosed, f"the bus to {peer} was closed", None)
         else:
             kind = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
-            self.fail_all(kind, f"the connection to {peer} was lost: {error}", error)
+            self.fail_all(kind, f"the connection to {peer} was lost: {reason_of(error)}", error)
         if client is not None:
             client._on_link_lost(self, error, unsent)
         self._casts.clear()

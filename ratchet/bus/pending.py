@@ -16,20 +16,17 @@ that has it if that fails: an error can still be sent, or that nothing will come
 from __future__ import annotations
 
 import enum
-import gc
 import logging
-import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from functools import partial
-from types import FrameType, MappingProxyType, TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from ratchet._death import after_death
+from ratchet._death import after_death, held_by_dead
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue, check_hub
@@ -458,36 +455,13 @@ class ServerTransaction(Generic[Request, Response]):
             pending._abandon_soon()
 
 
-def let_go(death: BaseException, only_transactions: bool = False) -> None:
-    """Let go of what a dead thread's traceback keeps.
+def abandon_held(death: BaseException) -> None:
+    """Hub callback: a thread died of `death`; what it had taken, and nobody else has, is abandoned.
 
-    The traceback keeps the thread's local variables, and with them each
-    transaction that it had and did not answer.  Letting go abandons those,
-    while one that another thread has too lives on.
-
-    Args:
-        only_transactions: leave a traceback alone that keeps no transaction.
+    The error's traceback keeps the thread's variables, and with them its transactions.
     """
-    errors: list[BaseException | None] = [death]
-    seen: set[int] = set()
-    while errors:
-        error = errors.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        errors += (error.__cause__, error.__context__)
-        trace = error.__traceback__
-        if not only_transactions or any(_has_transaction(frame) for frame, _ in traceback.walk_tb(trace)):
-            traceback.clear_frames(trace)
+    for transaction in held_by_dead(death, ServerTransaction):
+        transaction._pending._abandon()
 
 
-def _has_transaction(frame: FrameType) -> bool:
-    # Not `f_locals`: that would make a copy of the variables, which the frame keeps.
-    held = gc.get_referents(frame)
-    for value in list(held):
-        if isinstance(value, (tuple, list, set, dict)):
-            held += value.values() if isinstance(value, dict) else value
-    return any(isinstance(value, ServerTransaction) for value in held)
-
-
-after_death(partial(let_go, only_transactions=True))
+after_death(abandon_held)

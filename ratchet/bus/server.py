@@ -27,13 +27,13 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import check_hub
 from ratchet.bus import wire
-from ratchet.bus.address import SocketFile, Target, format_address, shown
+from ratchet.bus.address import SocketFile, Target, format_address, listening_address, shown
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.bus.limits import Limits
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
-from ratchet.bus.transport import TlsTransport, Transport
+from ratchet.bus.transport import Transport, begin_tls
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -80,7 +80,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._ssl_context = ssl_context
         self._socket_file = socket_file
         self._listener = listener
-        self._address = shown(self._raw.family, self._raw.getsockname())
+        self._address = listening_address(self._raw)
         self._back_off = _FIRST_BACK_OFF
         loop: Any = self._hub.loop
         self._acceptor: Any = None
@@ -243,11 +243,12 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             self._acceptor.close()
             self._retry.close()
             self._acceptor = None
+        # Before the socket: afterwards another server may take over the path.
+        if self._socket_file is not None:
+            self._socket_file.remove()
         if self._listener is not None:
             self._listener.end(self._raw)
         self._socket.close()
-        if self._socket_file is not None:
-            self._socket_file.remove()
 
     def _on_acceptable(self) -> bool:
         """Hub callback, and the last thing before a drain.  Whether there may be more."""
@@ -286,10 +287,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             if self._ssl_context is None:
                 transport = Transport(socket)
             else:
-                wrapped = self._ssl_context.wrap_socket(
-                    socket, server_side=True, do_handshake_on_connect=False
-                )
-                transport = TlsTransport(wrapped, ready=False)
+                transport = begin_tls(self._ssl_context, socket, server_side=True)
         except (OSError, ValueError) as error:
             # The client has gone away already, or the context is not fit for it.
             log_soon(

@@ -39,7 +39,7 @@ from ratchet.bus.pending import (
     PendingRequest,
     RequestOwner,
     ServerTransaction,
-    let_go,
+    abandon_held,
 )
 from ratchet.errors import BusClosed
 from ratchet.kernel import Thread, kernel_of
@@ -387,7 +387,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._takers.discard(taker)
         death = death_of(taker)
         if death is not None:
-            let_go(death)
+            abandon_held(death)
 
     def _forget_takers(self) -> None:
         """The bus is closed, and no thread is to keep it in memory."""

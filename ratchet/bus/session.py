@@ -42,7 +42,7 @@ from ratchet.bus.pending import (
 from ratchet.bus.transaction import ErrorTexts
 from ratchet.bus.transport import Transport
 from ratchet.bus.wire import ErrorNumber, Frame, Message
-from ratchet.errors import BusError, MessageTooLarge, ProtocolError
+from ratchet.errors import BusError, MessageTooLarge, ProtocolError, reason_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -486,7 +486,7 @@ class Session(ConnectionOwner):
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.server._counters.broken += 1
         peer = format_address(self.connection.peer)
-        log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", peer, error)
+        log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", peer, reason_of(error))
         if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
             texts = ("MessageTooLarge", error.args[0], "")
             self.connection.write(wire.encode_error(refused[1], ErrorNumber.TOO_LARGE, texts))
@@ -495,7 +495,7 @@ class Session(ConnectionOwner):
     def _on_closed(self, error: BaseException | None) -> None:
         if error is not None:
             peer = format_address(self.connection.peer)
-            log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", peer, error)
+            log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", peer, reason_of(error))
         for request in list(self._held):
             if request._one_way:
                 # What was cast is run, whatever becomes of who cast it.

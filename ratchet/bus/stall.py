@@ -42,7 +42,7 @@ class StallWatch(Watch):
 
     def begin(self) -> None:
         """Something has begun; does nothing if it is being watched already."""
-        if self._timer is None:
+        if self.timer is None:
             self.move()
             self._looks = 0
             self._look_after(self._timeout)

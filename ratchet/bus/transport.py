@@ -1,20 +1,21 @@
 """A connected socket as a connection uses it: bytes in, bytes out, never blocking.
 
-Rules of this room: it is the only one that reads or writes sockets.  Each call
-does what can be done at once; `BlockingIOError` says that nothing can.  It
-knows no messages and no watchers.
+It alone reads and writes sockets.  Each call does what can be done at once;
+`BlockingIOError` says that nothing can.  It knows no messages and no watchers.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import socket as _socket
 import ssl
 import struct
 import sys
 import termios
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 # The system notices within about 30 s that a peer's machine has vanished.  It
@@ -35,6 +36,9 @@ _TCP_RTO_MAX_MS: Final = 44
 # Where the system does not tell, it gives the peer up itself if what was sent is
 # unacknowledged for so long, be it only because a busy peer does not read.
 _USER_TIMEOUT_MS: Final = 30_000
+# How much of what comes too late is dropped, at most, in so many reads.
+_DISCARD_SIZE: Final = 64 * 1024
+_DISCARDS: Final = 100
 # What TLS puts into one record.
 _RECORD_SIZE: Final = 16 * 1024
 # What OpenSSL calls the alerts about a certificate, behind the name of the protocol
@@ -120,6 +124,14 @@ class Transport:
             return None
         info = _TCP_INFO.unpack(answer)
         return info[_RETRANSMITS] + info[_PROBES], info[_LAST_ACK_RECV] / 1000
+
+    def discard_input(self) -> None:
+        """Drop what has come and is not read: closing would answer it with a reset."""
+        with suppress(OSError):
+            for _ in range(_DISCARDS):
+                # Past TLS, which may have failed.
+                if not os.read(self._raw.fileno(), _DISCARD_SIZE):
+                    return
 
     def close(self) -> None:
         self._socket.close()

@@ -19,7 +19,7 @@ _SOON: Final = 0.01
 class Watch:
     """A watch; what it looks for is in `_look`."""
 
-    __slots__ = ("_hub", "_timer")
+    __slots__ = ("_hub", "timer")
 
     # Whether the loop is to go on for it alone.
     _keeps_loop_alive = False
@@ -27,30 +27,30 @@ class Watch:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         # None unless it is watching.
-        self._timer: Any = None
+        self.timer: Any = None
 
     def close(self) -> None:
         """Watch no more."""
-        timer, self._timer = self._timer, None
+        timer, self.timer = self.timer, None
         if timer is not None:
             timer.close()
 
     def settle(self) -> None:
         """Go on watching if an exception struck in the middle of a look."""
-        if self._timer is not None and not self._timer.active:
+        if self.timer is not None and not self.timer.active:
             self._look_after(_SOON)
 
     def _look_after(self, seconds: float) -> None:
         timer = self._hub.loop.timer(seconds, ref=self._keeps_loop_alive)
         timer.start(self._on_timer, update=True)
         # Only now: whatever strikes, there is a next look.
-        used_up, self._timer = self._timer, timer
+        used_up, self.timer = self.timer, timer
         if used_up is not None:
             used_up.close()
 
     def _on_timer(self) -> None:
         """Hub callback: look, unless it was closed by half."""
-        if self._timer is not None:
+        if self.timer is not None:
             self._look()
 
     def _look(self) -> None:

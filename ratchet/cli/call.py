@@ -158,14 +158,14 @@ def what_happened(error: BusError, arguments: argparse.Namespace) -> str:
         case RemoteError(outcome=Outcome.RAN):
             return f"the handler raised {error}"
         case RemoteError():
-            return f"the server could not decode the request: {error}"
+            return f"the server could not decode the request: {error.message}"
         case BusTimeout():
             return f"{arguments.address} did not answer within {arguments.timeout:g} s"
         case ProtocolError(__cause__=BaseException() as cause):
             return f"{arguments.address} does not speak the wire format of ratchet ({reason(cause)})"
         case ConnectionLost(__cause__=BaseException() as cause):
             return f"the connection to {arguments.address} was lost ({reason(cause)})"
-    return str(error)
+    return error.message
 
 
 def is_terminal() -> bool:

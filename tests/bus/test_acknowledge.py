@@ -141,7 +141,7 @@ def test_a_peer_that_reads_nothing_answers_and_one_that_goes_on_is_not_watched_a
     assert not gone
     while sent:
         sent -= len(peer.recv(1_000_000))
-    wait_until(lambda: watch._timer is None)
+    wait_until(lambda: watch.timer is None)
     assert not gone
 
 
@@ -155,4 +155,4 @@ def test_nothing_is_awaited_of_a_unix_socket_or_one_that_is_closed(opened: Calla
         assert transport.awaited_answer() is None
     watch = AcknowledgeWatch(gevent.get_hub(), unix, lambda: None)
     watch.begin()
-    assert watch._timer is None
+    assert watch.timer is None

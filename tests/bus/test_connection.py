@@ -1105,7 +1105,7 @@ def test_a_peer_that_is_silent_between_messages_is_not_dropped(make_pair: MakePa
 
     def is_watched() -> bool:
         watch = pair.connection._input_watch
-        return watch is not None and watch._timer is not None
+        return watch is not None and watch.timer is not None
 
     pair.peer.sendall(request(1)[:-1])
     wait_until(is_watched)

@@ -89,7 +89,7 @@ def test_the_end_is_told_once_and_nothing_is_left(kind: Any, watched: Watched) -
     wait_until(lambda: watched.over)
     gevent.sleep(0.03)
     assert watched.over == 1
-    assert watch._timer is None
+    assert watch.timer is None
     assert active_watchers() <= before
 
 
@@ -106,12 +106,12 @@ def test_nothing_is_told_after_closing(kind: Any, watched: Watched) -> None:
 @of_each_kind
 def test_settling_changes_nothing_where_nothing_is_half_done(kind: Any, watched: Watched) -> None:
     watch = kind(watched)
-    timer = watch._timer
+    timer = watch.timer
     watch.settle()
-    assert watch._timer is timer
+    assert watch.timer is timer
     wait_until(lambda: watched.over)
     watch.settle()
-    assert watch._timer is None
+    assert watch.timer is None
 
 
 class Hub:

@@ -80,6 +80,7 @@ with bus.connect("10.99.0.1:4000") as client:
     print("in flight", flush=True)
     sys.stdin.readline()
     begun = time.monotonic()
+    sent.append(client.send_request(b"into the void"))
     for transaction in sent:
         try:
             transaction.recv_response(60)
