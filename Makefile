@@ -4,6 +4,7 @@ PYTHON ?= python3
 FOLDER ?= ratchet
 PYTEST_ARGS ?=
 SECONDS ?= 180
+ARGS ?=
 # Any other value than 0 switches them on.
 QUICK ?= 0
 BASELINE ?= 0
@@ -31,12 +32,13 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test soak check docs clean
+.PHONY: help bench demo test soak interrupts check docs clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests and report what they cover; PYTEST_ARGS goes to pytest"
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
+	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
 	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style, types and the package, then test the wheel on every installed Python"
 	@echo "make docs   build the manual and the API reference, into docs/_build/html"
@@ -53,6 +55,10 @@ test: $(VENV)/installed-dev
 soak: $(VENV)/installed-dev
 	@echo "== soak: clients that come and go for $(SECONDS) s"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.soak --seconds $(SECONDS)
+
+interrupts: $(VENV)/installed-dev
+	@echo "== interrupts: an exception at every line of the library"
+	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.interrupts $(ARGS)
 
 bench: $(BENCH_VENV)/installed
 	@echo "== bench: the library side by side with its peers" >&2
