@@ -32,13 +32,14 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test soak interrupts check docs clean
+.PHONY: help bench demo test soak interrupts chaos check docs clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests and report what they cover; PYTEST_ARGS goes to pytest"
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
 	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
+	@echo "make chaos  kill, stop and cut off processes for SECONDS ($(SECONDS)), and check every outcome"
 	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style, types and the package, then test the wheel on every installed Python"
 	@echo "make docs   build the manual and the API reference, into docs/_build/html"
@@ -59,6 +60,10 @@ soak: $(VENV)/installed-dev
 interrupts: $(VENV)/installed-dev
 	@echo "== interrupts: an exception at every line of the library"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.interrupts $(ARGS)
+
+chaos: $(VENV)/installed-dev
+	@echo "== chaos: processes that are killed, stopped and cut off for $(SECONDS) s"
+	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.chaos --seconds $(SECONDS) $(ARGS)
 
 bench: $(BENCH_VENV)/installed
 	@echo "== bench: the library side by side with its peers" >&2
