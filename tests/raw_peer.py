@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,9 @@ from gevent import socket, ssl
 from helpers import LONG
 from ratchet.bus import wire
 from ratchet.bus.limits import Limits
+
+# The kind of message that each side says first.
+HELLO = 7
 
 
 class RawPeer:
@@ -42,6 +46,18 @@ class RawPeer:
     def request(self, id: int, body: bytes = b'"question"', flags: int = 0, arg: int = 0) -> None:
         """Send an extended request of one part."""
         self.send(wire.encode(wire.REQUEST, flags, id, arg, [body]))
+
+    def say_hello(self, **members: Any) -> None:
+        """The first extended message of a connection: the protocol's version, and what this side takes."""
+        self.send(wire.encode(HELLO, 0, 1, 0, [json.dumps(members).encode()]))
+
+    def receive_hello(self) -> dict[str, Any]:
+        """The members of the peer's HELLO, which has to come next."""
+        kind, flags, id, arg, parts = self.receive_message()
+        assert (kind, flags, id, arg, len(parts)) == (HELLO, 0, 1, 0, 1)
+        members = json.loads(parts[0])
+        assert isinstance(members, dict)
+        return members
 
     def receive(self, size: int) -> bytes:
         """Exactly `size` bytes."""
