@@ -33,10 +33,11 @@ LARGE = "x" * 300_000
 
 def connect(bus: Bus, **options: Any) -> Any:
     """A client that connects by itself; on a local bus, the bus."""
-    if bus.kind == "local":
+    address: Any = bus.server.address
+    if address is None:
         return bus.server
     return ratchet_bus.connect(
-        bus.server.address,
+        address,
         codec=ratchet_bus.codecs.json,
         plain=is_plain(bus.kind),
         ssl_context=client_tls(bus.kind),
