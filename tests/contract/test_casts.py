@@ -18,31 +18,17 @@ from contract.buses import (
     OpenClient,
     Start,
     client_tls,
-    is_plain,
     on_every_kind,
     on_sockets,
     on_sockets_of_each_form,
 )
+from contract.clients import connect
 from helpers import LONG, turns, wait_until
 from ratchet import BusClosed, BusError, BusTimeout, Rejected
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Limits
 
 LARGE = "x" * 300_000
-
-
-def connect(bus: Bus, **options: Any) -> Any:
-    """A client that connects by itself; on a local bus, the bus."""
-    address: Any = bus.server.address
-    if address is None:
-        return bus.server
-    return ratchet_bus.connect(
-        address,
-        codec=ratchet_bus.codecs.json,
-        plain=is_plain(bus.kind),
-        ssl_context=client_tls(bus.kind),
-        **options,
-    )
 
 
 @pytest.fixture

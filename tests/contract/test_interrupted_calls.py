@@ -1,0 +1,149 @@
+"""Errors and signals that strike within a call: the sweep of `robustness.interrupts` in everyday form."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from contract.buses import Bus, OpenBus, Start, on_every_kind
+from helpers import LONG, wait_until
+from ratchet import Abandoned, BusError, ConnectionLost, RemoteError
+
+LARGE = "L" * 70_000
+
+
+def to_the_limit(call: Callable[[], object]) -> None:
+    """Call deeper and deeper, until one of the calls has no stack left."""
+
+    def deeper() -> None:
+        call()
+        deeper()
+
+    with pytest.raises(RecursionError):
+        deeper()
+
+
+@on_every_kind
+@pytest.mark.parametrize("request_", ["x", LARGE], ids=["small", "large"])
+def test_a_recursion_error_within_cast_makes_no_later_outcome_false(
+    open_bus: OpenBus, start: Start, request_: str
+) -> None:
+    bus = open_bus()
+    ran: list[str] = []
+
+    def handler(request: str) -> str:
+        ran.append(request)
+        if request == "slow":
+            gevent.sleep(0.1)
+        return request
+
+    serving = start(bus.server.serve, handler)
+    assert bus.client.call("before", LONG) == "before"
+    to_the_limit(lambda: bus.client.cast(request_))
+    ended: str | None = None
+    try:
+        bus.client.call("slow", timeout=0.02)
+    except BusError as error:
+        ended = error.outcome
+    wait_until(lambda: "slow" in ran or ended in ("NOT_SENT", "NOT_RUN"), "the request to run")
+    bus.new_client().call("after", LONG)
+    assert ran.count("slow") == (0 if ended in ("NOT_SENT", "NOT_RUN") else 1)
+    assert set(ran) <= {"before", "slow", "after", request_}
+    assert not serving.ended
+
+
+@on_every_kind
+def test_a_recursion_error_within_call_leaves_no_request_behind(bus: Bus, start: Start) -> None:
+    start(bus.server.serve, lambda request: request)
+    to_the_limit(lambda: bus.client.send_request("x", timeout=LONG))
+    wait_until(lambda: bus.server.stats()[1:3] == (0, 0), "every request to be answered")
+    wait_until(lambda: bus.client.stats().in_flight == 0, "every answer to be there")
+    assert bus.new_client().call("after", LONG) == "after"
+
+
+@on_every_kind
+@pytest.mark.parametrize("answer", ["send_response", "send_error"])
+def test_a_recursion_error_within_an_answer_is_told_to_the_client_at_once(
+    bus: Bus, start: Start, answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "ratchet")
+    given: Any = {"send_response": "too deep", "send_error": ValueError("too deep")}[answer]
+
+    def handler(request: str, transaction: Any) -> str:
+        def deeper() -> None:
+            try:
+                deeper()
+            except RecursionError:
+                # It strikes again within the answer, at every depth at which it can.
+                getattr(transaction, answer)(given)
+
+        if request == "fail":
+            deeper()
+        return request
+
+    serving = start(bus.server.serve, handler, workers=1)
+    try:
+        assert bus.client.call("fail", LONG / 2) == "too deep"
+    except (RemoteError, Abandoned):
+        pass
+    except ConnectionLost:
+        assert bus.plain
+    wait_until(lambda: bus.server.stats().in_flight == 0, "the request to be forgotten")
+    assert bus.new_client().call("question", LONG) == "question"
+    assert not serving.ended
+
+
+@pytest.fixture
+def own_profile() -> Iterator[None]:
+    """The test sets a profile function of its own."""
+    before = sys.getprofile()
+    yield
+    sys.setprofile(before)
+
+
+def at_call(number: int, strike: Callable[[], None]) -> Callable[..., None]:
+    """A profile function that strikes at so many calls of the bus."""
+    left = [number]
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        if event == "call" and f"{os.sep}bus{os.sep}" in frame.f_code.co_filename:
+            left[0] -= 1
+            if left[0] == 0:
+                sys.setprofile(None)
+                strike()
+
+    return profile
+
+
+@on_every_kind
+@pytest.mark.usefixtures("own_profile")
+def test_a_signal_handler_that_casts_within_a_call_tears_no_frame(bus: Bus, start: Start) -> None:
+    seen: list[str] = []
+
+    def handler(request: str) -> str:
+        seen.append(request)
+        return request
+
+    start(bus.server.serve, handler)
+    assert bus.client.call("before", LONG) == "before"
+    before = signal.signal(signal.SIGHUP, lambda *_: bus.client.cast("of the signal"))
+    rounds = 30
+    try:
+        for number in range(1, rounds + 1):
+            sys.setprofile(at_call(number, lambda: os.kill(os.getpid(), signal.SIGHUP)))
+            sent = bus.client.send_request(LARGE)
+            sys.setprofile(None)
+            assert sent.recv_response(LONG) == LARGE
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert bus.client.call("after", LONG) == "after"
+    assert set(seen) <= {"before", "of the signal", LARGE, "after"}
+    assert seen.count(LARGE) == rounds
+    assert seen.count("of the signal") >= 1
