@@ -53,7 +53,7 @@ class RawPeer:
 
     def receive_hello(self) -> dict[str, Any]:
         """The members of the peer's HELLO, which has to come next."""
-        kind, flags, id, arg, parts = self.receive_message()
+        kind, flags, id, arg, parts = self._receive_any()
         assert (kind, flags, id, arg, len(parts)) == (HELLO, 0, 1, 0, 1)
         members = json.loads(parts[0])
         assert isinstance(members, dict)
@@ -68,13 +68,6 @@ class RawPeer:
             data += piece
         return data
 
-    def receive_hello(self) -> wire.Hello:
-        """What the other side says first."""
-        head = self.receive(16)
-        _, kind, _, _, _, length = struct.unpack(">HBBIII", head)
-        assert kind == wire.HELLO
-        return wire.decode_hello(self.receive(length))
-
     def receive_rest(self) -> bytes:
         """Everything up to the end of the connection."""
         data = b""
@@ -88,7 +81,13 @@ class RawPeer:
             data += piece
 
     def receive_message(self) -> wire.Message:
-        """The next whole message."""
+        """The next whole message that is not a HELLO."""
+        while True:
+            message = self._receive_any()
+            if message[0] != HELLO:
+                return message
+
+    def _receive_any(self) -> wire.Message:
         while not self._messages:
             data = self._socket.recv(65536)
             assert data, "the connection was closed"

@@ -130,7 +130,7 @@ def format_address(address: Target) -> str:
     if isinstance(address, str):
         # The name of an abstract socket begins with a NUL, and names may hold any byte.
         return "".join(map(_printable, address))
-    host, port = address
+    host, port = "".join(map(_printable, address[0])), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -17,7 +17,7 @@ import logging
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from greenlet import greenlet
 
@@ -43,6 +43,9 @@ from ratchet.bus.transaction import ErrorTexts
 from ratchet.bus.transport import Transport
 from ratchet.bus.wire import ErrorNumber, Frame, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError, reason_of
+
+# About how many bytes a request takes besides its parts.
+_OWN_SIZE: Final = 1024
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -95,8 +98,8 @@ class SocketRequest(PendingRequest[Request, Response]):
 
     @property
     def size(self) -> int:
-        """The bytes of its parts."""
-        return sum(map(len, self._parts))
+        """About how many bytes it takes while it waits."""
+        return sum(map(len, self._parts), _OWN_SIZE)
 
     def _claim(self) -> bool:
         bus = self._bus
@@ -241,7 +244,7 @@ class Session(ConnectionOwner):
         # What this side may send: its own limits, or the client's if these are lower.
         self._max_message = limits.max_message
         self._max_parts = limits.max_parts
-        # Requests that are not let in yet, in order, and the bytes of their parts.
+        # Requests that are not let in yet, in order, and about how many bytes they take.
         self._held: dict[SocketRequest[Any, Any], None] = {}
         self._held_size = 0
         # Requests that were let in, and whose answers would only wait to be read.
@@ -343,11 +346,7 @@ class Session(ConnectionOwner):
     @property
     def _has_too_much(self) -> bool:
         """Whether nothing more is to be read: the client does not read, or too much is held."""
-        return (
-            self.connection.crowded
-            or len(self._held) >= self._max_in_flight
-            or self._held_size >= self.server._limits.high_water
-        )
+        return self.connection.crowded or self._held_size >= self.server._limits.high_water
 
     @property
     def _has_room(self) -> bool:

@@ -177,10 +177,7 @@ def client_of_raw_server(
             **given,
         )
         stack.enter_context(client)
-        peer = stack.enter_context(RawPeer(accepting.get(timeout=LONG)))
-        if not is_plain(kind):
-            peer.receive_hello()
-        yield client, peer
+        yield client, stack.enter_context(RawPeer(accepting.get(timeout=LONG)))
 
 
 def _accept(listener: Any, tls: Any) -> Any:

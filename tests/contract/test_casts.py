@@ -14,6 +14,7 @@ import pytest
 from gevent import subprocess
 
 from contract.buses import (
+    TELLING,
     Bus,
     OpenClient,
     Start,
@@ -187,7 +188,7 @@ def test_the_time_out_of_a_cast_bounds_the_sending(kind: str, tmp_path: Path, st
     assert raised.value.outcome == "NOT_SENT"
 
 
-@on_every_kind
+@pytest.mark.parametrize("kind", TELLING)
 def test_the_time_out_of_a_cast_does_not_bound_its_running(bus: Bus, start: Start) -> None:
     client: Any = bus.client
     client.cast("question", timeout=0.2)
@@ -202,7 +203,7 @@ def test_the_time_out_of_a_cast_does_not_bound_its_running(bus: Bus, start: Star
 # The server's end.
 
 
-@on_every_kind
+@pytest.mark.parametrize("kind", TELLING)
 @pytest.mark.parametrize("workers", [1, 4])
 def test_what_was_cast_and_has_come_is_run_before_a_drain_ends(bus: Bus, start: Start, workers: int) -> None:
     for number in range(10):
@@ -232,7 +233,7 @@ def test_a_drain_runs_what_was_cast_and_refuses_what_was_asked(bus: Bus, start: 
     assert got == list(range(5))
 
 
-@on_every_kind
+@pytest.mark.parametrize("kind", TELLING)
 @pytest.mark.parametrize("end", ["close", "drain"])
 def test_what_was_cast_and_is_never_begun_is_counted_and_logged(
     bus: Bus, caplog: pytest.LogCaptureFixture, end: str

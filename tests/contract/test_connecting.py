@@ -209,9 +209,11 @@ def check_fails_at_once(client: Any, reason: str) -> None:
     assert client.stats().in_flight == client.stats().queued == 0
 
 
-@pytest.mark.parametrize("host", ["a..b", "a" * 70, "\udcff"])
+@pytest.mark.parametrize(
+    "host", ["a..b", "a" * 70, "\udcff"], ids=["an empty label", "a long one", "no character"]
+)
 def test_a_host_name_that_cannot_exist_fails_at_once(host: str, stack: ExitStack) -> None:
-    check_fails_at_once(open_client(stack, (host, 1)), "")
+    check_fails_at_once(open_client(stack, (host, 1)), "cannot connect to")
 
 
 @pytest.mark.parametrize("what", ["trust", "name"])

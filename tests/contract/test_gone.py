@@ -302,6 +302,7 @@ def test_a_client_that_is_dropped_without_close_is_closed_by_the_collector(
     bus: Bus, start: Start, opened_by: str, used: bool
 ) -> None:
     start(bus.server.serve, lambda request: request)
+    bus.client.call("question", LONG)
     before = bus.server.stats().connections
     kept: list[Any] = [open_another(bus, opened_by)]
     if used:

@@ -169,7 +169,6 @@ def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
         waiting = None
         for number in range(3):
             with RawPeer(listener.accept()[0]) as raw:
-                raw.receive_hello()
                 # It asks again only because it was told to.
                 waiting = start(client.call, number)
                 body = raw.receive_message()[4]
@@ -178,7 +177,6 @@ def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
                 waiting.result()
             assert raised.value.outcome == "UNKNOWN"
         with RawPeer(listener.accept()[0]) as raw:
-            raw.receive_hello()
             waiting = start(client.call, 7)
             id = raw.receive_message()[2]
             raw.send(wire.encode(wire.RESPONSE, 0, id, 0, [b"14"]))
