@@ -108,12 +108,31 @@ def test_a_copy_has_the_same_facts(kind: type[BusError], clone: Callable[[BusErr
     error = kind("text", outcome=Outcome.NOT_RUN)
     twin = clone(error)
     assert type(twin) is kind
-    assert (str(twin), twin.args, twin.outcome) == ("text", error.args, Outcome.NOT_RUN)
+    assert (str(twin), twin.message, twin.args) == (str(error), "text", error.args)
+    assert twin.outcome is Outcome.NOT_RUN
 
 
-def test_an_error_without_a_text_has_an_empty_one() -> None:
-    assert str(BusError()) == ""
-    assert str(BusTimeout()) == ""
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome.NOT_SENT, "nothing was sent"),
+        (Outcome.NOT_RUN, "nothing was run"),
+        (Outcome.UNKNOWN, "the request may have run"),
+        (Outcome.RAN, "the request has run"),
+    ],
+)
+def test_the_text_of_an_error_ends_in_words_for_its_outcome(outcome: Outcome, words: str) -> None:
+    error = ConnectionLost("the peer is gone", outcome=outcome)
+    assert str(error) == f"the peer is gone; {words}"
+    assert error.message == "the peer is gone"
+    without_a_message = BusTimeout(outcome=outcome)
+    assert (str(without_a_message), without_a_message.message) == (words, "")
+
+
+def test_only_a_remote_error_that_did_not_run_says_so() -> None:
+    assert str(RemoteError("KeyError", "'name'")) == "KeyError: 'name'"
+    refused = RemoteError("KeyError", "'name'", outcome=Outcome.NOT_RUN)
+    assert (str(refused), refused.message) == ("KeyError: 'name'; nothing was run", "KeyError: 'name'")
 
 
 def test_the_repr_of_a_bus_error_says_the_outcome() -> None:
@@ -144,7 +163,6 @@ def test_a_remote_error_carries_what_the_handler_raised() -> None:
     error = RemoteError("KeyError", "'name'", "Traceback ...")
     assert (error.remote_type, error.remote_message) == ("KeyError", "'name'")
     assert error.remote_traceback == "Traceback ..."
-    assert str(error) == "KeyError: 'name'"
 
 
 def test_a_remote_error_without_a_message_is_named_by_its_type() -> None:
