@@ -145,7 +145,7 @@ class BusTimeout(BusError, TimeoutError):
 
 
 class ConnectionLost(BusError):
-    """The peer is gone."""
+    """The peer is gone, or did not let this side in."""
 
     code = "connection_lost"
 

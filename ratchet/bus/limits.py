@@ -15,15 +15,17 @@ class Limits:
         max_message: bytes of one message, all parts together; below 4 GiB.
         max_parts: parts of one message; at most 32767.
         max_queued: requests that wait in a server for a thread.
-        max_in_flight: requests of one connection that a server has not answered yet.
+        max_in_flight: requests of one connection that a server has not answered yet;
+            its clients wait from there on.
         high_water: bytes of unsent data on one connection, from which on writers wait.
         stall_timeout: seconds after which a peer is dropped that stops in the
-            middle of a message; by a server, also one that stops reading what is
-            sent to it, or whose whole TLS handshake takes longer.
+            middle of a message, whose whole TLS handshake takes longer, or that
+            does not read when the connection is to be closed.
 
-    At `max_in_flight`, `max_queued` or `high_water` a server reads nothing
-    more from the client, so a `cancel()` is seen only when there is room again;
-    a time-out is kept all the same.
+    Each side tells the other its limits, which refuses at home what is over them.
+    At `max_in_flight` and `max_queued` a server still sees a `cancel()`.  At
+    `high_water`, in either direction, it reads nothing more from the client, so it
+    sees one only when there is room again; a time-out is kept all the same.
 
     Raises `TypeError` for what is no number, and `ValueError` for one that is not
     positive or too large.
@@ -41,7 +43,7 @@ class Limits:
 
     .. code-block:: text
 
-        a message of 1001 bytes is over the limit of 1000
+        a message of 1001 bytes is over the limit of 1000; nothing was sent
     """
 
     max_message: int = 16 * 1024 * 1024

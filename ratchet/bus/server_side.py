@@ -207,15 +207,16 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             gevent.killall(team)
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Take no new work, finish what was taken, then close; blocks.
+        """Take no new work, finish what was taken and what was cast, then close; blocks.
 
-        Requests that no thread has taken fail with `Rejected`.
+        Other requests that no thread has taken fail with `Rejected`.  Called by a
+        handler of this bus, it does not wait for that handler's own request.
 
         Args:
             timeout: seconds until what is left is cut off; None for ever.
 
         Returns:
-            Whether all that was taken is finished and its answers are sent.
+            Whether all of that is finished and its answers have been delivered.
 
         .. code-block:: python
 
