@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     ("py:obj", "(?s).*"),
     ("py:.*", r"(collections|contextlib|enum|gevent|greenlet|ssl|types|typing)\..*"),
     # Type variables and names of function types say enough by themselves.
-    ("py:class", r"(.*\.|~)?(Arguments|Object|Ready|Request|Response|Self)"),
+    ("py:class", r"(.*\.|~)?(Arguments|Object|Positional|Ready|Request|Response|Result|Self)"),
     ("py:class", r"(.*\.)?(ErrorHandler|FromBus|ToBus)"),
 ]
 
@@ -93,11 +93,15 @@ def show_colons(app: Sphinx, what: str, name: str, obj: object, options: Any, li
         lines[:] = [line.replace("\0", ":") for line in lines]
 
 
+# How a module's docstring speaks to those who change the module.
+RULES = re.compile(r"This module|of ours|`_\w")
+
+
 def leave_out_rules(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """What a module's docstring says to those who change the module is not for those who use it."""
+    """Leave out of a module's docstring what is not for those who use the module."""
     if what == "module":
         paragraphs = "\n".join(lines).split("\n\n")
-        lines[:] = "\n\n".join(text for text in paragraphs if "this room" not in text.lower()).split("\n")
+        lines[:] = "\n\n".join(text for text in paragraphs if not RULES.search(text)).split("\n")
 
 
 def look_in_every_module(app: Sphinx, env: Any, node: Any, text: Any) -> Any:
