@@ -5,7 +5,7 @@
 ADDRESS is where `checksum_server.py` listens: HOST:PORT or unix:PATH.  32
 threads share one connection.  The checksums go to stdout, in the order of the
 files' names; progress and totals go to stderr.  Exits with 1 if a file could
-not be read.
+not be read, or the server is not there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 
 from checksum_server import CODEC, Piece
-from ratchet import Ratchet, bus, thread
+from ratchet import BusError, Ratchet, bus, thread
 
 THREADS = 32
 PIECE_SIZE = 256 * 1024
@@ -106,14 +106,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Print the SHA-256 checksum of every file of a folder.")
     parser.add_argument("address", help="where the server listens: HOST:PORT or unix:PATH")
     parser.add_argument("folder", help="the folder whose files are summed")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for the server (10)")
     arguments = parser.parse_args()
     if not os.path.isdir(arguments.folder):
-        parser.error(f"{arguments.folder!r} is no folder")
-    with bus.connect(arguments.address, codec=CODEC) as server, Ratchet() as kernel:
+        parser.error(f"{arguments.folder!r} is not a folder")
+    with bus.connect(arguments.address, codec=CODEC) as server:
+        try:
+            server.wait_connected(arguments.timeout)
+        except BusError as error:
+            parser.exit(1, f"{error.message}\n")
         summer = Summer(server, files_of(os.fsencode(arguments.folder)))
-        kernel.attach_background(summer.show_progress)
-        for _ in range(THREADS):
-            kernel.attach(summer.work)
+        with Ratchet() as kernel:
+            kernel.attach_background(summer.show_progress)
+            for _ in range(THREADS):
+                kernel.attach(summer.work)
     sys.stdout.buffer.flush()
     summer.report(end="\n")
     return 1 if summer.failed else 0

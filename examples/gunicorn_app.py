@@ -50,9 +50,9 @@ def make_worker_app() -> Flask:
 
 def worker_exit(arbiter: Arbiter, worker: GeventWorker) -> None:
     """Called in the worker, when it has answered its last request."""
-    from web_app import close_bus
+    from web_app import SECONDS_TO_DRAIN
 
     if (app := getattr(worker, "wsgi", None)) is not None:  # it has come that far
         server = app.extensions["bus"]
-        close_bus(server)
+        server.drain(SECONDS_TO_DRAIN)
         worker.log.info("Worker's bus: %r, %s", server, server.stats())

@@ -10,8 +10,9 @@ the client gives up.
 
 What certainly did not run, because its server was away, busy or draining, is
 passed on to another one, for as long as the client waits.  What may have run
-never is: the client gets `Abandoned`, with the outcome UNKNOWN.  SIGTERM and
-SIGINT end the proxy as they end `socket_server.py`.
+never is: the client gets `Abandoned`, with the outcome UNKNOWN.  That is logged,
+and so is a server to which it cannot connect.  SIGTERM and SIGINT end the proxy
+as they end `socket_server.py`.
 """
 
 from __future__ import annotations

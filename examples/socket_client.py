@@ -29,10 +29,10 @@ def ask(options: argparse.Namespace, ssl_context: ssl.SSLContext | None = None) 
             described = server.call(options.numbers, timeout=options.timeout)
     except BusError as error:
         # Only after NOT_SENT and NOT_RUN may a program just send it again.
-        print(f"{type(error).__name__}, outcome {error.outcome}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}, outcome {error.outcome}: {error.message}", file=sys.stderr)
         return 1
     except ValueError as error:
-        # What was typed is no address, or no number that JSON knows.
+        # What was typed is not an address, or not a number that JSON knows.
         print(error, file=sys.stderr)
         return 2
     for name, value in described.items():

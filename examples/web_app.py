@@ -182,12 +182,6 @@ def open_bus(address: str | None) -> Bus:
     return client
 
 
-def close_bus(server: Bus) -> None:
-    if isinstance(server, bus.LocalBus):
-        server.drain(SECONDS_TO_DRAIN)
-    server.close()
-
-
 class Handler(WSGIHandler):
     """Takes one request on a connection: one that idles would hold up the end."""
 
@@ -223,7 +217,7 @@ def serve_web(port: int, address: str | None) -> None:
     web.start()
     where = f"http://127.0.0.1:{web.server_port}"
     run(where, partial(web.serve_forever, SECONDS_TO_DRAIN), partial(web.stop, SECONDS_TO_DRAIN))
-    close_bus(server)
+    server.drain(SECONDS_TO_DRAIN)
 
 
 def main() -> None:

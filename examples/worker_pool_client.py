@@ -45,7 +45,7 @@ class Customer:
             except BusError as error:
                 self.ends[str(error.outcome)] += 1
                 if error.outcome not in (Outcome.NOT_SENT, Outcome.NOT_RUN):
-                    print(f"{order} {error.outcome}: {error}", flush=True)
+                    print(f"{order} {error.outcome}: {error.message}", flush=True)
                     return
             else:
                 self.ends["answered"] += 1

@@ -109,3 +109,10 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_summed(folder: P
     assert client.returncode == 1
     assert b"gone" in client.stderr
     assert sorted(client.stdout.splitlines()) == sha256sums(folder)
+
+
+def test_a_client_says_that_its_server_is_not_there(folder: Path, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/nobody"
+    client = run(EXAMPLES / "checksum_client.py", address, folder, "--timeout", 0.1)
+    assert (client.returncode, client.stdout) == (1, b"")
+    assert client.stderr.startswith(f"not connected to {address} within 0.1 s: ".encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def test_a_client_of_another_authority_is_not_let_in(certificates: Certificates)
         with running("tls_client.py", *options, server.address, 1) as client:
             status, lines, errors = client.end()
         assert (status, lines) == (1, [])
-        assert re.match("(ConnectionLost|BusTimeout), outcome (NOT_SENT|UNKNOWN): ", errors)
+        assert errors.startswith("ConnectionLost, outcome NOT_RUN: ")
         server.send(signal.SIGTERM)
         status, lines, errors = server.end()
     assert (status, lines) == (0, [])
@@ -66,12 +65,8 @@ def test_a_client_sends_nothing_to_a_server_with_a_certificate(
 ) -> None:
     with listening("tls_server.py", *certificates.options(host, issuer)) as server:
         options = certificates.options("client@example.org")
-        # The client tries until its time is over; a busy machine may need more for the first time.
-        for timeout in (0.3, 3, 10):
-            with running("tls_client.py", *options, server.address, 1, "--timeout", timeout) as client:
-                status, lines, errors = client.end()
-            assert (status, lines) == (1, [])
-            assert errors.startswith("BusTimeout, outcome NOT_SENT: ")
-            if "certificate verify failed" in errors:
-                return
-    pytest.fail(errors)
+        with running("tls_client.py", *options, server.address, 1) as client:
+            status, lines, errors = client.end()
+    assert (status, lines) == (1, [])
+    assert errors.startswith(f"ConnectionLost, outcome NOT_SENT: cannot connect to {server.address}: ")
+    assert "certificate verify failed" in errors

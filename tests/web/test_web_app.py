@@ -167,7 +167,8 @@ def test_a_server_that_drains_is_unavailable(tmp_path: Path) -> None:
             answer = gevent.spawn(web.get, "/primes?below=1000")
             wait_until(lambda: server.stats().queued == 1, "the request")
             assert server.drain()
-            assert answer.get() == (503, "Rejected: the server is draining")
+            text = f"Rejected: the server is draining ({address}); nothing was run"
+            assert answer.get() == (503, text)
             assert web.end() == ""
 
 
