@@ -250,6 +250,15 @@ class NotEqual(Exception):
     __hash__ = None  # type: ignore[assignment]
 
 
+def escapes(func: Callable[[], object]) -> str | None:
+    """The type of what comes out; not the error itself, which pytest might not be able to show."""
+    try:
+        func()
+    except BaseException as error:
+        return type(error).__name__
+    return None
+
+
 ODD_ERRORS = [NoTruthValue, NoLength, NoAttributes, NotEqual]
 
 
@@ -263,13 +272,7 @@ def test_an_error_that_fails_itself_costs_no_worker(
             raise error_type("of the handler")
         return request
 
-    workers: set[object] = set()
-
-    def noting(request: str) -> str:
-        workers.add(gevent.getcurrent())
-        return handler(request)
-
-    serving = start(bus.server.serve, noting, workers=1)
+    serving = start(bus.server.serve, handler, workers=1)
     with caplog.at_level(logging.WARNING, "ratchet"):
         for _ in range(2):
             with pytest.raises(BusError) as raised:
@@ -278,8 +281,9 @@ def test_an_error_that_fails_itself_costs_no_worker(
                 assert isinstance(raised.value, RemoteError)
                 assert raised.value.remote_type == error_type.__name__
         assert bus.new_client().call("question", LONG) == "question"
-        wait_until(lambda: len(caplog.records) == 2, "a line in the log for each")
-    assert len(workers) == 1
+        wait_until(lambda: len(caplog.records) >= 2, "a line in the log for each")
+    # A thread that had died of it would have been said to.
+    assert [record.name for record in caplog.records] == ["ratchet.bus"] * 2
     assert not serving.ended
 
 
@@ -290,11 +294,15 @@ def test_an_error_that_fails_itself_is_answered_by_hand_too(
 ) -> None:
     sent = bus.client.send_request("question")
     transaction = bus.take()
-    if give == "send_error":
-        assert transaction.send_error(error_type("of the handler")) is True
-    else:
-        with transaction:
-            raise error_type("of the handler")
+
+    def fail() -> None:
+        if give == "send_error":
+            assert transaction.send_error(error_type("of the handler")) is True
+        else:
+            with transaction:
+                raise error_type("of the handler")
+
+    assert escapes(fail) is None
     with pytest.raises(RemoteError) as raised:
         sent.recv_response(LONG)
     assert raised.value.remote_type == error_type.__name__
