@@ -44,7 +44,7 @@ _CONTAINERS = 0.1
 LEFT_BY = 100
 # No cycle is made, so that the collector never has anything to free.  No block
 # stays of an exchange; up to five may stay of a run, which wait for its peer.
-_NOTHING: Figures = {"garbage": 0, "blocks": 5 / LEFT_BY}
+_NOTHING: Figures = {"garbage": 1 / LEFT_BY, "blocks": 5 / LEFT_BY}
 _STYLED_WAYS = [f"{way}, {style}" for way in WAYS for style in STYLES]
 
 BOUNDS: dict[str, Figures] = {
@@ -158,8 +158,9 @@ def left_by(sides: Sides) -> Figures:
     garbage = measure.Garbage()
     for name, side in sides.items():
         with side() as run:
-            figures[f"{name}: garbage"] = per_exchange(garbage, run, LEFT_BY)
-            figures[f"{name}: blocks"] = measure.growth(run, LEFT_BY)
+            run(LEFT_BY)
+            figures[f"{name}: garbage"] = measure.growth(garbage, run, LEFT_BY)
+            figures[f"{name}: blocks"] = measure.growth(sys.getallocatedblocks, run, LEFT_BY)
     return figures
 
 
@@ -196,8 +197,8 @@ def known() -> Figures:
 
     figures = {
         "calls": per_exchange(partial(calls.__getitem__, ("call", "marked")), call, 200),
-        "garbage": per_exchange(measure.Garbage(), make_cycles, 200),
-        "blocks": measure.growth(leak, 200),
+        "garbage": measure.growth(measure.Garbage(), make_cycles, 200),
+        "blocks": measure.growth(sys.getallocatedblocks, leak, 200),
     }
     with measure.switches() as count:
         figures["switches"] = per_exchange(count, sleep, 200)
