@@ -14,7 +14,6 @@ import pytest
 from gevent import subprocess
 
 from contract.buses import (
-    TELLING,
     Bus,
     OpenClient,
     Start,
@@ -188,7 +187,7 @@ def test_the_time_out_of_a_cast_bounds_the_sending(kind: str, tmp_path: Path, st
     assert raised.value.outcome == "NOT_SENT"
 
 
-@pytest.mark.parametrize("kind", TELLING)
+@on_every_kind
 def test_the_time_out_of_a_cast_does_not_bound_its_running(bus: Bus, start: Start) -> None:
     client: Any = bus.client
     client.cast("question", timeout=0.2)
@@ -200,10 +199,9 @@ def test_the_time_out_of_a_cast_does_not_bound_its_running(bus: Bus, start: Star
     wait_until(lambda: got == ["question"], "the cast to run")
 
 
-# The server's end.
+# The server's end.  Over the plain form it cannot tell a cast from a request.
 
 
-@pytest.mark.parametrize("kind", TELLING)
 @pytest.mark.parametrize("workers", [1, 4])
 def test_what_was_cast_and_has_come_is_run_before_a_drain_ends(bus: Bus, start: Start, workers: int) -> None:
     for number in range(10):
@@ -233,7 +231,6 @@ def test_a_drain_runs_what_was_cast_and_refuses_what_was_asked(bus: Bus, start: 
     assert got == list(range(5))
 
 
-@pytest.mark.parametrize("kind", TELLING)
 @pytest.mark.parametrize("end", ["close", "drain"])
 def test_what_was_cast_and_is_never_begun_is_counted_and_logged(
     bus: Bus, caplog: pytest.LogCaptureFixture, end: str
@@ -252,7 +249,7 @@ def test_what_was_cast_and_is_never_begun_is_counted_and_logged(
     assert any("3" in record.getMessage() for record in caplog.records)
 
 
-@on_sockets_of_each_form
+@on_sockets
 def test_what_a_client_cast_is_run_although_it_has_gone(bus: Bus, start: Start) -> None:
     client = bus.new_client()
     for number in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import gevent
 import pytest
 from greenlet import GreenletExit
 
-from helpers import turns
+from helpers import LONG, turns
 from ratchet import Ratchet, Thread, thread
 
 
@@ -123,3 +124,35 @@ def test_of_a_chain_of_threads_that_die_of_each_other_loop_raises_one_after_the_
             kernel.loop()
         assert raised.value.args == (number,)
     kernel.loop()
+
+
+@pytest.mark.parametrize("error_type", [KeyboardInterrupt, Odd, ValueError])
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_a_signal_handler_raises_comes_out_of_loop_and_the_scheduler_goes_on(
+    error_type: type[BaseException], busy: bool
+) -> None:
+    came: list[int] = []
+
+    def raise_it(number: int, frame: object) -> None:
+        came.append(number)
+        raise error_type
+
+    def work() -> None:
+        while not came:
+            gevent.sleep(0 if busy else LONG)
+
+    ended: list[str] = []
+    kernel = Ratchet()
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        kernel.attach(work)
+        with pytest.raises(error_type):
+            kernel.loop()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    kernel.close()
+    kernel.attach(ended.append, "after it")
+    kernel.loop()
+    assert ended == ["after it"]

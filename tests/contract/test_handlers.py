@@ -21,7 +21,7 @@ from contract.buses import (
     on_sockets,
 )
 from helpers import LONG, run_program, wait_until
-from ratchet import BusError, BusTimeout, Cancelled, RemoteError
+from ratchet import Abandoned, BusError, BusTimeout, Cancelled, RemoteError
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec
 
@@ -87,6 +87,26 @@ def test_a_handler_that_can_be_called_with_the_request_is_accepted(
     assert bus.client.call("question", LONG) == "question"
 
 
+# The workers of one `serve`, among other threads that receive.
+
+
+@on_every_kind
+@pytest.mark.parametrize("serves", [1, 2])
+def test_the_workers_of_one_serve_count_as_one_thread_that_waits(bus: Bus, start: Start, serves: int) -> None:
+    served: list[object] = []
+    for _ in range(serves):
+        start(bus.server.serve, served.append, workers=8)
+    bus.client.call("first", LONG)
+    receiving = start(bus.server.recv_request, LONG)
+    receiving.wait_until_blocked()
+    # As many as there are in the line: each of it gets one.
+    for number in range(serves + 1):
+        bus.client.cast(number)
+    _, received = receiving.result()
+    assert received in range(serves + 1)
+    wait_until(lambda: len(served) == 1 + serves, "the others to be served")
+
+
 # A handler and its own server.
 
 
@@ -106,7 +126,6 @@ def test_a_handler_may_drain_its_own_server(bus: Bus, start: Start, workers: int
     assert sent.done
 
 
-@on_every_kind
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_handler_that_drains_its_own_server_sees_what_was_cast_run_first(
     bus: Bus, start: Start, workers: int
@@ -386,6 +405,44 @@ def codec_that_blocks(where: str, begun: Event, interrupted: Event) -> Codec[byt
     if where == "decode":
         return Codec(pass_on, block, pass_on, pass_on)
     return Codec(pass_on, pass_on, block, pass_on)
+
+
+class Odd(BaseException):
+    """What only a signal handler, or a library that knows no better, raises."""
+
+
+@on_sockets
+@pytest.mark.parametrize("error_type", [ValueError, MemoryError, gevent.Timeout, SystemExit, Odd])
+@pytest.mark.parametrize("how", ["by hand", "in a with block", "serve"])
+def test_an_answer_that_cannot_be_encoded_is_told_to_the_client_whatever_the_error_is(
+    open_bus: OpenBus, start: Start, error_type: type[BaseException], how: str
+) -> None:
+    def encode(response: bytes) -> bytes:
+        if response == b"fail":
+            raise error_type
+        return response
+
+    bus = open_bus(codec=Codec(bytes, bytes, encode, bytes))
+    sent = bus.client.send_request(b"fail", timeout=LONG)
+
+    def answer() -> None:
+        if how == "by hand":
+            transaction = bus.take()
+            transaction.send_response(b"fail")
+        else:
+            with bus.take() as transaction:
+                transaction.send_response(b"fail")
+
+    if how == "serve":
+        start(bus.server.serve, lambda request: request, workers=1)
+    else:
+        escapes(answer)
+    with pytest.raises((RemoteError, Abandoned)):
+        sent.recv_response(LONG / 2)
+    if how != "serve":
+        start(bus.server.serve, lambda request: request)
+    assert bus.client.call(b"question", LONG) == b"question"
+    assert bus.server.stats().in_flight == 0
 
 
 # What the error of a call says.

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contract.buses import Bus, OpenBus, OpenClient, Start, on_sockets
+from contract.buses import (
+    Bus,
+    OpenBus,
+    OpenClient,
+    Start,
+    client_tls,
+    listening,
+    on_sockets,
+    server_tls,
+)
 from helpers import LONG, turns, wait_until
 from ratchet import BusError, BusTimeout, MessageTooLarge
+from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec, Limits, wire
 from raw_peer import HELLO, RawPeer
 
@@ -172,10 +184,11 @@ def test_a_request_that_is_given_up_makes_room_for_one_that_waits_at_home(
     first = client.send_request("first")
     waiting = start(client.call, "second", LONG)
     waiting.wait_until_blocked()
-    assert raw.receive_message()[4] == [b'"first"']
+    id, parts = raw.receive_message()[2::2]
+    assert parts == [b'"first"']
     first.cancel()
     assert raw.receive_message()[0] == wire.CANCEL
-    raw.send(wire.encode_error(1, wire.ErrorNumber.CANCELLED, ("Cancelled", "", "")))
+    raw.send(wire.encode_error(id, wire.ErrorNumber.CANCELLED, ("Cancelled", "", "")))
     answer_next(raw)
     assert waiting.result() == "second"
 
@@ -266,3 +279,22 @@ def test_a_plain_client_that_has_never_asked_is_told_nothing(bus: Bus, start: St
     draining = start(bus.server.drain, LONG)
     assert raw.receive_rest() == b""
     assert draining.result() is True
+
+
+@on_sockets
+def test_a_client_that_has_never_asked_goes_over_to_another_server(
+    kind: str, tmp_path: Path, start: Start
+) -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(kind, tmp_path))
+        name = listener.getsockname()
+        first = stack.enter_context(ratchet_bus.new_server(listener.dup(), ssl_context=server_tls(kind)))
+        client: Any = stack.enter_context(
+            ratchet_bus.connect(f"unix:{name}" if kind == "unix" else name, ssl_context=client_tls(kind))
+        )
+        client.wait_connected(LONG)
+        assert first.drain(LONG) is True
+        second = stack.enter_context(ratchet_bus.new_server(listener, ssl_context=server_tls(kind)))
+        start(second.serve, lambda request: request)
+        calls = [start(client.call, b"question", LONG) for _ in range(3)]
+        assert [call.result() for call in calls] == [b"question"] * 3
