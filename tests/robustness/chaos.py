@@ -184,10 +184,20 @@ class Program:
             self._counts.violations.append(f"{self.name} does not end within {seconds} s")
 
     def check(self) -> None:
-        """It has not died by itself, and has not complained."""
+        """It has not ended by itself, and has not complained."""
+        if self._process is not None and self._process.poll() is not None:
+            self._counts.violations.append(f"{self.name} ended with status {self._process.returncode}")
+            self.kill()
+            self.start()
+        self._check_errors()
+
+    def check_end(self) -> None:
+        """It has ended well."""
         if self._process is not None and self._process.poll() not in (None, 0):
             self._counts.violations.append(f"{self.name} ended with status {self._process.returncode}")
-            self._process = None
+        self._check_errors()
+
+    def _check_errors(self) -> None:
         if self._errors.stat().st_size:
             self._counts.violations.append(f"{self.name} printed: {self._errors.read_text()[-2000:]}")
             self._errors.write_text("")
@@ -244,7 +254,7 @@ class Director:
             ending = [program for program in self._programs if program.role == role]
             gevent.joinall([gevent.spawn(program.end, LAST_SECONDS + 5) for program in ending])
         for program in self._programs:
-            program.check()
+            program.check_end()
 
     def judge(self) -> None:
         """Hold what the clients were told against what the servers did."""

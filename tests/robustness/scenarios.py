@@ -173,7 +173,7 @@ class DrainClient(Scenario):
     def play(self, stage: Stage, client: Any) -> None:
         stage.send(client, stage.request())
         stage.cast(client)
-        client.drain(stage.patience)
+        client.drain()
 
 
 class CloseServer(Scenario):
@@ -202,7 +202,7 @@ class DrainServer(Scenario):
         stage.send(client, stage.request())
         stage.let_arrive()
         stage.start(stage.release.set)
-        stage.server.drain(stage.patience)
+        stage.server.drain()
 
 
 SCENARIOS: tuple[type[Scenario], ...] = (

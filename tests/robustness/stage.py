@@ -202,8 +202,11 @@ class Stage:
             self._check_answer(attempt, transaction.recv_response(timeout))
 
     def wait_until_begun(self) -> None:
-        """Until a handler waits; or it is clear that none will."""
-        self.begun.wait(0.1 if self.interrupt.place else self.patience)
+        """Until a handler waits; or it is clear that none will, because it was struck on the way."""
+        while not self.begun.wait(0.005):
+            if self.interrupt.place:
+                self.begun.wait(0.05)
+                return
 
     def let_arrive(self) -> None:
         """Give what was written the time to be read; nothing depends on whether it was enough."""
