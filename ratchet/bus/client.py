@@ -174,7 +174,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         try:
             if error_type is None and not self._closed:
                 check_hub(self._hub, self)
-                self._wait_until(self._is_delivered, deadline_after(self._limits.stall_timeout))
+                self._wait_until(self._casts_are_delivered, deadline_after(self._limits.stall_timeout))
         finally:
             self.close()
 
@@ -235,12 +235,13 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         self._waiters_look_again()
         return sum(link.close() for link in list(self._links))
 
-    def _is_delivered(self) -> bool:
-        """Whether the server's side has all that was written."""
-        return not any(link.connection.undelivered for link in self._links)
+    def _casts_are_delivered(self) -> bool:
+        return all(link.casts_delivered for link in self._links)
 
     def _is_quiet(self) -> bool:
-        return not self._in_flight_count and self._is_delivered()
+        """Whether nothing is open, and the server's side has all that was written."""
+        undelivered = any(link.connection.undelivered for link in self._links)
+        return not self._in_flight_count and not undelivered
 
     def _wait_until(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         """Look again and again, because the system tells nobody; blocks."""
@@ -378,7 +379,8 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         self._note_failure(error)
         if self._told != str(error):
             # In the dialer's own greenlet, which may block.
-            bus_logger.warning("cannot connect to %s: %s; trying again", self._peer, error)
+            # Its text alone: the error's traceback has this client in it.
+            bus_logger.warning("cannot connect to %s: %s; trying again", self._peer, str(error))
             self._told = str(error)
 
     def _note_failure(self, error: BaseException | None) -> None:
@@ -387,7 +389,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             # Those who wait are told; the dialer goes on, for who asks later.
             self._waiters_look_again()
             self._hopeless = True
-        self._lost = error
+        self._lost = None if error is None else error.with_traceback(None)
 
     def _on_hello(self, link: Link) -> None:
         if link in self._links and not link.draining:

@@ -141,6 +141,7 @@ class Link(ConnectionOwner):
         "_casts",
         "_client",
         "_counters",
+        "_last_cast",
         "_last_id",
         "_limits",
         "_plain",
@@ -167,8 +168,9 @@ class Link(ConnectionOwner):
         # If plain, they are also in the order of their answers, with those that were
         # given up still in their places.
         self._plain_order: deque[SocketTransaction[Any, Any]] = deque()
-        # The numbers of frames that are casts and may not have left yet.
+        # The numbers of frames that are casts and may not have left yet, and the last.
         self._casts: deque[int] = deque()
+        self._last_cast = 0
         self._last_id = 0
         self.hello: wire.Hello | None = None
         # Those who wait because the server takes no more at once.
@@ -196,6 +198,14 @@ class Link(ConnectionOwner):
         sent = self.connection.sent
         return sum(number > sent for number in self._casts)
 
+    @property
+    def casts_delivered(self) -> bool:
+        """Whether the server's side has all that was cast; with it what was written before."""
+        connection = self.connection
+        if not self._last_cast or connection.closed:
+            return True
+        return self._last_cast <= connection.sent and not connection.undelivered
+
     def send(
         self, client: LinkOwner, request: Request, flags: int, arg: int, parts: Sequence[bytes]
     ) -> SocketTransaction[Request, Any]:
@@ -211,12 +221,15 @@ class Link(ConnectionOwner):
         else:
             frame = wire.frame(wire.REQUEST, flags, id, arg, parts)
         self._last_id = id
-        if not flags & wire.ONE_WAY:
-            self.open[id] = transaction
-        if plain:
-            self._plain_order.append(transaction)
         try:
+            if not flags & wire.ONE_WAY:
+                self.open[id] = transaction
             transaction._frame_number = number = self.connection.write(frame)
+            if plain:
+                self._plain_order.append(transaction)
+                if len(self._plain_order) > 1 and self._plain_order[-2]._frame_number > number:
+                    # A signal handler has sent something in the middle of this.
+                    self._plain_order = deque(sorted(self._plain_order, key=lambda each: each._frame_number))
         except BaseException:
             # Nobody waits for it, whether it was sent or not.
             self.open.pop(id, None)
@@ -229,6 +242,7 @@ class Link(ConnectionOwner):
         return transaction
 
     def _note_cast(self, number: int) -> None:
+        self._last_cast = number
         casts, sent = self._casts, self.connection.sent
         while casts and casts[0] <= sent:
             casts.popleft()

@@ -7,7 +7,7 @@ the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from gevent.hub import get_hub
@@ -18,11 +18,12 @@ from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Codec, Decode, Encode, client_functions, server_functions
 from ratchet.bus.deadline import inherited_deadline, is_over, request_deadline, time_left
+from ratchet.bus.limits import checked_limits
 from ratchet.bus.pending import ANSWERED, ANSWERING, CANCELLED, QUEUED, TAKEN, PendingRequest
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import DRAINING, ClientTransaction, ErrorTexts, error_from_number
-from ratchet.bus.wire import ErrorNumber, encode_metadata
+from ratchet.bus.wire import ErrorNumber, check_size, encode_metadata
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 Request = TypeVar("Request")
@@ -96,6 +97,7 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         value: Any = response
         if self._bus._codec is not None and not self._one_way:
             value = self._bus._codec.response_to_bus(response)
+            _check_size(value)
             # The client may have given up while the codec blocked.
             if self._state is not ANSWERING:
                 return self._refuse_answer()
@@ -119,6 +121,12 @@ class _Functions(NamedTuple):
     request_from_bus: Decode[Any]
     response_to_bus: Encode[Any]
     response_from_bus: Decode[Any]
+
+
+def _check_size(parts: Sequence[bytes]) -> None:
+    """Refuse what a socket would refuse by its default limits."""
+    limits = checked_limits(None)
+    check_size(parts, limits.max_message, limits.max_parts)
 
 
 class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
@@ -189,7 +197,11 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             self._refuse_sender()
 
     def _encoded(self, request: Request) -> Any:
-        return request if self._codec is None else self._codec.request_to_bus(request)
+        if self._codec is None:
+            return request
+        parts = self._codec.request_to_bus(request)
+        _check_size(parts)
+        return parts
 
     def _send(self, transaction: LocalTransaction[Request, Response], timeout: float | None) -> None:
         if get_hub() is not self._hub:

@@ -17,7 +17,7 @@ import inspect
 import logging
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from functools import partial
 from sys import getrefcount
@@ -68,6 +68,8 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._takers: set[gevent.Greenlet[Any, Any]] = set()
         # The workers of `serve`, each with what starts another like it.
         self._workers: dict[greenlet, Callable[[], Thread]] = {}
+        # The handlers that have called `drain`.
+        self._drainers: set[greenlet] = set()
         # This process is a forked child; counted, because it may fork again.
         self._generation = 0
 
@@ -242,14 +244,18 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         deadline = deadline_after(timeout)
         self._begin_drain()
         current = getcurrent()
-        own = {pending for pending in self._in_flight if pending._handler is current}
-        if not own:
+        if not any(pending._handler is current for pending in self._in_flight):
             return self._end_drain(deadline)
         # This thread's own request can end only after this call: the rest of the drain
         # goes on without it, and another worker takes this one's place.
-        if current in self._workers:
-            self._workers[current]()
-        finished = self._wait_until_finished(own, deadline)
+        try:
+            self._drainers.add(current)
+            self._wake_drain()
+            if current in self._workers:
+                self._workers[current]()
+            finished = self._wait_until_finished(deadline)
+        finally:
+            self._drainers.discard(current)
         kernel_of(current).attach_background(self._end_drain, None if finished else deadline)
         return finished
 
@@ -272,17 +278,19 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             pending._refuse_draining()
         self._inbox.remove(refused)
 
-    def _wait_until_finished(self, but: Collection[object], deadline: float | None) -> bool:
-        """Wait until all requests but those are answered; False when the time is over."""
-        while not self._closed and (len(self._inbox) or not self._in_flight.issubset(but)):
+    def _wait_until_finished(self, deadline: float | None) -> bool:
+        """Wait until all is answered but the requests of handlers that drain; False when the time is over."""
+        while not self._closed and (
+            len(self._inbox) or any(pending._handler not in self._drainers for pending in self._in_flight)
+        ):
             if not self._drained.wait("drain", self, time_left(deadline)):
                 return False
         return True
 
     def _end_drain(self, deadline: float | None) -> bool:
         """Wait until all is answered and delivered, and close.  Whether it was."""
-        if self._wait_until_finished((), deadline):
-            while not self._closed and not self._finished():
+        if self._wait_until_finished(deadline):
+            while not self._closed and (self._in_flight or not self._finished()):
                 if not self._drained.wait("drain", self, time_left(deadline)):
                     break
         self.close()

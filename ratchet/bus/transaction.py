@@ -32,6 +32,7 @@ from ratchet.errors import (
     Outcome,
     Rejected,
     RemoteError,
+    reason_of,
 )
 
 Request = TypeVar("Request")
@@ -54,7 +55,7 @@ def error_texts(error: BaseException) -> ErrorTexts:
     name = error_name(type(error))
     try:
         # A subclass of str could still do anything when it is cut.
-        message = str.__str__(str(error))
+        message = str.__str__(reason_of(error))
     except BaseException as failure:
         message = f"<the text of this {name} cannot be shown: {error_name(type(failure))}>"
     try:
