@@ -107,10 +107,11 @@ def check_hub(hub: greenlet | None, owner: object) -> None:
     if get_hub() is hub:
         return
     # A hub that has been destroyed has no loop, and a greenlet that is over no hub.
+    name = getattr(owner, "name", None) or f"this {type(owner).__name__}"
     if getattr(hub, "loop", None) is None:
-        raise WrongThread(f"{shown(owner)} belongs to a gevent hub that has been destroyed")
+        raise WrongThread(f"{name} belongs to a gevent hub that has been destroyed")
     raise WrongThread(
-        f"{shown(owner)} belongs to another OS thread; it was called from {threading.current_thread().name!r}"
+        f"{name} belongs to another OS thread; it was called from {threading.current_thread().name!r}"
     )
 
 

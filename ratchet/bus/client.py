@@ -27,7 +27,7 @@ from ratchet.bus import wire
 from ratchet.bus.address import Target, format_address, shown
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Decode, Encode
-from ratchet.bus.deadline import deadline_after, inherited_deadline, request_deadline, time_left
+from ratchet.bus.deadline import deadline_after, in_words, inherited_deadline, request_deadline, time_left
 from ratchet.bus.dialer import Dial, Dialer
 from ratchet.bus.limits import Limits
 from ratchet.bus.link import Link, LinkOwner, SocketTransaction
@@ -333,7 +333,8 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             elif link.connection.crowded or len(link.open) >= link.max_in_flight:
                 if not link.wait_for_room(time_left(deadline)):
                     raise BusTimeout(
-                        f"{self._peer} took too little within {timeout:.3g} s", outcome=Outcome.NOT_SENT
+                        f"{self._peer} took too little within {in_words(timeout or 0.0)}",
+                        outcome=Outcome.NOT_SENT,
                     )
                 # It is this thread's turn, even if others still wait.
                 if link is self._link and len(link.open) < link.max_in_flight:
@@ -344,7 +345,8 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
     def _not_connected(self, timeout: float | None) -> BusTimeout:
         reason = "" if self._lost is None else f": {reason_of(self._lost)}"
         return BusTimeout(
-            f"not connected to {self._peer} within {timeout:.3g} s{reason}", outcome=Outcome.NOT_SENT
+            f"not connected to {self._peer} within {in_words(timeout or 0.0)}{reason}",
+            outcome=Outcome.NOT_SENT,
         )
 
     def _lost_error(self) -> ConnectionLost | Rejected:

@@ -47,7 +47,7 @@ _HEAD_READ_SIZE: Final = 16
 _MOST_REST: Final = 8 * 1024 * 1024
 # Seconds from which on the hub is late: what has come meanwhile is read before
 # anything is written.  Less than that is a race that any network has.
-_LATE: Final = 0.001
+_LATE: Final = 0.0002
 
 
 class ConnectionOwner(ABC):
@@ -124,6 +124,7 @@ class Connection:
         "_owner",
         "_reader",
         "_run_callback",
+        "_sending",
         "_tells_answers",
         "_transport",
         "_turn",
@@ -166,6 +167,8 @@ class Connection:
         self._caught_up = 0.0
         self._flush_scheduled = False
         self._keeps_records = isinstance(transport, TlsTransport)
+        # Whether a write or a flush is in the middle of a system call.
+        self._sending = False
         # Nothing can be sent any more; so it is when it is closed.
         self._broken = False
         self.closing = False
@@ -203,15 +206,16 @@ class Connection:
         outbox = self._outbox
         if self._logs_frames:
             self._log_frame(frame)
+        outbox.written = number = outbox.written + 1
         if self._broken:
-            return outbox.written + 1
+            return number
         busy = self._flush_scheduled
         turn = self._loop.iteration
-        if busy or self._turn == turn or isinstance(frame, list):
+        if busy or self._sending or self._turn == turn or isinstance(frame, list):
             if not busy:
                 # First, so that what is kept is sure to be sent.
                 self._schedule_flush()
-            number = outbox.add(frame)
+            outbox.add(number, frame)
             tries = self._turn != turn or (not busy and isinstance(frame, list))
             if tries and not self._waits_until_writable:
                 self._turn = turn
@@ -219,18 +223,28 @@ class Connection:
         else:
             self._turn = turn
             count = None
+            # A signal handler may write in the middle of this; its frames go behind.
+            self._sending = True
             try:
                 count = self._send(frame)
                 if count == len(frame):
-                    outbox.sent = number = outbox.sent + 1
+                    outbox.left_at_once(number)
+                    self._sending = False
                     if self._keeps_records:
                         self._schedule_flush()
                     return number
                 self._schedule_flush()
-                number = outbox.add_begun(memoryview(frame)[count:]) if count else outbox.add(frame)
+                if count:
+                    outbox.add_begun(number, memoryview(frame)[count:])
+                else:
+                    outbox.add(number, frame)
+                self._sending = False
             except BaseException as error:
                 # A system call that the interpreter refuses to make sends nothing.
+                self._sending = False
                 if count is not None or self._keeps_records or not isinstance(error, RecursionError):
+                    # Here too, in case that there is no room for one more call.
+                    self._broken = True
                     self._lose_place(error)
                 raise
         if outbox.size >= self._high_water:
@@ -261,9 +275,13 @@ class Connection:
 
     def write_later(self, frame: bytes) -> None:
         """Send a frame together with what else is written in this turn."""
+        outbox = self._outbox
+        outbox.written = number = outbox.written + 1
+        if self._logs_frames:
+            self._log_frame(frame)
         if not self._flush_scheduled:
             self._schedule_flush()
-        self._outbox.add(frame)
+        outbox.add(number, frame)
 
     def write_last(self, frame: bytes) -> None:
         """Hand the kernel what it takes at once of all that is written, and then of `frame`.
@@ -618,19 +636,26 @@ class Connection:
     def _send_outbox(self) -> None:
         """Send as much of the outbox as the socket takes."""
         outbox = self._outbox
-        while outbox:
-            chunk = outbox.chunk()
-            size = sum(map(len, chunk))
-            try:
+        if self._sending:
+            # By a signal handler in the middle of this: what it wrote is sent by the other.
+            return
+        self._sending = True
+        try:
+            while outbox:
+                chunk = outbox.chunk()
+                size = sum(map(len, chunk))
                 count = self._send(chunk if len(chunk) > 1 else chunk[0]) if size else 0
                 outbox.advance(count)
-            except BaseException as error:
-                self._lose_place(error)
-                raise
-            if count and self._output_watch is not None:
-                self._output_watch.move()
-            if count < size:
-                return
+                if count and self._output_watch is not None:
+                    self._output_watch.move()
+                if count < size:
+                    break
+            self._sending = False
+        except BaseException as error:
+            self._sending = False
+            self._broken = True
+            self._lose_place(error)
+            raise
 
     def _wait_until_writable(self) -> None:
         if self._writer is None:

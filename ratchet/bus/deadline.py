@@ -72,6 +72,15 @@ def time_left(deadline: float | None) -> float | None:
     return None if deadline is None else seconds_until(deadline)
 
 
+def in_words(seconds: float) -> str:
+    """Seconds for people: the shortest number that is about right."""
+    for digits in range(1, 4):
+        short = float(f"{seconds:.{digits}g}")
+        if abs(short - seconds) <= 0.03 * seconds:
+            break
+    return f"{short:g} s"
+
+
 def enter_scope(deadline: float | None) -> Scope | None:
     """Let requests of the current context have no more time than until `deadline`.
 

@@ -78,7 +78,7 @@ class Inbox(Generic[Item]):
         if self.closed:
             raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_SENT)
         if not woken:
-            text = f"no room in {self._owner.name} within {timeout:.3g} s"
+            text = f"no room in {self._owner.name} within {timeout:g} s"
             raise BusTimeout(text, outcome=Outcome.NOT_SENT)
 
     def put(self, item: Item) -> int:

@@ -141,12 +141,14 @@ class Link(ConnectionOwner):
         "_casts",
         "_client",
         "_counters",
+        "_deferred",
         "_last_cast",
         "_last_id",
         "_limits",
         "_plain",
         "_plain_order",
         "_run_callback",
+        "_sending_plain",
         "_window",
         "connection",
         "draining",
@@ -168,6 +170,9 @@ class Link(ConnectionOwner):
         # If plain, they are also in the order of their answers, with those that were
         # given up still in their places.
         self._plain_order: deque[SocketTransaction[Any, Any]] = deque()
+        self._sending_plain = False
+        # What a signal handler sent meanwhile.
+        self._deferred: deque[tuple[SocketTransaction[Any, Any], wire.Frame]] = deque()
         # The numbers of frames that are casts and may not have left yet, and the last.
         self._casts: deque[int] = deque()
         self._last_cast = 0
@@ -211,25 +216,27 @@ class Link(ConnectionOwner):
     ) -> SocketTransaction[Request, Any]:
         """Send a request of its client, whose parts are checked; does not block."""
         # An id that no open transaction has; 0 is never one.
-        id = self._last_id % wire.MAX_ID + 1
+        # Noted at once: a signal handler may send something in the middle of this.
+        self._last_id = id = self._last_id % wire.MAX_ID + 1
         while id in self.open:
-            id = id % wire.MAX_ID + 1
+            self._last_id = id = id % wire.MAX_ID + 1
         transaction: SocketTransaction[Request, Any] = SocketTransaction(client, self, request, id)
         plain = self._plain
         if plain:
             frame = wire.frame(wire.PLAIN, 0, 0, 0, parts)
         else:
             frame = wire.frame(wire.REQUEST, flags, id, arg, parts)
-        self._last_id = id
         try:
             if not flags & wire.ONE_WAY:
                 self.open[id] = transaction
-            transaction._frame_number = number = self.connection.write(frame)
-            if plain:
-                self._plain_order.append(transaction)
-                if len(self._plain_order) > 1 and self._plain_order[-2]._frame_number > number:
-                    # A signal handler has sent something in the middle of this.
-                    self._plain_order = deque(sorted(self._plain_order, key=lambda each: each._frame_number))
+            if plain and self._sending_plain:
+                # By a signal handler in the middle of another send, whose answer comes first.
+                transaction._frame_number = wire.MAX_ID
+                self._deferred.append((transaction, frame))
+            elif plain:
+                self._send_plain(transaction, frame)
+            else:
+                transaction._frame_number = self.connection.write(frame)
         except BaseException:
             # Nobody waits for it, whether it was sent or not.
             self.open.pop(id, None)
@@ -238,8 +245,21 @@ class Link(ConnectionOwner):
                 self.connection.close()
             raise
         if flags & wire.ONE_WAY:
-            self._note_cast(number)
+            self._note_cast(transaction._frame_number)
         return transaction
+
+    def _send_plain(self, transaction: SocketTransaction[Any, Any], frame: wire.Frame) -> None:
+        """Send a plain request, and note it for its answer; both in the same order."""
+        self._sending_plain = True
+        try:
+            transaction._frame_number = self.connection.write(frame)
+            self._plain_order.append(transaction)
+            while self._deferred:
+                later, frame = self._deferred.popleft()
+                later._frame_number = self.connection.write(frame)
+                self._plain_order.append(later)
+        finally:
+            self._sending_plain = False
 
     def _note_cast(self, number: int) -> None:
         self._last_cast = number
@@ -360,7 +380,8 @@ class Link(ConnectionOwner):
             self._on_answer(kind, arg, parts, self.open.get(id))
         elif kind == wire.PLAIN and self._plain_order:
             transaction = self._plain_order.popleft()
-            self._on_answer(kind, arg, parts, self.open.get(transaction._id))
+            is_open = self.open.get(transaction._id) is transaction
+            self._on_answer(kind, arg, parts, transaction if is_open else None)
         elif kind == wire.PING:
             if self.connection.crowded:
                 return  # such a server has no use for another answer

@@ -1,10 +1,13 @@
-"""Frames that are written and not sent yet, in order.
+"""Frames that are written and not sent yet, in order, each with its number.
 
-A frame's number is its place in the order of writing, counted from 1.  It is
-derived: the frames that have left as a whole are counted, and those that are kept
-follow them.  So a frame that was interrupted on its way in has no number that a
-later one could mistake for its own.  Which frames have left can be told by their
-numbers, and one of which nothing has left can be taken back.
+Which frames have left as a whole can be told by their numbers, and one of which
+nothing has left can be taken back.
+
+A signal handler may write in the middle of another write, or of any line here.  So
+a frame is kept together with its number, what a call works on is what it found at
+its beginning, and nothing is derived from how many frames there are.  A number may
+then be too careful, and say that a frame has left which is about to, but never the
+other way round.
 
 This module knows no socket.
 """
@@ -34,68 +37,81 @@ class Outbox:
     """The frames of one connection.
 
     Attributes:
+        written: the number of the frame that was written last; its owner counts it.
         sent: the number of the last frame that has left as a whole.
         size: bytes that are written and have not left.
     """
 
-    __slots__ = ("_begun", "_frames", "_in_pieces", "sent", "size")
+    __slots__ = ("_begun", "_chunk_frames", "_chunk_size", "_frames", "_in_pieces", "sent", "size", "written")
 
     def __init__(self) -> None:
+        self.written = 0
         self.sent = 0
         self.size = 0
         # Made on first use: most connections never need it, and it is large.
-        self._frames: deque[Kept] | None = None
+        self._frames: deque[tuple[int, Kept]] | None = None
         # Whether a part of the first frame has left; what is kept of it is the rest.
         self._begun = False
         # Whether any frame may be a list of pieces.
         self._in_pieces = False
+        # Of the last chunk.
+        self._chunk_frames = self._chunk_size = 0
 
     def __bool__(self) -> bool:
         return bool(self._frames)
-
-    @property
-    def written(self) -> int:
-        """The number of the frame that was written last."""
-        return self.sent + len(self._frames or ())
 
     @property
     def between_frames(self) -> bool:
         """Whether the last byte that left was the last one of its frame."""
         return not self._begun
 
-    def add(self, frame: Frame) -> int:
-        """Keep a frame, and return its number."""
+    def add(self, number: int, frame: Frame) -> None:
+        """Keep a frame."""
         if self._frames is None:
             self._frames = deque()
         if isinstance(frame, list):
             self._in_pieces = True
-        self._frames.append(frame)
+        self._frames.append((number, frame))
         self.size += size_of(frame)
-        return self.sent + len(self._frames)
 
-    def add_begun(self, rest: memoryview) -> int:
-        """Keep the rest of a frame whose beginning has left, while nothing else is kept."""
+    def add_begun(self, number: int, rest: memoryview) -> None:
+        """Keep the rest of a frame whose beginning has left, before all others."""
         self._begun = True
         if self._frames is None:
             self._frames = deque()
-        self._frames.append(rest)
+        self._frames.appendleft((number, rest))
         self.size += len(rest)
-        return self.sent + 1
+
+    def left_at_once(self, number: int) -> None:
+        """A frame has left as a whole that was never kept."""
+        if number > self.sent:
+            self.sent = number
 
     def chunk(self) -> list[Buffer]:
         """What to send next in one call: whole frames that make a good size, at least one."""
         assert self._frames
+        # A copy, because a deque that a signal handler adds to cannot be walked.
+        frames = list(self._frames)
         if not self._in_pieces and self.size <= _CHUNK_SIZE:
             # None of them is a list.
-            whole: Any = self._frames
-            return [whole[0] if len(whole) == 1 else b"".join(whole)]
+            whole: list[Any] = [frame for _, frame in frames]
+            buffers: list[Buffer] = whole if len(whole) == 1 else [b"".join(whole)]
+        else:
+            buffers = self._gather(frames)
+        self._chunk_frames = len(frames)
+        self._chunk_size = sum(map(len, buffers))
+        return buffers
+
+    def _gather(self, frames: list[tuple[int, Kept]]) -> list[Buffer]:
+        """As many frames as make a good size; the others are removed from the list."""
         buffers: list[Buffer] = []
         # Short pieces in a row are joined, long ones are sent from where they are.
         short: list[Buffer] = []
-        size = 0
-        for frame in self._frames:
+        size = count = 0
+        for _, frame in frames:
             if size >= _CHUNK_SIZE:
                 break
+            count += 1
             for piece in frame if isinstance(frame, list) else (frame,):
                 size += len(piece)
                 if len(piece) < WORTH_NO_COPY:
@@ -107,40 +123,45 @@ class Outbox:
                 buffers.append(piece)
         if short:
             buffers.append(b"".join(short))
+        del frames[count:]
         return buffers
 
     def advance(self, count: int) -> None:
         """So many bytes of the last chunk have left."""
         frames = self._frames
         assert frames is not None
-        if count == self.size:
-            self.sent += len(frames)
-            frames.clear()
+        self.size -= count
+        if count == self._chunk_size:
+            for _ in range(self._chunk_frames):
+                number, _ = frames.popleft()
+            self._begun = False
+            self.left_at_once(number)
         else:
-            self.size -= count
-            while frames and size_of(frames[0]) <= count:
-                count -= size_of(frames.popleft())
-                self.sent += 1
+            while size_of(frames[0][1]) <= count:
+                number, frame = frames.popleft()
+                count -= size_of(frame)
                 self._begun = False
+                self.left_at_once(number)
             if count:
-                frames[0] = _rest(frames[0], count)
+                number, frame = frames[0]
+                frames[0] = number, _rest(frame, count)
                 self._begun = True
         if not frames:
             # An interrupted call may have left the sum wrong; here it is known.
             self.size = 0
-            self._begun = self._in_pieces = False
+            self._in_pieces = False
 
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing has left; False if that is too late."""
-        index = number - self.sent - 1
-        if index < 0 or (index == 0 and self._begun):
-            return False
+        for index, (kept, frame) in enumerate(list(self._frames or ())):
+            if kept == number:
+                if (index == 0 and self._begun) or self._frames is None:
+                    return False
+                self._frames[index] = number, b""
+                self.size -= size_of(frame)
+                return True
         # One that is not there was never kept, because nothing can be sent any more.
-        if self._frames is not None and index < len(self._frames):
-            frame = self._frames[index]
-            self._frames[index] = b""
-            self.size -= size_of(frame)
-        return True
+        return number > self.sent
 
     def clear(self) -> None:
         """Drop what is left; it counts as not sent."""

@@ -199,7 +199,10 @@ class PendingRequest(ABC, Generic[Request, Response]):
             if self._state is ANSWERING:
                 self._state = TAKEN
                 number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
-                self._refuse(number, error_texts(error))
+                try:
+                    self._refuse(number, error_texts(error))
+                finally:
+                    settle_soon(self._bus._hub)
             else:
                 settle_soon(self._bus._hub)
             raise

@@ -20,7 +20,7 @@ from gevent.hub import Waiter, get_hub
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus import wire
-from ratchet.bus.deadline import seconds_until
+from ratchet.bus.deadline import in_words, seconds_until
 from ratchet.bus.side import BusSide
 from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import (
@@ -259,7 +259,7 @@ class ClientTransaction(ABC, Generic[Request, Response]):
 
     @property
     def _time_over(self) -> str:
-        return f"no response from {self._peer} within {self._seconds:.3g} s"
+        return f"no response from {self._peer} within {in_words(self._seconds)}"
 
     def _settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""

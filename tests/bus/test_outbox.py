@@ -22,7 +22,8 @@ class Line:
 
     def write(self, *pieces: bytes) -> int:
         """Write a frame, of one piece or of several; returns its number."""
-        number = self.outbox.add(pieces[0] if len(pieces) == 1 else list(pieces))
+        self.outbox.written = number = self.outbox.written + 1
+        self.outbox.add(number, pieces[0] if len(pieces) == 1 else list(pieces))
         self.frames[number] = b"".join(pieces)
         return number
 

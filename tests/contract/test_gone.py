@@ -289,6 +289,7 @@ def test_a_server_that_drained_while_the_hub_did_not_run_is_noticed_before_the_n
     peers[0].close()
     server = stack.enter_context(ratchet_bus.new_server(listener.dup(), ssl_context=context))
     start(server.serve, lambda request: request)
+    burn(0.01)
     assert client.call(b"question", LONG) == b"question"
 
 

@@ -87,26 +87,6 @@ def test_a_handler_that_can_be_called_with_the_request_is_accepted(
     assert bus.client.call("question", LONG) == "question"
 
 
-# The workers of one `serve`, among other threads that receive.
-
-
-@on_every_kind
-@pytest.mark.parametrize("serves", [1, 2])
-def test_the_workers_of_one_serve_count_as_one_thread_that_waits(bus: Bus, start: Start, serves: int) -> None:
-    served: list[object] = []
-    for _ in range(serves):
-        start(bus.server.serve, served.append, workers=8)
-    bus.client.call("first", LONG)
-    receiving = start(bus.server.recv_request, LONG)
-    receiving.wait_until_blocked()
-    # As many as there are in the line: each of it gets one.
-    for number in range(serves + 1):
-        bus.client.cast(number)
-    _, received = receiving.result()
-    assert received in range(serves + 1)
-    wait_until(lambda: len(served) == 1 + serves, "the others to be served")
-
-
 # A handler and its own server.
 
 
@@ -475,6 +455,7 @@ def errors_of(bus: Bus) -> list[BusError]:
     note(waited.recv_response, 0.01)
     waited.cancel()
     note(waited.recv_response)
+    wait_until(lambda: bus.server.stats().queued == 0, "the server to hear of it")
     note(bus.server.recv_request, 0.01)
     abandoned = bus.client.send_request("question")
     bus.take()

@@ -294,6 +294,7 @@ def test_a_client_that_has_never_asked_goes_over_to_another_server(
         )
         client.wait_connected(LONG)
         assert first.drain(LONG) is True
+        wait_until(lambda: client.stats().connections == 0, "the client to hear of it")
         second = stack.enter_context(ratchet_bus.new_server(listener, ssl_context=server_tls(kind)))
         start(second.serve, lambda request: request)
         calls = [start(client.call, b"question", LONG) for _ in range(3)]
