@@ -69,8 +69,8 @@ class WaitQueue(deque["Waiter[Any]"]):
         try:
             self.append(waiter)
             woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT
-            if not woken:
-                self._forget(waiter)
+            # By the thread itself: a wake-up that is interrupted is then still to come.
+            self._forget(waiter)
             return woken
         except BaseException:
             self._forget(waiter)
@@ -84,12 +84,12 @@ class WaitQueue(deque["Waiter[Any]"]):
     def wake_next(self) -> None:
         """Run the thread that has waited longest.  Only from a hub callback."""
         while self:
-            waiter = self.popleft()
-            # One without a greenlet is that of a thread which left it behind when it
-            # was killed and interrupted at once.
+            waiter = self[0]
             if waiter.greenlet is not None:
                 waiter.switch(None)
                 return
+            # Left behind by a thread that was killed and interrupted at once.
+            self.popleft()
 
     def wake_all(self) -> None:
         """Run each thread that waits now.  Only from a hub callback."""

@@ -181,6 +181,8 @@ class SocketFile:
             os.unlink(self._path)
         except OSError as error:
             log_soon(bus_logger, logging.WARNING, "cannot remove the socket %r: %s", self._path, error)
+        # Only once: a file that is made later may get the same number.
+        self._identity = None
 
 
 def open_listener(target: Target) -> tuple[Any, SocketFile | None]:

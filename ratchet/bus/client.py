@@ -361,9 +361,15 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         # First, so that what waits to be sent goes out together with the hello.
         self._waiters_look_again()
         link = Link(self, transport, peer)
-        self._links.add(link)
-        if not self._hopeless:
-            self._link = link
+        try:
+            self._links.add(link)
+            if not self._hopeless:
+                self._link = link
+        except BaseException:
+            # Its watchers go before whoever made the socket closes it.
+            self._links.discard(link)
+            link.connection.forsake()
+            raise
 
     def _waiters_look_again(self) -> None:
         self._run_callback(self._waiters.wake_all)

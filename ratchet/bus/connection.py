@@ -188,9 +188,10 @@ class Connection:
         self._loop: Any = self._hub.loop
         self._reader: Any = self._loop.io(transport.fileno(), _READ)
         self._writer: Any = None
-        self._reader.start(self._on_readable)
         if not transport.ready:
             self._watch_input()
+        # Last: a watcher of a connection that nobody has would outlive its socket.
+        self._reader.start(self._on_readable)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
@@ -223,9 +224,9 @@ class Connection:
         else:
             self._turn = turn
             count = None
-            # A signal handler may write in the middle of this; its frames go behind.
-            self._sending = True
             try:
+                # A signal handler may write in the middle of this; its frames go behind.
+                self._sending = True
                 count = self._send(frame)
                 if count == len(frame):
                     outbox.left_at_once(number)
@@ -243,8 +244,9 @@ class Connection:
                 # A system call that the interpreter refuses to make sends nothing.
                 self._sending = False
                 if count is not None or self._keeps_records or not isinstance(error, RecursionError):
-                    # Here too, in case that there is no room for one more call.
+                    # Nobody knows how far it came.  Set here, where it takes no call.
                     self._broken = True
+                    outbox.sent = outbox.written
                     self._lose_place(error)
                 raise
         if outbox.size >= self._high_water:
@@ -639,8 +641,8 @@ class Connection:
         if self._sending:
             # By a signal handler in the middle of this: what it wrote is sent by the other.
             return
-        self._sending = True
         try:
+            self._sending = True
             while outbox:
                 chunk = outbox.chunk()
                 size = sum(map(len, chunk))
@@ -653,7 +655,9 @@ class Connection:
             self._sending = False
         except BaseException as error:
             self._sending = False
+            # Nobody knows how far it came.
             self._broken = True
+            outbox.sent = outbox.written
             self._lose_place(error)
             raise
 

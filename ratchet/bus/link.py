@@ -184,10 +184,16 @@ class Link(ConnectionOwner):
         self.max_in_flight = wire.MAX_ID
         self.draining = False
         self.useful = False
+        hello = wire.Hello(max_message=limits.max_message, max_parts=limits.max_parts)
+        frame = b"" if self._plain else wire.encode_hello(hello)
         self.connection = Connection(transport, limits, self, peer)
-        if not self._plain:
-            hello = wire.Hello(max_message=limits.max_message, max_parts=limits.max_parts)
-            self.connection.write_later(wire.encode_hello(hello))
+        try:
+            if frame:
+                self.connection.write_later(frame)
+        except BaseException:
+            # Its watchers go before whoever made the socket closes it.
+            self.connection.forsake()
+            raise
 
     def __repr__(self) -> str:
         state = "draining, " if self.draining else ""
@@ -250,8 +256,8 @@ class Link(ConnectionOwner):
 
     def _send_plain(self, transaction: SocketTransaction[Any, Any], frame: wire.Frame) -> None:
         """Send a plain request, and note it for its answer; both in the same order."""
-        self._sending_plain = True
         try:
+            self._sending_plain = True
             transaction._frame_number = self.connection.write(frame)
             self._plain_order.append(transaction)
             while self._deferred:

@@ -65,12 +65,11 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
     def _withdraw(self) -> Outcome:
         queued = self._state is QUEUED or (self._state is CANCELLED and self in self._bus._inbox)
         self._cancel()
-        if queued:
-            self._bus._inbox.remove((self,))
         return Outcome.NOT_RUN if queued else Outcome.UNKNOWN
 
     def _forget(self) -> None:
-        """Nothing refers to it but those who hold it."""
+        if self._error is not None and self._error.outcome is Outcome.NOT_RUN:
+            self._bus._inbox.remove((self,))
 
     def _claim(self) -> bool:
         if self._state is not QUEUED:

@@ -190,8 +190,8 @@ class PendingRequest(ABC, Generic[Request, Response]):
         """Answer it, once; see `send_response`."""
         if self._state is not TAKEN:
             return self._refuse_answer()
-        self._state = ANSWERING
         try:
+            self._state = ANSWERING
             handed_over = self._reply(response)
             self._release()
             return handed_over
@@ -241,9 +241,13 @@ class PendingRequest(ABC, Generic[Request, Response]):
     def _refuse(self, number: ErrorNumber, texts: ErrorTexts) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""
         if self._state is QUEUED or self._state is TAKEN:
-            self._reply_error(number, texts)
-            self._state = ANSWERED
-            self._release()
+            try:
+                self._reply_error(number, texts)
+                self._state = ANSWERED
+                self._release()
+            except BaseException:
+                settle_soon(self._bus._hub)
+                raise
 
     def _refuse_draining(self) -> None:
         """The server takes no new work, and this was not taken yet."""
@@ -406,10 +410,16 @@ class ServerTransaction(Generic[Request, Response]):
         if get_hub() is not pending._bus._hub:
             check_hub(pending._bus._hub, self)
         current = getcurrent()
-        scope = None if pending._deadline is None else enter_scope(pending._deadline)
-        self._entries += ((current, scope),)
-        pending._begin_handling(current)
-        return self
+        scope = None
+        try:
+            if pending._deadline is not None:
+                scope = enter_scope(pending._deadline)
+            self._entries += ((current, scope),)
+            pending._begin_handling(current)
+            return self
+        except BaseException:
+            leave_scope(scope)
+            raise
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None

@@ -28,7 +28,7 @@ from greenlet import getcurrent, greenlet
 
 from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
-from ratchet._log import bus_logger, log_error
+from ratchet._log import bus_logger, log_error, traceback_of
 from ratchet._wait import WaitQueue, check_hub, check_timeout
 from ratchet.bus.codecs import check_callable, required_arguments, required_keywords, takes_an_argument
 from ratchet.bus.deadline import deadline_after, time_left
@@ -133,7 +133,10 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                 if claimed and pending._load():
                     return transaction, pending.request
             except BaseException:
-                pending._abandon()
+                try:
+                    pending._abandon()
+                finally:
+                    settle_soon(self._hub)
                 raise
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
@@ -344,7 +347,12 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
     def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
         transaction, request = self.recv_request()
         with transaction:
-            response = handler(request, transaction) if with_transaction else handler(request)
+            try:
+                response = handler(request, transaction) if with_transaction else handler(request)
+            except BaseException as error:
+                if may_have_struck_before(error):
+                    transaction._pending._abandon()
+                raise
             if transaction._answered:
                 return
             if transaction._pending._would_block:
@@ -403,6 +411,18 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         for taker in self._takers:
             taker.unlink(self._on_taker_end)
         self._takers.clear()
+
+
+def may_have_struck_before(error: BaseException) -> bool:
+    """Whether an error may have been raised in place of a call that this function's caller makes.
+
+    Nobody knows then whether what was called has run.
+    """
+    trace = traceback_of(error)
+    raised_here = trace is not None and trace.tb_next is None
+    return raised_here and (
+        not isinstance(error, Exception) or isinstance(error, (RecursionError, MemoryError))
+    )
 
 
 def wants_transaction(handler: Callable[..., Any]) -> bool:

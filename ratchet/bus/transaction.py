@@ -32,7 +32,6 @@ from ratchet.errors import (
     Outcome,
     Rejected,
     RemoteError,
-    reason_of,
 )
 
 Request = TypeVar("Request")
@@ -55,15 +54,24 @@ def error_texts(error: BaseException) -> ErrorTexts:
     name = error_name(type(error))
     try:
         # A subclass of str could still do anything when it is cut.
-        message = str.__str__(reason_of(error))
+        message = str.__str__(error.message if isinstance(error, BusError) else str(error))
     except BaseException as failure:
+        _let_out(failure)
         message = f"<the text of this {name} cannot be shown: {error_name(type(failure))}>"
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except BaseException as failure:
+        _let_out(failure)
         trace = f"<the traceback of this {name} cannot be shown: {error_name(type(failure))}>"
     # Of a long traceback, the end says most.
     return name, message[: wire.MAX_ERROR_TEXT], trace[-wire.MAX_ERROR_TEXT :]
+
+
+def _let_out(failure: BaseException) -> None:
+    """Raise what struck in this very module, and is not of the making of the error that is shown."""
+    trace = failure.__traceback__
+    if not isinstance(failure, Exception) and trace is not None and trace.tb_next is None:
+        raise failure
 
 
 def error_from_number(number: int, texts: ErrorTexts, peer: str = "") -> BusError:

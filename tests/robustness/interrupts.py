@@ -220,7 +220,11 @@ class Theatre:
         if not self._interrupt.caught(value, "the hub"):
             self._strange.append(f"the hub printed {value!r} of {context!r}")
 
-    def _on_log(self, error: BaseException | None) -> None:
+    def _on_log(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if str(record.msg).startswith("cannot connect to") and isinstance(self._interrupt.error, Exception):
+            # Whatever a dial raises is logged as a text, and there is another one.
+            error = self._interrupt.error
         self._interrupt.caught(error, "the log")
 
     def _on_unraisable(self, unraisable: Any) -> None:
@@ -236,12 +240,12 @@ class Theatre:
 
 
 class _Listener(logging.Handler):
-    def __init__(self, listen: Callable[[BaseException | None], None]) -> None:
+    def __init__(self, listen: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
         self._listen = listen
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._listen(record.exc_info[1] if record.exc_info else None)
+        self._listen(record)
 
 
 # All runs.

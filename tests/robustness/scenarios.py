@@ -154,6 +154,7 @@ class Lost(Scenario):
 class CloseClient(Scenario):
     """The client is closed with requests in flight."""
 
+    stays_connected = False
     closes_client = True
 
     def play(self, stage: Stage, client: Any) -> None:
@@ -168,6 +169,7 @@ class DrainClient(Scenario):
     """The client is drained with requests in flight."""
 
     on_local = False
+    stays_connected = False
     closes_client = True
 
     def play(self, stage: Stage, client: Any) -> None:
@@ -179,6 +181,7 @@ class DrainClient(Scenario):
 class CloseServer(Scenario):
     """The server is closed with requests in flight and in the queue."""
 
+    stays_connected = False
     closes_server = True
     workers = 1
 
@@ -193,6 +196,7 @@ class CloseServer(Scenario):
 class DrainServer(Scenario):
     """The server is drained with requests in flight and in the queue."""
 
+    stays_connected = False
     closes_server = True
     workers = 1
 
