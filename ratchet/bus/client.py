@@ -266,6 +266,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             flags |= wire.METADATA
             parts = [*(parts or [b""]), wire.encode_metadata(metadata)]
         wire.check_size(parts, self._limits.max_message, self._limits.max_parts)
+        transaction: SocketTransaction[Request, Response] | None = None
         try:
             link = self._link
             if link is not None:
@@ -291,10 +292,12 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 # Only how long it waited was bounded: it is over when it is sent.
                 return link.send(self, request, flags, 0, parts)
             arg = math.ceil(min(left * 1000, wire.MAX_ARG))
-            transaction: SocketTransaction[Request, Response] = link.send(self, request, flags, arg, parts)
+            transaction = link.send(self, request, flags, arg, parts)
             transaction._end_at(deadline)
             return transaction
         except BaseException as error:
+            if transaction is not None:
+                transaction.cancel()
             if not isinstance(error, Exception) or isinstance(error, (RecursionError, MemoryError)):
                 settle_soon(self._hub)
             raise

@@ -25,7 +25,7 @@ from gevent.hub import Hub, get_hub
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus.acknowledge import AcknowledgeWatch
-from ratchet.bus.address import Target
+from ratchet.bus.address import Target, format_address
 from ratchet.bus.delivery import DeliveryWatch
 from ratchet.bus.limits import Limits
 from ratchet.bus.outbox import Buffer, Outbox, size_of
@@ -43,6 +43,9 @@ _LARGE_READ_SIZE: Final = 1024 * 1024
 # is large again, it comes in one piece then and is not copied: exchanges of 1 MiB
 # take less than half the time.
 _HEAD_READ_SIZE: Final = 16
+# How often in a row what has come is read before a drain: several times what a
+# socket's buffer takes.
+_MOST_READS: Final = 1_000
 # What a peer that went away can have left behind: about what a socket's buffer takes.
 _MOST_REST: Final = 8 * 1024 * 1024
 # Seconds from which on the hub is late: what has come meanwhile is read before
@@ -51,7 +54,7 @@ _LATE: Final = 0.0002
 
 
 class ConnectionOwner(ABC):
-    """Whom a connection tells what happens.  All calls come from the hub and must not block."""
+    """Callbacks of a connection, from the hub or from a thread that sends; they must not block."""
 
     __slots__ = ()
 
@@ -123,6 +126,8 @@ class Connection:
         "_output_watch",
         "_owner",
         "_reader",
+        "_received",
+        "_receiving",
         "_run_callback",
         "_sending",
         "_tells_answers",
@@ -159,6 +164,9 @@ class Connection:
         # Messages that came while the owner wanted no more.
         self._backlog: list[Message] = []
         self.reading = True
+        # Whether something is being received or delivered, and how often something was.
+        self._receiving = False
+        self._received = 0
         self._expects_large = False
         self._outbox = Outbox()
         # The turn of the loop in which a frame was last tried at once.
@@ -188,14 +196,19 @@ class Connection:
         self._loop: Any = self._hub.loop
         self._reader: Any = self._loop.io(transport.fileno(), _READ)
         self._writer: Any = None
-        if not transport.ready:
-            self._watch_input()
-        # Last: a watcher of a connection that nobody has would outlive its socket.
-        self._reader.start(self._on_readable)
+        try:
+            if not transport.ready:
+                self._watch_input()
+            self._reader.start(self._on_readable)
+        except BaseException:
+            # Watchers of a connection that nobody has would outlive its socket.
+            self.forsake()
+            raise
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
-        return f"<Connection at {id(self):#x} with {self.peer}: {state}, unsent={self._outbox.size}>"
+        peer = format_address(self.peer)
+        return f"<Connection at {id(self):#x} with {peer}: {state}, unsent={self._outbox.size}>"
 
     def write(self, frame: Frame) -> int:
         """Send a frame as soon as the socket takes it; returns its number.
@@ -377,6 +390,14 @@ class Connection:
             self.reading = True
             self.read_now()
 
+    def read_all(self) -> None:
+        """Read all that has come, although the owner has stopped that."""
+        for _ in range(_MOST_READS):
+            before = self._received
+            self.read_anyway()
+            if self._received == before:
+                return
+
     def read_now(self) -> None:
         """Take what has come already, and has not been told by the loop."""
         # What came before is told first, if `start_reading` has not got that far.
@@ -465,8 +486,15 @@ class Connection:
             self.read_now()
 
     def _on_readable(self) -> None:
-        """Hub callback: receive what there is, and hand the whole messages to the owner."""
+        """Hub callback: receive what there is, and hand the whole messages to the owner.
+
+        A thread that sends calls it too, if the hub is late.
+        """
+        if self._receiving:
+            # By a signal handler in the middle of this.
+            return
         try:
+            self._receiving = True
             try:
                 if not self._transport.ready:
                     self._shake_hands()
@@ -483,14 +511,18 @@ class Connection:
             if not data:
                 self._end_input()
                 return
+            self._received += 1
             self._deliver(self._decoder.feed(data))
             if self._decoder.partial and not self.closed:
                 self._watch_input()
                 if self.reading and len(data) == _HEAD_READ_SIZE and self._decoder.missing >= _READ_SIZE:
+                    self._receiving = False
                     self._on_readable()
         except BaseException as error:
             self._lose_place(error)
             raise
+        finally:
+            self._receiving = False
 
     def _next_size(self) -> int:
         """How many bytes to read at once."""
@@ -545,9 +577,10 @@ class Connection:
 
     def _resume(self) -> None:
         """Hub callback: go on with what came while the owner wanted no more, and then read on."""
-        if not self.reading or self.closed:
+        if not self.reading or self.closed or self._receiving:
             return
         try:
+            self._receiving = True
             backlog, self._backlog = self._backlog, []
             self._deliver(backlog)
             if self.reading and not self.closed and not self._reader.active:
@@ -557,6 +590,8 @@ class Connection:
         except BaseException as error:
             self._lose_place(error)
             raise
+        finally:
+            self._receiving = False
 
     def _end_input(self) -> None:
         self._reader.stop()

@@ -207,7 +207,7 @@ class Link(ConnectionOwner):
     def unsent_casts(self) -> int:
         """How many casts have not left."""
         sent = self.connection.sent
-        return sum(number > sent for number in self._casts)
+        return sum(number > sent for number in list(self._casts))
 
     @property
     def casts_delivered(self) -> bool:
@@ -250,7 +250,7 @@ class Link(ConnectionOwner):
                 # Answers are told by their order, which nobody knows any more.
                 self.connection.close()
             raise
-        if flags & wire.ONE_WAY:
+        if flags & wire.ONE_WAY and transaction._frame_number != wire.MAX_ID:
             self._note_cast(transaction._frame_number)
         return transaction
 
@@ -264,6 +264,8 @@ class Link(ConnectionOwner):
                 later, frame = self._deferred.popleft()
                 later._frame_number = self.connection.write(frame)
                 self._plain_order.append(later)
+                if self.open.get(later._id) is not later:
+                    self._note_cast(later._frame_number)
         finally:
             self._sending_plain = False
 
@@ -277,6 +279,8 @@ class Link(ConnectionOwner):
 
     def withdraw(self, transaction: SocketTransaction[Any, Any]) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
+        if transaction._frame_number == wire.MAX_ID:
+            self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
         if self.connection.take_back(transaction._frame_number):
             if self._plain and transaction in self._plain_order:
                 self._plain_order.remove(transaction)

@@ -63,11 +63,12 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         return self._value  # type: ignore[no-any-return]
 
     def _withdraw(self) -> Outcome:
-        queued = self._state is QUEUED or (self._state is CANCELLED and self in self._bus._inbox)
-        self._cancel()
-        return Outcome.NOT_RUN if queued else Outcome.UNKNOWN
+        # Nothing is to be told: the server's side sees it in `_forget`.
+        return Outcome.NOT_RUN if self._state is QUEUED else Outcome.UNKNOWN
 
     def _forget(self) -> None:
+        # After the client's side has ended, so that it is in a register until then.
+        self._cancel()
         if self._error is not None and self._error.outcome is Outcome.NOT_RUN:
             self._bus._inbox.remove((self,))
 

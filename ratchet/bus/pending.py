@@ -336,6 +336,8 @@ class ServerTransaction(Generic[Request, Response]):
     _pending: PendingRequest[Request, Response]
     # Another thread is to answer it.
     _passed_on = False
+    # The block does no more than call a handler.
+    _by_call = False
     # The `with` blocks that threads are in: each with what ends its deadline.
     _entries: tuple[tuple[greenlet, Scope | None], ...] = ()
 
@@ -434,11 +436,14 @@ class ServerTransaction(Generic[Request, Response]):
         else:
             pending._end_handling()
         # The type is asked, not the error: its attributes may be anything.
-        kind = type(None) if error_type is None else error_type
+        kind: type[Any] = type(None) if error_type is None else error_type
         if issubclass(kind, Interrupted) and error is not None and error.args[0] is pending:
             return True
         try:
-            if error is not None and not issubclass(kind, _NO_ANSWER) and not self._answered:
+            if self._by_call and tb is not None and tb.tb_next is None and _strikes(kind):
+                # Raised in place of the call: nobody knows whether the handler ran.
+                pending._abandon()
+            elif error is not None and not issubclass(kind, _NO_ANSWER) and not self._answered:
                 self.send_error(error)
         finally:
             if not self._passed_on:
@@ -466,6 +471,11 @@ class ServerTransaction(Generic[Request, Response]):
             return
         if pending._state is TAKEN:
             pending._abandon_soon()
+
+
+def _strikes(kind: type[BaseException]) -> bool:
+    """Whether an error of this kind may be raised at any line, whatever that does."""
+    return not issubclass(kind, Exception) or issubclass(kind, (RecursionError, MemoryError))
 
 
 def abandon_held(death: BaseException) -> None:

@@ -82,6 +82,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._listener = listener
         self._address = listening_address(self._raw)
         self._back_off = _FIRST_BACK_OFF
+        # Casts that came too late for a drain to run them.
+        self._lost_casts = 0
         loop: Any = self._hub.loop
         self._acceptor: Any = None
         self._retry = loop.timer(0.0)
@@ -132,7 +134,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._stop_accepting()
         for session in list(self._sessions):
             session.connection.close()
-        casts = self._drop_casts()
+        casts = self._drop_casts() + self._lost_casts
+        self._lost_casts = 0
         left = self._inbox.close()
         # What no connection waits for: one-way requests.
         for pending in (*left, *self._in_flight):
@@ -189,22 +192,22 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         return not self._sessions
 
     def _refuse_new(self) -> None:
-        if self._acceptor is None:
-            return
-        # Who has asked already is to hear that it will not be run.
-        self._retry.close()
-        for _ in range(_LAST_ACCEPTS):
-            if not self._on_acceptable():
-                break
-        self._stop_accepting()
+        if self._acceptor is not None:
+            # Who has asked already is to hear that it will not be run.
+            self._retry.close()
+            for _ in range(_LAST_ACCEPTS):
+                if not self._on_acceptable():
+                    break
+            self._stop_accepting()
         for session in list(self._sessions):
-            session.connection.read_anyway()
+            session.connection.read_all()
             session.go_away()
             session.end_parking()
 
     def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
         if self._inbox.closed or (self._draining and not request._one_way):
             request._refuse_draining()
+            self._lost_casts += request._one_way
         elif self._inbox.put(request) >= self._limits.max_queued:
             self.held_up = True
 
@@ -253,8 +256,14 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
     def _on_acceptable(self) -> bool:
         """Hub callback, and the last thing before a drain.  Whether there may be more."""
         for _ in range(_ACCEPTS_PER_TURN):
+            descriptor, socket = -1, None
             try:
                 descriptor, peer = self._raw._accept()
+                self._back_off = _FIRST_BACK_OFF
+                # Reuse the listener's attributes; saves a getsockopt for each.
+                family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
+                socket = _plain_socket(family, kind, protocol, fileno=descriptor)
+                self._admit(socket, shown(family, peer))
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -267,18 +276,11 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                     return False
                 # A client that went away before it was accepted is no trouble.
                 continue
-            socket = None
-            try:
-                self._back_off = _FIRST_BACK_OFF
-                # Reuse the listener's attributes; saves a getsockopt for each.
-                family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
-                socket = _plain_socket(family, kind, protocol, fileno=descriptor)
-                self._admit(socket, shown(family, peer))
             except BaseException:
-                if socket is None:
-                    os.close(descriptor)
-                else:
+                if socket is not None:
                     socket.close()
+                elif descriptor >= 0:
+                    os.close(descriptor)
                 raise
         return True
 
@@ -295,7 +297,11 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             )
             socket.close()
             return
-        self._sessions.add(Session(self, transport, peer))
+        try:
+            self._sessions.add(Session(self, transport, peer))
+        except BaseException:
+            transport.close()
+            raise
 
     def _accept_later(self) -> None:
         loop: Any = self._hub.loop

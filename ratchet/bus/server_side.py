@@ -28,7 +28,7 @@ from greenlet import getcurrent, greenlet
 
 from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
-from ratchet._log import bus_logger, log_error, traceback_of
+from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue, check_hub, check_timeout
 from ratchet.bus.codecs import check_callable, required_arguments, required_keywords, takes_an_argument
 from ratchet.bus.deadline import deadline_after, time_left
@@ -197,11 +197,11 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         team: list[Thread] = []
         try:
             while not self._inbox.closed or len(self._inbox):
-                team = [worker for worker in team if not worker.ready()]
+                team = [each for each in team if not each.ready()]
                 for _ in range(workers - len(team)):
-                    worker = work()
-                    team.append(worker)
-                    self._workers[worker] = work
+                    # No name is given to it: that would be one more reference, for a while.
+                    team.append(work())
+                    self._workers[team[-1]] = work
                 # A worker ends when the bus does, when it is replaced, or killed.
                 gevent.wait(team, count=1)
             gevent.joinall(team)
@@ -346,13 +346,9 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
         transaction, request = self.recv_request()
+        transaction._by_call = True
         with transaction:
-            try:
-                response = handler(request, transaction) if with_transaction else handler(request)
-            except BaseException as error:
-                if may_have_struck_before(error):
-                    transaction._pending._abandon()
-                raise
+            response = handler(request, transaction) if with_transaction else handler(request)
             if transaction._answered:
                 return
             if transaction._pending._would_block:
@@ -370,6 +366,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._settle_requests()
         self._inbox.settle()
         if self._draining and not self._closed:
+            self._refuse_new()
             self._refuse_queued()
 
     def _after_fork(self) -> None:
@@ -403,7 +400,8 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """Hub callback."""
         self._takers.discard(taker)
         death = death_of(taker)
-        if death is not None:
+        # The scheduler tells of its own threads.
+        if death is not None and not isinstance(taker, Thread):
             abandon_held(death)
 
     def _forget_takers(self) -> None:
@@ -411,18 +409,6 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         for taker in self._takers:
             taker.unlink(self._on_taker_end)
         self._takers.clear()
-
-
-def may_have_struck_before(error: BaseException) -> bool:
-    """Whether an error may have been raised in place of a call that this function's caller makes.
-
-    Nobody knows then whether what was called has run.
-    """
-    trace = traceback_of(error)
-    raised_here = trace is not None and trace.tb_next is None
-    return raised_here and (
-        not isinstance(error, Exception) or isinstance(error, (RecursionError, MemoryError))
-    )
 
 
 def wants_transaction(handler: Callable[..., Any]) -> bool:

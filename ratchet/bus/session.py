@@ -340,6 +340,10 @@ class Session(ConnectionOwner):
         if self.connection.closed:
             self._on_closed(self.connection.error)
         else:
+            for id, request in list(self._open.items()):
+                if request._state not in OPEN:
+                    # Given up, or answered, and interrupted before it was taken out.
+                    del self._open[id]
             self._send_plain_answers()
             self.read_or_not()
 

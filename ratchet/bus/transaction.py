@@ -20,7 +20,7 @@ from gevent.hub import Waiter, get_hub
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus import wire
-from ratchet.bus.deadline import in_words, seconds_until
+from ratchet.bus.deadline import deadline_after, in_words, seconds_until, time_left
 from ratchet.bus.side import BusSide
 from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import (
@@ -226,6 +226,12 @@ class ClientTransaction(ABC, Generic[Request, Response]):
     def _wait(self, timeout: float | None) -> None:
         if timeout is not None:
             check_timeout(timeout)
+        deadline = deadline_after(timeout)
+        # Its end may be interrupted after those who wait were told.
+        while not self._done:
+            self._wait_once(timeout, time_left(deadline))
+
+    def _wait_once(self, timeout: float | None, left: float | None) -> None:
         waiter: Waiter[Any] = Waiter()
         if waiter.hub is not self._bus._hub:
             check_hub(self._bus._hub, self)
@@ -234,7 +240,7 @@ class ClientTransaction(ABC, Generic[Request, Response]):
                 self._waiters = [waiter]
             else:
                 self._waiters.append(waiter)
-            timed_out = suspend(waiter, "recv_response", self, timeout) is TIMED_OUT
+            timed_out = suspend(waiter, "recv_response", self, left) is TIMED_OUT
         except BaseException:
             if self._waiters is not None and waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -245,8 +251,6 @@ class ClientTransaction(ABC, Generic[Request, Response]):
             self._waiters.remove(waiter)
             if timed_out:
                 raise BusTimeout(f"no response from {self._peer} within {timeout:g} s")
-            # Its end was interrupted, and is still to come.
-            self._wait(timeout)
 
     def _end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
