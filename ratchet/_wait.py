@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, Final
 
 from gevent.hub import Waiter, get_hub
-from greenlet import greenlet
+from greenlet import getcurrent, greenlet
 
 from ratchet._log import shown
 from ratchet.errors import WrongThread
@@ -113,6 +113,15 @@ def check_hub(hub: greenlet | None, owner: object) -> None:
     raise WrongThread(
         f"{name} belongs to another OS thread; it was called from {threading.current_thread().name!r}"
     )
+
+
+def check_may_wait(call: str) -> None:
+    """Refuse a call that waits in the hub, before it has changed anything."""
+    if get_hub() is getcurrent():
+        raise RuntimeError(
+            f"{call}() would have to wait in gevent's hub, where a signal handler may run;"
+            f" start a thread for it with thread.attach, or wait for the signal with thread.sigwait"
+        )
 
 
 def check_timeout(timeout: float | None, name: str = "timeout") -> None:

@@ -245,4 +245,5 @@ class Alarm(gevent.Timeout):
 
 def reason_of(error: BaseException | None) -> str:
     """An error as the reason of another one, whose outcome is its own."""
-    return error.message if isinstance(error, BusError) else str(error)
+    text = error.message if isinstance(error, BusError) else str(error)
+    return text or type(error).__name__

@@ -531,7 +531,7 @@ class Ratchet:
         """Have it for the next `loop()`; log it if none is running to raise it."""
         if not self._running:
             log_soon(kernel_logger, logging.ERROR, _DIED, thread.name, shown(error), error=error)
-        if len(self._errors) == _KEPT_ERRORS:
+        if not self._running and len(self._errors) >= _KEPT_ERRORS:
             del self._errors[next(iter(self._errors))]
         self._errors[thread] = error
 

@@ -53,8 +53,8 @@ ALLOWED: dict[str, set[str]] = {
     "bus.transport": CORE,
     "bus.acknowledge": {*CORE, "bus.watch", "bus.transport"},
     "bus.address": {*CORE, "bus.transport"},
-    "bus.side": CORE | LEAVES,
     "bus.deadline": CORE | LEAVES,
+    "bus.side": {*CORE, *LEAVES, "bus.deadline"},
     "bus.transaction": {*CORE, *LEAVES, "bus.side", "bus.deadline"},
     "bus.inbox": CORE | LEAVES,
     "bus.pending": CORE | LEAVES | ONE_REQUEST - {"bus.pending"},
@@ -85,7 +85,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # What may be imported from outside the standard library, and where.
 OUTSIDE = {"gevent", "greenlet"}
-OPTIONAL = {"bus.codecs": {"msgspec"}}
+OPTIONAL = {"bus.codecs": {"msgspec"}, "bus.local": {"typing_extensions"}}
 
 
 def modules() -> dict[str, ast.Module]:

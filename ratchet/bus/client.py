@@ -10,19 +10,17 @@ client that is dropped without `close()` is collected, and closes its connection
 
 from __future__ import annotations
 
-import atexit
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from gevent.hub import Waiter, get_hub
+from gevent.hub import get_hub
 
-from ratchet._alive import living
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
-from ratchet._wait import WaitQueue, check_hub, check_timeout, suspend
+from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
 from ratchet.bus import wire
 from ratchet.bus.address import Target, format_address, shown
 from ratchet.bus.client_side import ClientSide
@@ -34,14 +32,19 @@ from ratchet.bus.link import Link, LinkOwner, SocketTransaction
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import DRAINING
 from ratchet.bus.transport import Transport, refused_us, will_never_work
-from ratchet.errors import BusClosed, BusTimeout, ConnectionLost, Outcome, Rejected, reason_of
+from ratchet.errors import (
+    BusClosed,
+    BusError,
+    BusTimeout,
+    ConnectionLost,
+    Outcome,
+    ProtocolError,
+    Rejected,
+    reason_of,
+)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-# Seconds between two looks at whether all is delivered, doubled up to the last.
-_FIRST_LOOK: Final = 0.001
-_LAST_LOOK: Final = 0.05
 
 
 class ClientBus(ClientSide[Request, Response], LinkOwner):
@@ -99,7 +102,9 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         if timeout is None:
             return self._send(request, 0, inherited_deadline(), metadata)
         check_timeout(timeout)
-        return self._send(request, 0, request_deadline(timeout), metadata)
+        transaction = self._send(request, 0, request_deadline(timeout), metadata)
+        transaction._note_timeout(timeout)
+        return transaction
 
     def cast(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
@@ -148,12 +153,15 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         """
         check_hub(self._hub, self)
         check_timeout(timeout)
+        check_may_wait("drain")
         lost = self._lost_casts
         self._draining = True
         # What is open keeps its link; nothing new gets one.
         self._link = None
+        if self._dialer is not None:
+            self._dialer.stop()
         self._waiters_look_again()
-        quiet = self._wait_until(self._is_quiet, deadline_after(timeout))
+        quiet = self._wait_until("drain", self._is_quiet, deadline_after(timeout))
         unsent = self._close()
         return quiet and not unsent and self._lost_casts == lost
 
@@ -174,7 +182,9 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         try:
             if error_type is None and not self._closed:
                 check_hub(self._hub, self)
-                self._wait_until(self._casts_are_delivered, deadline_after(self._limits.stall_timeout))
+                self._wait_until(
+                    "with", self._casts_are_delivered, deadline_after(self._limits.stall_timeout)
+                )
         finally:
             self.close()
 
@@ -240,19 +250,8 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
 
     def _is_quiet(self) -> bool:
         """Whether nothing is open, and the server's side has all that was written."""
-        undelivered = any(link.connection.undelivered for link in self._links)
-        return not self._in_flight_count and not undelivered
-
-    def _wait_until(self, condition: Callable[[], bool], deadline: float | None) -> bool:
-        """Look again and again, because the system tells nobody; blocks."""
-        look = _FIRST_LOOK
-        while not condition():
-            left = time_left(deadline)
-            if self._closed or left == 0:
-                return False
-            suspend(Waiter(), "drain", self, look if left is None else min(look, left))
-            look = min(2 * look, _LAST_LOOK)
-        return True
+        undelivered = sum(link.look_undelivered() for link in self._links)
+        return not self._in_flight_count and not undelivered and self._casts_are_delivered()
 
     def _send(
         self, request: Request, flags: int, deadline: float | None, metadata: Mapping[str, str] | None
@@ -314,7 +313,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
     def _check_hope(self) -> None:
         """Refuse to wait for a connection that will never be; see to it that one is being made."""
         if self._dialer is None:
-            raise self._lost_error()
+            raise self._lost_error() from self._lost
         if self._hopeless:
             assert self._lost is not None
             outcome = Outcome.NOT_RUN if refused_us(self._lost) else Outcome.NOT_SENT
@@ -346,17 +345,23 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 return link
 
     def _not_connected(self, timeout: float | None) -> BusTimeout:
-        reason = "" if self._lost is None else f": {reason_of(self._lost)}"
+        if self._link is not None:
+            reason = ": the server lets this side connect, but does not say hello"
+        else:
+            reason = "" if self._lost is None else f": {reason_of(self._lost)}"
         return BusTimeout(
             f"not connected to {self._peer} within {in_words(timeout or 0.0)}{reason}",
             outcome=Outcome.NOT_SENT,
         )
 
-    def _lost_error(self) -> ConnectionLost | Rejected:
+    def _lost_error(self) -> BusError:
         if isinstance(self._lost, Rejected):
             return Rejected(f"{DRAINING} ({self._peer})")
-        return ConnectionLost(
-            f"the connection to {self._peer} was lost: {reason_of(self._lost)}", outcome=Outcome.NOT_SENT
+        refused = self._lost is not None and refused_us(self._lost)
+        kind = ProtocolError if isinstance(self._lost, ProtocolError) else ConnectionLost
+        return kind(
+            f"the connection to {self._peer} was lost: {reason_of(self._lost)}",
+            outcome=Outcome.NOT_RUN if refused else Outcome.NOT_SENT,
         )
 
     def _use(self, transport: Transport, peer: Target) -> None:
@@ -366,7 +371,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         link = Link(self, transport, peer)
         try:
             self._links.add(link)
-            if not self._hopeless:
+            if not self._hopeless and not self._draining:
                 self._link = link
         except BaseException:
             # Its watchers go before whoever made the socket closes it.
@@ -388,11 +393,15 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
 
     def _on_dial_failed(self, error: Exception) -> None:
         self._note_failure(error)
-        if self._told != str(error):
+        reason = reason_of(error)
+        if self._is_news(reason):
             # In the dialer's own greenlet, which may block.
-            # Its text alone: the error's traceback has this client in it.
-            bus_logger.warning("cannot connect to %s: %s; trying again", self._peer, str(error))
-            self._told = str(error)
+            bus_logger.warning("cannot connect to %s: %s; trying again", self._peer, reason)
+
+    def _is_news(self, reason: str) -> bool:
+        """Whether this reason for not getting on with the server is still to be logged."""
+        news, self._told = self._told != reason, reason
+        return news
 
     def _note_failure(self, error: BaseException | None) -> None:
         """There is no connection, and this is why."""
@@ -442,16 +451,6 @@ def _abort(links: list[Link], dialer: Dialer | None) -> None:
         dialer.stop()
     for link in links:
         link.close()
-
-
-def _close_all() -> None:
-    """The program ends: hand the kernel what was cast, as far as it takes it."""
-    for thing in living():
-        if isinstance(thing, ClientBus) and thing._hub is get_hub() and not thing._closed:
-            thing.close()
-
-
-atexit.register(_close_all)
 
 
 def check_connected(socket: Any) -> Target:

@@ -101,6 +101,8 @@ class Connection:
         error: why it is closed; None if by this side, or if it is open.
         closing: whether it closes as soon as all is delivered, or is closed.
         crowded: whether a writer has to wait for room, or behind those who do.
+        left_behind: bytes that were written and that the peer's side had not got when
+            the connection was closed, as far as the system tells.
         input_ended: whether the peer sends no more.
         reading: whether its owner takes messages.
         tells_room: set by an owner that wants to hear once when there is room.
@@ -140,6 +142,7 @@ class Connection:
         "crowded",
         "error",
         "input_ended",
+        "left_behind",
         "peer",
         "reading",
         "tells_room",
@@ -192,6 +195,7 @@ class Connection:
         self.tells_room = False
         self.closed = False
         self.error: BaseException | None = None
+        self.left_behind = 0
         self.peer = peer
         self._loop: Any = self._hub.loop
         self._reader: Any = self._loop.io(transport.fileno(), _READ)
@@ -312,7 +316,8 @@ class Connection:
     def _look_for_room(self) -> None:
         """Bring `crowded` up to date, after anything but a write."""
         # There will be no more room on a closed connection, and nobody to tell of it.
-        self.crowded = not self.closed and (self._outbox.size >= self._high_water or bool(self._writers))
+        gone = self.closed or self._broken
+        self.crowded = not gone and (self._outbox.size >= self._high_water or bool(self._writers))
 
     @property
     def unsent(self) -> int:
@@ -355,6 +360,9 @@ class Connection:
 
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
+        if self._sending:
+            # By a signal handler: it may be leaving right now.
+            return False
         taken = self._outbox.take_back(number)
         self._look_for_room()
         return taken
@@ -428,6 +436,7 @@ class Connection:
         if self.closed:
             return
         self.error = error
+        self.left_behind = self.undelivered
         self.forsake()
         self.wake_writers()
         self._owner._on_closed(error)
@@ -622,6 +631,11 @@ class Connection:
     def _read_rest(self, error: OSError, most: int) -> None:
         """Hub callback: nothing can be sent any more."""
         data = b""
+        if not self.reading and not self.closing:
+            # Its owner takes no more for now, and the reader finds the end by itself.
+            self._look_for_room()
+            self._owner._on_room()
+            return
         try:
             if self._reader.active and most > 0:
                 try:

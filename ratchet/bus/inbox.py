@@ -69,6 +69,11 @@ class Inbox(Generic[Item]):
         """Whether a new sender has to wait: for room, or behind those who do."""
         return self._is_full() or bool(self._senders)
 
+    @property
+    def has_receivers(self) -> bool:
+        """Whether a thread waits for an item."""
+        return bool(self._receivers)
+
     def wait_for_room(self, timeout: float | None) -> None:
         """Wait until it is this sender's turn to `put`.
 

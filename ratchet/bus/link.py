@@ -62,6 +62,10 @@ class LinkOwner(BusSide):
         """The server has said hello, or anything else that shows it is one without."""
 
     @abstractmethod
+    def _is_news(self, reason: str) -> bool:
+        """Whether this reason for not getting on with the server is still to be logged."""
+
+    @abstractmethod
     def _on_link_drained(self, link: Link) -> None:
         """The server takes no more requests on this link."""
 
@@ -138,6 +142,7 @@ class Link(ConnectionOwner):
     """
 
     __slots__ = (
+        "_cast_count",
         "_casts",
         "_client",
         "_counters",
@@ -148,6 +153,7 @@ class Link(ConnectionOwner):
         "_plain",
         "_plain_order",
         "_run_callback",
+        "_seen_undelivered",
         "_sending_plain",
         "_window",
         "connection",
@@ -176,6 +182,9 @@ class Link(ConnectionOwner):
         # The numbers of frames that are casts and may not have left yet, and the last.
         self._casts: deque[int] = deque()
         self._last_cast = 0
+        self._cast_count = 0
+        # Bytes that were undelivered when that was asked last.
+        self._seen_undelivered = 0
         self._last_id = 0
         self.hello: wire.Hello | None = None
         # Those who wait because the server takes no more at once.
@@ -212,10 +221,26 @@ class Link(ConnectionOwner):
     @property
     def casts_delivered(self) -> bool:
         """Whether the server's side has all that was cast; with it what was written before."""
-        connection = self.connection
-        if not self._last_cast or connection.closed:
+        if not self._last_cast or self.connection.closed:
             return True
-        return self._last_cast <= connection.sent and not connection.undelivered
+        if self._plain:
+            # To a plain server it is a request like any other, and one whose client goes
+            # away is not run: its answer has to come.
+            return not self._plain_order
+        return self._last_cast <= self.connection.sent and not self.look_undelivered()
+
+    def look_undelivered(self) -> int:
+        """How many bytes the server's side has not got; remembered, for the end of the connection."""
+        self._seen_undelivered = self.connection.undelivered
+        return self._seen_undelivered
+
+    def _doubtful_casts(self, error: BaseException | None) -> int:
+        """How many casts have not left, or may have been lost on their way, when the connection ends."""
+        if self.hello is None and error is not None and refused_us(error):
+            return self._cast_count
+        unsent = self.unsent_casts
+        on_their_way = bool(self._seen_undelivered or self.connection.left_behind)
+        return unsent or int(on_their_way and self._cast_count > 0)
 
     def send(
         self, client: LinkOwner, request: Request, flags: int, arg: int, parts: Sequence[bytes]
@@ -271,6 +296,7 @@ class Link(ConnectionOwner):
 
     def _note_cast(self, number: int) -> None:
         self._last_cast = number
+        self._cast_count += 1
         casts, sent = self._casts, self.connection.sent
         while casts and casts[0] <= sent:
             casts.popleft()
@@ -488,8 +514,9 @@ class Link(ConnectionOwner):
 
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self._counters.broken += 1
-        peer = format_address(self.connection.peer)
-        log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
+        peer, client = format_address(self.connection.peer), self._client()
+        if self.hello is not None or client is None or client._is_news(reason_of(error)):
+            log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
         if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.open:
             error.outcome = Outcome.RAN
             transaction = self.open[refused[1]]
@@ -501,12 +528,12 @@ class Link(ConnectionOwner):
         peer = format_address(self.connection.peer)
         if error is not None:
             log_soon(bus_logger, logging.INFO, "lost the connection to %s: %s", peer, reason_of(error))
-        unsent = self.unsent_casts
+        unsent = self._doubtful_casts(error)
         if unsent:
             log_soon(
                 bus_logger,
                 logging.WARNING,
-                "%d casts to %s were not sent: %s",
+                "%d casts or more to %s were lost, or may have been: %s",
                 unsent,
                 peer,
                 reason_of(error),

@@ -8,7 +8,8 @@ the way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from gevent.hub import get_hub
 
@@ -17,7 +18,7 @@ from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Codec, Decode, Encode, client_functions, server_functions
-from ratchet.bus.deadline import inherited_deadline, is_over, request_deadline, time_left
+from ratchet.bus.deadline import deadline_after, inherited_deadline, is_over, request_deadline, time_left
 from ratchet.bus.limits import checked_limits
 from ratchet.bus.pending import ANSWERED, ANSWERING, CANCELLED, QUEUED, TAKEN, PendingRequest
 from ratchet.bus.server_side import ServerSide
@@ -26,14 +27,26 @@ from ratchet.bus.transaction import DRAINING, ClientTransaction, ErrorTexts, err
 from ratchet.bus.wire import ErrorNumber, check_size, encode_metadata
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+if TYPE_CHECKING:
+    # Only a type checker knows defaults before Python 3.13: `new_local()` without a
+    # codec needs no annotation.
+    from typing_extensions import TypeVar
+
+    Request = TypeVar("Request", default=Any)
+    Response = TypeVar("Response", default=Any)
+else:
+    from typing import TypeVar
+
+    Request = TypeVar("Request")
+    Response = TypeVar("Response")
 
 
 class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Request, Response]):
     """A request on a local bus: both sides look at the same one."""
 
     _bus: LocalBus[Request, Response]
+    # With a codec: the request's parts, and the object that was made of them.
+    _message: Any
 
     def __init__(self, bus: LocalBus[Request, Response], request: Request) -> None:
         self._bus = bus
@@ -90,8 +103,11 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
 
     def _decode(self) -> None:
         assert self._bus._codec is not None
-        request: Any = self.request
-        self.request = self._bus._codec.request_from_bus(request, None)
+        self._message = self._bus._codec.request_from_bus(self._message, None)
+
+    @property
+    def _taken(self) -> Request:
+        return self.request if self._bus._codec is None else self._message
 
     def _reply(self, response: Response) -> bool:
         value: Any = response
@@ -162,7 +178,9 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> LocalTransaction[Request, Response]:
-        transaction = LocalTransaction(self, self._encoded(request))
+        transaction = LocalTransaction(self, request)
+        if self._codec is not None:
+            transaction._message = self._encoded(request)
         if timeout is None and metadata is None and inherited_deadline() is None:
             self._send(transaction, None)
             return transaction
@@ -176,13 +194,17 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         self._send(transaction, time_left(deadline))
         if deadline is not None:
             transaction._end_at(deadline)
+        if timeout is not None:
+            transaction._note_timeout(timeout)
         return transaction
 
     def cast(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
         check_timeout(timeout)
-        transaction = LocalTransaction(self, self._encoded(request))
+        transaction = LocalTransaction(self, request)
+        if self._codec is not None:
+            transaction._message = self._encoded(request)
         transaction._one_way = True
         if metadata is not None:
             encode_metadata(metadata)
@@ -196,9 +218,8 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         if self._inbox.closed:
             self._refuse_sender()
 
-    def _encoded(self, request: Request) -> Any:
-        if self._codec is None:
-            return request
+    def _encoded(self, request: Request) -> Sequence[bytes]:
+        assert self._codec is not None
         parts = self._codec.request_to_bus(request)
         _check_size(parts)
         return parts
@@ -254,6 +275,22 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         self._forget_takers()
         self._wake_drain()
         return casts
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            if error_type is None and not self._closed:
+                check_hub(self._hub, self)
+                deadline = deadline_after(checked_limits(None).stall_timeout)
+                self._wait_until("with", self._casts_are_taken, deadline)
+        finally:
+            self.close()
+
+    def _casts_are_taken(self) -> bool:
+        """Whether nothing that was cast is queued, or nobody is there to take it."""
+        served = self._inbox.has_receivers or self._in_flight or self._workers
+        return not served or not any(pending._one_way for pending in self._inbox)
 
     def stats(self) -> Stats:
         return self._counters.snapshot(connections=0, queued=len(self._inbox), in_flight=len(self._in_flight))

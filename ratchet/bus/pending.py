@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
+import gevent
 from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -78,6 +79,8 @@ class Interrupted(BaseException):
 
 # What is no answer of a handler, but the end of its block, its thread or the program.
 _NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt)
+# A handler that is called is no generator whose end this could be.
+_NO_ANSWER_OF_A_CALL: Final = (Interrupted, GreenletExit, KeyboardInterrupt)
 
 
 class RequestOwner(BusSide):
@@ -140,6 +143,11 @@ class PendingRequest(ABC, Generic[Request, Response]):
         return f"<{type(self).__name__} at {id(self):#x}: {self._state.value}>"
 
     @property
+    def _taken(self) -> Request:
+        """The request, as the thread that has it gets it."""
+        return self.request
+
+    @property
     def _would_block(self) -> bool:
         """Whether an answer would have to wait until the client reads."""
         return False
@@ -175,7 +183,9 @@ class PendingRequest(ABC, Generic[Request, Response]):
         except Interrupted as interrupt:
             if interrupt.args[0] is not self:
                 raise
-        except Exception as error:
+        except (KeyboardInterrupt, GreenletExit, gevent.Timeout):
+            raise
+        except BaseException as error:
             log_error(
                 bus_logger, logging.WARNING, "a request from %s could not be decoded", self._from, error=error
             )
@@ -198,9 +208,11 @@ class PendingRequest(ABC, Generic[Request, Response]):
         except BaseException as error:
             if self._state is ANSWERING:
                 self._state = TAKEN
-                number = ErrorNumber.HANDLER_RAISED if isinstance(error, Exception) else ErrorNumber.ABANDONED
                 try:
-                    self._refuse(number, error_texts(error))
+                    if isinstance(error, Exception):
+                        self._refuse(ErrorNumber.HANDLER_RAISED, error_texts(error))
+                    else:
+                        self._abandon()
                 finally:
                     settle_soon(self._bus._hub)
             else:
@@ -355,7 +367,7 @@ class ServerTransaction(Generic[Request, Response]):
     @property
     def request(self) -> Request:
         """The object that was sent."""
-        return self._pending.request
+        return self._pending._taken
 
     @property
     def from_(self) -> Address:
@@ -439,16 +451,22 @@ class ServerTransaction(Generic[Request, Response]):
         kind: type[Any] = type(None) if error_type is None else error_type
         if issubclass(kind, Interrupted) and error is not None and error.args[0] is pending:
             return True
+        # Raised in place of the call of a handler: nobody knows whether that ran.
+        struck = self._by_call and tb is not None and tb.tb_next is None and _strikes(kind)
+        no_answer = _NO_ANSWER_OF_A_CALL if self._by_call else _NO_ANSWER
         try:
-            if self._by_call and tb is not None and tb.tb_next is None and _strikes(kind):
-                # Raised in place of the call: nobody knows whether the handler ran.
+            if struck:
                 pending._abandon()
-            elif error is not None and not issubclass(kind, _NO_ANSWER) and not self._answered:
+            elif error is not None and not issubclass(kind, no_answer) and not self._answered:
                 self.send_error(error)
         finally:
             if not self._passed_on:
                 pending._abandon()
-        if error is not None and issubclass(kind, (Exception, SystemExit)):
+        fails = issubclass(kind, (Exception, SystemExit))
+        if self._by_call and not struck:
+            # Whatever else it is, it is the handler's, and costs no worker.
+            fails = not issubclass(kind, no_answer)
+        if error is not None and fails:
             log_error(
                 bus_logger,
                 logging.WARNING,

@@ -34,6 +34,7 @@ from ratchet.bus.server_side import ServerSide
 from ratchet.bus.session import Session, SessionOwner, SocketRequest
 from ratchet.bus.stats import Stats
 from ratchet.bus.transport import Transport, begin_tls
+from ratchet.errors import BusClosed, Outcome
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -178,6 +179,10 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
 
     def _revive(self) -> None:
         if self._inherited:
+            if not self._raw.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+                raise BusClosed(
+                    f"{self.name} was closed by the process that opened it", outcome=Outcome.NOT_RUN
+                )
             if self._listener is not None:
                 self._listener.share()
             self._start_accepting()
@@ -247,7 +252,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             self._retry.close()
             self._acceptor = None
         # Before the socket: afterwards another server may take over the path.
-        if self._socket_file is not None:
+        if self._socket_file is not None and (self._listener is None or not self._listener.shared):
             self._socket_file.remove()
         if self._listener is not None:
             self._listener.end(self._raw)
@@ -323,13 +328,18 @@ class Listener:
         # One byte that all forked children share.
         self._shared = mmap.mmap(-1, 1)
 
+    @property
+    def shared(self) -> bool:
+        """Whether a forked child serves too."""
+        return bool(self._shared[0])
+
     def share(self) -> None:
         """This child serves too."""
         self._shared[0] = 1
 
     def end(self, socket: Any) -> None:
         """The bus of this process closes the socket."""
-        if os.getpid() == self._process and not self._shared[0]:
+        if os.getpid() == self._process and not self.shared:
             # Not every system can do that to a socket that listens.
             with suppress(OSError):
                 socket.shutdown(_socket.SHUT_RDWR)

@@ -24,12 +24,13 @@ from sys import getrefcount
 from typing import Any, Generic, TypeVar
 
 import gevent
+from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
 from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
-from ratchet._wait import WaitQueue, check_hub, check_timeout
+from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
 from ratchet.bus.codecs import check_callable, required_arguments, required_keywords, takes_an_argument
 from ratchet.bus.deadline import deadline_after, time_left
 from ratchet.bus.inbox import Inbox
@@ -131,7 +132,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                 if self.held_up:
                     self._go_on_if_room()
                 if claimed and pending._load():
-                    return transaction, pending.request
+                    return transaction, pending._taken
             except BaseException:
                 try:
                     pending._abandon()
@@ -195,6 +196,11 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             self._generation,
         )
         team: list[Thread] = []
+        one_ended = Event()
+
+        def on_end(worker: object) -> None:
+            one_ended.set()
+
         try:
             while not self._inbox.closed or len(self._inbox):
                 team = [each for each in team if not each.ready()]
@@ -202,8 +208,10 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                     # No name is given to it: that would be one more reference, for a while.
                     team.append(work())
                     self._workers[team[-1]] = work
+                    team[-1].rawlink(on_end)
                 # A worker ends when the bus does, when it is replaced, or killed.
-                gevent.wait(team, count=1)
+                one_ended.wait()
+                one_ended.clear()
             gevent.joinall(team)
             while not self._closed:
                 # What is answered is still to be sent, or another thread has work.
@@ -244,6 +252,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """
         check_hub(self._hub, self)
         check_timeout(timeout)
+        check_may_wait("drain")
         deadline = deadline_after(timeout)
         self._begin_drain()
         current = getcurrent()
@@ -255,12 +264,16 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             self._drainers.add(current)
             self._wake_drain()
             if current in self._workers:
-                self._workers[current]()
+                work = self._workers[current]
+                self._workers[work()] = work
             finished = self._wait_until_finished(deadline)
+            if finished:
+                deadline = None
+            return finished
         finally:
+            # Also if this thread is interrupted meanwhile: the drain has begun.
             self._drainers.discard(current)
-        kernel_of(current).attach_background(self._end_drain, None if finished else deadline)
-        return finished
+            kernel_of(current).attach_background(self._end_drain, deadline)
 
     def _begin_drain(self) -> None:
         """Take no new work; what was cast is kept, to be run."""
@@ -335,14 +348,25 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                     log_error(
                         bus_logger, logging.WARNING, "the handler of a request raised %r", error, error=error
                     )
-                if getrefcount(worker) > references:
-                    # It may be what woke the thread.  If not, then most likely a time-out or an
-                    # alarm was left behind, which is not to strike another request.
-                    gevent.sleep(0)
-                    if getrefcount(worker) > references:
-                        return
+                if getrefcount(worker) > references and self._is_held(worker, references):
+                    return
         finally:
             self._workers.pop(worker, None)
+
+    def _is_held(self, worker: greenlet, references: int) -> bool:
+        """Whether something still refers to a worker that has handled a request.
+
+        Most likely that is a time-out or an alarm that was left behind, and that is not to
+        strike another request.
+        """
+        try:
+            # It may be no more than what woke the thread.
+            gevent.sleep(0)
+        except gevent.Timeout:
+            # It is one, and it has just rung.
+            return True
+        # This function and its caller have a name for it each.
+        return getrefcount(worker) > references + 1
 
     def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
         transaction, request = self.recv_request()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
-from gevent.hub import Hub, get_hub
+from gevent.hub import Hub, Waiter, get_hub
 
-from ratchet._alive import register
+from ratchet._alive import living, register
 from ratchet._interrupts import guard
+from ratchet._wait import suspend
+from ratchet.bus.deadline import time_left
 from ratchet.bus.stats import Counters, Stats
+
+# Seconds between two looks at whether something is done, doubled up to the last.
+_FIRST_LOOK: Final = 0.001
+_LAST_LOOK: Final = 0.05
 
 Self = TypeVar("Self", bound="BusSide")
 
@@ -56,6 +63,17 @@ class BusSide(ABC):
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(f"{self!r} cannot be copied or pickled")
 
+    def _wait_until(self, call: str, condition: Callable[[], bool], deadline: float | None) -> bool:
+        """Look again and again, because nobody tells; blocks.  False when the time is over."""
+        look = _FIRST_LOOK
+        while not condition():
+            left = time_left(deadline)
+            if self._closed or left == 0:
+                return False
+            suspend(Waiter(), call, self, look if left is None else min(look, left))
+            look = min(2 * look, _LAST_LOOK)
+        return True
+
     def __enter__(self: Self) -> Self:
         return self
 
@@ -63,3 +81,13 @@ class BusSide(ABC):
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _close_all() -> None:
+    """The program ends: hand over what was cast as far as possible, and log what was not run."""
+    for thing in living():
+        if isinstance(thing, BusSide) and thing._hub is get_hub() and not thing._closed:
+            thing.close()
+
+
+atexit.register(_close_all)

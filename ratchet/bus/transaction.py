@@ -258,6 +258,11 @@ class ClientTransaction(ABC, Generic[Request, Response]):
         self._timer = self._bus._hub.loop.timer(self._seconds)
         self._timer.start(self._on_deadline, update=True)
 
+    def _note_timeout(self, timeout: float) -> None:
+        """The user's own number is the better text, if it is the one that counts."""
+        if self._seconds > timeout / 2:
+            self._seconds = timeout
+
     def _look_again_after(self, seconds: float) -> None:
         """Have `_on_deadline` called once more."""
         before = self._timer

@@ -168,7 +168,8 @@ def test_the_connection_is_lost() -> None:
 def test_a_server_of_another_kind(ratchet: Ratchet) -> None:
     with scripted(speak_http) as address:
         program = ratchet("call", address, "x")
-    assert program.returncode == 5
+    # Its answer may come before the request has left.
+    assert program.returncode in (3, 5)
     assert one_line(program).startswith(f"{address} does not speak the wire format of ratchet")
 
 

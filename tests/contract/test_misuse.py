@@ -36,7 +36,7 @@ def test_drain_refuses_everybody_also_when_a_plain_client_has_requests_queued(co
 def test_a_block_within_a_block_of_the_same_transaction_leaves_no_deadline_behind(
     bus: Bus, start: Start
 ) -> None:
-    other, other_client = ratchet_bus.new_local()  # type: ignore[var-annotated]
+    other, other_client = ratchet_bus.new_local()
     start(other.serve, lambda request, transaction: str(transaction.remaining))
 
     def handler(request: object, transaction: Any) -> object:
