@@ -264,13 +264,13 @@ class Connection:
                     # Nobody knows how far it came.  Set here, where it takes no call.
                     self._broken = True
                     outbox.sent = outbox.written
-                    self._lose_place(error)
+                    self.lose_place(error)
                 raise
         if outbox.size >= self._high_water:
             self._become_crowded()
         return number
 
-    def _lose_place(self, error: BaseException) -> None:
+    def lose_place(self, error: BaseException) -> None:
         """Send nothing more, and close soon: an exception struck in the middle of a system call."""
         self._broken = True
         self._run_callback(self.close, ConnectionLost(f"interrupted by {type(error).__name__}"))
@@ -461,6 +461,7 @@ class Connection:
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self._receiving = self._sending = False
         if self.closed:
             self.forsake()
             self.wake_writers()
@@ -528,7 +529,7 @@ class Connection:
                     self._receiving = False
                     self._on_readable()
         except BaseException as error:
-            self._lose_place(error)
+            self.lose_place(error)
             raise
         finally:
             self._receiving = False
@@ -597,7 +598,7 @@ class Connection:
                     self._watch_input()
                 self._reader.start(self._on_readable)
         except BaseException as error:
-            self._lose_place(error)
+            self.lose_place(error)
             raise
         finally:
             self._receiving = False
@@ -649,7 +650,7 @@ class Connection:
                 return
             self._deliver(self._decoder.feed(data))
         except BaseException as interrupt:
-            self._lose_place(interrupt)
+            self.lose_place(interrupt)
             raise
         if not self.closed:
             self._run_callback(self._read_rest, error, most - len(data))
@@ -707,7 +708,7 @@ class Connection:
             # Nobody knows how far it came.
             self._broken = True
             outbox.sent = outbox.written
-            self._lose_place(error)
+            self.lose_place(error)
             raise
 
     def _wait_until_writable(self) -> None:

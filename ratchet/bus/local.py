@@ -86,7 +86,8 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
             self._bus._inbox.remove((self,))
 
     def _claim(self) -> bool:
-        if self._state is not QUEUED:
+        # Its client may have been told that it was not run, and no more.
+        if self._state is not QUEUED or self._done:
             return False
         if self._deadline is not None and is_over(self._deadline):
             # The hub is late, or the timer would have given the request up.

@@ -71,8 +71,9 @@ class Outbox:
             self._frames = deque()
         if isinstance(frame, list):
             self._in_pieces = True
+        size = size_of(frame)
         self._frames.append((number, frame))
-        self.size += size_of(frame)
+        self.size += size
 
     def add_begun(self, number: int, rest: memoryview) -> None:
         """Keep the rest of a frame whose beginning has left, before all others."""

@@ -305,10 +305,14 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _end_drain(self, deadline: float | None) -> bool:
         """Wait until all is answered and delivered, and close.  Whether it was."""
-        if self._wait_until_finished(deadline):
-            while not self._closed and (self._in_flight or not self._finished()):
-                if not self._drained.wait("drain", self, time_left(deadline)):
-                    break
+        try:
+            if self._wait_until_finished(deadline):
+                while not self._closed and (self._in_flight or not self._finished()):
+                    if not self._drained.wait("drain", self, time_left(deadline)):
+                        break
+        except BaseException:
+            settle_soon(self._hub)
+            raise
         self.close()
         return not self._cut_off
 

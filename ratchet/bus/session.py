@@ -394,8 +394,13 @@ class Session(ConnectionOwner):
             if not frame:
                 self.connection.close_when_sent()
                 return
-            self.connection.write(frame)
-            self._plain.popleft()
+            try:
+                self.connection.write(frame)
+                self._plain.popleft()
+            except BaseException as error:
+                # Nobody knows whose answer the next one would be taken for.
+                self.connection.lose_place(error)
+                raise
             self._kept -= size_of(frame)
             self.finished(request)
 
