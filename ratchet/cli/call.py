@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             parse_json(request)
         except ValueError as error:
-            raise Failure(f"the request is no JSON ({error}); mend it, or leave out --json", USAGE) from error
+            raise Failure(f"the request is no JSON ({error}); fix it, or leave out --json", USAGE) from error
     body, attachments = exchange(arguments, request)
     if attachments:
         complain(f"the response has {attachments} attachments too, which are not shown")

@@ -175,7 +175,7 @@ def imported(name: str) -> ModuleType:
             trace = trace.tb_next
         say("".join(traceback.format_exception(type(error), error, trace)).rstrip())
         raise Failure(
-            f"cannot import {name}: {type(error).__name__}: {error}; mend what is shown above", USAGE
+            f"cannot import {name}: {type(error).__name__}: {error}; fix what is shown above", USAGE
         ) from error
 
 

@@ -241,6 +241,7 @@ def test_a_module_that_cannot_be_imported_is_shown_where(source: str, error: str
     assert program.returncode == 2
     *trace, line = program.stderr.decode().splitlines()
     assert line.startswith(f"ratchet: cannot import shop: {error}")
+    assert line.endswith("; fix what is shown above")
     files = [line for line in trace if line.startswith("  File ")]
     assert len(files) == 1
     assert f'{tmp_path}/shop.py", line 2' in files[0]
