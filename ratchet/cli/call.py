@@ -53,7 +53,7 @@ exit status:
   3    NOT_SENT: nothing was sent; the server may be down
   4    NOT_RUN: the server refused the request
   5    UNKNOWN: no answer; the request may have run
-  6    RAN: the handler raised an error, or its response is no JSON (--json)
+  6    RAN: the handler raised an error, or its response is not JSON (--json)
   130  interrupted
 The handler's traceback goes to stderr.
 
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             parse_json(request)
         except ValueError as error:
-            raise Failure(f"the request is no JSON ({error}); fix it, or leave out --json", USAGE) from error
+            raise Failure(f"the request is not JSON ({error}); fix it, or leave out --json", USAGE) from error
     body, attachments = exchange(arguments, request)
     if attachments:
         complain(f"the response has {attachments} attachments too, which are not shown")
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         put(body)
         raise Failure(
-            f"the response is no JSON ({error}), so it is printed as it is; leave out --json",
+            f"the response is not JSON ({error}), so it is printed as it is; leave out --json",
             _STATUS[Outcome.RAN],
         ) from error
     return 0
@@ -183,7 +183,7 @@ def parse_json(data: bytes) -> object:
 
 
 def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def laid_out(body: bytes) -> bytes:
@@ -192,5 +192,5 @@ def laid_out(body: bytes) -> bytes:
         text = json.dumps(parse_json(body), indent=2, ensure_ascii=False, allow_nan=False)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    # Half of a surrogate pair is no UTF-8, but may be written as its escape.
+    # Half of a surrogate pair is not UTF-8, but may be written as its escape.
     return text.encode("utf-8", "backslashreplace") + b"\n"

@@ -118,7 +118,7 @@ def address(text: str) -> str:
             target[0].encode("idna")
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no address; write HOST:PORT, [IPv6]:PORT or unix:PATH"
+            f"{text!r} is not an address; write HOST:PORT, [IPv6]:PORT or unix:PATH"
         ) from None
     return text
 
@@ -138,7 +138,9 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0; write for example 2.5")
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds above 0, not {text!r}; write for example 2.5"
+        )
     return value
 
 
@@ -149,7 +151,7 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
     def convert(text: str) -> int:
         number = int(text) if text.isascii() and text.isdigit() else -1
         if number < minimum or (maximum is not None and number > maximum):
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {minimum} {to}")
+            raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} {to}, not {text!r}")
         return number
 
     return convert

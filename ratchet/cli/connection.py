@@ -95,7 +95,7 @@ def _tls_reason(error: OSError) -> str:
     if not isinstance(error, ssl.SSLError):
         return reason(error)
     # OpenSSL's own word for it, such as KEY_VALUES_MISMATCH.
-    return (error.reason or "it is no PEM file").lower().replace("_", " ")
+    return (error.reason or "it is not a PEM file").lower().replace("_", " ")
 
 
 def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Target]:

@@ -97,7 +97,7 @@ def test_a_response_that_is_no_json_is_not_lost(ratchet: Ratchet) -> None:
     with scripted(lambda peer: answer(peer, b"\xffno JSON")) as address:
         program = ratchet("call", address, "1", "--json")
     assert (program.returncode, program.stdout) == (6, b"\xffno JSON")
-    assert "the response is no JSON" in one_line(program)
+    assert "the response is not JSON" in one_line(program)
 
 
 def answer(peer: Peer, *parts: bytes) -> None:

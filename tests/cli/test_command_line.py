@@ -122,8 +122,8 @@ def test_a_wrong_command_line_is_one_line_that_leads_to_the_help(
     [
         ("call {address} @{folder}/missing", "cannot read the request from '{folder}/missing'"),
         ("call {address} @{folder}", "Is a directory"),
-        ("call {address} {{ --json", "the request is no JSON"),
-        ("call {address} NaN --json", "NaN is no JSON number"),
+        ("call {address} {{ --json", "the request is not JSON"),
+        ("call {address} NaN --json", "NaN is not a JSON number"),
         ("call {address} [1, --json", "; fix it, or leave out --json"),
         ("call {address} x --ca {folder}/missing", "cannot use the authorities in '{folder}/missing'"),
         ("call {address} x --ca {folder}/empty", "cannot use the authorities"),
