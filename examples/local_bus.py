@@ -50,8 +50,6 @@ def three_guests(kitchen: Kitchen) -> None:
 
 def main() -> None:
     argparse.ArgumentParser(description="Show the four calls of a bus.").parse_args()
-    server: Kitchen
-    client: Kitchen
     server, client = bus.new_local()
     with Ratchet() as kernel:
         # In the background: the program ends when the guests have left.

@@ -176,7 +176,6 @@ def open_bus(address: str | None) -> Bus:
     """The bus to the server at `address`, or else to workers in this process."""
     if address is not None:
         return bus.connect(address, codec=CODEC)
-    server: bus.LocalBus[Span, int]
     server, client = bus.new_local()
     thread.attach_background(server.serve, handle)
     return client
