@@ -25,6 +25,7 @@ from ratchet.bus import wire
 from ratchet.bus.address import Target, format_address, shown
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Decode, Encode
+from ratchet.bus.connection import LATE_FOR_BUSY, LATE_FOR_QUIET
 from ratchet.bus.deadline import deadline_after, in_words, inherited_deadline, request_deadline, time_left
 from ratchet.bus.dialer import Dial, Dialer
 from ratchet.bus.limits import Limits
@@ -38,7 +39,6 @@ from ratchet.errors import (
     BusTimeout,
     ConnectionLost,
     Outcome,
-    ProtocolError,
     Rejected,
     reason_of,
 )
@@ -273,7 +273,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                     # It may have closed behind its last answer.
                     link.connection.read_now()
                 else:
-                    link.connection.catch_up()
+                    link.connection.catch_up(LATE_FOR_BUSY if link.open else LATE_FOR_QUIET)
                 link = self._link
             if link is None or link.connection.crowded or len(link.open) >= link.max_in_flight:
                 link = self._wait_for_link(deadline)
@@ -358,8 +358,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         if isinstance(self._lost, Rejected):
             return Rejected(f"{DRAINING} ({self._peer})")
         refused = self._lost is not None and refused_us(self._lost)
-        kind = ProtocolError if isinstance(self._lost, ProtocolError) else ConnectionLost
-        return kind(
+        return ConnectionLost(
             f"the connection to {self._peer} was lost: {reason_of(self._lost)}",
             outcome=Outcome.NOT_RUN if refused else Outcome.NOT_SENT,
         )

@@ -49,8 +49,10 @@ _MOST_READS: Final = 1_000
 # What a peer that went away can have left behind: about what a socket's buffer takes.
 _MOST_REST: Final = 8 * 1024 * 1024
 # Seconds from which on the hub is late: what has come meanwhile is read before
-# anything is written.  Less than that is a race that any network has.
-_LATE: Final = 0.0002
+# anything is written.  On a connection that has been quiet, less than the first is a
+# race that any network has.  Where much goes on, the hub reads often enough.
+LATE_FOR_QUIET: Final = 0.001
+LATE_FOR_BUSY: Final = 0.02
 
 
 class ConnectionOwner(ABC):
@@ -485,13 +487,13 @@ class Connection:
         if self.closing:
             self.close_when_sent()
 
-    def catch_up(self) -> None:
-        """Read what has come while the hub did not run, if it has not run for a while.
+    def catch_up(self, late: float) -> None:
+        """Read what has come while the hub did not run, if it has not run for `late` seconds.
 
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
         now = time.time()
-        if now - max(self._loop.now(), self._caught_up) > _LATE:
+        if now - max(self._loop.now(), self._caught_up) > late:
             self._caught_up = now
             self.read_now()
 
@@ -660,7 +662,7 @@ class Connection:
         if self._output_watch is not None:
             self._output_watch.move()
         if self._outbox:
-            self.catch_up()
+            self.catch_up(LATE_FOR_BUSY)
         self._flush()
 
     def _flush(self) -> None:

@@ -11,6 +11,7 @@ is interrupted is still there, and ends with the connection or in `settle`.
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from abc import abstractmethod
 from collections import deque
@@ -47,6 +48,8 @@ Response = TypeVar("Response")
 # for the server's word on whether it ran.  A server that is there answers far
 # sooner, and one that is gone holds nobody up.
 _LAST_WORD_TIMEOUT = 0.1
+# Seconds without an answer of a plain server, after which no more are waited for.
+_PLAIN_SILENCE = 0.2
 _LAST_WORDS = (ErrorNumber.CANCELLED, ErrorNumber.OUT_OF_TIME, ErrorNumber.DRAINING)
 
 
@@ -151,6 +154,7 @@ class Link(ConnectionOwner):
         "_last_id",
         "_limits",
         "_plain",
+        "_plain_answer",
         "_plain_order",
         "_run_callback",
         "_seen_undelivered",
@@ -177,6 +181,8 @@ class Link(ConnectionOwner):
         # given up still in their places.
         self._plain_order: deque[SocketTransaction[Any, Any]] = deque()
         self._sending_plain = False
+        # When the last answer came, or the last cast was made.
+        self._plain_answer = 0.0
         # What a signal handler sent meanwhile.
         self._deferred: deque[tuple[SocketTransaction[Any, Any], wire.Frame]] = deque()
         # The numbers of frames that are casts and may not have left yet, and the last.
@@ -225,8 +231,9 @@ class Link(ConnectionOwner):
             return True
         if self._plain:
             # To a plain server it is a request like any other, and one whose client goes
-            # away is not run: its answer has to come.
-            return not self._plain_order
+            # away is not run.  So as long as answers come, they are waited for.
+            quiet = time.monotonic() - self._plain_answer > _PLAIN_SILENCE
+            return not self._plain_order or (quiet and not self.look_undelivered())
         return self._last_cast <= self.connection.sent and not self.look_undelivered()
 
     def look_undelivered(self) -> int:
@@ -296,6 +303,7 @@ class Link(ConnectionOwner):
 
     def _note_cast(self, number: int) -> None:
         self._last_cast = number
+        self._plain_answer = time.monotonic()
         self._cast_count += 1
         casts, sent = self._casts, self.connection.sent
         while casts and casts[0] <= sent:
@@ -416,6 +424,7 @@ class Link(ConnectionOwner):
             self._on_answer(kind, arg, parts, self.open.get(id))
         elif kind == wire.PLAIN and self._plain_order:
             transaction = self._plain_order.popleft()
+            self._plain_answer = time.monotonic()
             is_open = self.open.get(transaction._id) is transaction
             self._on_answer(kind, arg, parts, transaction if is_open else None)
         elif kind == wire.PING:

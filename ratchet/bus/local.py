@@ -99,9 +99,6 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         self._state = TAKEN
         return True
 
-    def _load(self) -> bool:
-        return self._bus._codec is None or super()._load()
-
     def _decode(self) -> None:
         assert self._bus._codec is not None
         self._message = self._bus._codec.request_from_bus(self._message, None)
@@ -168,6 +165,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             decode_request, encode_response = server_functions(None, None, codec)
             self._codec = _Functions(encode_request, decode_request, encode_response, decode_response)
         super().__init__(maxsize=maxsize)
+        self._decodes = self._codec is not None
         self._bounded = maxsize is not None
 
     def __repr__(self) -> str:

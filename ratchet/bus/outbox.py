@@ -42,7 +42,7 @@ class Outbox:
         size: bytes that are written and have not left.
     """
 
-    __slots__ = ("_begun", "_chunk_frames", "_chunk_size", "_frames", "_in_pieces", "sent", "size", "written")
+    __slots__ = ("_begun", "_chunk_frames", "_chunk_size", "_frames", "sent", "size", "written")
 
     def __init__(self) -> None:
         self.written = 0
@@ -52,8 +52,6 @@ class Outbox:
         self._frames: deque[tuple[int, Kept]] | None = None
         # Whether a part of the first frame has left; what is kept of it is the rest.
         self._begun = False
-        # Whether any frame may be a list of pieces.
-        self._in_pieces = False
         # Of the last chunk.
         self._chunk_frames = self._chunk_size = 0
 
@@ -69,8 +67,6 @@ class Outbox:
         """Keep a frame."""
         if self._frames is None:
             self._frames = deque()
-        if isinstance(frame, list):
-            self._in_pieces = True
         size = size_of(frame)
         self._frames.append((number, frame))
         self.size += size
@@ -93,9 +89,8 @@ class Outbox:
         assert self._frames
         # A copy, because a deque that a signal handler adds to cannot be walked.
         frames = list(self._frames)
-        if not self._in_pieces and self.size <= _CHUNK_SIZE:
-            # None of them is a list.
-            whole: list[Any] = [frame for _, frame in frames]
+        whole: list[Any] = [frame for _, frame in frames]
+        if self.size <= _CHUNK_SIZE and list not in set(map(type, whole)):
             buffers: list[Buffer] = whole if len(whole) == 1 else [b"".join(whole)]
         else:
             buffers = self._gather(frames)
@@ -150,7 +145,6 @@ class Outbox:
         if not frames:
             # An interrupted call may have left the sum wrong; here it is known.
             self.size = 0
-            self._in_pieces = False
 
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing has left; False if that is too late."""

@@ -61,6 +61,8 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         self._dropped: deque[PendingRequest[Any, Any]] = deque()
         self._inbox: Inbox[PendingRequest[Request, Response]] = Inbox(self, maxsize)
         self._draining = False
+        # Whether requests come as bytes.
+        self._decodes = True
         # Whether no request is let in, because too many are queued.
         self.held_up = False
         # Whether work was left when it was closed.
@@ -117,12 +119,13 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         current = getcurrent()
         if current not in self._takers:
             self._watch(current)
+        deadline = None
         if timeout is not None:
             check_timeout(timeout)
-        deadline = deadline_after(timeout)
+            deadline = deadline_after(timeout)
         inbox = self._inbox
         while True:
-            pending = inbox.first(time_left(deadline))
+            pending = inbox.first(None if deadline is None else time_left(deadline))
             # Before the claim: a request that is claimed is always somebody's.
             transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
             transaction._pending = pending
@@ -131,6 +134,8 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
                 inbox.drop(pending)
                 if self.held_up:
                     self._go_on_if_room()
+                if claimed and not self._decodes:
+                    return transaction, pending.request
                 if claimed and pending._load():
                     return transaction, pending._taken
             except BaseException:

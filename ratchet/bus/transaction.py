@@ -224,33 +224,32 @@ class ClientTransaction(ABC, Generic[Request, Response]):
         """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
 
     def _wait(self, timeout: float | None) -> None:
+        deadline = None
         if timeout is not None:
             check_timeout(timeout)
-        deadline = deadline_after(timeout)
-        # Its end may be interrupted after those who wait were told.
-        while not self._done:
-            self._wait_once(timeout, time_left(deadline))
-
-    def _wait_once(self, timeout: float | None, left: float | None) -> None:
-        waiter: Waiter[Any] = Waiter()
-        if waiter.hub is not self._bus._hub:
+            deadline = deadline_after(timeout)
+        if get_hub() is not self._bus._hub:
             check_hub(self._bus._hub, self)
-        try:
-            if self._waiters is None:
-                self._waiters = [waiter]
-            else:
-                self._waiters.append(waiter)
-            timed_out = suspend(waiter, "recv_response", self, left) is TIMED_OUT
-        except BaseException:
-            if self._waiters is not None and waiter in self._waiters:
+        # Its end may be interrupted after those who wait were told, and is then to come.
+        while not self._done:
+            waiter: Waiter[Any] = Waiter()
+            left = None if deadline is None else time_left(deadline)
+            try:
+                if self._waiters is None:
+                    self._waiters = [waiter]
+                else:
+                    self._waiters.append(waiter)
+                timed_out = suspend(waiter, "recv_response", self, left) is TIMED_OUT
+            except BaseException:
+                if self._waiters is not None and waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                raise
+            # The response may have come in the very turn in which the time ended.
+            if not self._done:
+                assert self._waiters is not None
                 self._waiters.remove(waiter)
-            raise
-        # The response may have come in the very turn in which the time ended.
-        if not self._done:
-            assert self._waiters is not None
-            self._waiters.remove(waiter)
-            if timed_out:
-                raise BusTimeout(f"no response from {self._peer} within {timeout:g} s")
+                if timed_out:
+                    raise BusTimeout(f"no response from {self._peer} within {timeout:g} s")
 
     def _end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""

@@ -161,7 +161,10 @@ def what_happened(error: BusError, arguments: argparse.Namespace) -> str:
             return f"the server could not decode the request: {error.message}"
         case BusTimeout():
             return f"{arguments.address} did not answer within {arguments.timeout:g} s"
-        case ProtocolError(__cause__=BaseException() as cause):
+        case (
+            ProtocolError(__cause__=BaseException() as cause)
+            | ConnectionLost(__cause__=ProtocolError() as cause)
+        ):
             return f"{arguments.address} does not speak the wire format of ratchet ({reason(cause)})"
         case ConnectionLost(__cause__=BaseException() as cause):
             return f"the connection to {arguments.address} was lost ({reason(cause)})"

@@ -150,8 +150,8 @@ def test_a_background_thread_that_a_handler_starts_does_not_inherit_its_deadline
 
     serving = Ratchet()
     serving.attach_background(bus.server.serve, handler)
-    assert bus.client.call("first", timeout=0.05) == "first"
-    gevent.sleep(0.06)
+    assert bus.client.call("first", timeout=0.3) == "first"
+    gevent.sleep(0.31)
     go_on.set()
     wait_until(lambda: refreshed, "the background thread to ask")
     assert refreshed == ["fresh"]
