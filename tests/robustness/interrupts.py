@@ -222,9 +222,12 @@ class Theatre:
 
     def _on_log(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if str(record.msg).startswith("cannot connect to") and isinstance(self._interrupt.error, Exception):
-            # Whatever a dial raises is logged as a text, and there is another one.
-            error = self._interrupt.error
+        # Whatever a dial raises is logged as a text, and there is another one; and of JSON,
+        # that it is nested too deep is the peer's fault.
+        told = {"cannot connect to": Exception, "closing the connection": RecursionError}
+        for text, kind in told.items():
+            if str(record.msg).startswith(text) and isinstance(self._interrupt.error, kind):
+                error = self._interrupt.error
         self._interrupt.caught(error, "the log")
 
     def _on_unraisable(self, unraisable: Any) -> None:

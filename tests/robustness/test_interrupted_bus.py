@@ -14,8 +14,8 @@ import pytest
 
 from robustness.interrupts import KINDS
 
-STRIDE = 37
-"""One line of so many: 100 to 500 interrupts for each kind of bus."""
+STRIDE = 97
+"""One line of so many: 50 to 200 interrupts for each kind of bus."""
 
 
 @pytest.mark.timeout(90)
