@@ -306,6 +306,8 @@ class ClientTransaction(ABC, Generic[Request, Response]):
     def _succeed(self, value: Any) -> None:
         """The response is there."""
         self._value = value
+        # One whose giving up was interrupted may have one.
+        self._error = None
         self._end()
         self._bus._counters.answered += 1
 
