@@ -367,15 +367,19 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         """Send requests over this connection from now on."""
         # First, so that what waits to be sent goes out together with the hello.
         self._waiters_look_again()
-        link = Link(self, transport, peer)
+        link = None
         try:
+            link = Link(self, transport, peer)
             self._links.add(link)
             if not self._hopeless and not self._draining:
                 self._link = link
         except BaseException:
-            # Its watchers go before whoever made the socket closes it.
-            self._links.discard(link)
-            link.connection.forsake()
+            if link is None:
+                transport.close()
+            else:
+                # A link that nobody knows would outlive its client.
+                self._links.discard(link)
+                link.connection.forsake()
             raise
 
     def _waiters_look_again(self) -> None:

@@ -28,7 +28,7 @@ class Client(Protocol):
     """What is told of the attempts."""
 
     def _on_connected(self, transport: Transport, peer: Target) -> None:
-        """There is a connection, which is the client's from now on."""
+        """There is a connection, which is the client's from now on, to close it if this fails."""
 
     def _on_dial_failed(self, error: Exception) -> None:
         """An attempt has failed; another one will follow."""
@@ -84,15 +84,11 @@ class Dialer:
             if client is not None:
                 client._on_dial_failed(error)
             return client is None
-        try:
-            client = self._client()
-            if client is not None and not self._stopped:
-                # From here on `start` means another connection.
-                self._running = None
-                client._on_connected(transport, peer)
-                return True
-        except BaseException:
+        client = self._client()
+        if client is None or self._stopped:
             transport.close()
-            raise
-        transport.close()
+        else:
+            # From here on `start` means another connection.
+            self._running = None
+            client._on_connected(transport, peer)
         return True

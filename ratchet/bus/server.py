@@ -290,22 +290,22 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         return True
 
     def _admit(self, socket: Any, peer: Target) -> None:
+        transport: Transport | None = None
         try:
             if self._ssl_context is None:
                 transport = Transport(socket)
             else:
                 transport = begin_tls(self._ssl_context, socket, server_side=True)
+            self._sessions.add(Session(self, transport, peer))
         except (OSError, ValueError) as error:
             # The client has gone away already, or the context is not fit for it.
-            log_soon(
-                bus_logger, logging.WARNING, "cannot serve the client %s: %s", format_address(peer), error
-            )
+            name = format_address(peer)
+            log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
             socket.close()
-            return
-        try:
-            self._sessions.add(Session(self, transport, peer))
         except BaseException:
-            transport.close()
+            # With TLS, the socket is the transport's by now.
+            if transport is not None:
+                transport.close()
             raise
 
     def _accept_later(self) -> None:
