@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from gevent.hub import get_hub
 
-from ratchet._interrupts import settle_soon
-from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Codec, Decode, Encode, client_functions, server_functions
@@ -255,14 +253,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         """
         check_hub(self._hub, self)
         self._cut_off = self._cut_off or bool(self._in_flight)
-        try:
-            casts = self._close()
-        except BaseException:
-            settle_soon(self._hub)
-            raise
-        if casts:
-            self._cut_off = True
-            bus_logger.warning("%d casts to %s were not run when the bus was closed", casts, self.name)
+        self._close_and_tell()
 
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""

@@ -23,7 +23,6 @@ from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
 
-from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import check_hub
 from ratchet.bus import wire
@@ -120,14 +119,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._cut_off = bool(self._in_flight) or any(
             session.connection.undelivered for session in self._sessions
         )
-        try:
-            casts = self._close()
-        except BaseException:
-            settle_soon(self._hub)
-            raise
-        if casts:
-            self._cut_off = True
-            bus_logger.warning("%d casts to %s were not run when the bus was closed", casts, self.name)
+        self._close_and_tell()
 
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""

@@ -329,6 +329,21 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
     def _refuse_new(self) -> None:
         """A drain begins: stop taking requests, and tell the clients."""
 
+    @abstractmethod
+    def _close(self) -> int:
+        """Close, and return how many casts will not be run; also from a hub callback."""
+
+    def _close_and_tell(self) -> None:
+        """Close, and log what was cast and will not be run."""
+        try:
+            casts = self._close()
+        except BaseException:
+            settle_soon(self._hub)
+            raise
+        if casts:
+            self._cut_off = True
+            bus_logger.warning("%d casts to %s were not run when the bus was closed", casts, self.name)
+
     def _drop_casts(self) -> int:
         """The bus is closed: what was cast and not begun is not run.  Returns how many those are."""
         casts = [pending for pending in self._inbox if pending._one_way and pending._state is QUEUED]
