@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -169,6 +170,8 @@ def lines_of(run: Callable[[], None], strike: int) -> int:
         return trace
 
     before = sys.gettrace()
+    # What other tests have left would be finalized, and struck, in between.
+    gc.disable()
     sys.settrace(trace)
     try:
         run()
@@ -176,6 +179,7 @@ def lines_of(run: Callable[[], None], strike: int) -> int:
         pass
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 

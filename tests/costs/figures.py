@@ -49,9 +49,8 @@ _STYLED_WAYS = [f"{way}, {style}" for way in WAYS for style in STYLES]
 
 BOUNDS: dict[str, Figures] = {
     "system calls": {
-        # It waits, reads and writes, and a lone exchange cannot do with less.  A hub that
-        # is late, as on a busy machine, reads once more before it writes.
-        **_each([f"client, {ALONE}", f"server, {ALONE}"], {"poll": 1, "recv": 1.3, "send": 1}),
+        # It waits, reads and writes, and a lone exchange cannot do with less.
+        **_each([f"client, {ALONE}", f"server, {ALONE}"], {"poll": 1, "recv": 1, "send": 1}),
         # Many exchanges share one.  Today it is 0.01 to 0.08, as the two processes
         # happen to take turns; without sharing it would be 1.
         **_each(

@@ -60,7 +60,6 @@ def test_the_kernel_sees_one_poll_one_recv_and_one_send_and_under_load_far_less(
         if not mark.endswith(ALONE):
             assert all(0 < seen[name] <= bound for name, bound in bounds.items()), (mark, seen)
             continue
-        assert 1 <= seen.pop("recv") <= bounds.pop("recv"), mark
         assert seen == bounds, mark
         # Before each poll, gevent's loop looks whether the process has forked.
         assert figures.pop("getpid", 0) <= seen["poll"], mark
