@@ -59,7 +59,7 @@ soak: $(VENV)/installed-dev
 
 interrupts: $(VENV)/installed-dev
 	@echo "== interrupts: an exception at every line of the library"
-	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.interrupts $(ARGS)
+	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.interrupts --jobs 12 $(ARGS)
 
 chaos: $(VENV)/installed-dev
 	@echo "== chaos: processes that are killed, stopped and cut off for $(SECONDS) s"

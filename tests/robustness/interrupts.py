@@ -21,13 +21,16 @@ import itertools
 import logging
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -264,6 +267,15 @@ class Result:
     struck: int = 0
     failed: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.struck} interrupts, {self.failed} failed"
+
+    @classmethod
+    def parse(cls, text: str) -> Result | None:
+        """What `str()` has made of a result; nothing of any other text."""
+        numbers = re.fullmatch(r"(\d+) interrupts, (\d+) failed", text)
+        return cls(*map(int, numbers.groups())) if numbers else None
+
     def add(self, other: Result) -> None:
         self.struck += other.struck
         self.failed += other.failed
@@ -316,6 +328,63 @@ def name_of(error: type[BaseException] | None) -> str:
     return CAST_AGAIN if error is None else error.__name__
 
 
+def sweep_all(
+    scenes: Iterable[tuple[str, type[Scenario]]], errors: Sequence[type[BaseException] | None], options: Any
+) -> Result:
+    """Sweep one scenario after the other in this process, and print what became of each."""
+    chance = random.Random(options.seed)
+    total = Result()
+    with tempfile.TemporaryDirectory(prefix="interrupts-") as directory:
+        theatre = Theatre(Path(directory), options.patience)
+        # What is there now is not looked at again for each run.
+        gc.collect()
+        gc.freeze()
+        for kind, scenario in scenes:
+            result = sweep(
+                theatre,
+                scenario(),
+                kind,
+                errors,
+                options.stride,
+                chance,
+                options.most - total.failed,
+                progress=sys.stderr.isatty(),
+            )
+            print(f"{kind}, {scenario.__name__}: {result}", flush=True)
+            total.add(result)
+            if total.failed >= options.most:
+                break
+    return total
+
+
+def sweep_side_by_side(
+    scenes: Iterable[tuple[str, type[Scenario]]], errors: Sequence[type[BaseException] | None], options: Any
+) -> Result:
+    """The same in a process for each scenario and error, since a run waits more than it computes."""
+
+    def sweep_one(part: tuple[tuple[str, type[Scenario]], type[BaseException] | None]) -> Result:
+        (kind, scenario), error = part
+        choice = ["--kind", kind, "--scenario", scenario.__name__, "--error", name_of(error)]
+        bounds = ["--stride", str(options.stride), "--seed", str(options.seed)]
+        bounds += ["--patience", str(options.patience), "--most", str(options.most)]
+        program = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "robustness.interrupts", *choice, *bounds],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        *told, last = program.stdout.splitlines() or [""]
+        print(f"{name_of(error)} on", "\n".join([*told, program.stderr]).rstrip(), flush=True)
+        # A process that has ended otherwise, as one that spins does, is a failure itself.
+        return Result.parse(last) or Result(failed=1)
+
+    total = Result()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for result in pool.map(sweep_one, itertools.product(scenes, errors)):
+            total.add(result)
+    return total
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Raise an exception at every line of the library.")
     parser.add_argument("--kind", action="append", choices=KINDS, help="a kind of bus; all if none is given")
@@ -327,37 +396,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="which lines a sample begins with")
     parser.add_argument("--patience", type=float, default=5.0, help="seconds after which something hangs")
     parser.add_argument("--most", type=int, default=1_000_000, help="failures after which it ends")
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes play at a time")
     options = parser.parse_args()
     errors = [error for error in STRIKES if name_of(error) in (options.error or names)]
-    chance = random.Random(options.seed)
-    total = Result()
-    with tempfile.TemporaryDirectory(prefix="interrupts-") as directory:
-        theatre = Theatre(Path(directory), options.patience)
-        # What is there now is not looked at again for each run.
-        gc.collect()
-        gc.freeze()
-        for kind, scenario in itertools.product(options.kind or KINDS, SCENARIOS):
-            if scenario.__name__ not in (options.scenario or scenarios):
-                continue
-            if kind == "local" and not scenario.on_local:
-                continue
-            result = sweep(
-                theatre,
-                scenario(),
-                kind,
-                errors,
-                options.stride,
-                chance,
-                options.most - total.failed,
-                progress=sys.stderr.isatty(),
-            )
-            print(
-                f"{kind}, {scenario.__name__}: {result.struck} interrupts, {result.failed} failed", flush=True
-            )
-            total.add(result)
-            if total.failed >= options.most:
-                break
-    print(f"{total.struck} interrupts, {total.failed} failed")
+    scenes = [
+        (kind, scenario)
+        for kind, scenario in itertools.product(options.kind or KINDS, SCENARIOS)
+        if scenario.__name__ in (options.scenario or scenarios) and (scenario.on_local or kind != "local")
+    ]
+    total = (sweep_side_by_side if options.jobs > 1 else sweep_all)(scenes, errors, options)
+    print(total)
     sys.exit(1 if total.failed else 0)
 
 
