@@ -18,7 +18,7 @@ from ratchet.bus.client_side import ClientSide
 from ratchet.bus.codecs import Codec, Decode, Encode, client_functions, server_functions
 from ratchet.bus.deadline import deadline_after, inherited_deadline, is_over, request_deadline, time_left
 from ratchet.bus.limits import checked_limits
-from ratchet.bus.pending import ANSWERED, ANSWERING, CANCELLED, QUEUED, TAKEN, PendingRequest
+from ratchet.bus.pending import ANSWERED, ANSWERING, QUEUED, TAKEN, PendingRequest
 from ratchet.bus.server_side import ServerSide
 from ratchet.bus.stats import Stats
 from ratchet.bus.transaction import DRAINING, ClientTransaction, ErrorTexts, error_from_number
@@ -89,9 +89,7 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
             return False
         if self._deadline is not None and is_over(self._deadline):
             # The hub is late, or the timer would have given the request up.
-            self._state = CANCELLED
-            if not self._done:
-                self._end_given_up(BusTimeout(self._time_over, outcome=Outcome.NOT_RUN))
+            self._end_given_up(BusTimeout(self._time_over, outcome=Outcome.NOT_RUN))
             return False
         self._bus._in_flight.add(self)
         self._state = TAKEN

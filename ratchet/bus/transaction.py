@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from gevent.hub import Waiter, get_hub
 
+from ratchet._interrupts import settle_soon
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus import wire
 from ratchet.bus.deadline import deadline_after, in_words, seconds_until, time_left
@@ -50,28 +51,23 @@ def error_name(error_type: type[BaseException]) -> str:
 
 
 def error_texts(error: BaseException) -> ErrorTexts:
-    """An error as texts.  Never fails: what cannot be rendered gets a stand-in."""
+    """An error as texts.  What cannot be rendered gets a stand-in; only Ctrl-C comes out."""
     name = error_name(type(error))
     try:
         # A subclass of str could still do anything when it is cut.
         message = str.__str__(error.message if isinstance(error, BusError) else str(error))
+    except KeyboardInterrupt:
+        raise
     except BaseException as failure:
-        _let_out(failure)
         message = f"<the text of this {name} cannot be shown: {error_name(type(failure))}>"
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except KeyboardInterrupt:
+        raise
     except BaseException as failure:
-        _let_out(failure)
         trace = f"<the traceback of this {name} cannot be shown: {error_name(type(failure))}>"
     # Of a long traceback, the end says most.
     return name, message[: wire.MAX_ERROR_TEXT], trace[-wire.MAX_ERROR_TEXT :]
-
-
-def _let_out(failure: BaseException) -> None:
-    """Raise what struck in this very module, and is not of the making of the error that is shown."""
-    trace = failure.__traceback__
-    if not isinstance(failure, Exception) and trace is not None and trace.tb_next is None:
-        raise failure
 
 
 def error_from_number(number: int, texts: ErrorTexts, peer: str = "") -> BusError:
@@ -198,8 +194,9 @@ class ClientTransaction(ABC, Generic[Request, Response]):
         try:
             self._give_up(Cancelled, "the request was cancelled")
         except BaseException:
-            # It may be half given up: the hub does the rest.
+            # It may be half given up, or given up and half forgotten: the hub does the rest.
             self._bus._run_callback(self._give_up, Cancelled, "the request was cancelled")
+            settle_soon(self._bus._hub)
             raise
 
     @abstractmethod

@@ -114,8 +114,10 @@ class Theatre:
             self._check_level(before)
         except Failure as failure:
             failures.append(str(failure))
-        # What renders an error never fails: an exception within it becomes a text of its own.
-        by_design = "error_texts" in (interrupt.place or "") and isinstance(interrupt.error, Exception)
+        # What renders an error never fails: but for Ctrl-C, an exception within it is taken for
+        # the error's own, and becomes a text.
+        renders = any(where in (interrupt.place or "") for where in ("error_texts", "_log.py"))
+        by_design = renders and not isinstance(interrupt.error, KeyboardInterrupt)
         lost = interrupt.error is not None and interrupt.place and not interrupt.seen
         if lost and not by_design and not failures:
             failures.append("the exception was lost")
