@@ -51,7 +51,10 @@ class Dialer:
     def start(self) -> None:
         """Connect in the background, if that is not going on already; does not block."""
         if not self._stopped and (self._running is None or self._running.ready()):
-            self._running = gevent.spawn(self._run)
+            running = gevent.Greenlet(self._run)
+            running.rawlink(self._on_end)
+            running.start()
+            self._running = running
 
     def stop(self) -> None:
         """Make no more attempts; does not block."""
@@ -61,14 +64,13 @@ class Dialer:
 
     def _run(self) -> None:
         """What the dialing greenlet does."""
-        try:
-            while not self._connect_once():
-                pass
-        except BaseException:
-            # Whatever struck, the client is not to wait for ever.
-            hub: Any = gevent.get_hub()
-            hub.loop.run_callback(self.start)
-            raise
+        while not self._connect_once():
+            pass
+
+    def _on_end(self, dialing: gevent.Greenlet[Any, Any]) -> None:
+        """Hub callback: whatever struck, the client is not to wait for ever."""
+        if dialing.exception is not None and dialing is self._running:
+            self.start()
 
     def _connect_once(self) -> bool:
         """Pause, and make one attempt.  Whether there is no need for another."""
