@@ -371,6 +371,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         try:
             link = Link(self, transport, peer)
             self._links.add(link)
+            link.open_connection()
             if not self._hopeless and not self._draining:
                 self._link = link
         except BaseException:

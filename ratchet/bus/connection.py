@@ -202,19 +202,21 @@ class Connection:
         self._loop: Any = self._hub.loop
         self._reader: Any = self._loop.io(transport.fileno(), _READ)
         self._writer: Any = None
-        try:
-            if not transport.ready:
-                self._watch_input()
-            self._reader.start(self._on_readable)
-        except BaseException:
-            # Watchers of a connection that nobody has would outlive its socket.
-            self.forsake()
-            raise
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
         peer = format_address(self.peer)
         return f"<Connection at {id(self):#x} with {peer}: {state}, unsent={self._outbox.size}>"
+
+    def open(self) -> None:
+        """Begin to read.
+
+        Not before whoever is to close it knows it: the watchers of a connection that
+        nobody has would outlive its socket.
+        """
+        if not self._transport.ready:
+            self._watch_input()
+        self._reader.start(self._on_readable)
 
     def write(self, frame: Frame) -> int:
         """Send a frame as soon as the socket takes it; returns its number.

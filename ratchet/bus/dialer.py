@@ -69,7 +69,7 @@ class Dialer:
 
     def _on_end(self, dialing: gevent.Greenlet[Any, Any]) -> None:
         """Hub callback: whatever struck, the client is not to wait for ever."""
-        if dialing.exception is not None and dialing is self._running:
+        if dialing.exception is not None:
             self.start()
 
     def _connect_once(self) -> bool:

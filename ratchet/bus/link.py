@@ -199,16 +199,15 @@ class Link(ConnectionOwner):
         self.max_in_flight = wire.MAX_ID
         self.draining = False
         self.useful = False
-        hello = wire.Hello(max_message=limits.max_message, max_parts=limits.max_parts)
-        frame = b"" if self._plain else wire.encode_hello(hello)
         self.connection = Connection(transport, limits, self, peer)
-        try:
-            if frame:
-                self.connection.write_later(frame)
-        except BaseException:
-            # Its watchers go before whoever made the socket closes it.
-            self.connection.forsake()
-            raise
+
+    def open_connection(self) -> None:
+        """Say hello, and begin to read; the client knows the link by now, and closes it if this fails."""
+        if not self._plain:
+            limits = self._limits
+            hello = wire.Hello(max_message=limits.max_message, max_parts=limits.max_parts)
+            self.connection.write_later(wire.encode_hello(hello))
+        self.connection.open()
 
     def __repr__(self) -> str:
         state = "draining, " if self.draining else ""

@@ -283,20 +283,26 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
 
     def _admit(self, socket: Any, peer: Target) -> None:
         transport: Transport | None = None
+        session: Session | None = None
         try:
             if self._ssl_context is None:
                 transport = Transport(socket)
             else:
                 transport = begin_tls(self._ssl_context, socket, server_side=True)
-            self._sessions.add(Session(self, transport, peer))
+            session = Session(self, transport, peer)
+            self._sessions.add(session)
+            session.connection.open()
         except (OSError, ValueError) as error:
             # The client has gone away already, or the context is not fit for it.
             name = format_address(peer)
             log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
             socket.close()
         except BaseException:
-            # With TLS, the socket is the transport's by now.
-            if transport is not None:
+            if session is not None:
+                self._sessions.discard(session)
+                session.connection.forsake()
+            elif transport is not None:
+                # With TLS, the socket is the transport's by now.
                 transport.close()
             raise
 

@@ -111,7 +111,9 @@ class Owner(ConnectionOwner):
 
 
 def connection_over(socket: Any, owner: Owner, limits: Limits | None = None) -> Connection:
-    return Connection(Transport(socket), limits or Limits(), owner, "the peer")
+    connection = Connection(Transport(socket), limits or Limits(), owner, "the peer")
+    connection.open()
+    return connection
 
 
 class Pair:
