@@ -235,7 +235,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             settle_soon(self._hub)
             raise
         if unsent:
-            bus_logger.warning("%d casts to %s had not left when the bus was closed", unsent, self._peer)
+            bus_logger.warning("casts not sent when the bus to %s was closed: %d", self._peer, unsent)
         return unsent
 
     def _close_links(self) -> int:
@@ -324,6 +324,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
 
     def _wait_for_link(self, deadline: float | None) -> Link:
         """Wait until there is a link that takes a request; blocks."""
+        check_may_wait("send_request")
         timeout = time_left(deadline)
         while True:
             self._check_open()

@@ -17,7 +17,8 @@ from typing import Generic, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
-from ratchet._wait import WaitQueue
+from ratchet._wait import WaitQueue, check_may_wait
+from ratchet.bus.deadline import in_words
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
 Item = TypeVar("Item")
@@ -79,11 +80,12 @@ class Inbox(Generic[Item]):
 
         Raises `BusTimeout` or `BusClosed`, both with the outcome `NOT_SENT`.
         """
+        check_may_wait("send_request")
         woken = self._senders.wait("send_request", self._owner, timeout)
         if self.closed:
             raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_SENT)
         if not woken:
-            text = f"no room in {self._owner.name} within {timeout:g} s"
+            text = f"no room in {self._owner.name} within {in_words(timeout or 0.0)}"
             raise BusTimeout(text, outcome=Outcome.NOT_SENT)
 
     def put(self, item: Item) -> int:

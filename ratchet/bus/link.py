@@ -533,21 +533,20 @@ class Link(ConnectionOwner):
         self.connection.close(error)
 
     def _on_closed(self, error: BaseException | None) -> None:
-        peer = format_address(self.connection.peer)
+        peer, client = format_address(self.connection.peer), self._client()
         if error is not None:
-            log_soon(bus_logger, logging.INFO, "lost the connection to %s: %s", peer, reason_of(error))
+            reason = reason_of(error)
+            level = logging.INFO
+            if self.hello is None and not self._plain and client is not None and client._is_news(reason):
+                # It may never say hello: that is like an attempt to connect that fails.
+                level = logging.WARNING
+            log_soon(bus_logger, level, "lost the connection to %s: %s", peer, reason)
         unsent = self._doubtful_casts(error)
         if unsent:
-            log_soon(
-                bus_logger,
-                logging.WARNING,
-                "%d casts or more to %s were lost, or may have been: %s",
-                unsent,
-                peer,
-                reason_of(error),
-            )
+            reason = "the bus was closed" if error is None else reason_of(error)
+            text = "casts to %s that were lost, or may have been: at least %d; %s"
+            log_soon(bus_logger, logging.WARNING, text, peer, unsent, reason)
         self._run_callback(self._window.wake_all)
-        client = self._client()
         if client is None or client._closed:
             self.fail_all(BusClosed, f"the bus to {peer} was closed", None)
         else:

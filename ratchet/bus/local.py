@@ -7,9 +7,10 @@ the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from gevent.hub import get_hub
 
@@ -37,6 +38,10 @@ else:
 
     Request = TypeVar("Request")
     Response = TypeVar("Response")
+
+# How often it is looked in vain for a thread that takes what was cast: one that was
+# attached only now has some turns of the loop to get there.
+_UNSERVED_LOOKS: Final = 5
 
 
 class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Request, Response]):
@@ -271,14 +276,17 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             if error_type is None and not self._closed:
                 check_hub(self._hub, self)
                 deadline = deadline_after(checked_limits(None).stall_timeout)
-                self._wait_until("with", self._casts_are_taken, deadline)
+                unserved_looks = count()
+                self._wait_until("with", lambda: self._casts_are_taken(unserved_looks), deadline)
         finally:
             self.close()
 
-    def _casts_are_taken(self) -> bool:
-        """Whether nothing that was cast is queued, or nobody is there to take it."""
+    def _casts_are_taken(self, unserved_looks: Iterator[int]) -> bool:
+        """Whether nothing that was cast is queued, or nobody has been there to take it for some looks."""
+        if not any(pending._one_way for pending in self._inbox):
+            return True
         served = self._inbox.has_receivers or self._in_flight or self._workers
-        return not served or not any(pending._one_way for pending in self._inbox)
+        return not served and next(unserved_looks) >= _UNSERVED_LOOKS
 
     def stats(self) -> Stats:
         return self._counters.snapshot(connections=0, queued=len(self._inbox), in_flight=len(self._in_flight))

@@ -334,15 +334,19 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """Close, and return how many casts will not be run; also from a hub callback."""
 
     def _close_and_tell(self) -> None:
-        """Close, and log what was cast and will not be run."""
+        """Close, and log what was cast and will not be run, or not to its end."""
         try:
+            current = getcurrent()
+            begun = sum(pending._one_way for pending in self._in_flight if pending._handler is not current)
             casts = self._close()
         except BaseException:
             settle_soon(self._hub)
             raise
         if casts:
             self._cut_off = True
-            bus_logger.warning("%d casts to %s were not run when the bus was closed", casts, self.name)
+            bus_logger.warning("casts not run when %s was closed: %d", self.name, casts)
+        if begun:
+            bus_logger.warning("casts interrupted when %s was closed: %d", self.name, begun)
 
     def _drop_casts(self) -> int:
         """The bus is closed: what was cast and not begun is not run.  Returns how many those are."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from gevent import subprocess
+from gevent.event import Event
 
 from contract.buses import (
     Bus,
@@ -24,7 +25,7 @@ from contract.buses import (
 )
 from contract.clients import connect
 from helpers import LONG, turns, wait_until
-from ratchet import BusClosed, BusError, BusTimeout, Rejected
+from ratchet import BusClosed, BusError, BusTimeout, Ratchet, Rejected
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Limits
 
@@ -247,6 +248,48 @@ def test_what_was_cast_and_is_never_begun_is_counted_and_logged(
     assert bus.server.stats().failed == 3
     assert bus.server.stats().queued == 0
     assert any("3" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("end", ["close", "drain"])
+def test_a_cast_that_is_interrupted_because_the_bus_is_closed_is_logged(
+    bus: Bus, start: Start, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    begun, never = Event(), Event()
+
+    def handle(request: str) -> None:
+        begun.set()
+        never.wait()
+
+    start(bus.server.serve, handle)
+    bus.client.cast("something long")
+    assert begun.wait(LONG)
+    with caplog.at_level(logging.WARNING, "ratchet"):
+        if end == "close":
+            bus.server.close()
+        else:
+            assert bus.server.drain(0.02) is False
+        wait_until(lambda: caplog.records, "a line in the log")
+    assert ["interrupted" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_with_block_of_a_local_bus_waits_for_a_server_that_was_attached_only_now() -> None:
+    got: list[int] = []
+    with Ratchet() as kernel:
+        with ratchet_bus.new_local()[0] as bus:
+            kernel.attach_background(bus.serve, got.append)
+            for number in range(5):
+                bus.cast(number)
+    assert got == list(range(5))
+
+
+def test_a_with_block_of_a_local_bus_that_nobody_serves_is_left_soon(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "ratchet"), ratchet_bus.new_local()[0] as bus:
+        bus.cast("for nobody")
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert ["not run" in record.getMessage() for record in caplog.records] == [True]
 
 
 @on_sockets

@@ -91,6 +91,24 @@ def test_each_new_reason_is_said_once(
     assert "refused" in texts[1]
 
 
+def test_a_client_whose_server_hangs_up_without_a_hello_says_so_once_in_the_log(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a client without TLS connects to a server with it."""
+    with (
+        caplog.at_level(logging.WARNING, "ratchet"),
+        ratchet_bus.listen("127.0.0.1:0", ssl_context=server_tls("tls")) as server,
+    ):
+        client = open_client(stack, server.address)
+        lost = [client.send_request(b"question") for _ in range(3)]
+        with pytest.raises(ConnectionLost):
+            lost[-1].recv_response(LONG)
+        wait_until(lambda: "lost" in repr(client) or "connecting (" in repr(client), "the next attempt")
+        gevent.sleep(0.3)
+    texts = [record.getMessage() for record in caplog.records]
+    assert sum("lost the connection to" in text for text in texts) == 1
+
+
 @on_sockets
 def test_a_client_that_cannot_connect_says_why_in_its_errors_and_its_repr(
     kind: str, nowhere: Any, stack: ExitStack

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -218,3 +221,42 @@ def test_what_one_meets_in_a_debugger_says_what_state_it_is_in(bus: Bus) -> None
     assert f": recv_request-{waiting.minimal_ident}, waiting: recv_request on " in repr(waiting)
     waiting.kill()
     assert repr(waiting).endswith(", ended>")
+
+
+# In the hub, where a signal handler may run.
+
+
+def raised_in_the_hub(call: Callable[[], object]) -> BaseException | None:
+    """Call something in a hub callback, and return what it raised."""
+    outcomes: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            call()
+            outcomes.append(None)
+        except Exception as error:
+            outcomes.append(error)
+
+    gevent.get_hub().loop.run_callback(run)
+    wait_until(lambda: outcomes)
+    return outcomes[0]
+
+
+def test_a_drain_is_refused_in_the_hub_and_has_changed_nothing(bus: Bus, start: Start) -> None:
+    start(bus.server.serve, lambda request: request)
+    for side in (bus.server, bus.client):
+        error = raised_in_the_hub(side.drain)
+        assert isinstance(error, RuntimeError)
+        assert "drain() would have to wait in gevent's hub" in str(error)
+    assert bus.client.call("question", LONG) == "question"
+
+
+def test_a_request_is_sent_in_the_hub_unless_it_would_have_to_wait(tmp_path: Path, start: Start) -> None:
+    local = ratchet_bus.new_local(maxsize=1)[0]
+    with local, ratchet_bus.connect(f"unix:{tmp_path}/nowhere") as nowhere:
+        assert raised_in_the_hub(partial(local.cast, "first")) is None
+        for call in (local.cast, nowhere.cast, nowhere.send_request):
+            error = raised_in_the_hub(partial(call, b"second"))
+            assert isinstance(error, RuntimeError)
+            assert "send_request() would have to wait in gevent's hub" in str(error)
+        assert local.stats().queued == 1
