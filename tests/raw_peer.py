@@ -11,8 +11,8 @@ import gevent
 from gevent import socket, ssl
 
 from helpers import LONG
-from ratchet.bus import wire
-from ratchet.bus.limits import Limits
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import wire
 
 # The kind of message that each side says first.
 HELLO = 7

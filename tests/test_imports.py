@@ -13,22 +13,7 @@ from helpers import PACKAGE, output_of
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-CORE = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death", "_context", "_fork"}
-LEAVES = {
-    "bus.wire",
-    "bus.codecs",
-    "bus.limits",
-    "bus.stats",
-    "bus.outbox",
-    "bus.watch",
-    "bus.stall",
-    "bus.delivery",
-    "bus.transport",
-    "bus.acknowledge",
-}
-ONE_REQUEST = {"bus.side", "bus.deadline", "bus.transaction", "bus.inbox", "bus.pending"}
-SIDES = {"bus.client_side", "bus.server_side"}
-SOCKETS = {"bus.address", "bus.connection", "bus.session", "bus.link", "bus.dialer"}
+SCHEDULER = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death", "_context", "_fork"}
 COMMAND = {"bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -39,45 +24,51 @@ ALLOWED: dict[str, set[str]] = {
     "_fork": {"_alive", "_log"},
     "_death": set(),
     "_context": set(),
-    "_turns": CORE,
-    "kernel": {*CORE, "_turns"},
-    "thread": {*CORE, "kernel"},
-    "bus.wire": ERRORS,
-    "bus.codecs": CORE,
-    "bus.limits": CORE,
-    "bus.stats": CORE,
-    "bus.outbox": {*CORE, "bus.wire"},
-    "bus.watch": CORE,
-    "bus.stall": {*CORE, "bus.watch"},
-    "bus.delivery": {*CORE, "bus.watch"},
-    "bus.transport": CORE,
-    "bus.acknowledge": {*CORE, "bus.watch", "bus.transport"},
-    "bus.address": {*CORE, "bus.transport"},
-    "bus.deadline": CORE | LEAVES,
-    "bus.side": {*CORE, *LEAVES, "bus.deadline"},
-    "bus.transaction": {*CORE, *LEAVES, "bus.side", "bus.deadline"},
-    "bus.inbox": CORE | LEAVES,
-    "bus.pending": CORE | LEAVES | ONE_REQUEST - {"bus.pending"},
-    "bus.client_side": CORE | LEAVES | ONE_REQUEST,
-    # Its workers are threads of the scheduler.
-    "bus.server_side": {*CORE, *LEAVES, *ONE_REQUEST, "kernel"},
-    "bus.local": CORE | LEAVES | ONE_REQUEST | SIDES,
-    "bus.connection": {*CORE, *LEAVES, "bus.address"},
-    "bus.dialer": {*CORE, *LEAVES, "bus.address"},
-    "bus.session": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection", "bus.address"},
-    "bus.link": {*CORE, *LEAVES, *ONE_REQUEST, "bus.connection", "bus.address"},
-    "bus.server": CORE | LEAVES | ONE_REQUEST | SIDES | SOCKETS - {"bus.link"},
-    "bus.client": CORE | LEAVES | ONE_REQUEST | SIDES | SOCKETS - {"bus.session"},
-    "bus": {*CORE, *LEAVES, *ONE_REQUEST, *SIDES, *SOCKETS, "bus.local", "bus.server", "bus.client"},
+    "_turns": SCHEDULER,
+    "kernel": {*SCHEDULER, "_turns"},
+    "thread": {*SCHEDULER, "kernel"},
+    "bus.codecs": SCHEDULER,
+}
+
+
+def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
+    """Let each module of a package import those before it, and what is below the package."""
+    known = set(below)
+    for module in modules.split():
+        ALLOWED[f"{package}.{module}"] = set(known)
+        known.add(f"{package}.{module}")
+    ALLOWED[package] = set()
+    return known
+
+
+BUS_CORE = allow_in_order(
+    "bus._core",
+    "address limits stats faults deadline side inbox outgoing incoming client server",
+    {*SCHEDULER, "bus.codecs"},
+)
+# The workers of a server are threads of the scheduler.
+ALLOWED["bus._core.server"].add("kernel")
+# The kinds of bus know nothing of each other.
+ALLOWED["bus._local"] = BUS_CORE
+BUS_SOCKET = allow_in_order(
+    "bus._socket",
+    "wire outbox transport watch stall delivery acknowledge dial listen stream"
+    " server_connection server client_connection client",
+    BUS_CORE,
+)
+for client_module in ("client_connection", "client"):
+    ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
+ALLOWED |= {
+    "bus": {*BUS_CORE, *BUS_SOCKET, "bus._local"},
     # The package itself only names what the others have.
     "": {*ERRORS, "_fork", "kernel", "thread", "bus"},
     # The command line is one more program: it uses the library and is used by nobody.
-    "cli.common": {"bus.address"},
-    "cli.connection": {"bus.address", "bus.transport", "cli.common"},
+    "cli.common": {"bus._core.address"},
+    "cli.connection": {"bus._core.address", "bus._socket.dial", "bus._socket.transport", "cli.common"},
     "cli.latency": set(),
     "cli.call": {*COMMAND, *ERRORS, "bus.codecs"},
     "cli.serve": {*COMMAND, "_log", "bus.codecs", "kernel"},
-    "cli.ping": {*COMMAND, *ERRORS, "bus.wire", "bus.address", "bus.transport"},
+    "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._socket.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
     "cli": {"cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},
     "__main__": {"cli"},
@@ -85,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # What may be imported from outside the standard library, and where.
 OUTSIDE = {"gevent", "greenlet"}
-OPTIONAL = {"bus.codecs": {"msgspec"}, "bus.local": {"typing_extensions"}}
+OPTIONAL = {"bus.codecs": {"msgspec"}, "bus._local": {"typing_extensions"}}
 
 
 def modules() -> dict[str, ast.Module]:

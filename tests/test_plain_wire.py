@@ -13,7 +13,8 @@ from gevent.server import StreamServer
 
 from helpers import LONG, burn, turns, wait_until
 from ratchet import bus
-from ratchet.bus import ServerBus, wire
+from ratchet.bus import ServerBus
+from ratchet.bus._socket import wire
 from raw_peer import RawPeer
 
 HELLO = bytes.fromhex("0001 00000005 68656c6c6f")

@@ -10,16 +10,18 @@ from functools import partial
 from typing import Any, TypeVar, overload
 
 from ratchet.bus import codecs
-from ratchet.bus.address import dial, open_listener, parse, shown_target
-from ratchet.bus.client import ClientBus, check_connected
+from ratchet.bus._core.address import Address, UnixEndpoint, parse
+from ratchet.bus._core.incoming import ServerTransaction
+from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._core.outgoing import ClientTransaction
+from ratchet.bus._core.stats import Stats
+from ratchet.bus._local import LocalBus, new_local
+from ratchet.bus._socket.client import ClientBus, check_connected
+from ratchet.bus._socket.dial import dial
+from ratchet.bus._socket.listen import Listener, check_listens, open_listener
+from ratchet.bus._socket.server import ServerBus
+from ratchet.bus._socket.transport import check_context, transport_of
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
-from ratchet.bus.limits import Limits, checked_limits
-from ratchet.bus.local import LocalBus, new_local
-from ratchet.bus.pending import ServerTransaction
-from ratchet.bus.server import Listener, ServerBus, check_listens
-from ratchet.bus.stats import Stats
-from ratchet.bus.transaction import ClientTransaction
-from ratchet.bus.transport import check_context, transport_of
 
 __all__ = [
     "ClientBus",
@@ -163,11 +165,11 @@ def new_client(
 
 @overload
 def listen(
-    address: tuple[str, int] | str, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
+    address: Address, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
 ) -> ServerBus[bytes, bytes]: ...
 @overload
 def listen(
-    address: tuple[str, int] | str,
+    address: Address,
     *,
     codec: Codec[Request, Response],
     limits: Limits | None = None,
@@ -175,7 +177,7 @@ def listen(
 ) -> ServerBus[Request, Response]: ...
 @overload
 def listen(
-    address: tuple[str, int] | str,
+    address: Address,
     request_from_bus: FromBus[Request] | None = None,
     response_to_bus: ToBus[Response] | None = None,
     *,
@@ -183,7 +185,7 @@ def listen(
     ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Request, Response]: ...
 def listen(
-    address: tuple[str, int] | str,
+    address: Address,
     request_from_bus: FromBus[Any] | None = None,
     response_to_bus: ToBus[Any] | None = None,
     *,
@@ -220,17 +222,17 @@ def listen(
 
         6
     """
-    target = parse(address)
+    endpoint = parse(address)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context, server_side=True)
     limits = checked_limits(limits)
-    socket, socket_file = open_listener(target)
+    socket, socket_file = open_listener(endpoint)
     return ServerBus(socket, decode, encode, limits, ssl_context, socket_file, Listener())
 
 
 @overload
 def connect(
-    address: tuple[str, int] | str,
+    address: Address,
     *,
     plain: bool = False,
     limits: Limits | None = None,
@@ -238,7 +240,7 @@ def connect(
 ) -> ClientBus[bytes, bytes]: ...
 @overload
 def connect(
-    address: tuple[str, int] | str,
+    address: Address,
     *,
     codec: Codec[Request, Response],
     plain: bool = False,
@@ -247,7 +249,7 @@ def connect(
 ) -> ClientBus[Request, Response]: ...
 @overload
 def connect(
-    address: tuple[str, int] | str,
+    address: Address,
     request_to_bus: ToBus[Request] | None = None,
     response_from_bus: FromBus[Response] | None = None,
     *,
@@ -256,7 +258,7 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
 ) -> ClientBus[Request, Response]: ...
 def connect(
-    address: tuple[str, int] | str,
+    address: Address,
     request_to_bus: ToBus[Any] | None = None,
     response_from_bus: FromBus[Any] | None = None,
     *,
@@ -286,13 +288,13 @@ def connect(
     TLS context of the server's side, and for one that is to check the name of a
     Unix socket.
     """
-    target = parse(address)
+    endpoint = parse(address)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     check_context(ssl_context, server_side=False)
-    if isinstance(target, str) and ssl_context is not None and ssl_context.check_hostname:
+    if isinstance(endpoint, UnixEndpoint) and ssl_context is not None and ssl_context.check_hostname:
         raise ValueError(
             f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
         )
-    bus = ClientBus(shown_target(target), encode, decode, checked_limits(limits), plain)
-    bus._keep_connected(partial(dial, target, ssl_context))
+    bus = ClientBus(endpoint.address, encode, decode, checked_limits(limits), plain)
+    bus._keep_connected(partial(dial, endpoint, ssl_context))
     return bus

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TextIO
 
-from ratchet.bus.address import Target, parse
+from ratchet.bus._core.address import Address, TcpEndpoint, parse
 
 # Exit statuses that all commands have; the last two are what a shell reports
 # for a program that the signal has ended.
@@ -112,10 +112,10 @@ def reason(error: BaseException) -> str:
 def address(text: str) -> str:
     """The type of ADDRESS."""
     try:
-        target = parse(text)
-        if isinstance(target, tuple):
+        endpoint = parse(text)
+        if isinstance(endpoint, TcpEndpoint):
             # What the system is asked for; a name that has no such form is none.
-            target[0].encode("idna")
+            endpoint.host.encode("idna")
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not an address; write HOST:PORT, [IPv6]:PORT or unix:PATH"
@@ -123,11 +123,11 @@ def address(text: str) -> str:
     return text
 
 
-def shown_address(target: Target) -> str:
+def shown_address(address: Address) -> str:
     """An address of the library, as `address` takes it."""
-    if isinstance(target, str):
-        return target
-    host, port = target
+    if isinstance(address, str):
+        return address
+    host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

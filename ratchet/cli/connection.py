@@ -9,8 +9,9 @@ import ssl
 import gevent
 from gevent.hub import Hub, get_hub
 
-from ratchet.bus.address import Target, dial, parse
-from ratchet.bus.transport import Transport
+from ratchet.bus._core.address import Address, UnixEndpoint, parse
+from ratchet.bus._socket.dial import dial
+from ratchet.bus._socket.transport import Transport
 from ratchet.cli.common import USAGE, Failure, reason
 
 __all__ = ["add_client_tls", "add_server_tls", "client_context", "connect", "server_context"]
@@ -49,7 +50,7 @@ def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
         return None
     context = _new_context(ssl.Purpose.SERVER_AUTH, arguments.ca)
     _load_certificate(context, arguments)
-    if arguments.insecure or isinstance(parse(arguments.address), str):
+    if arguments.insecure or isinstance(parse(arguments.address), UnixEndpoint):
         # A Unix socket has no host name that a certificate could be for.
         context.check_hostname = False
     if arguments.insecure:
@@ -98,7 +99,7 @@ def _tls_reason(error: OSError) -> str:
     return (error.reason or "it is not a PEM file").lower().replace("_", " ")
 
 
-def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Target]:
+def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Address]:
     """Connect once; blocks for `timeout` seconds at most.
 
     Returns what `dial` returns.  Raises `Failure`, which says why it failed.

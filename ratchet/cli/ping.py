@@ -13,8 +13,9 @@ from typing import Final
 import gevent
 from gevent import socket
 
-from ratchet.bus import Limits, wire
-from ratchet.bus.transport import Transport
+from ratchet.bus import Limits
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.transport import Transport
 from ratchet.cli.common import (
     FAILED,
     CommandParser,

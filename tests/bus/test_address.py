@@ -18,18 +18,18 @@ from gevent.monkey import get_original
 
 from certificates import client_context
 from helpers import LONG, active_watchers, output_of, turns, wait_until
-from ratchet.bus.address import (
-    SocketFile,
-    Target,
-    dial,
+from ratchet.bus._core.address import (
+    Address,
+    Endpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    address_of,
     format_address,
-    listening_address,
-    open_listener,
     parse,
-    shown,
-    shown_target,
 )
-from ratchet.bus.transport import Transport, will_never_work
+from ratchet.bus._socket.dial import dial
+from ratchet.bus._socket.listen import SocketFile, listening_address, open_listener
+from ratchet.bus._socket.transport import Transport, will_never_work
 from robustness.leaks import open_descriptors
 
 
@@ -72,30 +72,30 @@ def sockets() -> Iterator[Callable[[Any], Any]]:
 
 
 @pytest.mark.parametrize(
-    ("address", "target"),
+    ("address", "endpoint"),
     [
-        (("localhost", 80), ("localhost", 80)),
-        (("127.0.0.1", 0), ("127.0.0.1", 0)),
-        (("::1", 65535), ("::1", 65535)),
-        (("", 80), ("", 80)),
-        ("localhost:80", ("localhost", 80)),
-        ("127.0.0.1:0", ("127.0.0.1", 0)),
-        ("example.org:65535", ("example.org", 65535)),
-        ("[::1]:80", ("::1", 80)),
-        ("[fe80::1%lo]:80", ("fe80::1%lo", 80)),
-        ("[::ffff:127.0.0.1]:80", ("::ffff:127.0.0.1", 80)),
-        ("[::]:0", ("::", 0)),
-        (":80", ("", 80)),
-        ("unix:/run/a.sock", "/run/a.sock"),
-        ("unix:/a folder/with:80", "/a folder/with:80"),
-        ("unix:/run/unix:a", "/run/unix:a"),
-        ("unix:/run/../a.sock", "/run/../a.sock"),
-        pytest.param("unix:\0name", "\0name", marks=on_linux),
-        pytest.param("unix:\0a\0b", "\0a\0b", marks=on_linux),
+        (("localhost", 80), TcpEndpoint("localhost", 80)),
+        (("127.0.0.1", 0), TcpEndpoint("127.0.0.1", 0)),
+        (("::1", 65535), TcpEndpoint("::1", 65535)),
+        (("", 80), TcpEndpoint("", 80)),
+        ("localhost:80", TcpEndpoint("localhost", 80)),
+        ("127.0.0.1:0", TcpEndpoint("127.0.0.1", 0)),
+        ("example.org:65535", TcpEndpoint("example.org", 65535)),
+        ("[::1]:80", TcpEndpoint("::1", 80)),
+        ("[fe80::1%lo]:80", TcpEndpoint("fe80::1%lo", 80)),
+        ("[::ffff:127.0.0.1]:80", TcpEndpoint("::ffff:127.0.0.1", 80)),
+        ("[::]:0", TcpEndpoint("::", 0)),
+        (":80", TcpEndpoint("", 80)),
+        ("unix:/run/a.sock", UnixEndpoint("/run/a.sock")),
+        ("unix:/a folder/with:80", UnixEndpoint("/a folder/with:80")),
+        ("unix:/run/unix:a", UnixEndpoint("/run/unix:a")),
+        ("unix:/run/../a.sock", UnixEndpoint("/run/../a.sock")),
+        pytest.param("unix:\0name", UnixEndpoint("\0name"), marks=on_linux),
+        pytest.param("unix:\0a\0b", UnixEndpoint("\0a\0b"), marks=on_linux),
     ],
 )
-def test_every_form_of_an_address_is_understood(address: object, target: Target) -> None:
-    assert parse(address) == target
+def test_every_form_of_an_address_is_understood(address: object, endpoint: Endpoint) -> None:
+    assert parse(address) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_a_text_that_is_no_address_is_a_value_error_that_shows_it(address: str) 
 
 
 def test_a_path_is_absolute_from_then_on(folder: Path) -> None:
-    assert parse("unix:a.sock") == f"{folder}/a.sock"
-    assert parse("unix:./a.sock") == f"{folder}/a.sock"
+    assert parse("unix:a.sock") == UnixEndpoint(f"{folder}/a.sock")
+    assert parse("unix:./a.sock") == UnixEndpoint(f"{folder}/a.sock")
     # What it means is for the system to say: there may be symbolic links.
-    assert parse("unix:../a.sock") == f"{folder}/../a.sock"
+    assert parse("unix:../a.sock") == UnixEndpoint(f"{folder}/../a.sock")
 
 
 @pytest.mark.parametrize("address", ["unix://a.sock", "unix:///a.sock"])
@@ -202,15 +202,15 @@ def test_what_is_no_form_of_an_address_is_a_type_error_that_shows_it(address: ob
         (socket.AF_UNIX, "", "unix:"),
     ],
 )
-def test_a_sockets_address_is_shown_as_users_write_it(family: int, address: Any, written: Target) -> None:
-    assert shown(family, address) == written
+def test_a_sockets_address_is_shown_as_users_write_it(family: int, address: Any, written: Address) -> None:
+    assert address_of(family, address) == written
     if written != "unix:":
-        assert parse(written) == (written if isinstance(written, tuple) else written.removeprefix("unix:"))
+        assert parse(written).address == written
 
 
 @pytest.mark.parametrize("address", ["unix:/run/a.sock", ("localhost", 80), "[::1]:80", "localhost:80"])
-def test_a_target_is_shown_as_users_write_it(address: object) -> None:
-    written = shown_target(parse(address))
+def test_an_endpoint_has_its_address_as_users_write_it(address: object) -> None:
+    written = parse(address).address
     assert parse(written) == parse(address)
     assert isinstance(written, tuple) or written.startswith("unix:")
 
@@ -229,7 +229,7 @@ def test_a_target_is_shown_as_users_write_it(address: object) -> None:
         ("unix:/a\nb\udcff", "unix:/a\\nb\\udcff"),
     ],
 )
-def test_an_address_becomes_one_text_that_can_be_printed(address: Target, text: str) -> None:
+def test_an_address_becomes_one_text_that_can_be_printed(address: Address, text: str) -> None:
     assert format_address(address) == text
     assert text.isprintable()
 
@@ -237,13 +237,15 @@ def test_an_address_becomes_one_text_that_can_be_printed(address: Target, text: 
 # Sockets
 
 
-def at(path: str) -> Target:
-    return parse(f"unix:{path}")
+def at(path: str) -> UnixEndpoint:
+    endpoint = parse(f"unix:{path}")
+    assert isinstance(endpoint, UnixEndpoint)
+    return endpoint
 
 
-def listen(target: Target) -> Any:
+def listen(endpoint: Endpoint) -> Any:
     """A socket that listens there."""
-    return open_listener(target)[0]
+    return open_listener(endpoint)[0]
 
 
 def received(transport: Transport) -> bytes:
@@ -252,10 +254,10 @@ def received(transport: Transport) -> bytes:
     return transport.receive(100)
 
 
-def exchange(listener: Any, target: Target) -> Target:
+def exchange(listener: Any, endpoint: Endpoint) -> Address:
     """Connect, pass a byte each way, and return whom the connecting side sees."""
     accepting = gevent.spawn(listener.accept)
-    transport, peer = dial(target)
+    transport, peer = dial(endpoint)
     accepted = accepting.get(timeout=LONG)[0]
     accepted.settimeout(LONG)
     try:
@@ -272,20 +274,20 @@ def exchange(listener: Any, target: Target) -> Target:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=needs_ipv6)])
 def test_port_0_listens_on_a_real_port_that_can_be_dialled(host: str, sockets: Callable[[Any], Any]) -> None:
-    opened, file = open_listener((host, 0))
+    opened, file = open_listener(TcpEndpoint(host, 0))
     listener = sockets(opened)
     where, port = listener.getsockname()[:2]
     assert port > 0
     assert where in ("127.0.0.1", "::1")
     assert file is None
-    assert exchange(listener, (where, port)) == (where, port)
+    assert exchange(listener, TcpEndpoint(where, port)) == (where, port)
 
 
 def test_no_host_listens_on_every_one(sockets: Callable[[Any], Any]) -> None:
-    listener = sockets(listen(("", 0)))
+    listener = sockets(listen(TcpEndpoint("", 0)))
     where, port = listener.getsockname()[:2]
     assert where in ("0.0.0.0", "::")
-    exchange(listener, ("127.0.0.1", port))
+    exchange(listener, TcpEndpoint("127.0.0.1", port))
 
 
 def test_a_path_listens_on_a_unix_socket_that_can_be_dialled(
@@ -300,24 +302,24 @@ def test_a_path_listens_on_a_unix_socket_that_can_be_dialled(
 
 
 def test_a_port_can_be_listened_on_again_at_once(sockets: Callable[[Any], Any]) -> None:
-    first = listen(("127.0.0.1", 0))
-    target = first.getsockname()
+    first = listen(TcpEndpoint("127.0.0.1", 0))
+    endpoint = TcpEndpoint(*first.getsockname())
     accepting = gevent.spawn(first.accept)
-    transport, _ = dial(target)
+    transport, _ = dial(endpoint)
     # The listening side closes first, so it is the one whose port is kept a while.
     accepting.get(timeout=LONG)[0].close()
     assert received(transport) == b""
     transport.close()
     first.close()
-    assert sockets(listen(target)).getsockname() == target
+    assert sockets(listen(endpoint)).getsockname() == endpoint.address
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_it(sockets: Callable[[Any], Any]) -> None:
-    target = sockets(listen(("127.0.0.1", 0))).getsockname()
+    endpoint = TcpEndpoint(*sockets(listen(TcpEndpoint("127.0.0.1", 0))).getsockname())
     with pytest.raises(OSError, match="cannot listen on") as raised:
-        open_listener(target)
+        open_listener(endpoint)
     assert raised.value.errno == errno.EADDRINUSE
-    assert repr(target) in str(raised.value)
+    assert repr(endpoint.address) in str(raised.value)
     assert isinstance(raised.value.__cause__, OSError)
 
 
@@ -342,26 +344,27 @@ def test_a_path_in_no_folder_is_an_error_that_names_it(folder: Path) -> None:
 
 
 def test_a_path_that_is_too_long_is_an_error_that_says_so(folder: Path) -> None:
-    target = at("x" * 200)
-    with pytest.raises(OSError, match=f"cannot listen on '{target}': .*too long"):
-        open_listener(target)
+    endpoint = at("x" * 200)
+    path = endpoint.path
+    with pytest.raises(OSError, match=f"cannot listen on '{path}': .*too long"):
+        open_listener(endpoint)
     with pytest.raises(OSError, match="too long"):
-        dial(target)
+        dial(endpoint)
 
 
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
     # A block of addresses that are kept for documentation.
     with pytest.raises(OSError, match=r"cannot listen on \('192\.0\.2\.1', 0\)"):
-        open_listener(("192.0.2.1", 0))
+        open_listener(TcpEndpoint("192.0.2.1", 0))
 
 
 def test_dialling_where_nobody_listens_is_an_os_error_and_leaves_no_watcher(folder: Path) -> None:
-    listener = listen(("127.0.0.1", 0))
-    target = listener.getsockname()
+    listener = listen(TcpEndpoint("127.0.0.1", 0))
+    endpoint = TcpEndpoint(*listener.getsockname())
     listener.close()
     before = active_watchers()
     with pytest.raises(ConnectionRefusedError):
-        dial(target)
+        dial(endpoint)
     with pytest.raises(FileNotFoundError):
         dial(at("missing.sock"))
     listen(at("a.sock")).close()
@@ -376,7 +379,7 @@ def test_a_socket_that_fails_is_closed(folder: Path) -> None:
         with pytest.raises(OSError):
             failing(at("missing/a.sock"))
     with pytest.raises(OSError):
-        open_listener(("192.0.2.1", 0))
+        open_listener(TcpEndpoint("192.0.2.1", 0))
     assert open_descriptors() == before
 
 
@@ -419,9 +422,9 @@ def refused(sockets: Callable[[Any], Any]) -> tuple[str, int]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1", pytest.param("::1", marks=needs_ipv6)])
 def test_a_number_needs_no_resolver(host: str, resolver: Resolver, sockets: Callable[[Any], Any]) -> None:
-    listener = sockets(listen((host, 0)))
-    exchange(listener, (host, listener.getsockname()[1]))
-    sockets(listen(("", 0)))
+    listener = sockets(listen(TcpEndpoint(host, 0)))
+    exchange(listener, TcpEndpoint(*listener.getsockname()[:2]))
+    sockets(listen(TcpEndpoint("", 0)))
     assert resolver.asked == []
 
 
@@ -429,7 +432,7 @@ def test_a_number_needs_no_resolver(host: str, resolver: Resolver, sockets: Call
 def test_a_number_with_a_scope_needs_no_resolver(resolver: Resolver) -> None:
     for scope in ("lo", "missing"):
         with pytest.raises(OSError) as raised:
-            dial((f"fe80::1%{scope}", 1))
+            dial(TcpEndpoint(f"fe80::1%{scope}", 1))
         assert not will_never_work(raised.value)
     assert "'missing'" in str(raised.value)
     assert resolver.asked == []
@@ -438,14 +441,16 @@ def test_a_number_with_a_scope_needs_no_resolver(resolver: Resolver) -> None:
 def test_a_forked_child_dials_numbers_and_listens_on_them_although_its_threads_are_gone() -> None:
     program = """
     import os, gevent
-    from ratchet.bus.address import dial, open_listener
+    from ratchet.bus._core.address import TcpEndpoint
+    from ratchet.bus._socket.dial import dial
+    from ratchet.bus._socket.listen import open_listener
 
-    listener, _ = open_listener(("localhost", 0))  # starts the threads of the resolver
+    listener, _ = open_listener(TcpEndpoint("localhost", 0))  # starts the threads of the resolver
     child = os.fork()
     with gevent.Timeout(10):
         if not child:
-            own, _ = open_listener(("127.0.0.1", 0))
-            dial(own.getsockname())[0].close()
+            own, _ = open_listener(TcpEndpoint("127.0.0.1", 0))
+            dial(TcpEndpoint(*own.getsockname()))[0].close()
             own.close()
             os._exit(7)
     listener.close()
@@ -457,9 +462,9 @@ def test_a_forked_child_dials_numbers_and_listens_on_them_although_its_threads_a
 def test_each_address_of_a_name_is_tried(
     resolver: Resolver, refused: tuple[str, int], sockets: Callable[[Any], Any]
 ) -> None:
-    listener = sockets(listen(("127.0.0.1", 0)))
+    listener = sockets(listen(TcpEndpoint("127.0.0.1", 0)))
     resolver.found = (refused, listener.getsockname())
-    assert exchange(listener, ("some.example", 1)) == listener.getsockname()
+    assert exchange(listener, TcpEndpoint("some.example", 1)) == listener.getsockname()
     assert resolver.asked == ["some.example"]
 
 
@@ -470,7 +475,7 @@ def test_if_each_address_of_a_name_fails_the_error_is_that_of_the_last(
     resolver.found = (("255.255.255.255", 1), refused)
     before = open_descriptors()
     with pytest.raises(ConnectionRefusedError):
-        dial(("some.example", 1))
+        dial(TcpEndpoint("some.example", 1))
     assert open_descriptors() == before
 
 
@@ -497,7 +502,7 @@ def test_if_each_address_of_a_name_fails_the_error_is_that_of_the_last(
 )
 def test_a_name_that_no_host_can_have_is_refused_for_good(host: str, resolver: Resolver) -> None:
     with pytest.raises(ValueError, match="cannot be the name of a host") as raised:
-        dial((host, 80))
+        dial(TcpEndpoint(host, 80))
     assert repr(host) in str(raised.value)
     assert will_never_work(raised.value)
     assert resolver.asked == []
@@ -509,7 +514,7 @@ def test_a_name_that_no_host_can_have_is_refused_for_good(host: str, resolver: R
 )
 def test_a_name_that_does_not_resolve_now_may_later(host: str, resolver: Resolver) -> None:
     with pytest.raises(socket.gaierror) as raised:
-        dial((host, 80))
+        dial(TcpEndpoint(host, 80))
     assert not will_never_work(raised.value)
     assert resolver.asked == [host]
 
@@ -532,23 +537,23 @@ def fill_backlog(listener: Any, where: Any, sockets: Callable[[Any], Any]) -> No
 @pytest.fixture
 def silent(sockets: Callable[[Any], Any]) -> tuple[str, int]:
     """An address that answers no attempt to connect."""
-    listener = sockets(listen(("127.0.0.1", 0)))
+    listener = sockets(listen(TcpEndpoint("127.0.0.1", 0)))
     address: tuple[str, int] = listener.getsockname()
     fill_backlog(listener, address, sockets)
     return address
 
 
 def test_connecting_is_bounded_in_time(silent: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratchet.bus.address._CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("ratchet.bus._socket.dial._CONNECT_TIMEOUT", 0.1)
     before = open_descriptors(), active_watchers()
     with pytest.raises(TimeoutError, match=r"no connection within 0\.1 s"):
-        dial(silent)
+        dial(TcpEndpoint(*silent))
     assert (open_descriptors(), active_watchers()) == before
 
 
 def test_dialing_that_is_interrupted_leaves_nothing_open(silent: tuple[str, int]) -> None:
     before = open_descriptors(), active_watchers()
-    dialing = gevent.spawn(dial, silent)
+    dialing = gevent.spawn(dial, TcpEndpoint(*silent))
     wait_until(lambda: open_descriptors() > before[0], "the attempt")
     dialing.kill()
     assert (open_descriptors(), active_watchers()) == before
@@ -571,8 +576,8 @@ def test_a_full_backlog_of_a_unix_socket_is_an_error_at_once(
 def test_the_whole_handshake_is_bounded_in_time_and_not_each_step(
     sockets: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratchet.bus.address._CONNECT_TIMEOUT", 0.2)
-    listener = sockets(listen(("127.0.0.1", 0)))
+    monkeypatch.setattr("ratchet.bus._socket.dial._CONNECT_TIMEOUT", 0.2)
+    listener = sockets(listen(TcpEndpoint("127.0.0.1", 0)))
 
     def drip() -> None:
         accepted = sockets(listener.accept()[0])
@@ -586,7 +591,7 @@ def test_the_whole_handshake_is_bounded_in_time_and_not_each_step(
     dripping = gevent.spawn(drip)
     before = active_watchers()
     with pytest.raises(TimeoutError, match=r"TLS handshake took more than 0\.2 s"):
-        dial(listener.getsockname(), client_context())
+        dial(TcpEndpoint(*listener.getsockname()), client_context())
     dripping.get(timeout=LONG)
     assert active_watchers() <= before
 
@@ -680,15 +685,15 @@ def test_a_path_that_is_too_long_only_when_it_is_absolute_can_be_listened_on(
 def test_an_abstract_name_can_be_listened_on_by_one_and_has_no_file(
     folder: Path, sockets: Callable[[Any], Any]
 ) -> None:
-    target = f"\0{folder}"
-    opened, file = open_listener(target)
+    endpoint = UnixEndpoint(f"\0{folder}")
+    opened, file = open_listener(endpoint)
     listener = sockets(opened)
     assert file is None
     assert list(folder.iterdir()) == []
     with pytest.raises(OSError, match="cannot listen on") as raised:
-        open_listener(target)
+        open_listener(endpoint)
     assert raised.value.errno == errno.EADDRINUSE
-    assert exchange(listener, target) == listening_address(listener) == f"unix:{target}"
+    assert exchange(listener, endpoint) == listening_address(listener) == endpoint.address
 
 
 def test_a_server_with_a_full_backlog_is_alive(folder: Path, sockets: Callable[[Any], Any]) -> None:
@@ -728,7 +733,7 @@ def test_whoever_finds_the_directory_locked_waits_and_others_run_meanwhile(
 
 
 def test_a_lock_is_waited_for_with_a_bound(lock: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratchet.bus.address._LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr("ratchet.bus._socket.listen._LOCK_TIMEOUT", 0.05)
     before = open_descriptors()
     with pytest.raises(OSError, match=r"cannot listen on '.*': the directory stayed locked for 0\.05 s"):
         open_listener(at("a.sock"))

@@ -20,12 +20,13 @@ from gevent.hub import get_hub
 
 from helpers import LONG, active_watchers, turns, wait_until
 from ratchet._wait import waiting_on
-from ratchet.bus import wire
-from ratchet.bus.address import open_listener
-from ratchet.bus.connection import Connection, ConnectionOwner
-from ratchet.bus.limits import Limits
-from ratchet.bus.transport import Transport
-from ratchet.bus.wire import Message, encode
+from ratchet.bus._core.address import TcpEndpoint
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.listen import open_listener
+from ratchet.bus._socket.stream import Connection, ConnectionOwner
+from ratchet.bus._socket.transport import Transport
+from ratchet.bus._socket.wire import Message, encode
 from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError
 
 NO_ROOM = 0
@@ -185,7 +186,7 @@ def full(make_pair: MakePair) -> Pair:
 
 
 def tcp_pair() -> tuple[Any, Any]:
-    listener, _ = open_listener(("127.0.0.1", 0))
+    listener, _ = open_listener(TcpEndpoint("127.0.0.1", 0))
     with listener:
         accepting = gevent.spawn(listener.accept)
         peer = socket.create_connection(listener.getsockname())

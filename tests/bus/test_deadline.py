@@ -10,8 +10,8 @@ import gevent
 import pytest
 
 from helpers import LONG
-from ratchet.bus import deadline
-from ratchet.bus.deadline import deadline_after, enter_scope, leave_scope, request_deadline, time_left
+from ratchet.bus._core import deadline
+from ratchet.bus._core.deadline import deadline_after, enter_scope, leave_scope, request_deadline, time_left
 
 
 class Clock:

@@ -13,7 +13,7 @@ from gevent.hub import get_hub
 
 from helpers import LONG, active_watchers, turns, wait_until
 from ratchet._wait import waiting_on
-from ratchet.bus.inbox import Inbox
+from ratchet.bus._core.inbox import Inbox
 from ratchet.errors import BusClosed, BusError, BusTimeout, Outcome
 
 

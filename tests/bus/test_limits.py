@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ratchet import bus
-from ratchet.bus.limits import Limits
+from ratchet.bus._core.limits import Limits
 
 DEFAULTS: dict[str, float] = {
     "max_message": 16 * 1024 * 1024,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.bus.outbox import Outbox
+from ratchet.bus._socket.outbox import Outbox
 
 LARGE = 300 * 1024
 """More than what is joined for one send."""

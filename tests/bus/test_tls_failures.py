@@ -18,8 +18,9 @@ from gevent import socket
 
 from certificates import authority, client_context
 from helpers import LONG, wait_until
-from ratchet.bus.address import dial
-from ratchet.bus.transport import TlsTransport, begin_tls, quiet_end, refused_us, will_never_work
+from ratchet.bus._core.address import TcpEndpoint
+from ratchet.bus._socket.dial import dial
+from ratchet.bus._socket.transport import TlsTransport, begin_tls, quiet_end, refused_us, will_never_work
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 of_each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: str(version.name))
@@ -298,6 +299,6 @@ def test_dialling_a_server_that_is_not_trusted_says_that_it_will_never_work(side
 
     serving = gevent.spawn(serve)
     with pytest.raises(ssl.SSLCertVerificationError) as raised:
-        dial(sides.address, client_context(trusts_server=False))
+        dial(TcpEndpoint(*sides.address), client_context(trusts_server=False))
     assert will_never_work(raised.value)
     serving.get(timeout=LONG)

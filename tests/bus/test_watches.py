@@ -12,11 +12,11 @@ import gevent
 import pytest
 
 from helpers import active_watchers, burn, wait_until
-from ratchet.bus import acknowledge, delivery
-from ratchet.bus.acknowledge import AcknowledgeWatch
-from ratchet.bus.delivery import DeliveryWatch
-from ratchet.bus.stall import StallWatch
-from ratchet.bus.watch import Watch
+from ratchet.bus._socket import acknowledge, delivery
+from ratchet.bus._socket.acknowledge import AcknowledgeWatch
+from ratchet.bus._socket.delivery import DeliveryWatch
+from ratchet.bus._socket.stall import StallWatch
+from ratchet.bus._socket.watch import Watch
 
 
 class Interrupt(BaseException):

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratchet.bus import wire
-from ratchet.bus.limits import Limits
-from ratchet.bus.wire import Decoder, ErrorNumber, Message, decode_metadata, encode, encode_metadata
+from ratchet.bus._core.faults import Reason, check_size, decode_metadata, encode_metadata
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.wire import Decoder, Message, encode
 from ratchet.errors import MessageTooLarge, Outcome, ProtocolError
 
 # A busy machine must not fail a test: no deadline, and nothing is kept on disk.
@@ -68,7 +69,7 @@ EXTENDED: list[tuple[str, Message]] = [
     ("8000 01 00 00000007 00000000", (wire.RESPONSE, 0, 7, 0, [])),
     (
         "8003 02 00 00000008 00000001 00000008 4b65794572726f72 00000003 276b27 00000000",
-        (wire.ERROR, 0, 8, ErrorNumber.HANDLER_RAISED, [b"KeyError", b"'k'", b""]),
+        (wire.ERROR, 0, 8, Reason.HANDLER_RAISED, [b"KeyError", b"'k'", b""]),
     ),
     ("8000 03 00 00000009 00000000", (wire.CANCEL, 0, 9, 0, [])),
     ("8000 04 00 0000000a 00000000", (wire.PING, 0, 10, 0, [])),
@@ -146,7 +147,7 @@ def test_the_kinds_and_error_numbers_are_those_of_the_format() -> None:
     ]
     assert kinds == list(range(8))
     assert (wire.ONE_WAY, wire.METADATA) == (1, 2)
-    assert [(number.name, int(number)) for number in ErrorNumber] == [
+    assert [(number.name, int(number)) for number in Reason] == [
         ("HANDLER_RAISED", 1),
         ("OVERLOADED", 2),
         ("DRAINING", 3),
@@ -159,17 +160,17 @@ def test_the_kinds_and_error_numbers_are_those_of_the_format() -> None:
 
 
 def test_a_message_at_the_limits_may_be_sent() -> None:
-    wire.check_size([b"x" * 6, b"y" * 4], max_message=10, max_parts=2)
-    wire.check_size([], max_message=1, max_parts=1)
+    check_size([b"x" * 6, b"y" * 4], max_message=10, max_parts=2)
+    check_size([], max_message=1, max_parts=1)
     with pytest.raises(MessageTooLarge):
-        wire.check_size([b"x" * 6, b"y" * 4], max_message=9, max_parts=2)
+        check_size([b"x" * 6, b"y" * 4], max_message=9, max_parts=2)
 
 
 def test_a_message_over_a_limit_is_refused_before_it_is_sent_and_says_got_against_allowed() -> None:
     with pytest.raises(MessageTooLarge, match="of 11 bytes is over the limit of 10") as bytes_error:
-        wire.check_size([b"x" * 6, b"y" * 5], max_message=10, max_parts=2)
+        check_size([b"x" * 6, b"y" * 5], max_message=10, max_parts=2)
     with pytest.raises(MessageTooLarge, match="of 3 parts is over the limit of 2") as parts_error:
-        wire.check_size([b"", b"", b""], max_message=10, max_parts=2)
+        check_size([b"", b"", b""], max_message=10, max_parts=2)
     assert bytes_error.value.outcome is Outcome.NOT_SENT
     assert parts_error.value.outcome is Outcome.NOT_SENT
 

@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from helpers import LONG
-from ratchet.bus import Limits, wire
+from ratchet.bus import Limits
+from ratchet.bus._socket import wire
 
 HERE = Path(__file__).parent
 

@@ -13,8 +13,8 @@ import pytest
 
 from cli.conftest import Ratchet
 from cli.programs import Peer, one_line, read_terminal, run, scripted, serving, speak_http
-from ratchet.bus import wire
-from ratchet.bus.wire import ErrorNumber
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 from ratchet.cli import new_parser
 from ratchet.cli.call import laid_out, parse_json
 
@@ -147,7 +147,7 @@ def test_the_request_cannot_be_decoded(ratchet: Ratchet) -> None:
 
 
 def refuse(peer: Peer) -> None:
-    peer.send(wire.encode_error(peer.receive()[2], ErrorNumber.OVERLOADED, ("Rejected", "too much", "")))
+    peer.send(wire.encode_error(peer.receive()[2], Reason.OVERLOADED, ("Rejected", "too much", "")))
     peer.wait_for_end()
 
 

@@ -14,7 +14,7 @@ import pytest
 from cli.conftest import Ratchet
 from cli.programs import COMMAND, Peer, nobody, one_line, run, scripted, serving, started
 from helpers import LONG
-from ratchet.bus import wire
+from ratchet.bus._socket import wire
 from ratchet.cli import main, new_parser
 from ratchet.cli.common import CommandParser
 

@@ -12,7 +12,7 @@ import pytest
 from cli.conftest import Ratchet
 from cli.programs import Peer, nobody, read_until, run, scripted, serving, speak_http, started
 from helpers import LONG
-from ratchet.bus import wire
+from ratchet.bus._socket import wire
 from ratchet.cli.ping import Pinger
 
 

@@ -14,7 +14,9 @@ from contract.buses import Bus, OpenBus, Start, Task, on_every_kind, on_sockets
 from helpers import LONG, turns, wait_until
 from ratchet import Abandoned, BusClosed, ConnectionLost, Ratchet, RemoteError, thread
 from ratchet import bus as ratchet_bus
-from ratchet.bus import Limits, ServerBus, wire
+from ratchet.bus import Limits, ServerBus
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 
 
 def server_of(bus: Bus) -> ServerBus[Any, Any]:
@@ -46,7 +48,7 @@ def test_a_request_that_a_draining_server_refused_is_not_run_when_its_client_rea
     assert answers[1][0] == wire.RESPONSE
     assert answers[2][0:4] in (
         (wire.GOAWAY, 0, 2, 0),
-        (wire.ERROR, 0, 2, wire.ErrorNumber.DRAINING),
+        (wire.ERROR, 0, 2, Reason.DRAINING),
     )
     with pytest.raises(BusClosed):
         taker.result()

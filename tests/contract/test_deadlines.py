@@ -12,7 +12,8 @@ from gevent.event import Event
 from contract.buses import Bus, OpenBus, Start, on_local, on_sockets
 from helpers import LONG, burn, wait_until
 from ratchet import BusTimeout, Cancelled, RemoteError, thread
-from ratchet.bus import wire
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 
 SOON = 0.05
 # Over a socket a deadline is told in whole milliseconds, rounded up.
@@ -75,7 +76,7 @@ def test_a_client_that_still_waits_is_told_that_the_deadline_passed_before_the_r
     burn(0.002)
     transaction = bus.take()
     kind, _, id, arg, _ = raw.receive_message()
-    assert (kind, id, arg) == (wire.ERROR, 7, wire.ErrorNumber.OUT_OF_TIME)
+    assert (kind, id, arg) == (wire.ERROR, 7, Reason.OUT_OF_TIME)
     transaction.send_response("answer")
     assert raw.receive_message()[2] == 8
     assert bus.server.stats().cancelled == 1
@@ -88,7 +89,7 @@ def test_an_error_of_the_server_out_of_time_is_rejected_and_certainly_not_run(
     client, raw = open_client()
     sent = client.send_request("question", timeout=LONG)
     id = raw.receive_message()[2]
-    raw.send(wire.encode(wire.ERROR, 0, id, wire.ErrorNumber.OUT_OF_TIME, [b"Rejected", b"too late", b""]))
+    raw.send(wire.encode(wire.ERROR, 0, id, Reason.OUT_OF_TIME, [b"Rejected", b"too late", b""]))
     with pytest.raises(Exception, match="too late") as raised:
         sent.recv_response(LONG)
     assert type(raised.value).__name__ == "Rejected"

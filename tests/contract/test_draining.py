@@ -12,7 +12,9 @@ from contract.buses import Bus, Start, connected, on_sockets_of_each_form
 from helpers import LONG, output_of, turns, wait_until
 from ratchet import Rejected
 from ratchet import bus as ratchet_bus
-from ratchet.bus import Limits, ServerBus, wire
+from ratchet.bus import Limits, ServerBus
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 from raw_peer import RawPeer
 
 LARGE = 2_000_000
@@ -107,7 +109,7 @@ def test_all_of_a_long_listen_queue_are_told(start: Start) -> None:
         for client in clients:
             told = [client.receive_message() for _ in range(2)]
             assert sorted((kind, id, arg) for kind, _, id, arg, _ in told) == [
-                (wire.ERROR, 1, wire.ErrorNumber.DRAINING),
+                (wire.ERROR, 1, Reason.DRAINING),
                 (wire.GOAWAY, 1, 0),
             ]
 

@@ -33,7 +33,9 @@ from contract.buses import (
 from contract.clients import connect
 from helpers import LONG, burn, turns, wait_until
 from ratchet import bus as ratchet_bus
-from ratchet.bus import Limits, wire
+from ratchet.bus import Limits
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 from raw_peer import RawPeer
 
 
@@ -198,7 +200,7 @@ def test_a_server_that_has_too_many_requests_still_reads_a_cancel(
     raw.send(wire.encode(wire.CANCEL, 0, cancelled, 0, ()))
     kind, _, id, arg, _ = raw.receive_message()
     assert (kind, id) == (wire.ERROR, cancelled)
-    assert arg in (wire.ErrorNumber.OUT_OF_TIME, wire.ErrorNumber.CANCELLED)
+    assert arg in (Reason.OUT_OF_TIME, Reason.CANCELLED)
     taken = []
     for _ in range(4):
         transaction, request = bus.server.recv_request(LONG)

@@ -23,7 +23,9 @@ from contract.buses import (
 from helpers import LONG, turns, wait_until
 from ratchet import BusError, BusTimeout, MessageTooLarge
 from ratchet import bus as ratchet_bus
-from ratchet.bus import Codec, Limits, wire
+from ratchet.bus import Codec, Limits
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 from raw_peer import HELLO, RawPeer
 
 PARTS: Codec[Any, Any] = Codec(
@@ -188,7 +190,7 @@ def test_a_request_that_is_given_up_makes_room_for_one_that_waits_at_home(
     assert parts == [b'"first"']
     first.cancel()
     assert raw.receive_message()[0] == wire.CANCEL
-    raw.send(wire.encode_error(id, wire.ErrorNumber.CANCELLED, ("Cancelled", "", "")))
+    raw.send(wire.encode_error(id, Reason.CANCELLED, ("Cancelled", "", "")))
     answer_next(raw)
     assert waiting.result() == "second"
 

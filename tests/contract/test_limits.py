@@ -23,7 +23,9 @@ from contract.buses import (
 )
 from helpers import LONG, burn, output_of, turns, wait_until
 from ratchet import BusTimeout, ConnectionLost, MessageTooLarge, RemoteError
-from ratchet.bus import ClientBus, Codec, Limits, ServerBus, wire
+from ratchet.bus import ClientBus, Codec, Limits, ServerBus
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 
 PARTS: Codec[Any, Any] = Codec(
     lambda parts: (b"", parts),
@@ -97,7 +99,7 @@ def test_a_message_over_the_limit_ends_the_earlier_requests_of_its_connection(op
     transaction = bus.take()
     raw.request(2, b'"' + b"x" * 1000 + b'"')
     kind, _, id, number, _ = raw.receive_message()
-    assert (kind, id, number) == (wire.ERROR, 2, wire.ErrorNumber.TOO_LARGE)
+    assert (kind, id, number) == (wire.ERROR, 2, Reason.TOO_LARGE)
     assert raw.receive_rest() == b""
     wait_until(lambda: transaction.cancelled)
 
@@ -109,7 +111,7 @@ def test_a_message_is_over_the_limit_by_all_its_parts_together(open_bus: OpenBus
     # Two parts of 600: refused when the second's length is told, before its bytes.
     raw.send(wire.encode(wire.REQUEST, 0, 9, 0, [b"x" * 600, b"x" * 600])[:-600])
     kind, _, id, number, parts = raw.receive_message()
-    assert (kind, id, number) == (wire.ERROR, 9, wire.ErrorNumber.TOO_LARGE)
+    assert (kind, id, number) == (wire.ERROR, 9, Reason.TOO_LARGE)
     assert b"1200" in parts[1]
     assert raw.receive_rest() == b""
 

@@ -15,7 +15,7 @@ from contract.buses import Bus, OpenBus, Start, on_every_kind, on_sockets
 from helpers import LONG, in_os_thread, wait_until
 from ratchet import Abandoned, ConnectionLost, Ratchet, Rejected, RemoteError
 from ratchet import bus as ratchet_bus
-from ratchet.bus import wire
+from ratchet.bus._socket import wire
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -30,8 +30,9 @@ from ratchet import (
     RemoteError,
 )
 from ratchet import bus as ratchet_bus
-from ratchet.bus import wire
-from ratchet.bus.address import format_address
+from ratchet.bus._core.address import format_address
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._socket import wire
 
 PLAIN_REQUEST = bytes.fromhex("0001 00000004") + b"1337"
 PLAIN_ANSWER = bytes.fromhex("0001 00000004") + b"7357"
@@ -404,7 +405,7 @@ def test_an_id_may_be_used_again_once_it_was_answered_or_cancelled(bus: Bus) -> 
     raw.request(5)
     given_up = bus.take()
     raw.send(wire.encode(wire.CANCEL, 0, 5, 0, []))
-    assert raw.receive_message()[:4] == (wire.ERROR, 0, 5, wire.ErrorNumber.CANCELLED)
+    assert raw.receive_message()[:4] == (wire.ERROR, 0, 5, Reason.CANCELLED)
     raw.request(5)
     bus.take().send_response(3)
     assert given_up.send_response(2) is False
@@ -466,7 +467,7 @@ def test_a_message_over_the_limit_is_refused_by_its_declared_length(bus: Bus) ->
     raw.send(bytes.fromhex(head + "ffffffff"))
     if not bus.plain:
         kind, _, id, number, parts = raw.receive_message()
-        assert (kind, id, number) == (wire.ERROR, 9, wire.ErrorNumber.TOO_LARGE)
+        assert (kind, id, number) == (wire.ERROR, 9, Reason.TOO_LARGE)
         assert b"over the limit of 16777216" in parts[1]
     assert raw.receive_rest() == b""
     other.send(request_of(bus.kind))

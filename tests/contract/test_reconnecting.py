@@ -18,7 +18,9 @@ from contract.buses import Start, client_tls, on_sockets, server_tls
 from helpers import LONG, turns, wait_until
 from ratchet import BusClosed, BusTimeout, ConnectionLost, Rejected
 from ratchet import bus as ratchet_bus
-from ratchet.bus import ClientBus, ServerBus, codecs, dialer, wire
+from ratchet.bus import ClientBus, ServerBus, codecs
+from ratchet.bus._socket import dial as dialer
+from ratchet.bus._socket import wire
 from raw_peer import RawPeer
 
 

@@ -16,7 +16,7 @@ from helpers import LONG, wait_until
 from ratchet import BusError, ConnectionLost
 from ratchet import bus as ratchet_bus
 from ratchet.bus import ClientBus, Limits, ServerBus
-from ratchet.bus.address import format_address
+from ratchet.bus._core.address import format_address
 from raw_peer import RawPeer
 
 

@@ -28,8 +28,10 @@ import greenlet
 from helpers import LONG, turns
 from ratchet import RemoteError
 from ratchet import bus as ratchet_bus
-from ratchet.bus import ClientBus, LocalBus, wire
-from ratchet.bus.limits import Limits
+from ratchet.bus import ClientBus, LocalBus
+from ratchet.bus._core.faults import Reason
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import wire
 
 MEASURING_TIME = 50.0
 """Seconds in which a group has to be measured.  A busy machine may be slow, and is no failure."""
@@ -260,7 +262,7 @@ def _answer(address: tuple[str, int], batch: int) -> None:
                     continue
                 if parts[0] == FAILING:
                     texts = ("ValueError", "as asked", "")
-                    answers.append(wire.encode_error(id, wire.ErrorNumber.HANDLER_RAISED, texts))
+                    answers.append(wire.encode_error(id, Reason.HANDLER_RAISED, texts))
                 else:
                     answers.append(wire.encode(wire.RESPONSE, 0, id, 0, parts))
             if len(answers) == batch:

@@ -13,8 +13,9 @@ import pytest
 
 from docs.pages import CHECKOUT, PAGES
 from ratchet import errors
-from ratchet.bus import Limits, wire
-from ratchet.bus.transaction import error_from_number
+from ratchet.bus import Limits
+from ratchet.bus._core.faults import Reason, error_from_reason
+from ratchet.bus._socket import wire
 
 MANUAL = "docs/manual"
 MODULES = ["ratchet", "ratchet.thread", "ratchet.errors", "ratchet.bus", "ratchet.bus.codecs"]
@@ -103,9 +104,9 @@ def test_the_codes_of_the_errors_are_those_of_the_code() -> None:
 def test_the_numbers_of_errors_raise_what_the_page_of_the_wire_says() -> None:
     page = PAGES[f"{MANUAL}/wire.rst"]
     rows = re.findall(r"^(\d) {3,}\S.*``(\w+)``, ``(\w+)``", page, re.M)
-    assert [int(number) for number, _, _ in rows] == list(wire.ErrorNumber)
+    assert [int(number) for number, _, _ in rows] == list(Reason)
     for number, name, outcome in rows:
-        error = error_from_number(int(number), ("Type", "message", ""))
+        error = error_from_reason(int(number), ("Type", "message", ""))
         assert (type(error).__name__, error.outcome) == (name, outcome)
 
 

@@ -12,7 +12,8 @@ from gevent import socket
 
 from helpers import LONG, wait_until
 from ratchet import bus as ratchet_bus
-from ratchet.bus import Limits, wire
+from ratchet.bus import Limits
+from ratchet.bus._socket import wire
 from robustness.leaks import open_descriptors, resident_memory
 
 PIECES = 10_000

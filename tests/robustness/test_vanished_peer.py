@@ -21,7 +21,7 @@ import pytest
 
 from helpers import LONG, PACKAGE, wait_until
 from ratchet import bus as ratchet_bus
-from ratchet.bus import acknowledge, transport
+from ratchet.bus._socket import acknowledge, transport
 
 BOUND = 3.0
 """Seconds until a peer is given up, with the constants below.  Idle: 1 s of silence
@@ -44,8 +44,10 @@ SHORTENED = """
 import signal, sys, time
 import gevent
 from ratchet import BusError, ConnectionLost, bus
-from ratchet.bus import acknowledge, transport
-from ratchet.bus.address import dial
+from ratchet.bus._socket import acknowledge
+from ratchet.bus._socket import transport
+from ratchet.bus._core.address import TcpEndpoint
+from ratchet.bus._socket.dial import dial
 
 transport._KEEPALIVE_IDLE = transport._KEEPALIVE_INTERVAL = 1
 transport._KEEPALIVE_PROBES = 2
@@ -112,7 +114,7 @@ from gevent.fileobject import FileObject
 if sys.argv[1:]:
     transport._RTO_MAX_MS = int(sys.argv[1])
 
-connected, _ = dial(("10.99.0.1", 4000))
+connected, _ = dial(TcpEndpoint("10.99.0.1", 4000))
 begun = time.monotonic()
 
 def gone():

@@ -24,15 +24,15 @@ from gevent.hub import Hub, get_hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
-from ratchet.bus.acknowledge import AcknowledgeWatch
-from ratchet.bus.address import Target, format_address
-from ratchet.bus.delivery import DeliveryWatch
-from ratchet.bus.limits import Limits
-from ratchet.bus.outbox import Buffer, Outbox, size_of
-from ratchet.bus.stall import StallWatch
-from ratchet.bus.transport import TlsTransport, Transport, quiet_end, refused_us
-from ratchet.bus.watch import Watch
-from ratchet.bus.wire import Decoder, Frame, Message
+from ratchet.bus._core.address import Address, format_address
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket.acknowledge import AcknowledgeWatch
+from ratchet.bus._socket.delivery import DeliveryWatch
+from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
+from ratchet.bus._socket.stall import StallWatch
+from ratchet.bus._socket.transport import TlsTransport, Transport, quiet_end, refused_us
+from ratchet.bus._socket.watch import Watch
+from ratchet.bus._socket.wire import Decoder, Frame, Message
 from ratchet.errors import BusError, ConnectionLost
 
 _READ, _WRITE = 1, 2  # libev's event bits
@@ -155,7 +155,7 @@ class Connection:
         transport: Transport,
         limits: Limits,
         owner: ConnectionOwner,
-        peer: Target,
+        peer: Address,
     ) -> None:
         self._hub: Hub = get_hub()
         self._run_callback: Callable[..., object] = self._hub.loop.run_callback

@@ -11,7 +11,7 @@ from typing import Final
 
 from gevent.hub import Hub
 
-from ratchet.bus.watch import Watch
+from ratchet.bus._socket.watch import Watch
 
 # A peer that seems to stall is looked at again so often, each time after so many
 # seconds and thus in a turn of its own.

@@ -31,11 +31,10 @@ from ratchet._death import after_death, held_by_dead
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue, check_hub
+from ratchet.bus._core.deadline import Scope, enter_scope, leave_scope, time_left
+from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_name, error_texts
+from ratchet.bus._core.side import BusSide
 from ratchet.bus.codecs import Address
-from ratchet.bus.deadline import Scope, enter_scope, leave_scope, time_left
-from ratchet.bus.side import BusSide
-from ratchet.bus.transaction import DRAINING, ErrorTexts, error_name, error_texts
-from ratchet.bus.wire import ErrorNumber
 from ratchet.errors import AlreadyAnswered
 
 Request = TypeVar("Request")
@@ -168,7 +167,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
         """
 
     @abstractmethod
-    def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
+    def _reply_error(self, number: Reason, texts: ErrorTexts) -> bool:
         """Hand an error to the client's side; does not block."""
 
     def _load(self) -> bool:
@@ -189,7 +188,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
             log_error(
                 bus_logger, logging.WARNING, "a request from %s could not be decoded", self._from, error=error
             )
-            self._refuse(ErrorNumber.NOT_DECODED, error_texts(error))
+            self._refuse(Reason.NOT_DECODED, error_texts(error))
         finally:
             self._handler = None
             self._bus._to_interrupt.discard(self)
@@ -210,7 +209,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
                 self._state = TAKEN
                 try:
                     if isinstance(error, Exception):
-                        self._refuse(ErrorNumber.HANDLER_RAISED, error_texts(error))
+                        self._refuse(Reason.HANDLER_RAISED, error_texts(error))
                     else:
                         self._abandon()
                 finally:
@@ -225,7 +224,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
             return self._refuse_answer()
         texts = error_texts(error)
         try:
-            handed_over = self._reply_error(ErrorNumber.HANDLER_RAISED, texts)
+            handed_over = self._reply_error(Reason.HANDLER_RAISED, texts)
             self._state = ANSWERED
             self._release()
             return handed_over
@@ -250,7 +249,7 @@ class PendingRequest(ABC, Generic[Request, Response]):
         if self._state not in OPEN:
             self._release()
 
-    def _refuse(self, number: ErrorNumber, texts: ErrorTexts) -> None:
+    def _refuse(self, number: Reason, texts: ErrorTexts) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""
         if self._state is QUEUED or self._state is TAKEN:
             try:
@@ -263,12 +262,12 @@ class PendingRequest(ABC, Generic[Request, Response]):
 
     def _refuse_draining(self) -> None:
         """The server takes no new work, and this was not taken yet."""
-        self._refuse(ErrorNumber.DRAINING, ("Rejected", DRAINING, ""))
+        self._refuse(Reason.DRAINING, ("Rejected", DRAINING, ""))
 
     def _abandon(self) -> None:
         """No thread can answer it any more."""
         if self._state is TAKEN:
-            self._refuse(ErrorNumber.ABANDONED, ("Abandoned", _ABANDONED, ""))
+            self._refuse(Reason.ABANDONED, ("Abandoned", _ABANDONED, ""))
 
     def _abandon_soon(self) -> None:
         """The same, from any OS thread."""

@@ -9,8 +9,8 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from ratchet.bus.side import BusSide
-from ratchet.bus.transaction import ClientTransaction
+from ratchet.bus._core.outgoing import ClientTransaction
+from ratchet.bus._core.side import BusSide
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
 import os
 import socket as _socket
 import ssl
 import uuid
 from collections.abc import Collection
-from contextlib import suppress
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -25,14 +23,15 @@ from gevent.monkey import get_original
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import check_hub
-from ratchet.bus import wire
-from ratchet.bus.address import SocketFile, Target, format_address, listening_address, shown
+from ratchet.bus._core.address import Address, address_of, format_address
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.server import ServerSide
+from ratchet.bus._core.stats import Stats
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.listen import Listener, SocketFile, listening_address
+from ratchet.bus._socket.server_connection import Session, SessionOwner, SocketRequest
+from ratchet.bus._socket.transport import Transport, begin_tls
 from ratchet.bus.codecs import Decode, Encode
-from ratchet.bus.limits import Limits
-from ratchet.bus.server_side import ServerSide
-from ratchet.bus.session import Session, SessionOwner, SocketRequest
-from ratchet.bus.stats import Stats
-from ratchet.bus.transport import Transport, begin_tls
 from ratchet.errors import BusClosed, Outcome
 
 Request = TypeVar("Request")
@@ -101,7 +100,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         )
 
     @property
-    def address(self) -> Target:
+    def address(self) -> Address:
         """Where it listens, in a form that `connect` takes: `(host, port)` or `"unix:/path"`."""
         return self._address
 
@@ -260,7 +259,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 # Reuse the listener's attributes; saves a getsockopt for each.
                 family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
                 socket = _plain_socket(family, kind, protocol, fileno=descriptor)
-                self._admit(socket, shown(family, peer))
+                self._admit(socket, address_of(family, peer))
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -281,7 +280,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 raise
         return True
 
-    def _admit(self, socket: Any, peer: Target) -> None:
+    def _admit(self, socket: Any, peer: Address) -> None:
         transport: Transport | None = None
         session: Session | None = None
         try:
@@ -314,44 +313,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._back_off = min(self._back_off * 2, _LAST_BACK_OFF)
 
 
-class Listener:
-    """A listening socket that was opened here, and that forked children have a copy of.
-
-    A copy keeps the port alive, whether its process serves or not.  So who opened it
-    ends it for all when it closes it, unless a child has taken to serving too.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.getpid()
-        # One byte that all forked children share.
-        self._shared = mmap.mmap(-1, 1)
-
-    @property
-    def shared(self) -> bool:
-        """Whether a forked child serves too."""
-        return bool(self._shared[0])
-
-    def share(self) -> None:
-        """This child serves too."""
-        self._shared[0] = 1
-
-    def end(self, socket: Any) -> None:
-        """The bus of this process closes the socket."""
-        if os.getpid() == self._process and not self.shared:
-            # Not every system can do that to a socket that listens.
-            with suppress(OSError):
-                socket.shutdown(_socket.SHUT_RDWR)
-
-
 @cache
 def process_name(process: int) -> str:
     """What names this process to its clients, as long as it lives."""
     return uuid.uuid4().hex
-
-
-def check_listens(socket: Any) -> None:
-    """Refuse what is no listening stream socket."""
-    if not hasattr(socket, "accept"):
-        raise TypeError(f"new_server needs a socket that listens, not {socket!r}")
-    if not socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
-        raise ValueError(f"new_server needs a socket that listens; call listen() on {socket!r} first")

@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 from gevent.hub import get_hub
 
 from ratchet._wait import WaitQueue, check_may_wait
-from ratchet.bus.deadline import in_words
+from ratchet.bus._core.deadline import in_words
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
 Item = TypeVar("Item")

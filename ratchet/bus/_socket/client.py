@@ -21,18 +21,24 @@ from gevent.hub import get_hub
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
-from ratchet.bus import wire
-from ratchet.bus.address import Target, format_address, shown
-from ratchet.bus.client_side import ClientSide
+from ratchet.bus._core.address import Address, address_of, format_address
+from ratchet.bus._core.client import ClientSide
+from ratchet.bus._core.deadline import (
+    deadline_after,
+    in_words,
+    inherited_deadline,
+    request_deadline,
+    time_left,
+)
+from ratchet.bus._core.faults import DRAINING, check_size, encode_metadata
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.stats import Stats
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.client_connection import Link, LinkOwner, SocketTransaction
+from ratchet.bus._socket.dial import Dial, Dialer
+from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
+from ratchet.bus._socket.transport import Transport, refused_us, will_never_work
 from ratchet.bus.codecs import Decode, Encode
-from ratchet.bus.connection import LATE_FOR_BUSY, LATE_FOR_QUIET
-from ratchet.bus.deadline import deadline_after, in_words, inherited_deadline, request_deadline, time_left
-from ratchet.bus.dialer import Dial, Dialer
-from ratchet.bus.limits import Limits
-from ratchet.bus.link import Link, LinkOwner, SocketTransaction
-from ratchet.bus.stats import Stats
-from ratchet.bus.transaction import DRAINING
-from ratchet.bus.transport import Transport, refused_us, will_never_work
 from ratchet.errors import (
     BusClosed,
     BusError,
@@ -56,7 +62,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
     """
 
     def __init__(
-        self, peer: Target, encode: Encode[Request], decode: Decode[Response], limits: Limits, plain: bool
+        self, peer: Address, encode: Encode[Request], decode: Decode[Response], limits: Limits, plain: bool
     ) -> None:
         super().__init__()
         self._peer = format_address(peer)
@@ -263,8 +269,8 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             if self._plain:
                 raise ValueError(f"metadata cannot be sent in the plain form: {metadata!r}")
             flags |= wire.METADATA
-            parts = [*(parts or [b""]), wire.encode_metadata(metadata)]
-        wire.check_size(parts, self._limits.max_message, self._limits.max_parts)
+            parts = [*(parts or [b""]), encode_metadata(metadata)]
+        check_size(parts, self._limits.max_message, self._limits.max_parts)
         transaction: SocketTransaction[Request, Response] | None = None
         try:
             link = self._link
@@ -364,7 +370,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             outcome=Outcome.NOT_RUN if refused else Outcome.NOT_SENT,
         )
 
-    def _use(self, transport: Transport, peer: Target) -> None:
+    def _use(self, transport: Transport, peer: Address) -> None:
         """Send requests over this connection from now on."""
         # First, so that what waits to be sent goes out together with the hello.
         self._waiters_look_again()
@@ -393,7 +399,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         self._dialer = Dialer(self, dial)
         self._dialer.start()
 
-    def _on_connected(self, transport: Transport, peer: Target) -> None:
+    def _on_connected(self, transport: Transport, peer: Address) -> None:
         self._use(transport, peer)
 
     def _on_dial_failed(self, error: Exception) -> None:
@@ -458,11 +464,11 @@ def _abort(links: list[Link], dialer: Dialer | None) -> None:
         link.close()
 
 
-def check_connected(socket: Any) -> Target:
+def check_connected(socket: Any) -> Address:
     """The address of a socket's peer; refuses what is no connected stream socket."""
     if not hasattr(socket, "getpeername"):
         raise TypeError(f"new_client needs a connected socket, not {socket!r}")
     try:
-        return shown(socket.family, socket.getpeername())
+        return address_of(socket.family, socket.getpeername())
     except OSError as error:
         raise ValueError(f"new_client needs a connected socket; {socket!r} is not: {error}") from error

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-from ratchet.bus.wire import WORTH_NO_COPY, Frame
+from ratchet.bus._socket.wire import WORTH_NO_COPY, Frame
 
 # How much is sent in one call.  More helps nobody: it is about what a socket's
 # buffer takes.

@@ -1,6 +1,6 @@
 """Bytes to messages and messages to bytes.
 
-It knows no socket, no greenlet and no clock, and imports `errors` alone.  What is
+It knows no socket, no greenlet and no clock.  What is
 incomplete is no error: `Decoder.feed` returns the messages that are whole, and keeps
 the rest.  A failure is sticky: after `Decoder.error` is set, nothing more is decoded.
 
@@ -14,25 +14,22 @@ attachments.  All integers are unsigned and big-endian.
 
 from __future__ import annotations
 
-import enum
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
+from ratchet.bus._core.faults import MAX_ERROR_TEXT, json_object
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
 EXTENDED: Final = 0x8000
 MAX_PARTS: Final = 0x7FFF
 MAX_ID: Final = 0xFFFFFFFF
 MAX_ARG: Final = 0xFFFFFFFF
-MAX_METADATA: Final = 64 * 1024
 MAX_HELLO: Final = 64 * 1024
 VERSION: Final = 1
-# Bytes of one text of an ERROR.  Text for people: more of it helps nobody.
-MAX_ERROR_TEXT: Final = 32 * 1024
 
 # The kinds of extended messages.  Plain integers, because each message is
 # compared with them; PLAIN stands for a message with a plain head.
@@ -57,19 +54,6 @@ _OWN_LIMITS: Final = {ERROR: 3 * MAX_ERROR_TEXT, HELLO: MAX_HELLO}
 ONE_WAY: Final = 0b0001
 METADATA: Final = 0b0010
 _CRITICAL_UNKNOWN_FLAGS: Final = 0b1100
-
-
-class ErrorNumber(enum.IntEnum):
-    """What went wrong, in the `arg` of an ERROR message."""
-
-    HANDLER_RAISED = 1
-    OVERLOADED = 2
-    DRAINING = 3
-    OUT_OF_TIME = 4
-    CANCELLED = 5
-    ABANDONED = 6
-    NOT_DECODED = 7
-    TOO_LARGE = 8
 
 
 Message = tuple[int, int, int, int, list[bytes]]
@@ -118,50 +102,6 @@ def encode_error(id: int, number: int, texts: Sequence[str]) -> bytes:
     return encode(ERROR, 0, id, number, parts)
 
 
-def check_size(parts: Sequence[bytes], max_message: int, max_parts: int) -> None:
-    """Refuse a message that is over the limits, before a byte of it is sent."""
-    if len(parts) == 1 and len(parts[0]) <= max_message:
-        return
-    size = sum(map(len, parts))
-    if size > max_message:
-        raise MessageTooLarge(f"a message of {size} bytes is over the limit of {max_message}")
-    if len(parts) > max_parts:
-        raise MessageTooLarge(f"a message of {len(parts)} parts is over the limit of {max_parts}")
-
-
-def encode_metadata(metadata: Mapping[str, str]) -> bytes:
-    """The last part of a REQUEST with the flag `METADATA`."""
-    if not isinstance(metadata, Mapping) or not all(
-        isinstance(text, str) for item in metadata.items() for text in item
-    ):
-        raise TypeError(f"metadata must be a dict of strings, not {metadata!r}")
-    encoded = json.dumps(dict(metadata), separators=(",", ":")).encode()
-    if len(encoded) > MAX_METADATA:
-        raise ValueError(f"metadata of {len(encoded)} bytes is over the limit of {MAX_METADATA}")
-    return encoded
-
-
-def decode_metadata(part: bytes) -> dict[str, str]:
-    """The inverse of `encode_metadata`; raises `ProtocolError`."""
-    if len(part) > MAX_METADATA:
-        raise ProtocolError(f"metadata of {len(part)} bytes is over the limit of {MAX_METADATA}")
-    metadata = _json_object(part, "metadata")
-    # The keys of a JSON object are strings.
-    if not all(isinstance(text, str) for text in metadata.values()):
-        raise ProtocolError("metadata must be a JSON object of strings")
-    return metadata
-
-
-def _json_object(part: bytes, what: str) -> dict[str, Any]:
-    try:
-        members = json.loads(part.decode())
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"{what} must be JSON in UTF-8") from error
-    if not isinstance(members, dict):
-        raise ProtocolError(f"{what} must be a JSON object")
-    return members
-
-
 @dataclass(frozen=True, kw_only=True)
 class Hello:
     """What a peer says of itself first; None where it says nothing.
@@ -189,7 +129,7 @@ def encode_hello(hello: Hello) -> bytes:
 
 def decode_hello(part: bytes) -> Hello:
     """What the part of a HELLO says; unknown members are ignored.  Raises `ProtocolError`."""
-    members = _json_object(part, "HELLO")
+    members = json_object(part, "HELLO")
     numbers = {name: members.get(name) for name in ("max_message", "max_parts", "max_in_flight")}
     for name, number in numbers.items():
         if number is not None and (type(number) is not int or number < 1):

@@ -22,14 +22,10 @@ from typing import Any, Final, TypeVar
 from greenlet import greenlet
 
 from ratchet._log import bus_logger, log_soon
-from ratchet.bus import wire
-from ratchet.bus.address import Target, format_address
-from ratchet.bus.codecs import Decode, Encode
-from ratchet.bus.connection import Connection, ConnectionOwner
-from ratchet.bus.deadline import deadline_after, is_over, seconds_until, time_left
-from ratchet.bus.limits import Limits
-from ratchet.bus.outbox import size_of
-from ratchet.bus.pending import (
+from ratchet.bus._core.address import Address, format_address
+from ratchet.bus._core.deadline import deadline_after, is_over, seconds_until, time_left
+from ratchet.bus._core.faults import ErrorTexts, Reason, check_size, decode_metadata
+from ratchet.bus._core.incoming import (
     ANSWERED,
     ANSWERING,
     CANCELLED,
@@ -39,9 +35,13 @@ from ratchet.bus.pending import (
     PendingRequest,
     RequestOwner,
 )
-from ratchet.bus.transaction import ErrorTexts
-from ratchet.bus.transport import Transport
-from ratchet.bus.wire import ErrorNumber, Frame, Message
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.outbox import size_of
+from ratchet.bus._socket.stream import Connection, ConnectionOwner
+from ratchet.bus._socket.transport import Transport
+from ratchet.bus._socket.wire import Frame, Message
+from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError, reason_of
 
 # About how many bytes a request takes besides its parts.
@@ -93,7 +93,7 @@ class SocketRequest(PendingRequest[Request, Response]):
         self._state = QUEUED
         self._deadline = deadline_after(arg / 1000) if arg else None
         if flags & wire.METADATA:
-            self._metadata = wire.decode_metadata(parts.pop())
+            self._metadata = decode_metadata(parts.pop())
         self._parts: Sequence[bytes] = parts
 
     @property
@@ -111,7 +111,7 @@ class SocketRequest(PendingRequest[Request, Response]):
             return False
         if self._deadline is not None and is_over(self._deadline):
             text = "the request's time was over before it ran"
-            self._refuse(ErrorNumber.OUT_OF_TIME, ("Rejected", text, ""))
+            self._refuse(Reason.OUT_OF_TIME, ("Rejected", text, ""))
             return False
         bus._in_flight.add(self)
         self._state = TAKEN
@@ -201,12 +201,12 @@ class SocketRequest(PendingRequest[Request, Response]):
             self._state = CANCELLED
         return self._refuse_answer()
 
-    def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
+    def _reply_error(self, number: Reason, texts: ErrorTexts) -> bool:
         sent = False
         if not self._one_way and not self._session.connection.closed:
             frame = b"" if self._plain else wire.encode_error(self._id, number, texts)
             sent = self._session.answer(self, frame)
-        if number == ErrorNumber.OUT_OF_TIME:
+        if number == Reason.OUT_OF_TIME:
             # That is the client's wish, though it could not tell any more.
             self._bus._counters.cancelled += 1
         else:
@@ -234,7 +234,7 @@ class Session(ConnectionOwner):
         "server",
     )
 
-    def __init__(self, server: SessionOwner, transport: Transport, peer: Target) -> None:
+    def __init__(self, server: SessionOwner, transport: Transport, peer: Address) -> None:
         self.server = server
         limits = server._limits
         # Its requests that are not finished, one-way ones included, and how many
@@ -267,7 +267,7 @@ class Session(ConnectionOwner):
 
     def check_size(self, parts: Sequence[bytes]) -> None:
         """Refuse a response that is over this side's limits, or over the client's."""
-        wire.check_size(parts, self._max_message, self._max_parts)
+        check_size(parts, self._max_message, self._max_parts)
 
     def is_crowded_for(self, request: SocketRequest[Any, Any]) -> bool:
         """Whether an answer of this request would only wait to be sent."""
@@ -465,9 +465,9 @@ class Session(ConnectionOwner):
             return
         if request._cancel():
             self._unqueue({request})
-            number, text = ErrorNumber.OUT_OF_TIME, "the request was given up before it ran"
+            number, text = Reason.OUT_OF_TIME, "the request was given up before it ran"
         else:
-            number, text = ErrorNumber.CANCELLED, "the request was given up while it ran"
+            number, text = Reason.CANCELLED, "the request was given up while it ran"
         self.connection.write(wire.encode_error(id, number, ("Cancelled", text, "")))
         self._open.pop(id, None)
 
@@ -497,7 +497,7 @@ class Session(ConnectionOwner):
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", peer, reason_of(error))
         if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
             texts = ("MessageTooLarge", error.args[0], "")
-            self.connection.write(wire.encode_error(refused[1], ErrorNumber.TOO_LARGE, texts))
+            self.connection.write(wire.encode_error(refused[1], Reason.TOO_LARGE, texts))
         self.connection.close_when_sent()
 
     def _on_closed(self, error: BaseException | None) -> None:

@@ -15,15 +15,28 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from gevent.hub import get_hub
 
 from ratchet._wait import check_hub, check_timeout
-from ratchet.bus.client_side import ClientSide
+from ratchet.bus._core.client import ClientSide
+from ratchet.bus._core.deadline import (
+    deadline_after,
+    inherited_deadline,
+    is_over,
+    request_deadline,
+    time_left,
+)
+from ratchet.bus._core.faults import (
+    DRAINING,
+    ErrorTexts,
+    Reason,
+    check_size,
+    encode_metadata,
+    error_from_reason,
+)
+from ratchet.bus._core.incoming import ANSWERED, ANSWERING, QUEUED, TAKEN, PendingRequest
+from ratchet.bus._core.limits import checked_limits
+from ratchet.bus._core.outgoing import ClientTransaction
+from ratchet.bus._core.server import ServerSide
+from ratchet.bus._core.stats import Stats
 from ratchet.bus.codecs import Codec, Decode, Encode, client_functions, server_functions
-from ratchet.bus.deadline import deadline_after, inherited_deadline, is_over, request_deadline, time_left
-from ratchet.bus.limits import checked_limits
-from ratchet.bus.pending import ANSWERED, ANSWERING, QUEUED, TAKEN, PendingRequest
-from ratchet.bus.server_side import ServerSide
-from ratchet.bus.stats import Stats
-from ratchet.bus.transaction import DRAINING, ClientTransaction, ErrorTexts, error_from_number
-from ratchet.bus.wire import ErrorNumber, check_size, encode_metadata
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -120,8 +133,8 @@ class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Requ
         self._state = ANSWERED
         return not self._one_way
 
-    def _reply_error(self, number: ErrorNumber, texts: ErrorTexts) -> bool:
-        self._fail(error_from_number(number, texts))
+    def _reply_error(self, number: Reason, texts: ErrorTexts) -> bool:
+        self._fail(error_from_reason(number, texts))
         return not self._one_way
 
     def _settle(self) -> None:

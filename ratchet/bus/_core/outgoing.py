@@ -12,82 +12,24 @@ is woken looks whether it is done, and waits on if it is not.
 from __future__ import annotations
 
 import copy
-import traceback
 from abc import ABC, abstractmethod
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from gevent.hub import Waiter, get_hub
 
 from ratchet._interrupts import settle_soon
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
-from ratchet.bus import wire
-from ratchet.bus.deadline import deadline_after, in_words, seconds_until, time_left
-from ratchet.bus.side import BusSide
-from ratchet.bus.wire import ErrorNumber
+from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until, time_left
+from ratchet.bus._core.side import BusSide
 from ratchet.errors import (
-    Abandoned,
     BusError,
     BusTimeout,
     Cancelled,
-    MessageTooLarge,
     Outcome,
-    Rejected,
-    RemoteError,
 )
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-DRAINING: Final = "the server is draining"
-
-ErrorTexts = tuple[str, str, str]
-"""Type name, message, traceback."""
-
-
-def error_name(error_type: type[BaseException]) -> str:
-    """The bare name of an error's class, whatever its metaclass says."""
-    name = type.__dict__["__name__"].__get__(error_type)
-    return str.__str__(name)
-
-
-def error_texts(error: BaseException) -> ErrorTexts:
-    """An error as texts.  What cannot be rendered gets a stand-in; only Ctrl-C comes out."""
-    name = error_name(type(error))
-    try:
-        # A subclass of str could still do anything when it is cut.
-        message = str.__str__(error.message if isinstance(error, BusError) else str(error))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as failure:
-        message = f"<the text of this {name} cannot be shown: {error_name(type(failure))}>"
-    try:
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as failure:
-        trace = f"<the traceback of this {name} cannot be shown: {error_name(type(failure))}>"
-    # Of a long traceback, the end says most.
-    return name, message[: wire.MAX_ERROR_TEXT], trace[-wire.MAX_ERROR_TEXT :]
-
-
-def error_from_number(number: int, texts: ErrorTexts, peer: str = "") -> BusError:
-    """The error that a client raises for an ERROR message of `peer`."""
-    message = f"{texts[1]} ({peer})" if peer else texts[1]
-    match number:
-        case ErrorNumber.HANDLER_RAISED:
-            return RemoteError(*texts)
-        case ErrorNumber.NOT_DECODED:
-            return RemoteError(*texts, outcome=Outcome.NOT_RUN)
-        case ErrorNumber.OVERLOADED | ErrorNumber.DRAINING | ErrorNumber.OUT_OF_TIME:
-            return Rejected(message)
-        case ErrorNumber.CANCELLED:
-            return Cancelled(message)
-        case ErrorNumber.ABANDONED:
-            return Abandoned(message)
-        case ErrorNumber.TOO_LARGE:
-            return MessageTooLarge(message, outcome=Outcome.NOT_RUN)
-        case _:
-            return BusError(f"error {number} of the server: {message}")
 
 
 class ClientTransaction(ABC, Generic[Request, Response]):

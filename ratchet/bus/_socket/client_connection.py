@@ -20,16 +20,17 @@ from typing import Any, TypeVar
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
-from ratchet.bus import wire
-from ratchet.bus.address import Target, format_address
+from ratchet.bus._core.address import Address, format_address
+from ratchet.bus._core.deadline import deadline_after, time_left
+from ratchet.bus._core.faults import DRAINING, Reason, check_size, error_from_reason
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.outgoing import ClientTransaction
+from ratchet.bus._core.side import BusSide
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.stream import Connection, ConnectionOwner
+from ratchet.bus._socket.transport import Transport, refused_us
+from ratchet.bus._socket.wire import Message
 from ratchet.bus.codecs import Decode
-from ratchet.bus.connection import Connection, ConnectionOwner
-from ratchet.bus.deadline import deadline_after, time_left
-from ratchet.bus.limits import Limits
-from ratchet.bus.side import BusSide
-from ratchet.bus.transaction import DRAINING, ClientTransaction, error_from_number
-from ratchet.bus.transport import Transport, refused_us
-from ratchet.bus.wire import ErrorNumber, Message
 from ratchet.errors import (
     BusClosed,
     BusError,
@@ -50,7 +51,7 @@ Response = TypeVar("Response")
 _LAST_WORD_TIMEOUT = 0.1
 # Seconds without an answer of a plain server, after which no more are waited for.
 _PLAIN_SILENCE = 0.2
-_LAST_WORDS = (ErrorNumber.CANCELLED, ErrorNumber.OUT_OF_TIME, ErrorNumber.DRAINING)
+_LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
 
 
 class LinkOwner(BusSide):
@@ -169,7 +170,7 @@ class Link(ConnectionOwner):
         "useful",
     )
 
-    def __init__(self, client: LinkOwner, transport: Transport, peer: Target) -> None:
+    def __init__(self, client: LinkOwner, transport: Transport, peer: Address) -> None:
         # Weakly, because the loop keeps a connection alive, and so its link.
         self._client = weakref.ref(client)
         self._counters = client._counters
@@ -464,7 +465,7 @@ class Link(ConnectionOwner):
         """Refuse at home a message that the server would refuse; raises `MessageTooLarge`."""
         assert self.hello is not None
         limits = self._limits
-        wire.check_size(
+        check_size(
             parts,
             min(self.hello.max_message or limits.max_message, limits.max_message),
             min(self.hello.max_parts or limits.max_parts, limits.max_parts),
@@ -481,12 +482,12 @@ class Link(ConnectionOwner):
         self.useful = True
         if kind == wire.ERROR:
             name, text, trace = (part.decode("utf-8", "replace") for part in parts)
-            error = error_from_number(arg, (name, text, trace), transaction._peer)
+            error = error_from_reason(arg, (name, text, trace), transaction._peer)
         if transaction._expired:
             if kind != wire.ERROR:
                 self._counters.dropped_late += 1
             transaction._time_out(Outcome.RAN if kind != wire.ERROR else error.outcome)
-        elif kind == wire.ERROR and arg == ErrorNumber.CANCELLED and transaction._timer is not None:
+        elif kind == wire.ERROR and arg == Reason.CANCELLED and transaction._timer is not None:
             # The server saw the request's time end before this side did.
             transaction._time_out(error.outcome)
         elif kind == wire.ERROR:

@@ -31,10 +31,9 @@ from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
-from ratchet.bus.codecs import check_callable, required_arguments, required_keywords, takes_an_argument
-from ratchet.bus.deadline import deadline_after, time_left
-from ratchet.bus.inbox import Inbox
-from ratchet.bus.pending import (
+from ratchet.bus._core.deadline import deadline_after, time_left
+from ratchet.bus._core.inbox import Inbox
+from ratchet.bus._core.incoming import (
     CANCELLED,
     QUEUED,
     PendingRequest,
@@ -42,6 +41,7 @@ from ratchet.bus.pending import (
     ServerTransaction,
     abandon_held,
 )
+from ratchet.bus.codecs import check_callable, required_arguments, required_keywords, takes_an_argument
 from ratchet.errors import BusClosed
 from ratchet.kernel import Thread, kernel_of
 

@@ -13,8 +13,8 @@ from gevent.hub import Hub, Waiter, get_hub
 from ratchet._alive import living, register
 from ratchet._interrupts import guard
 from ratchet._wait import suspend
-from ratchet.bus.deadline import time_left
-from ratchet.bus.stats import Counters, Stats
+from ratchet.bus._core.deadline import time_left
+from ratchet.bus._core.stats import Counters, Stats
 
 # Seconds between two looks at whether something is done, doubled up to the last.
 _FIRST_LOOK: Final = 0.001

@@ -1,0 +1,1 @@
+"""Shared by every kind of bus; knows no socket."""

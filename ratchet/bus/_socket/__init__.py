@@ -1,0 +1,1 @@
+"""The bus over TCP, Unix sockets and TLS."""

@@ -1,0 +1,205 @@
+"""Connecting: one attempt, and one after the other with pauses that grow.
+
+`dial` connects once and blocks.  A `Dialer` does so in the background until there
+is a connection.  It holds its client weakly: a client that nobody refers to any more
+is collected, however long its server is away.  It tells the client of each attempt's
+end, and stops when there is a connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket as _socket
+import ssl
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import gevent
+from gevent import socket
+from gevent.monkey import get_original
+
+from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of, check_host
+from ratchet.bus._socket.transport import Transport, begin_tls
+
+Dial = Callable[[], tuple[Transport, Address]]
+"""Connects to the server once; blocks."""
+
+# Seconds between attempts to connect, doubled up to the last one.
+_FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0
+# Seconds until an attempt to connect is given up, and after it the TLS handshake.
+_CONNECT_TIMEOUT = 10.0
+# Bytes that a Unix socket's path may have.
+_LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
+_BACKLOG_FULL: Final = "the server has more connections waiting than it takes"
+
+# Those of the system, which never switch.  gevent's `connect` would try without end
+# where a Unix socket's backlog is full.
+_plain_socket = get_original("socket", "socket")
+_plain_getaddrinfo = get_original("socket", "getaddrinfo")
+
+
+class Client(Protocol):
+    """What is told of the attempts."""
+
+    def _on_connected(self, transport: Transport, peer: Address) -> None:
+        """There is a connection, which is the client's from now on, to close it if this fails."""
+
+    def _on_dial_failed(self, error: Exception) -> None:
+        """An attempt has failed; another one will follow."""
+
+
+class Dialer:
+    """Makes connections for one client.
+
+    Attributes:
+        back_off: seconds to wait before the next attempt.
+    """
+
+    def __init__(self, client: Client, dial: Dial) -> None:
+        self._client = weakref.ref(client)
+        self._dial = dial
+        self._running: gevent.Greenlet[Any, Any] | None = None
+        self._stopped = False
+        self.back_off = 0.0
+
+    def start(self) -> None:
+        """Connect in the background, if that is not going on already; does not block."""
+        # One that has not begun counts as none.
+        if not self._stopped and not self._running:
+            running = gevent.Greenlet(self._run)
+            running.rawlink(self._on_end)
+            # First, so that `stop` ends it whatever strikes.
+            self._running = running
+            running.start()
+
+    def stop(self) -> None:
+        """Make no more attempts; does not block."""
+        self._stopped = True
+        if self._running is not None:
+            self._running.kill(block=False)
+
+    def _run(self) -> None:
+        """What the dialing greenlet does."""
+        while not self._connect_once():
+            pass
+
+    def _on_end(self, dialing: gevent.Greenlet[Any, Any]) -> None:
+        """Hub callback: whatever struck, the client is not to wait for ever."""
+        if dialing.exception is not None:
+            self.start()
+
+    def _connect_once(self) -> bool:
+        """Pause, and make one attempt.  Whether there is no need for another."""
+        if self.back_off:
+            # Jitter, so that the clients of a server that starts again do not all
+            # come at the same instant.
+            gevent.sleep(self.back_off * random.uniform(0.5, 1.0))
+        self.back_off = min(max(self.back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
+        try:
+            transport, peer = self._dial()
+        except Exception as error:
+            client = self._client()
+            if client is not None:
+                client._on_dial_failed(error)
+            return client is None
+        client = self._client()
+        if client is None or self._stopped:
+            transport.close()
+        else:
+            # From here on `start` means another connection.
+            self._running = None
+            client._on_connected(transport, peer)
+        return True
+
+
+def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple[Transport, Address]:
+    """Connect to `endpoint`; blocks.
+
+    Returns the transport, over which TLS has shaken hands, and the address.  Raises
+    `OSError`, or `ValueError` for a host name that cannot exist.
+    """
+    opened: Any = _connect(endpoint)
+    try:
+        if isinstance(endpoint, UnixEndpoint):
+            name, peer = None, endpoint.address
+        else:
+            name, peer = endpoint.host, address_of(opened.family, opened.getpeername())
+        if ssl_context is None:
+            return Transport(opened), peer
+        opened = transport = begin_tls(ssl_context, opened, server_side=False, server_name=name)
+        _shake_hands(transport)
+        return transport, peer
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _shake_hands(transport: Transport) -> None:
+    late = TimeoutError(errno.ETIMEDOUT, f"the TLS handshake took more than {_CONNECT_TIMEOUT:g} s")
+    end = time.monotonic() + _CONNECT_TIMEOUT
+    transport.shake_hands()
+    while not transport.ready:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise late
+        wait = socket.wait_write if transport.wants_write else socket.wait_read
+        wait(transport.fileno(), timeout=left, timeout_exc=late)
+        transport.shake_hands()
+
+
+def _connect(endpoint: Endpoint) -> Any:
+    """A socket that is connected to `endpoint`; each address of a host is tried in turn."""
+    if isinstance(endpoint, UnixEndpoint):
+        return _connected(socket.AF_UNIX, fitting(endpoint.path))
+    *others, last = resolve(endpoint.host, endpoint.port)
+    for family, _, _, _, sockaddr in others:
+        try:
+            return _connected(family, sockaddr)
+        except OSError:
+            continue
+    return _connected(last[0], last[4])
+
+
+def _connected(family: int, where: Any) -> Any:
+    connecting = _plain_socket(family, _socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        number = connecting.connect_ex(where)
+        if number == errno.EINPROGRESS:
+            late = TimeoutError(errno.ETIMEDOUT, f"no connection within {_CONNECT_TIMEOUT:g} s")
+            socket.wait_write(connecting.fileno(), timeout=_CONNECT_TIMEOUT, timeout_exc=late)
+            number = connecting.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if number:
+            full = number == errno.EAGAIN and family == socket.AF_UNIX
+            raise OSError(number, _BACKLOG_FULL if full else os.strerror(number))
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+def fitting(path: str) -> str:
+    """The path of a Unix socket as the system takes it: a long one from the working directory."""
+    if path.startswith("\0") or len(os.fsencode(path)) <= _LONGEST_PATH:
+        return path
+    return os.path.relpath(path)
+
+
+def resolve(host: str | None, port: int, flags: int = 0) -> Any:
+    """The addresses of a host, as `getaddrinfo` has them; blocks if it is a name.
+
+    A number needs no resolver, whose threads a forked child does not have.
+    """
+    kind = _socket.SOCK_STREAM
+    try:
+        return _plain_getaddrinfo(host, port, type=kind, flags=flags | _socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        if host is None:
+            raise
+    check_host(host)
+    return socket.getaddrinfo(host, port, type=kind, flags=flags)

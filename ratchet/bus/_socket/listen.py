@@ -1,0 +1,236 @@
+"""Sockets that listen, and the files of Unix sockets.
+
+A stale file is replaced and a live one refused.  Which it is, and whose turn, is
+decided under a lock on the directory.  No bytes are sent or received here, and
+nothing is remembered but which socket file is ours, and who listens.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import socket as _socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+from gevent import socket
+from gevent.monkey import get_original
+
+from ratchet._log import bus_logger, log_soon
+from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of
+from ratchet.bus._socket.dial import fitting, resolve
+
+_BACKLOG: Final = 1024
+# Seconds until the lock of a directory is waited for in vain, and between two tries.
+_LOCK_TIMEOUT = 10.0
+_LOCK_PAUSE: Final = 0.005
+
+# That of the system, which never switches.
+_plain_socket = get_original("socket", "socket")
+
+
+class SocketFile:
+    """The file of a Unix socket that this process listens on."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # None until it is there.
+        self._identity: tuple[int, int] | None = None
+        self._process = os.getpid()
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            status = os.lstat(self._path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def created(self) -> None:
+        """The file is there, and ours."""
+        self._identity = self._found()
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another's by now, or this is a forked child.
+
+        To be called while the socket is open still: afterwards another process may
+        take the path, or the system give the file's number to another one.  Does not
+        block, and raises nothing.
+        """
+        if self._process != os.getpid() or self._identity is None or self._found() != self._identity:
+            return
+        try:
+            os.unlink(self._path)
+        except OSError as error:
+            log_soon(bus_logger, logging.WARNING, "cannot remove the socket %r: %s", self._path, error)
+        # Only once: a file that is made later may get the same number.
+        self._identity = None
+
+
+def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
+    """A socket that listens on `endpoint`, and its file if it has one.
+
+    Blocks while a host name is looked up, and while others make a socket in the
+    same directory.  Raises `OSError`, or `ValueError` for a host name that cannot
+    exist.
+    """
+    if isinstance(endpoint, UnixEndpoint):
+        path = endpoint.path
+        with _closed_on_failure(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path) as listener:
+            if not path.startswith("\0"):
+                return listener, _listen_on_file(listener, path)
+            _listen(listener, path)
+            return listener, None
+    found = resolve(endpoint.host or None, endpoint.port, socket.AI_PASSIVE)
+    family, kind, protocol, _, sockaddr = found[0]
+    with _closed_on_failure(socket.socket(family, kind, protocol), sockaddr) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _listen(listener, sockaddr)
+        return listener, None
+
+
+@contextmanager
+def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
+    try:
+        yield listener
+    except BaseException as error:
+        listener.close()
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror or error}") from error
+
+
+def _listen(listener: Any, where: Any) -> None:
+    listener.bind(where)
+    listener.listen(_BACKLOG)
+
+
+def _listen_on_file(listener: Any, path: str) -> SocketFile:
+    """Listen there, in place of a server that is no more.
+
+    Of those that find the same stale file one gets there first, and is alive for
+    the others: none can look between its removal and the next one's listening.
+    """
+    file = SocketFile(path)
+    try:
+        with _DirectoryLock(os.path.dirname(path)):
+            if _is_stale(path):
+                os.unlink(path)
+            listener.bind(fitting(path))
+            file.created()
+            listener.listen(_BACKLOG)
+    except BaseException:
+        file.remove()
+        raise
+    return file
+
+
+class _DirectoryLock:
+    """Keeps out the other processes that make a socket in a directory, in a `with` block.
+
+    Whatever strikes on the way in or out, the lock ends when it is dropped.
+    """
+
+    _descriptor = -1
+
+    def __init__(self, directory: str) -> None:
+        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> None:
+        end = time.monotonic() + _LOCK_TIMEOUT
+        try:
+            while not self._take():
+                if time.monotonic() > end:
+                    reason = f"the directory stayed locked for {_LOCK_TIMEOUT:g} s"
+                    raise TimeoutError(errno.ETIMEDOUT, reason)
+                gevent.sleep(_LOCK_PAUSE)
+        except BaseException:
+            self._close()
+            raise
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        # Closing alone would not do, if another OS thread has forked meanwhile.
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = _close
+
+
+def _is_stale(path: str) -> bool:
+    """Whether a Unix socket's file is left from a server that is no more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+        with _plain_socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # So a server whose backlog is full is an error as well, but another one.
+            probe.setblocking(False)
+            probe.connect(fitting(path))
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def listening_address(listener: Any) -> Address:
+    """Where a socket listens, as users write it; a path is absolute."""
+    family, where = listener.family, listener.getsockname()
+    if family != socket.AF_UNIX or not where or isinstance(where, bytes):
+        return address_of(family, where)
+    return address_of(family, Path(where).absolute())
+
+
+class Listener:
+    """A listening socket that was opened here, and that forked children have a copy of.
+
+    A copy keeps the port alive, whether its process serves or not.  So who opened it
+    ends it for all when it closes it, unless a child has taken to serving too.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        # One byte that all forked children share.
+        self._shared = mmap.mmap(-1, 1)
+
+    @property
+    def shared(self) -> bool:
+        """Whether a forked child serves too."""
+        return bool(self._shared[0])
+
+    def share(self) -> None:
+        """This child serves too."""
+        self._shared[0] = 1
+
+    def end(self, socket: Any) -> None:
+        """The bus of this process closes the socket."""
+        if os.getpid() == self._process and not self.shared:
+            # Not every system can do that to a socket that listens.
+            with suppress(OSError):
+                socket.shutdown(_socket.SHUT_RDWR)
+
+
+def check_listens(socket: Any) -> None:
+    """Refuse what is no listening stream socket."""
+    if not hasattr(socket, "accept"):
+        raise TypeError(f"new_server needs a socket that listens, not {socket!r}")
+    if not socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+        raise ValueError(f"new_server needs a socket that listens; call listen() on {socket!r} first")
