@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from helpers import PACKAGE, output_of
+from ratchet import bus
 
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
@@ -59,7 +60,8 @@ BUS_SOCKET = allow_in_order(
 for client_module in ("client_connection", "client"):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 ALLOWED |= {
-    "bus": {*BUS_CORE, *BUS_SOCKET, "bus._local"},
+    "bus._opening": {*BUS_CORE, *BUS_SOCKET},
+    "bus": {*BUS_CORE, *BUS_SOCKET, "bus._local", "bus._opening"},
     # The package itself only names what the others have.
     "": {*ERRORS, "_fork", "kernel", "thread", "bus"},
     # The command line is one more program: it uses the library and is used by nobody.
@@ -202,6 +204,12 @@ def test_the_package_loads_without_its_optional_dependencies() -> None:
     blocked = sorted(set().union(*OPTIONAL.values()))
     block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
     assert output_of(block + IMPORT_ALL) == ""
+
+
+def test_the_bus_shows_what_users_are_meant_to_see() -> None:
+    shown = {name for name in dir(bus) if not name.startswith("_")}
+    assert shown == set(bus.__all__)
+    assert len(shown) <= 20
 
 
 def test_every_public_name_exists() -> None:

@@ -1,0 +1,279 @@
+"""Opening a bus: the functions that check what a user gives, and make the sides of it.
+
+Each checks all of its arguments before it opens anything.  What the sides do then is
+not decided here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from typing import Any, TypeVar, overload
+
+from ratchet.bus._core.address import Address, UnixEndpoint, parse
+from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._socket.client import ClientBus, check_connected
+from ratchet.bus._socket.dial import dial
+from ratchet.bus._socket.listen import Listener, check_listens, open_listener
+from ratchet.bus._socket.server import ServerBus
+from ratchet.bus._socket.transport import check_context, transport_of
+from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+@overload
+def new_server(
+    socket: Any, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
+) -> ServerBus[bytes, bytes]: ...
+@overload
+def new_server(
+    socket: Any,
+    *,
+    codec: Codec[Request, Response],
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ServerBus[Request, Response]: ...
+@overload
+def new_server(
+    socket: Any,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
+    *,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ServerBus[Request, Response]: ...
+def new_server(
+    socket: Any,
+    request_from_bus: FromBus[Any] | None = None,
+    response_to_bus: ToBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ServerBus[Any, Any]:
+    """The server's side of a bus, on a socket that already listens.  Does not block.
+
+    Args:
+        socket: a TCP or a Unix socket; the bus owns it from now on.
+        request_from_bus: the first part of a request to an object; see `codecs`.
+        response_to_bus: an object to a response's bytes.
+        codec: both in one, in place of the two functions.  With neither,
+            requests and responses are `bytes`.
+        limits: the bounds of the bus; None for those of `Limits()`.
+        ssl_context: turns on TLS, and says who is let in.
+
+    Raises `ValueError` or `TypeError` for a socket that does not listen, for
+    what is no codec, and for a TLS context of the client's side.
+
+    .. code-block:: python
+
+        import socket
+
+        from ratchet import Ratchet, bus
+
+        server = bus.new_server(socket.create_server(("127.0.0.1", 0)), bytes.decode, str.encode)
+        connected = socket.create_connection(server.address)
+        with Ratchet() as kernel, server, bus.new_client(connected, str.encode, bytes.decode) as client:
+            kernel.attach_background(server.serve, str.title)
+            print(client.call("ada lovelace", timeout=5))
+
+    .. code-block:: text
+
+        Ada Lovelace
+    """
+    check_listens(socket)
+    decode, encode = server_functions(request_from_bus, response_to_bus, codec)
+    check_context(ssl_context, server_side=True)
+    return ServerBus(socket, decode, encode, checked_limits(limits), ssl_context)
+
+
+@overload
+def new_client(
+    socket: Any, *, plain: bool = False, limits: Limits | None = None
+) -> ClientBus[bytes, bytes]: ...
+@overload
+def new_client(
+    socket: Any, *, codec: Codec[Request, Response], plain: bool = False, limits: Limits | None = None
+) -> ClientBus[Request, Response]: ...
+@overload
+def new_client(
+    socket: Any,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
+    *,
+    plain: bool = False,
+    limits: Limits | None = None,
+) -> ClientBus[Request, Response]: ...
+def new_client(
+    socket: Any,
+    request_to_bus: ToBus[Any] | None = None,
+    response_from_bus: FromBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    plain: bool = False,
+    limits: Limits | None = None,
+) -> ClientBus[Any, Any]:
+    """The client's side of a bus, on a socket that is already connected.  Does not block.
+
+    It has this one connection.  When that is lost, further requests fail with
+    `ConnectionLost`, or with `Rejected` if the server drained.  `new_server` has
+    an example.
+
+    Args:
+        socket: TCP or Unix, with or without TLS (whose handshake is done); the
+            bus owns it from now on.
+        request_to_bus: an object to a request's bytes; see `codecs`.
+        response_from_bus: the first part of a response to an object.
+        codec: both in one, in place of the two functions.  With neither,
+            requests and responses are `bytes`.
+        plain: speak the Ratchet library's own form, which servers in Lua
+            understand.  It has no errors, metadata or deadlines.
+        limits: the bounds of the bus; None for those of `Limits()`.
+
+    Raises `ValueError` or `TypeError` for a socket that is not connected, and
+    for what is no codec.
+    """
+    peer = check_connected(socket)
+    encode, decode = client_functions(request_to_bus, response_from_bus, codec)
+    bus = ClientBus(peer, encode, decode, checked_limits(limits), plain)
+    bus._use(transport_of(socket), peer)
+    return bus
+
+
+@overload
+def listen(
+    address: Address, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
+) -> ServerBus[bytes, bytes]: ...
+@overload
+def listen(
+    address: Address,
+    *,
+    codec: Codec[Request, Response],
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ServerBus[Request, Response]: ...
+@overload
+def listen(
+    address: Address,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
+    *,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ServerBus[Request, Response]: ...
+def listen(
+    address: Address,
+    request_from_bus: FromBus[Any] | None = None,
+    response_to_bus: ToBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ServerBus[Any, Any]:
+    """The server's side of a bus, on an address.  Blocks while a host name is looked up.
+
+    Args:
+        address: `("host", port)`, `"host:port"` or `"unix:/path"`.  Port 0 takes
+            a free one; `bus.address` tells which.  The file of a Unix socket is
+            made here, in place of one whose server is gone, and removed on closing.
+        request_from_bus: as for `new_server`.
+        response_to_bus: as for `new_server`.
+        codec: as for `new_server`.
+        limits: as for `new_server`.
+        ssl_context: as for `new_server`.
+
+    Raises `ValueError` or `TypeError` for what is no address, `OSError` if it
+    cannot listen there, and what `new_server` raises.
+
+    .. code-block:: python
+
+        from ratchet import Ratchet, bus
+        from ratchet.bus import codecs
+
+        with Ratchet() as kernel, bus.listen("127.0.0.1:0", codec=codecs.json) as server:
+            kernel.attach_background(server.serve, sum)
+            with bus.connect(server.address, codec=codecs.json) as client:
+                print(client.call([1, 2, 3], timeout=5))
+
+    .. code-block:: text
+
+        6
+    """
+    endpoint = parse(address)
+    decode, encode = server_functions(request_from_bus, response_to_bus, codec)
+    check_context(ssl_context, server_side=True)
+    limits = checked_limits(limits)
+    socket, socket_file = open_listener(endpoint)
+    return ServerBus(socket, decode, encode, limits, ssl_context, socket_file, Listener())
+
+
+@overload
+def connect(
+    address: Address,
+    *,
+    plain: bool = False,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ClientBus[bytes, bytes]: ...
+@overload
+def connect(
+    address: Address,
+    *,
+    codec: Codec[Request, Response],
+    plain: bool = False,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ClientBus[Request, Response]: ...
+@overload
+def connect(
+    address: Address,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
+    *,
+    plain: bool = False,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ClientBus[Request, Response]: ...
+def connect(
+    address: Address,
+    request_to_bus: ToBus[Any] | None = None,
+    response_from_bus: FromBus[Any] | None = None,
+    *,
+    codec: Codec[Any, Any] | None = None,
+    plain: bool = False,
+    limits: Limits | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ClientBus[Any, Any]:
+    """The client's side of a bus, on an address; `listen` has an example.
+
+    Does not block: it connects in the background, and again whenever the
+    connection is lost (in the plain form, when there is a request for it), with
+    pauses that grow to 5 s.  Requests that are made meanwhile wait for the
+    connection within their own time-out.  A request that may have reached the
+    server is never sent again.  It goes on until `close()`.
+
+    Args:
+        address: `("host", port)`, `"host:port"` or `"unix:/path"`.
+        request_to_bus: as for `new_client`.
+        response_from_bus: as for `new_client`.
+        codec: as for `new_client`.
+        plain: as for `new_client`.
+        limits: as for `new_client`.
+        ssl_context: turns on TLS; it checks the server's name if it is told to.
+
+    Raises `ValueError` or `TypeError` for what is no address or no codec, for a
+    TLS context of the server's side, and for one that is to check the name of a
+    Unix socket.
+    """
+    endpoint = parse(address)
+    encode, decode = client_functions(request_to_bus, response_from_bus, codec)
+    check_context(ssl_context, server_side=False)
+    if isinstance(endpoint, UnixEndpoint) and ssl_context is not None and ssl_context.check_hostname:
+        raise ValueError(
+            f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
+        )
+    bus = ClientBus(endpoint.address, encode, decode, checked_limits(limits), plain)
+    bus._keep_connected(partial(dial, endpoint, ssl_context))
+    return bus
