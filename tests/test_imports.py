@@ -44,7 +44,7 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline side inbox outgoing incoming client server",
+    "address limits stats faults deadline side inbox outgoing incoming handle client server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.
@@ -53,7 +53,7 @@ ALLOWED["bus._core.server"].add("kernel")
 ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "wire outbox transport watch stall delivery acknowledge dial listen stream"
+    "wire outbox transport watch stall delivery acknowledge dial listen stream admission"
     " server_connection server client_connection client",
     BUS_CORE,
 )

@@ -6,7 +6,7 @@ This module only names what the others have.
 """
 
 from ratchet.bus import codecs
-from ratchet.bus._core.incoming import ServerTransaction
+from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ClientTransaction
 from ratchet.bus._core.stats import Stats

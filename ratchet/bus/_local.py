@@ -1,8 +1,8 @@
 """The bus inside one process: requests pass between threads as they are.
 
 No bytes and no sockets; a codec only if one is given, to see what a socket would do.
-Both sides look at the same object, so nothing has to be told, and nothing crosses on
-the way.
+Each side of a request knows the other one, so what one of them says, the other has at
+once, and nothing crosses on the way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gevent.hub import get_hub
 
@@ -19,7 +19,6 @@ from ratchet.bus._core.client import ClientSide
 from ratchet.bus._core.deadline import (
     deadline_after,
     inherited_deadline,
-    is_over,
     request_deadline,
     time_left,
 )
@@ -31,12 +30,13 @@ from ratchet.bus._core.faults import (
     encode_metadata,
     error_from_reason,
 )
-from ratchet.bus._core.incoming import ANSWERED, ANSWERING, QUEUED, TAKEN, PendingRequest
+from ratchet.bus._core.inbox import Inbox
+from ratchet.bus._core.incoming import ANSWERING, QUEUED, IncomingRequest, IncomingRequests
 from ratchet.bus._core.limits import checked_limits
-from ratchet.bus._core.outgoing import ClientTransaction
+from ratchet.bus._core.outgoing import ENDED, ClientTransaction
 from ratchet.bus._core.server import ServerSide
-from ratchet.bus._core.stats import Stats
-from ratchet.bus.codecs import Codec, Decode, Encode, client_functions, server_functions
+from ratchet.bus._core.stats import Counters, Stats
+from ratchet.bus.codecs import Codec, Encode, client_functions, server_functions
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -57,104 +57,84 @@ else:
 _UNSERVED_LOOKS: Final = 5
 
 
-class LocalTransaction(ClientTransaction[Request, Response], PendingRequest[Request, Response]):
-    """A request on a local bus: both sides look at the same one."""
+class _LocalRoute:
+    """Both ways between the two sides of one bus: each is told at once."""
 
-    _bus: LocalBus[Request, Response]
-    # With a codec: the request's parts, and the object that was made of them.
-    _message: Any
+    keeps_time = True
 
-    def __init__(self, bus: LocalBus[Request, Response], request: Request) -> None:
-        self._bus = bus
-        self.request = request
-        self._one_way = False
-        self._state = QUEUED
-        self._deadline = None
-        self._decoded = False
-        self._done = False
-        self._error = None
-        self._value = None
-        self._waiters = None
-        self._timer = None
-        self._seconds = 0.0
+    def __init__(
+        self, bus: LocalBus[Any, Any], requests: IncomingRequests, inbox: Inbox[IncomingRequest]
+    ) -> None:
+        self.hub = requests.hub
+        self.run_callback = requests.run_callback
+        # Each request is counted once, at the server's side.
+        self.counters = Counters()
+        self.server_name = bus.name
+        self.server_address = None
+        self._inbox = inbox
 
-    @property
-    def _peer(self) -> str:
-        return self._bus.name
+    # To the client; see `Route`.
 
-    def _response(self) -> Response:
-        if self._bus._codec is not None and not self._decoded:
-            response = self._bus._codec.response_from_bus(self._value, None)
-            # Another thread may have decoded it meanwhile; all get the same one.
-            if not self._decoded:
-                self._value = response
-                self._decoded = True
-        return self._value  # type: ignore[no-any-return]
-
-    def _withdraw(self) -> Outcome:
-        # Nothing is to be told: the server's side sees it in `_forget`.
-        return Outcome.NOT_RUN if self._state is QUEUED else Outcome.UNKNOWN
-
-    def _forget(self) -> None:
-        # After the client's side has ended, so that it is in a register until then.
-        self._cancel()
-        if self._error is not None and self._error.outcome is Outcome.NOT_RUN:
-            self._bus._inbox.remove((self,))
-
-    def _claim(self) -> bool:
-        # Its client may have been told that it was not run, and no more.
-        if self._state is not QUEUED or self._done:
-            return False
-        if self._deadline is not None and is_over(self._deadline):
-            # The hub is late, or the timer would have given the request up.
-            self._end_given_up(BusTimeout(self._time_over, outcome=Outcome.NOT_RUN))
-            return False
-        self._bus._in_flight.add(self)
-        self._state = TAKEN
+    def is_writable(self, request: IncomingRequest) -> bool:
         return True
 
-    def _decode(self) -> None:
-        assert self._bus._codec is not None
-        self._message = self._bus._codec.request_from_bus(self._message, None)
+    def park(self, request: IncomingRequest) -> None:
+        """Never asked for."""
 
-    @property
-    def _taken(self) -> Request:
-        return self.request if self._bus._codec is None else self._message
+    def send(self, request: IncomingRequest, message: Any) -> bool:
+        client = request.client
+        # The client may have given up while a codec blocked.
+        if request.state is not ANSWERING or client is None or client.state in ENDED:
+            return False
+        client.succeed(message)
+        return True
 
-    def _reply(self, response: Response) -> bool:
-        value: Any = response
-        if self._bus._codec is not None and not self._one_way:
-            value = self._bus._codec.response_to_bus(response)
-            _check_size(value)
-            # The client may have given up while the codec blocked.
-            if self._state is not ANSWERING:
-                return self._refuse_answer()
-        self._succeed(value)
-        self._state = ANSWERED
-        return not self._one_way
+    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+        client = request.client
+        if client is None:
+            return False
+        client.fail(
+            client.time_over(Outcome.NOT_RUN)
+            if reason is Reason.OUT_OF_TIME
+            else error_from_reason(reason, texts)
+        )
+        return True
 
-    def _reply_error(self, number: Reason, texts: ErrorTexts) -> bool:
-        self._fail(error_from_reason(number, texts))
-        return not self._one_way
+    def give_up(self, request: IncomingRequest) -> None:
+        """Never asked for: the client has a timer of its own."""
 
-    def _settle(self) -> None:
-        ClientTransaction._settle(self)
-        PendingRequest._settle(self)
+    def released(self, request: IncomingRequest) -> None:
+        if request.client is not None:
+            # No circle is to keep the two in memory.
+            request.client.incoming = None
+
+    # To the server; see `ClientRoute`.
+
+    def withdraw(self, transaction: ClientTransaction[Any, Any]) -> Outcome:
+        # Nothing is to be told: the server's side sees it in `forget`.
+        incoming = transaction.incoming
+        return Outcome.NOT_RUN if incoming is not None and incoming.state is QUEUED else Outcome.UNKNOWN
+
+    def ask_for_last_word(self, transaction: ClientTransaction[Any, Any]) -> bool:
+        return False
+
+    def forget(self, transaction: ClientTransaction[Any, Any]) -> None:
+        # After the client's side has ended, so that it is in a register until then.
+        incoming = transaction.incoming
+        if incoming is not None and incoming.cancel():
+            self._inbox.remove((incoming,))
 
 
-class _Functions(NamedTuple):
-    """A codec as a bus calls it."""
-
-    request_to_bus: Encode[Any]
-    request_from_bus: Decode[Any]
-    response_to_bus: Encode[Any]
-    response_from_bus: Decode[Any]
-
-
-def _check_size(parts: Sequence[bytes]) -> None:
+def _checked(encode: Encode[Any]) -> Encode[Any]:
     """Refuse what a socket would refuse by its default limits."""
     limits = checked_limits(None)
-    check_size(parts, limits.max_message, limits.max_parts)
+
+    def encode_and_check(message: Any) -> Sequence[bytes]:
+        parts = encode(message)
+        check_size(parts, limits.max_message, limits.max_parts)
+        return parts
+
+    return encode_and_check
 
 
 class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
@@ -173,57 +153,56 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             raise TypeError(f"maxsize must be a number or None, not {maxsize!r}")
         if maxsize is not None and maxsize < 1:
             raise ValueError(f"maxsize must be above 0, or None for no bound, not {maxsize!r}")
-        self._codec: _Functions | None = None
+        encode_request = decode_response = decode_request = encode_response = None
         if codec is not None:
             encode_request, decode_response = client_functions(None, None, codec)
             decode_request, encode_response = server_functions(None, None, codec)
-            self._codec = _Functions(encode_request, decode_request, encode_response, decode_response)
-        super().__init__(maxsize=maxsize)
-        self._decodes = self._codec is not None
+            encode_request, encode_response = _checked(encode_request), _checked(encode_response)
+        super().__init__(decode_request, encode_response, maxsize)
+        # None where requests and responses pass as they are.
+        self._encode_request = encode_request
+        self._decode_response = decode_response
+        self._route = _LocalRoute(self, self._requests, self._inbox)
         self._bounded = maxsize is not None
 
     def __repr__(self) -> str:
         return (
             f"<LocalBus at {id(self):#x}: {self._state},"
-            f" queued={len(self._inbox)}, in_flight={len(self._in_flight)}>"
+            f" queued={len(self._inbox)}, in_flight={len(self._requests.in_flight)}>"
         )
 
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
-    ) -> LocalTransaction[Request, Response]:
-        transaction = LocalTransaction(self, request)
-        if self._codec is not None:
-            transaction._message = self._encoded(request)
-        if timeout is None and metadata is None and inherited_deadline() is None:
-            self._send(transaction, None)
-            return transaction
-        if metadata is not None:
-            # Checked as on a socket, and a copy, as over a socket.
-            encode_metadata(metadata)
-            transaction._metadata = dict(metadata)
-        check_timeout(timeout)
-        deadline = request_deadline(timeout)
-        transaction._deadline = deadline
-        self._send(transaction, time_left(deadline))
-        if deadline is not None:
-            transaction._end_at(deadline)
+    ) -> ClientTransaction[Request, Response]:
+        message = request if self._encode_request is None else self._encode_request(request)
+        deadline = inherited_deadline()
         if timeout is not None:
-            transaction._note_timeout(timeout)
+            check_timeout(timeout)
+            deadline = request_deadline(timeout)
+        transaction: ClientTransaction[Request, Response] = ClientTransaction(
+            self, self._route, request, self._decode_response
+        )
+        incoming = IncomingRequest(self._requests, self._route, message, False, deadline, 0, transaction)
+        transaction.incoming = incoming
+        if metadata is not None:
+            incoming.metadata = _copied(metadata)
+        self._send(incoming, None if deadline is None else time_left(deadline))
+        if deadline is not None:
+            transaction.end_at(deadline)
+            if timeout is not None:
+                transaction.note_timeout(timeout)
         return transaction
 
     def cast(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
         check_timeout(timeout)
-        transaction = LocalTransaction(self, request)
-        if self._codec is not None:
-            transaction._message = self._encoded(request)
-        transaction._one_way = True
+        message = request if self._encode_request is None else self._encode_request(request)
+        incoming = IncomingRequest(self._requests, self._route, message, True, None)
         if metadata is not None:
-            encode_metadata(metadata)
-            transaction._metadata = dict(metadata)
+            incoming.metadata = _copied(metadata)
         # Its own time is not bounded, but how long it waits for room is.
-        self._send(transaction, time_left(request_deadline(timeout)))
+        self._send(incoming, time_left(request_deadline(timeout)))
 
     def wait_connected(self, timeout: float | None = None) -> None:
         check_hub(self._hub, self)
@@ -231,13 +210,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         if self._inbox.closed:
             self._refuse_sender()
 
-    def _encoded(self, request: Request) -> Sequence[bytes]:
-        assert self._codec is not None
-        parts = self._codec.request_to_bus(request)
-        _check_size(parts)
-        return parts
-
-    def _send(self, transaction: LocalTransaction[Request, Response], timeout: float | None) -> None:
+    def _send(self, incoming: IncomingRequest, timeout: float | None) -> None:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
         inbox = self._inbox
@@ -250,7 +223,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
                 inbox.wait_for_room(timeout)
             except BusClosed:
                 self._refuse_sender()
-        inbox.put(transaction)
+        inbox.put(incoming)
 
     def _refuse_sender(self) -> NoReturn:
         if self._inherited:
@@ -268,18 +241,20 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         Does not block.  Closing twice is fine.
         """
         check_hub(self._hub, self)
-        self._cut_off = self._cut_off or bool(self._in_flight)
+        self._cut_off = self._cut_off or bool(self._requests.in_flight)
         self._close_and_tell()
 
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""
         self._closed = True
         casts = self._drop_casts()
-        for pending in (*self._inbox.close(), *self._in_flight):
-            assert isinstance(pending, LocalTransaction)
-            pending._give_up(BusClosed, "the local bus was closed")
+        for request in (*self._inbox.close(), *self._requests.in_flight):
+            if request.client is None:
+                request.cancel()
+            else:
+                request.client.give_up(BusClosed, "the local bus was closed")
         self._forget_takers()
-        self._wake_drain()
+        self._requests.wake_drain()
         return casts
 
     def __exit__(
@@ -296,33 +271,41 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     def _casts_are_taken(self, unserved_looks: Iterator[int]) -> bool:
         """Whether nothing that was cast is queued, or nobody has been there to take it for some looks."""
-        if not any(pending._one_way for pending in self._inbox):
+        if not any(request.one_way for request in self._inbox):
             return True
-        served = self._inbox.has_receivers or self._in_flight or self._workers
+        served = self._inbox.has_receivers or self._requests.in_flight or self._workers
         return not served and next(unserved_looks) >= _UNSERVED_LOOKS
 
     def stats(self) -> Stats:
-        return self._counters.snapshot(connections=0, queued=len(self._inbox), in_flight=len(self._in_flight))
+        return self._counters.snapshot(
+            connections=0, queued=len(self._inbox), in_flight=len(self._requests.in_flight)
+        )
 
     def _settle(self) -> None:
         if self._closed and not self._inherited:
             self._close()
-        for pending in self._inbox:
-            pending._settle()
+        for request in (*self._inbox, *self._requests.in_flight):
+            if request.client is not None:
+                request.client.settle()
         super()._settle()
 
     def _after_fork(self) -> None:
-        open_transactions = [*self._inbox, *self._in_flight]
+        open_requests = [*self._inbox, *self._requests.in_flight]
         super()._after_fork()
         self._closed = self._inherited = self._inbox.closed = True
-        for pending in open_transactions:
-            assert isinstance(pending, LocalTransaction)
-            # Who waits is the parent's thread, and is not to wake.
-            pending._waiters = None
-            pending._fail(BusClosed("the request was sent before fork(), by the parent process"))
+        for request in open_requests:
+            if request.client is not None:
+                request.client.leave_to_parent()
+                request.client.fail(BusClosed("the request was sent before fork(), by the parent process"))
 
     def _refuse_new(self) -> None:
         """Nothing to tell: `send_request` looks for itself."""
+
+
+def _copied(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Checked as on a socket, and a copy, as over a socket."""
+    encode_metadata(metadata)
+    return dict(metadata)
 
 
 def new_local(

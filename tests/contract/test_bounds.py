@@ -25,7 +25,7 @@ def server_of(bus: Bus) -> ServerBus[Any, Any]:
 
 
 def unsent_of(bus: Bus) -> int:
-    return sum(session.connection.unsent for session in server_of(bus)._sessions)
+    return sum(session.connection.unsent for session in server_of(bus)._admission.connections)
 
 
 @on_sockets
@@ -42,7 +42,9 @@ def test_a_request_that_a_draining_server_refused_is_not_run_when_its_client_rea
     # More than the kernel keeps for a client that does not read.
     first.send_response("x" * 15_000_000)
     taker = start(server.recv_request)
-    wait_until(lambda: any(session.parked for session in server._sessions), "a request that is parked")
+    wait_until(
+        lambda: any(session.parked for session in server._admission.connections), "a request that is parked"
+    )
     draining = start(server.drain)
     answers = {message[2]: message for message in (raw.receive_message() for _ in range(3))}
     assert answers[1][0] == wire.RESPONSE

@@ -40,7 +40,7 @@ def unsent(bus: object) -> int:
     if isinstance(bus, ClientBus):
         return sum(link.connection.unsent for link in bus._links)
     assert isinstance(bus, ServerBus)
-    return sum(session.connection.unsent for session in bus._sessions)
+    return sum(session.connection.unsent for session in bus._admission.connections)
 
 
 def wait_until_full(client: ClientBus[Any, Any], high_water: int) -> None:
@@ -556,7 +556,7 @@ def test_keepalive_and_no_user_time_out_is_set_on_both_sides_of_every_tcp_connec
     assert isinstance(client, ClientBus)
     assert isinstance(server, ServerBus)
     connections = [link.connection for link in client._links]
-    connections += [session.connection for session in server._sessions]
+    connections += [session.connection for session in server._admission.connections]
     assert len(connections) == 2
     for connection in connections:
         option: Callable[..., int] = connection._transport._raw.getsockopt

@@ -209,7 +209,7 @@ def test_what_one_meets_in_a_debugger_says_what_state_it_is_in(bus: Bus) -> None
     assert "items=1, receivers=0" in repr(server._inbox)
     transaction = bus.take()
     assert repr(transaction).endswith(": taken>")
-    for session in getattr(server, "_sessions", ()):
+    for session in getattr(server, "_admission.connections", ()):
         assert "unanswered=1, parked=0" in repr(session)
     for link in getattr(bus.client, "_links", ()):
         assert "unanswered=1" in repr(link)

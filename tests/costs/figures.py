@@ -35,9 +35,6 @@ def _each(names: Iterable[str], bounds: Figures) -> Figures:
 
 # Functions that are called: a new one or two are fine, a new layer of them is not.
 _SLACK = 1.15
-# The blocks of an object without slots, besides itself, by the minor version of
-# Python: its values, or none.
-_ATTRIBUTES = {11: 1, 12: 1}.get(sys.version_info.minor, 0)
 # The share in those blocks of lists and dicts that grow with what they hold.
 _CONTAINERS = 0.1
 # After how many exchanges it is looked at what they left.
@@ -87,11 +84,11 @@ BOUNDS: dict[str, Figures] = {
     },
     # Blocks of memory that a request keeps from its sending to its response.
     "blocks in flight": {
-        # its transaction
-        "local": 1 + _ATTRIBUTES + _CONTAINERS,
+        # its two sides
+        "local": 2 + _CONTAINERS,
         # its transaction, its id and the number of its frame; and the pair of frame and
         # number that it went out as, which stays in a pool of the interpreter's
-        "client": 4 + _ATTRIBUTES + _CONTAINERS,
+        "client": 4 + _CONTAINERS,
     },
     "left by a local bus": _each(_STYLED_WAYS, _NOTHING),
     "left by a client": _each(WAYS, _NOTHING),

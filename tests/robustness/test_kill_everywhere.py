@@ -339,7 +339,7 @@ class Serve(BusScene):
         if not self.bus.server._draining:
             super().check(victim)
         assert not self.bus.server._inbox._receivers
-        assert not self.bus.server._drained
+        assert not self.bus.server._requests.drained
 
 
 class Drain(BusScene):
@@ -359,7 +359,7 @@ class Drain(BusScene):
     def check(self, victim: Victim) -> None:
         assert self.sent.recv_response(LONG) == "answer"
         assert self.bus.server.drain(LONG) is True
-        assert not self.bus.server._drained
+        assert not self.bus.server._requests.drained
 
 
 class DrainInTime(Drain):
@@ -420,7 +420,7 @@ class SendResponseWithoutRoom(Scene):
         # Taken before nobody reads; later it would be kept from the threads.
         self._second = self._next(2)
         server: Any = bus.server
-        for session in server._sessions:
+        for session in server._admission.connections:
             narrow(session.connection)
         first.send_response(BIG)
 

@@ -305,7 +305,7 @@ def test_every_tcp_connection_is_told_to_give_a_vanished_peer_up_after_thirty_se
     with server, ratchet_bus.connect(server.address) as client:
         wait_until(lambda: server.stats().connections and client._link is not None, "both ends")
         assert client._link is not None
-        (session,) = server._sessions
+        (session,) = server._admission.connections
         for connection in (client._link.connection, session.connection):
             options = told(connection)
             assert options["SO_KEEPALIVE"] == 1

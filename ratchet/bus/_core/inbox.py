@@ -39,20 +39,28 @@ class Inbox(Generic[Item]):
         owner: the bus, for texts.
         maxsize: how many items there may be before `wait_for_room` waits;
             None for any number.
+        high_water: how many items there may be before it is overfull; None for any number.
 
     Attributes:
         closed: whether nothing is put in any more.
+        overfull: whether it has reached `high_water`, and has not come down to half of
+            that since.  Not at the first free place, or each request would hold up all
+            who look at it.
+        on_low: called from the hub when it is not overfull any more.
     """
 
-    def __init__(self, owner: Named, maxsize: int | None = None) -> None:
+    def __init__(self, owner: Named, maxsize: int | None = None, high_water: int | None = None) -> None:
         self._owner = owner
         self._maxsize = maxsize
+        self._high_water = high_water
         self._run_callback: Callable[..., object] = get_hub().loop.run_callback
         self._items: deque[Item] = deque()
         self._receivers = WaitQueue()
         self._senders = WaitQueue()
         self._wake_scheduled = False
         self.closed = False
+        self.overfull = False
+        self.on_low: Callable[[], None] = _do_nothing
 
     def __repr__(self) -> str:
         waiting = f"receivers={len(self._receivers)}, senders={len(self._senders)}"
@@ -88,13 +96,14 @@ class Inbox(Generic[Item]):
             text = f"no room in {self._owner.name} within {in_words(timeout or 0.0)}"
             raise BusTimeout(text, outcome=Outcome.NOT_SENT)
 
-    def put(self, item: Item) -> int:
-        """Add an item, and return how many there are; does not block, also from a hub callback."""
+    def put(self, item: Item) -> None:
+        """Add an item; does not block, also from a hub callback."""
         if self._receivers and not self._wake_scheduled:
             # First, so that an item which is there is sure to be taken.
             self._schedule_wake()
         self._items.append(item)
-        return len(self._items)
+        if self._high_water is not None and len(self._items) >= self._high_water:
+            self.overfull = True
 
     def first(self, timeout: float | None) -> Item:
         """The oldest item, waiting for one if need be; the thread claims it, and then `drop`s it.
@@ -120,6 +129,8 @@ class Inbox(Generic[Item]):
             if self.closed and not self._items:
                 # Nothing will come any more for those who still wait.
                 self._run_callback(self._wake_at_end)
+        if self.overfull:
+            self._look_whether_low()
 
     def remove(self, items: Collection[Item]) -> None:
         """Take back items that nobody has taken yet; those that are not here any more are skipped."""
@@ -133,6 +144,8 @@ class Inbox(Generic[Item]):
             self._items = deque(item for item in self._items if item not in items)
         if self.closed and not self._items:
             self._run_callback(self._wake_at_end)
+        if self.overfull:
+            self._look_whether_low()
 
     def close(self) -> list[Item]:
         """Let nobody in any more, wake all who wait in vain, and return what is there.
@@ -147,6 +160,7 @@ class Inbox(Generic[Item]):
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
         self._schedule_wake()
+        self._look_whether_low()
         if self.closed:
             self._run_callback(self._senders.wake_all)
             self._run_callback(self._wake_at_end)
@@ -156,6 +170,12 @@ class Inbox(Generic[Item]):
         self._items.clear()
         self._receivers.clear()
         self._senders.clear()
+        self.overfull = False
+
+    def _look_whether_low(self) -> None:
+        if self.overfull and self._high_water is not None and len(self._items) <= self._high_water // 2:
+            self._run_callback(self.on_low)
+            self.overfull = False
 
     def _schedule_wake(self) -> None:
         self._run_callback(self._wake)
@@ -191,3 +211,7 @@ class Inbox(Generic[Item]):
 
     def _is_full(self) -> bool:
         return self._maxsize is not None and len(self._items) >= self._maxsize
+
+
+def _do_nothing() -> None:
+    pass

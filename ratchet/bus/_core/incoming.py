@@ -1,72 +1,99 @@
-"""The server's side of a transaction: a request that came, and its one answer.
+"""A request at its server: it is taken, run and answered, once.
 
-What can happen to a request is decided here, the same for every kind of bus; how
-the client is told is the subclasses' part.
+The whole life of a request is here, the same for every kind of bus: `TRANSITIONS`
+says what may follow what, and counters change nowhere else.  A kind of bus makes an
+`IncomingRequest` of what came, puts it into the inbox, and supplies the `Route` by
+which the answer goes back.
 
-Two objects stand for one request.  The bus holds the `PendingRequest`, whose
-`State` says where the request is.  The thread that takes the request holds the
-`ServerTransaction`; when it lets go of that, nobody can answer any more, and
-the client is told so.
+A request is answered only after its answer has been handed over, for that is the step
+that can fail.  Until then it is being answered, and goes back to the thread that has
+it if that fails: an error can still be sent, or that nothing will come.
 
-A request is answered only after its answer has been handed over, for that is the
-step that can fail.  Until then it is being answered, and goes back to the thread
-that has it if that fails: an error can still be sent, or that nothing will come.
+Nothing here knows how a message travels, or who runs a handler.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import gevent
-from gevent.hub import get_hub
+from gevent.hub import Hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from ratchet._death import after_death, held_by_dead
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
-from ratchet._wait import WaitQueue, check_hub
-from ratchet.bus._core.deadline import Scope, enter_scope, leave_scope, time_left
-from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_name, error_texts
-from ratchet.bus._core.side import BusSide
-from ratchet.bus.codecs import Address
+from ratchet._wait import WaitQueue
+from ratchet.bus._core.deadline import is_over, seconds_until
+from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
+from ratchet.bus._core.outgoing import ENDED, ClientTransaction
+from ratchet.bus._core.stats import Counters
+from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import AlreadyAnswered
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+
+class State(enum.IntEnum):
+    """Where a request is on the server's side."""
+
+    QUEUED = 1
+    """It waits for a thread."""
+    TAKEN = 2
+    """A thread has it."""
+    ANSWERING = 3
+    """The thread's answer is being made and handed over."""
+    ANSWERED = 4
+    """It has its answer, which may be an error of the bus itself."""
+    CANCELLED = 5
+    """Its client gave up, and wants no answer."""
+    LATE = 6
+    """It was answered after its client had given up."""
 
 
-class State(enum.Enum):
-    """Where a request is on the server's side.
+class Event(enum.IntEnum):
+    """What can happen to it."""
 
-    QUEUED -> TAKEN -> ANSWERING -> ANSWERED; from ANSWERING back to TAKEN if the
-    answer cannot be made; or from the first three -> CANCELLED, and from there ->
-    LATE when an answer comes all the same.
-    """
-
-    QUEUED = "queued"
-    TAKEN = "taken"
-    ANSWERING = "being answered"
-    ANSWERED = "answered"
-    CANCELLED = "cancelled"
-    LATE = "answered too late"
+    CLAIM = 1
+    """A thread takes it from the inbox."""
+    ANSWER = 2
+    """The thread begins to answer it."""
+    HAND_OVER = 3
+    """The answer is on its way."""
+    TAKE_BACK = 4
+    """The answer could not be made."""
+    FAIL = 5
+    """An error is on its way, of the handler or of the bus."""
+    CANCEL = 6
+    """The client gives up."""
 
 
 # Module names, because an enum's attribute takes three times as long to read.
 QUEUED, TAKEN, ANSWERING, ANSWERED, CANCELLED, LATE = State
+CLAIM, ANSWER, HAND_OVER, TAKE_BACK, FAIL, CANCEL = Event
 
-# Where a thread has it.
-_HELD: Final = (TAKEN, ANSWERING)
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    (QUEUED, CLAIM): TAKEN,
+    (QUEUED, FAIL): ANSWERED,
+    (QUEUED, CANCEL): CANCELLED,
+    (TAKEN, ANSWER): ANSWERING,
+    (TAKEN, FAIL): ANSWERED,
+    (TAKEN, CANCEL): CANCELLED,
+    (ANSWERING, HAND_OVER): ANSWERED,
+    (ANSWERING, TAKE_BACK): TAKEN,
+    (ANSWERING, CANCEL): CANCELLED,
+    (CANCELLED, ANSWER): LATE,
+}
+"""What may happen in which state, and where it leads; nothing else may."""
+
 # Where it has no answer, and one is wanted.
 OPEN: Final = (QUEUED, TAKEN, ANSWERING)
 
-
+_NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
+_OUT_OF_TIME: Final = "the request's time was over before it ran"
 
 
 class Interrupted(BaseException):
@@ -76,109 +103,201 @@ class Interrupted(BaseException):
     """
 
 
-# What is no answer of a handler, but the end of its block, its thread or the program.
-_NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt)
-# A handler that is called is no generator whose end this could be.
-_NO_ANSWER_OF_A_CALL: Final = (Interrupted, GreenletExit, KeyboardInterrupt)
+class Route(Protocol):
+    """How answers get back to a client: a connection, or the client's side itself."""
+
+    keeps_time: bool
+    """Whether the client's side, in this very process, sees to the request's deadline."""
+
+    def is_writable(self, request: IncomingRequest) -> bool:
+        """Whether the answer of a request would not have to wait until the client reads."""
+
+    def park(self, request: IncomingRequest) -> None:
+        """Keep a request from the threads until the client has read more."""
+
+    def send(self, request: IncomingRequest, message: Any) -> bool:
+        """Hand over a response; may block.  False if nobody waits for it."""
+
+    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+        """Hand over an error; does not block.  False if nobody waits for it."""
+
+    def give_up(self, request: IncomingRequest) -> None:
+        """Hub callback: its time is over, so the client gives it up."""
+
+    def released(self, request: IncomingRequest) -> None:
+        """It needs nothing more.  May be told more than once."""
 
 
-class RequestOwner(BusSide):
-    """What a request on the server's side needs of its bus."""
+class IncomingRequests:
+    """What the requests of one bus share: its counters and codec, and where they are walked.
 
-    # The requests that a thread has taken and that are open.
-    _in_flight: set[PendingRequest[Any, Any]]
-    # Those whose handler is to be interrupted, and those that nobody holds any more.
-    _to_interrupt: set[PendingRequest[Any, Any]]
-    _dropped: deque[PendingRequest[Any, Any]]
-    # The threads that wait until none is in flight.
-    _drained: WaitQueue
+    Attributes:
+        in_flight: those that a thread has taken and that are open.
+        to_interrupt: those whose handler is to be interrupted.
+        drained: the threads that wait until none is in flight.
+    """
 
-    def _forget(self, request: PendingRequest[Any, Any]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        counters: Counters,
+        decode: Decode[Any] | None,
+        encode: Callable[[Any], Any] | None,
+    ) -> None:
+        self.hub = hub
+        self.run_callback: Callable[..., object] = hub.loop.run_callback
+        self.counters = counters
+        # None where requests and responses pass as they are.
+        self.decode = decode
+        self.encode = encode
+        self.in_flight: dict[IncomingRequest, None] = {}
+        self.to_interrupt: dict[IncomingRequest, None] = {}
+        # Those that nobody holds any more.
+        self._dropped: deque[IncomingRequest] = deque()
+        self.drained = WaitQueue()
+
+    def forget(self, request: IncomingRequest) -> None:
         """No thread has the request any more, or nobody wants its answer."""
-        if self._drained:
-            self._wake_drain()
-        self._in_flight.discard(request)
+        if self.drained:
+            self.wake_drain()
+        self.in_flight.pop(request, None)
 
-    def _wake_drain(self) -> None:
-        """A request has left `_in_flight`, or a connection is gone."""
-        self._run_callback(self._drained.wake_all)
+    def wake_drain(self) -> None:
+        """A request has left `in_flight`, or a connection is gone."""
+        self.run_callback(self.drained.wake_all)
+
+    def drop(self, request: IncomingRequest) -> None:
+        """Nobody holds it any more; may be called in any OS thread."""
+        loop: Any = self.hub.loop
+        if loop is not None:
+            self._dropped.append(request)
+            loop.run_callback_threadsafe(self._abandon_dropped)
+
+    def interrupt_soon(self, request: IncomingRequest) -> None:
+        """Its client gave up while a thread handles it."""
+        self.run_callback(self._interrupt_handlers)
+        self.to_interrupt[request] = None
+
+    def settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self._abandon_dropped()
+        for request in list(self.in_flight):
+            request.settle()
+        self._interrupt_handlers()
+        self.wake_drain()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the parent answers them."""
+        for request in self.in_flight:
+            request.state = CANCELLED
+        self.in_flight.clear()
+        self.to_interrupt.clear()
+        self._dropped.clear()
+        self.drained.clear()
 
     def _abandon_dropped(self) -> None:
         """Hub callback: tell the clients of requests that nobody holds any more."""
         while self._dropped:
-            self._dropped[0]._abandon()
+            self._dropped[0].abandon()
             self._dropped.popleft()
 
     def _interrupt_handlers(self) -> None:
         """Hub callback: their clients gave up."""
-        for request in list(self._to_interrupt):
-            request._interrupt()
-
-    def _settle_requests(self) -> None:
-        """Hub callback: make good what an exception has interrupted; see `Living`."""
-        self._abandon_dropped()
-        for request in list(self._in_flight):
-            request._settle()
-        self._interrupt_handlers()
-        self._wake_drain()
+        for request in list(self.to_interrupt):
+            request.interrupt()
 
 
-class PendingRequest(ABC, Generic[Request, Response]):
-    """A request on the server's side, as the bus holds it."""
+class IncomingRequest:
+    """A request on the server's side, as the bus holds it.
 
-    # These are set by each kind's `__init__`, for speed, as in `ClientTransaction`.
-    _bus: RequestOwner
-    _state: State
-    _deadline: float | None
-    _one_way: bool
-    # These are seldom read.
-    _handler: greenlet | None = None
-    _metadata: Mapping[str, str] = MappingProxyType({})
-    _from: Address = None
+    Attributes:
+        requests: what it shares with the others of its bus.
+        route: how its answer gets back.
+        state: where it is.
+        message: what came, until it is decoded; then the object that was sent.
+        one_way: whether no answer is wanted.
+        deadline: when its client gives up; None for never.
+        id: what its connection knows it by.
+        client: the client's side of it, if that is in this process.
+        handler: the thread that is in `with transaction:`, or decodes it.
+        metadata: what the client sent along.
+        peer: the client's address.
+        kept_answer: its answer, while that waits for those of earlier requests.
+    """
 
-    request: Request
+    __slots__ = (
+        "_timer",
+        "client",
+        "deadline",
+        "handler",
+        "id",
+        "kept_answer",
+        "message",
+        "metadata",
+        "one_way",
+        "peer",
+        "requests",
+        "route",
+        "state",
+    )
+
+    def __init__(
+        self,
+        requests: IncomingRequests,
+        route: Route,
+        message: Any,
+        one_way: bool,
+        deadline: float | None,
+        id: int = 0,
+        client: ClientTransaction[Any, Any] | None = None,
+        peer: Address = None,
+    ) -> None:
+        self.requests = requests
+        self.route = route
+        self.state = QUEUED
+        self.message = message
+        self.one_way = one_way
+        self.deadline = deadline
+        self.id = id
+        self.client = client
+        self.peer = peer
+        self.handler: greenlet | None = None
+        self.metadata: Mapping[str, str] = _NO_METADATA
+        self.kept_answer: Any = None
+        # Rings at the deadline, while a thread handles it.
+        self._timer: Any = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x}: {self._state.value}>"
+        return f"<{type(self).__name__} at {id(self):#x}: {self.state.name.lower()}>"
 
-    @property
-    def _taken(self) -> Request:
-        """The request, as the thread that has it gets it."""
-        return self.request
-
-    @property
-    def _would_block(self) -> bool:
-        """Whether an answer would have to wait until the client reads."""
-        return False
-
-    @abstractmethod
-    def _claim(self) -> bool:
+    def claim(self) -> bool:
         """A thread takes it from the inbox; False if it is not to be handled after all."""
+        if self.state is not QUEUED or (self.client is not None and self.client.state in ENDED):
+            # Its client may have been told that it was not run, and no more.
+            return False
+        if not self.one_way and not self.route.is_writable(self):
+            # Its client does not read: no thread is to wait for that.
+            self.route.park(self)
+            return False
+        if self.deadline is not None and is_over(self.deadline):
+            # The hub is late, or a timer would have given the request up.
+            self.refuse(Reason.OUT_OF_TIME, ("Rejected", _OUT_OF_TIME, ""))
+            return False
+        self.requests.in_flight[self] = None
+        self.state = TRANSITIONS[self.state, CLAIM]
+        return True
 
-    @abstractmethod
-    def _decode(self) -> None:
-        """Set `request`, from what came; may block, and raises what the codec raises."""
-
-    @abstractmethod
-    def _reply(self, response: Response) -> bool:
-        """Make the response, hand it to the client's side, and only then set `ANSWERED`.
-
-        May block.  See `send_response`.
-        """
-
-    @abstractmethod
-    def _reply_error(self, number: Reason, texts: ErrorTexts) -> bool:
-        """Hand an error to the client's side; does not block."""
-
-    def _load(self) -> bool:
-        """Decode what was claimed.  False if it is not to be handled after all.
+    def load(self) -> bool:
+        """Decode what was claimed; may block.  False if it is not to be handled after all.
 
         A codec that blocks is interrupted when the client gives up.
         """
+        decode = self.requests.decode
+        assert decode is not None
         try:
             # First, or a client that gives up right now would find nobody to interrupt.
-            self._handler = getcurrent()
-            self._decode()
+            self.handler = getcurrent()
+            self.message = decode(self.message, self.peer)
         except Interrupted as interrupt:
             if interrupt.args[0] is not self:
                 raise
@@ -186,322 +305,155 @@ class PendingRequest(ABC, Generic[Request, Response]):
             raise
         except BaseException as error:
             log_error(
-                bus_logger, logging.WARNING, "a request from %s could not be decoded", self._from, error=error
+                bus_logger, logging.WARNING, "a request from %s could not be decoded", self.peer, error=error
             )
-            self._refuse(Reason.NOT_DECODED, error_texts(error))
+            self.refuse(Reason.NOT_DECODED, error_texts(error))
         finally:
-            self._handler = None
-            self._bus._to_interrupt.discard(self)
+            self.handler = None
+            self.requests.to_interrupt.pop(self, None)
         # The client may have given up meanwhile.
-        return self._state is TAKEN
+        return self.state is TAKEN
 
-    def _respond(self, response: Response) -> bool:
-        """Answer it, once; see `send_response`."""
-        if self._state is not TAKEN:
+    def respond(self, response: Any) -> bool:
+        """Answer it, once; see `ServerTransaction.send_response`."""
+        if self.state is not TAKEN:
             return self._refuse_answer()
         try:
-            self._state = ANSWERING
-            handed_over = self._reply(response)
+            self.state = TRANSITIONS[self.state, ANSWER]
+            handed_over = self._hand_over(response)
             self._release()
             return handed_over
         except BaseException as error:
-            if self._state is ANSWERING:
-                self._state = TAKEN
-                try:
+            try:
+                if self.state is ANSWERING:
+                    self.state = TRANSITIONS[self.state, TAKE_BACK]
                     if isinstance(error, Exception):
-                        self._refuse(Reason.HANDLER_RAISED, error_texts(error))
+                        self.refuse(Reason.HANDLER_RAISED, error_texts(error))
                     else:
-                        self._abandon()
-                finally:
-                    settle_soon(self._bus._hub)
-            else:
-                settle_soon(self._bus._hub)
+                        self.abandon()
+            finally:
+                settle_soon(self.requests.hub)
             raise
 
-    def _respond_error(self, error: BaseException) -> bool:
-        """Answer it with an error, once; see `send_error`."""
-        if self._state is not TAKEN:
+    def _hand_over(self, response: Any) -> bool:
+        requests = self.requests
+        wanted = not self.one_way
+        if wanted:
+            message = response if requests.encode is None else requests.encode(response)
+            if not self.route.send(self, message):
+                # The client gave up while its answer was made, or on the way to it.
+                if self.state is ANSWERING:
+                    self.state = TRANSITIONS[self.state, CANCEL]
+                    requests.counters.cancelled += 1
+                return self._refuse_answer()
+        self.state = TRANSITIONS[self.state, HAND_OVER]
+        requests.counters.answered += 1
+        return wanted
+
+    def respond_error(self, error: BaseException) -> bool:
+        """Answer it with an error, once; see `ServerTransaction.send_error`."""
+        if self.state is not TAKEN:
             return self._refuse_answer()
-        texts = error_texts(error)
-        try:
-            handed_over = self._reply_error(Reason.HANDLER_RAISED, texts)
-            self._state = ANSWERED
-            self._release()
-            return handed_over
-        except BaseException:
-            settle_soon(self._bus._hub)
-            raise
+        return self._fail(Reason.HANDLER_RAISED, error_texts(error))
 
     def _refuse_answer(self) -> bool:
         """An answer comes too late, so False; or it is the second one."""
-        if self._state is CANCELLED:
-            self._state = LATE
-            self._bus._counters.dropped_late += 1
+        if self.state is CANCELLED:
+            self.state = TRANSITIONS[self.state, ANSWER]
+            self.requests.counters.dropped_late += 1
             return False
         raise AlreadyAnswered("the transaction has its answer already")
 
-    def _release(self) -> None:
-        """It has its answer, or needs none.  Calling it twice is the same as once."""
-        self._bus._forget(self)
-
-    def _settle(self) -> None:
-        """Hub callback: make good what an exception has interrupted; see `Living`."""
-        if self._state not in OPEN:
-            self._release()
-
-    def _refuse(self, number: Reason, texts: ErrorTexts) -> None:
+    def refuse(self, reason: Reason, texts: ErrorTexts) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""
-        if self._state is QUEUED or self._state is TAKEN:
-            try:
-                self._reply_error(number, texts)
-                self._state = ANSWERED
-                self._release()
-            except BaseException:
-                settle_soon(self._bus._hub)
-                raise
+        if self.state is QUEUED or self.state is TAKEN:
+            self._fail(reason, texts)
 
-    def _refuse_draining(self) -> None:
+    def refuse_draining(self) -> None:
         """The server takes no new work, and this was not taken yet."""
-        self._refuse(Reason.DRAINING, ("Rejected", DRAINING, ""))
+        self.refuse(Reason.DRAINING, ("Rejected", DRAINING, ""))
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         """No thread can answer it any more."""
-        if self._state is TAKEN:
-            self._refuse(Reason.ABANDONED, ("Abandoned", _ABANDONED, ""))
+        if self.state is TAKEN:
+            self._fail(Reason.ABANDONED, ("Abandoned", _ABANDONED, ""))
 
-    def _abandon_soon(self) -> None:
-        """The same, from any OS thread."""
-        bus = self._bus
-        loop: Any = bus._hub.loop
-        if self._state in _HELD and loop is not None:
-            bus._dropped.append(self)
-            loop.run_callback_threadsafe(bus._abandon_dropped)
+    def _fail(self, reason: Reason, texts: ErrorTexts) -> bool:
+        counters = self.requests.counters
+        try:
+            handed_over = not self.one_way and self.route.fail(self, reason, texts)
+            self.state = TRANSITIONS[self.state, FAIL]
+            if reason is Reason.OUT_OF_TIME:
+                # That is the client's wish, though it could not tell any more.
+                counters.cancelled += 1
+            else:
+                counters.failed += 1
+            self._release()
+            return handed_over
+        except BaseException:
+            settle_soon(self.requests.hub)
+            raise
 
-    def _cancel(self) -> bool:
+    def cancel(self) -> bool:
         """The client gave up.  True if no thread has taken the request.
 
         Does not block, also from a hub callback.
         """
-        queued = self._state is QUEUED
-        if queued or self._state in _HELD:
-            self._interrupt_soon()
-            self._state = CANCELLED
+        queued = self.state is QUEUED
+        if self.state in OPEN:
+            if self.handler is not None:
+                self.requests.interrupt_soon(self)
+            self.state = TRANSITIONS[self.state, CANCEL]
+            self.requests.counters.cancelled += 1
             self._release()
         return queued
 
-    def _begin_handling(self, handler: greenlet) -> None:
+    def begin_handling(self, handler: greenlet) -> None:
         """A thread has entered `with transaction:`."""
-        self._handler = handler
-        if self._state is CANCELLED:
-            self._interrupt_soon()
+        self.handler = handler
+        if self.state is CANCELLED:
+            self.requests.interrupt_soon(self)
+        if self.deadline is not None and not self.route.keeps_time:
+            self._watch_deadline(self.deadline)
 
-    def _end_handling(self) -> None:
+    def _watch_deadline(self, deadline: float) -> None:
+        # The client's own word may not come through: it has gone, or so many of its
+        # requests are open that nothing more is read.
+        if self.state is TAKEN and self._timer is None:
+            timer = self.requests.hub.loop.timer(seconds_until(deadline))
+            timer.start(self.route.give_up, self, update=True)
+            self._timer = timer
+
+    def end_handling(self) -> None:
         """It has left the block."""
-        self._handler = None
-        self._bus._to_interrupt.discard(self)
+        self.handler = None
+        self.requests.to_interrupt.pop(self, None)
+        if self._timer is not None:
+            self._stop_timer()
 
-    def _interrupt_soon(self) -> None:
-        if self._handler is not None:
-            self._bus._run_callback(self._bus._interrupt_handlers)
-            self._bus._to_interrupt.add(self)
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        timer.close()
 
-    def _interrupt(self) -> None:
-        """Hub callback."""
-        self._bus._to_interrupt.discard(self)
+    def interrupt(self) -> None:
+        """Hub callback: its client gave up."""
+        self.requests.to_interrupt.pop(self, None)
         # Looked at again: the thread may have left the block meanwhile.
-        if self._handler is not None and self._state in (CANCELLED, LATE) and not self._handler.dead:
-            self._handler.throw(Interrupted(self))
+        if self.handler is not None and self.state in (CANCELLED, LATE) and not self.handler.dead:
+            self.handler.throw(Interrupted(self))
 
+    def settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        if self.state not in OPEN:
+            self._release()
+        if self._timer is not None and not self._timer.active:
+            # It has rung, and what it was for was interrupted.
+            self.route.give_up(self)
 
-class ServerTransaction(Generic[Request, Response]):
-    """A request that came, and the way to answer it.
-
-    As a context manager it answers when the block does not: an exception
-    becomes the error response (logged once, and not raised further), leaving
-    without an answer becomes `Abandoned`.  If the client gives up meanwhile,
-    the thread is interrupted where it blocks, and goes on behind the block.
-
-    Dropping the last reference to one that is not answered abandons it.
-
-    .. code-block:: python
-
-        from ratchet import RemoteError, bus
-
-        server, client = bus.new_local()
-        asked = client.send_request(0)
-        transaction, number = server.recv_request()
-        with transaction:
-            transaction.send_response(1 / number)
-        try:
-            asked.recv_response()
-        except RemoteError as error:
-            print(error)
-
-    .. code-block:: text
-
-        ZeroDivisionError: division by zero
-    """
-
-    # `recv_request` makes it without `__init__`, which would double the time, and sets
-    # `_pending`; the others begin as they are here.
-    _pending: PendingRequest[Request, Response]
-    # Another thread is to answer it.
-    _passed_on = False
-    # The block does no more than call a handler.
-    _by_call = False
-    # The `with` blocks that threads are in: each with what ends its deadline.
-    _entries: tuple[tuple[greenlet, Scope | None], ...] = ()
-
-    def __init__(self) -> None:
-        raise TypeError("a ServerTransaction comes from recv_request(), and is not made by hand")
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a transaction cannot be copied or pickled: it stands for one request")
-
-    def __repr__(self) -> str:
-        pending = self._pending
-        peer = "" if pending._from is None else f" from {pending._from}"
-        return f"<ServerTransaction at {id(self):#x}{peer}: {pending._state.value}>"
-
-    @property
-    def request(self) -> Request:
-        """The object that was sent."""
-        return self._pending._taken
-
-    @property
-    def from_(self) -> Address:
-        """The peer's address; None on a local bus."""
-        return self._pending._from
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """What the client sent along: a dict of strings, empty if it sent none."""
-        return self._pending._metadata
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds left of the client's timeout, not below 0; None if there is none."""
-        return time_left(self._pending._deadline)
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the client gave up: cancelled, timed out, or went away."""
-        return self._pending._state in (CANCELLED, LATE)
-
-    def send_response(self, response: Response) -> bool:
-        """Answer the request.  Blocks while too much is unsent on the connection.
-
-        Args:
-            response: the object that the client is to receive.
-
-        Returns:
-            True if the answer was handed to the connection, False if nobody waits
-            for it (any more).
-
-        Raises `AlreadyAnswered` the second time; and what `response_to_bus` raises,
-        or `MessageTooLarge`: the client gets a `RemoteError` then.
-        """
-        pending = self._pending
-        if get_hub() is not pending._bus._hub:
-            check_hub(pending._bus._hub, self)
-        return pending._respond(response)
-
-    def send_error(self, error: BaseException) -> bool:
-        """Answer with an error; the client's call raises it as `RemoteError`.
-
-        Does not block.  Returns as `send_response` does.  Raises `AlreadyAnswered`
-        the second time, and `TypeError` for what is no exception.
-        """
-        if not isinstance(error, BaseException):
-            raise TypeError(f"send_error needs an exception, not {error!r}")
-        pending = self._pending
-        check_hub(pending._bus._hub, self)
-        return pending._respond_error(error)
-
-    def __enter__(self) -> ServerTransaction[Request, Response]:
-        pending = self._pending
-        if get_hub() is not pending._bus._hub:
-            check_hub(pending._bus._hub, self)
-        current = getcurrent()
-        scope = None
-        try:
-            if pending._deadline is not None:
-                scope = enter_scope(pending._deadline)
-            self._entries += ((current, scope),)
-            pending._begin_handling(current)
-            return self
-        except BaseException:
-            leave_scope(scope)
-            raise
-
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        # Whoever leaves leaves the block that was entered last: it may be another thread
-        # than entered it, or a generator's end in any thread.
-        pending = self._pending
-        leave_scope(self._entries[-1][1])
-        self._entries = self._entries[:-1]
-        if self._entries:
-            pending._handler = self._entries[-1][0]
-        else:
-            pending._end_handling()
-        # The type is asked, not the error: its attributes may be anything.
-        kind: type[Any] = type(None) if error_type is None else error_type
-        if issubclass(kind, Interrupted) and error is not None and error.args[0] is pending:
-            return True
-        # Raised in place of the call of a handler: nobody knows whether that ran.
-        struck = self._by_call and tb is not None and tb.tb_next is None and _strikes(kind)
-        no_answer = _NO_ANSWER_OF_A_CALL if self._by_call else _NO_ANSWER
-        try:
-            if struck:
-                pending._abandon()
-            elif error is not None and not issubclass(kind, no_answer) and not self._answered:
-                self.send_error(error)
-        finally:
-            if not self._passed_on:
-                pending._abandon()
-        fails = issubclass(kind, (Exception, SystemExit))
-        if self._by_call and not struck:
-            # Whatever else it is, it is the handler's, and costs no worker.
-            fails = not issubclass(kind, no_answer)
-        if error is not None and fails:
-            log_error(
-                bus_logger,
-                logging.WARNING,
-                "the handler of a request raised %s",
-                error_name(kind),
-                error=error,
-            )
-            return True
-        return False
-
-    @property
-    def _answered(self) -> bool:
-        return self._pending._state in (ANSWERING, ANSWERED, LATE)
-
-    def __del__(self) -> None:
-        try:
-            pending = self._pending
-        except AttributeError:
-            # `recv_request` was interrupted before it had one.
-            return
-        if pending._state is TAKEN:
-            pending._abandon_soon()
-
-
-def _strikes(kind: type[BaseException]) -> bool:
-    """Whether an error of this kind may be raised at any line, whatever that does."""
-    return not issubclass(kind, Exception) or issubclass(kind, (RecursionError, MemoryError))
-
-
-def abandon_held(death: BaseException) -> None:
-    """Hub callback: a thread died of `death`; what it had taken, and nobody else has, is abandoned.
-
-    The error's traceback keeps the thread's variables, and with them its transactions.
-    """
-    for transaction in held_by_dead(death, ServerTransaction):
-        transaction._pending._abandon()
-
-
-after_death(abandon_held)
+    def _release(self) -> None:
+        """It has its answer, or needs none.  Calling it twice is the same as once."""
+        if self._timer is not None:
+            # From now on another request may have the id.
+            self._stop_timer()
+        self.route.released(self)
+        self.requests.forget(self)

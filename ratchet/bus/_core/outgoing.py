@@ -1,38 +1,112 @@
-"""The client's side of a transaction: a request that was sent, and its outcome.
+"""A request at its client: it is sent, and ends once, in a response or an error.
 
-How a transaction can end is decided here, the same for every kind of bus; how the
-server is told is the subclasses' part.  A transaction ends once; the bus counts and
-drops what comes later.
+The whole life of a request on this side is here, the same for every kind of bus:
+`TRANSITIONS` says what may follow what, and counters change nowhere else.  A kind of
+bus supplies the `ClientRoute`, by which the server is told.
 
-It ends in three steps, in an order that may be interrupted anywhere: those who
-wait are to be woken in a later turn, then it is done, then its bus forgets it.  Who
-is woken looks whether it is done, and waits on if it is not.
+It ends in three steps, in an order that may be interrupted anywhere: those who wait
+are to be woken in a later turn, then it has ended, then its bus forgets it.  Who is
+woken looks whether it has ended, and waits on if it has not.
+
+When its time is over and the server can still be asked, it waits a little longer for
+the server's last word on whether it ran.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from typing import Any, Generic, NoReturn, TypeVar
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
-from gevent.hub import Waiter, get_hub
+from gevent.hub import Hub, Waiter, get_hub
 
 from ratchet._interrupts import settle_soon
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until, time_left
-from ratchet.bus._core.side import BusSide
-from ratchet.errors import (
-    BusError,
-    BusTimeout,
-    Cancelled,
-    Outcome,
-)
+from ratchet.bus._core.stats import Counters
+from ratchet.bus.codecs import Decode
+from ratchet.errors import BusError, BusTimeout, Cancelled, Outcome
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+# When its time is over, a request's client still waits this long, in seconds,
+# for the server's word on whether it ran.  A server that is there answers far
+# sooner, and one that is gone holds nobody up.
+_LAST_WORD_TIMEOUT: Final = 0.1
 
-class ClientTransaction(ABC, Generic[Request, Response]):
+
+class State(enum.IntEnum):
+    """Where a request is on the client's side."""
+
+    WAITING = 1
+    """Its response is to come."""
+    EXPIRED = 2
+    """Its time is over, and only the server's last word is waited for."""
+    SUCCEEDED = 3
+    """It has a response."""
+    FAILED = 4
+    """It ended in an error that is not this side's wish."""
+    GIVEN_UP = 5
+    """It was cancelled, or ran out of time."""
+
+
+class Event(enum.IntEnum):
+    """What can happen to it."""
+
+    EXPIRE = 1
+    SUCCEED = 2
+    FAIL = 3
+    GIVE_UP = 4
+
+
+# Module names, because an enum's attribute takes three times as long to read.
+WAITING, EXPIRED, SUCCEEDED, FAILED, GIVEN_UP = State
+EXPIRE, SUCCEED, FAIL, GIVE_UP = Event
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    (WAITING, EXPIRE): EXPIRED,
+    (WAITING, SUCCEED): SUCCEEDED,
+    (WAITING, FAIL): FAILED,
+    (WAITING, GIVE_UP): GIVEN_UP,
+    (EXPIRED, GIVE_UP): GIVEN_UP,
+}
+"""What may happen in which state, and where it leads; nothing else may."""
+
+ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
+
+
+class ClientRoute(Protocol):
+    """The way to the server, as the requests of one client use it."""
+
+    hub: Hub
+    run_callback: Callable[..., object]
+    counters: Counters
+
+    @property
+    def server_name(self) -> str:
+        """The server, for texts."""
+
+    @property
+    def server_address(self) -> Any:
+        """The server, for codecs."""
+
+    def withdraw(self, transaction: ClientTransaction[Any, Any]) -> Outcome:
+        """Tell the server that nobody waits any more, without blocking.
+
+        Returns what is certain about the request.  May be called again if it was
+        interrupted.
+        """
+
+    def ask_for_last_word(self, transaction: ClientTransaction[Any, Any]) -> bool:
+        """Tell the server that a request's time is over; False if no answer can come of that."""
+
+    def forget(self, transaction: ClientTransaction[Any, Any]) -> None:
+        """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
+
+
+class ClientTransaction(Generic[Request, Response]):
     """A request that was sent, and the response to come.
 
     Any number of threads may wait in `recv_response`; all get the same.
@@ -41,22 +115,49 @@ class ClientTransaction(ABC, Generic[Request, Response]):
         request: the object that was sent.
     """
 
-    # Set by each kind's `__init__` itself, because a call of another one would take
-    # as long as the rest.  A default in the class would make CPython 3.11 look up
-    # each read of the attribute afresh, which takes ten times as long.
-    _bus: BusSide
-    _done: bool
-    _error: BusError | None
-    _value: Any
-    _waiters: list[Waiter[Any]] | None
-    _timer: Any
-    # The seconds that it was given, for the text of an error.
-    _seconds: float
+    __slots__ = (
+        "_decode",
+        "_error",
+        "_owner",
+        "_seconds",
+        "_timer",
+        "_value",
+        "_waiters",
+        "frame_number",
+        "id",
+        "incoming",
+        "request",
+        "route",
+        "state",
+    )
 
-    request: Request
+    def __init__(
+        self, owner: object, route: ClientRoute, request: Request, decode: Decode[Response] | None
+    ) -> None:
+        # The client lives as long as a request of its does.
+        self._owner = owner
+        self.request = request
+        self.state = WAITING
+        self.route = route
+        # What the route knows it by: the id and the number of its frame on a connection,
+        # or the request at the server's side.
+        self.id = 0
+        self.frame_number = 0
+        self.incoming: Any = None
+        # None where there is nothing to decode, or no longer.
+        self._decode = decode
+        self._error: BusError | None = None
+        self._value: Any = None
+        self._waiters: list[Waiter[Any]] | None = None
+        self._timer: Any = None
+        # The seconds that it was given, for the text of an error.
+        self._seconds = 0.0
 
     def __repr__(self) -> str:
-        state = "waiting" if not self._done else "answered" if self._error is None else repr(self._error)
+        if self.state is SUCCEEDED:
+            state = "answered"
+        else:
+            state = "waiting" if self._error is None else repr(self._error)
         return f"<{type(self).__name__} at {id(self):#x}: {state}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -65,7 +166,7 @@ class ClientTransaction(ABC, Generic[Request, Response]):
     @property
     def done(self) -> bool:
         """Whether it has ended, by a response or an error."""
-        return self._done
+        return self.state in ENDED
 
     def recv_response(self, timeout: float | None = None) -> Response:
         """Wait for the response and return it; blocks.
@@ -98,10 +199,10 @@ class ClientTransaction(ABC, Generic[Request, Response]):
             not yet: False
             answer True
         """
-        if not self._done:
+        if self.state not in ENDED:
             self._wait(timeout)
-        elif get_hub() is not self._bus._hub:
-            check_hub(self._bus._hub, self)
+        elif get_hub() is not self.route.hub:
+            check_hub(self.route.hub, self)
         if self._error is not None:
             # Each waiter its own copy: a traceback belongs to one thread.
             raise copy.copy(self._error) from self._error.__cause__
@@ -132,45 +233,34 @@ class ClientTransaction(ABC, Generic[Request, Response]):
             True False
             Cancelled('the request was cancelled', outcome=UNKNOWN)
         """
-        check_hub(self._bus._hub, self)
+        check_hub(self.route.hub, self)
         try:
-            self._give_up(Cancelled, "the request was cancelled")
+            self.give_up(Cancelled, "the request was cancelled")
         except BaseException:
             # It may be half given up, or given up and half forgotten: the hub does the rest.
-            self._bus._run_callback(self._give_up, Cancelled, "the request was cancelled")
-            settle_soon(self._bus._hub)
+            self.route.run_callback(self.give_up, Cancelled, "the request was cancelled")
+            settle_soon(self.route.hub)
             raise
 
-    @abstractmethod
     def _response(self) -> Response:
-        """The response in `_value`, decoded."""
-
-    @property
-    @abstractmethod
-    def _peer(self) -> str:
-        """The server, for texts."""
-
-    @abstractmethod
-    def _withdraw(self) -> Outcome:
-        """Tell the server that nobody waits any more, without blocking.
-
-        Returns what is certain about the request.  May be called again if it was
-        interrupted.
-        """
-
-    @abstractmethod
-    def _forget(self) -> None:
-        """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
+        """The response, decoded."""
+        if self._decode is not None:
+            response = self._decode(self._value, self.route.server_address)
+            # Another thread may have decoded it meanwhile; all get the same one.
+            if self._decode is not None:
+                self._value = response
+                self._decode = None
+        return self._value  # type: ignore[no-any-return]
 
     def _wait(self, timeout: float | None) -> None:
         deadline = None
         if timeout is not None:
             check_timeout(timeout)
             deadline = deadline_after(timeout)
-        if get_hub() is not self._bus._hub:
-            check_hub(self._bus._hub, self)
+        if get_hub() is not self.route.hub:
+            check_hub(self.route.hub, self)
         # Its end may be interrupted after those who wait were told, and is then to come.
-        while not self._done:
+        while self.state not in ENDED:
             waiter: Waiter[Any] = Waiter()
             left = None if deadline is None else time_left(deadline)
             try:
@@ -184,81 +274,103 @@ class ClientTransaction(ABC, Generic[Request, Response]):
                     self._waiters.remove(waiter)
                 raise
             # The response may have come in the very turn in which the time ended.
-            if not self._done:
+            if self.state not in ENDED:
                 assert self._waiters is not None
                 self._waiters.remove(waiter)
                 if timed_out:
-                    raise BusTimeout(f"no response from {self._peer} within {timeout:g} s")
+                    raise BusTimeout(f"no response from {self.route.server_name} within {timeout:g} s")
 
-    def _end_at(self, deadline: float) -> None:
+    def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
         self._seconds = seconds_until(deadline)
-        self._timer = self._bus._hub.loop.timer(self._seconds)
+        self._timer = self.route.hub.loop.timer(self._seconds)
         self._timer.start(self._on_deadline, update=True)
 
-    def _note_timeout(self, timeout: float) -> None:
+    def note_timeout(self, timeout: float) -> None:
         """The user's own number is the better text, if it is the one that counts."""
         if self._seconds > timeout / 2:
             self._seconds = timeout
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether it ends at a deadline."""
+        return self._timer is not None
+
     def _look_again_after(self, seconds: float) -> None:
         """Have `_on_deadline` called once more."""
         before = self._timer
-        self._timer = self._bus._hub.loop.timer(seconds)
+        self._timer = self.route.hub.loop.timer(seconds)
         self._timer.start(self._on_deadline, update=True)
         before.close()
 
     def _on_deadline(self) -> None:
         """Hub callback: the time of the request is over."""
-        self._give_up(BusTimeout, self._time_over)
+        if self.state is EXPIRED or not self.route.ask_for_last_word(self):
+            self.give_up(BusTimeout, self._time_over)
+        else:
+            self._look_again_after(_LAST_WORD_TIMEOUT)
+            self.state = TRANSITIONS[self.state, EXPIRE]
 
     @property
     def _time_over(self) -> str:
-        return f"no response from {self._peer} within {in_words(self._seconds)}"
+        return f"no response from {self.route.server_name} within {in_words(self._seconds)}"
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
-        if self._done:
-            self._forget()
+        if self.state in ENDED:
+            self.route.forget(self)
         elif self._timer is not None and not self._timer.active:
             # It has rung, and what it was for was interrupted.
             self._look_again_after(0.0)
 
-    def _give_up(self, error_type: type[BusError], message: str) -> None:
+    def give_up(self, error_type: type[BusError], message: str) -> None:
         """It ends, by this side's wish."""
-        if not self._done:
-            self._end_given_up(error_type(message, outcome=self._withdraw()))
+        if self.state not in ENDED:
+            self._end_given_up(error_type(message, outcome=self.route.withdraw(self)))
+
+    def time_over(self, outcome: Outcome) -> BusTimeout:
+        """The error of a request whose time is over."""
+        return BusTimeout(self._time_over, outcome=outcome)
+
+    def time_out(self, outcome: Outcome) -> None:
+        """Its time was over, and now it is known what became of it."""
+        if self.state not in ENDED:
+            self._end_given_up(self.time_over(outcome))
 
     def _end_given_up(self, error: BusError) -> None:
         self._error = error
-        self._end()
-        self._bus._counters.cancelled += 1
-        self._forget()
+        self._end(GIVE_UP)
+        self.route.counters.cancelled += 1
+        self.route.forget(self)
 
-    def _fail(self, error: BusError) -> None:
+    def fail(self, error: BusError) -> None:
         """It ended in an error that is not this side's wish."""
-        if not self._done:
+        if self.state not in ENDED:
             self._error = error
-            self._end()
-            self._bus._counters.failed += 1
+            self._end(FAIL)
+            self.route.counters.failed += 1
 
-    def _succeed(self, value: Any) -> None:
+    def succeed(self, value: Any) -> None:
         """The response is there."""
         self._value = value
         # One whose giving up was interrupted may have one.
         self._error = None
-        self._end()
-        self._bus._counters.answered += 1
+        self._end(SUCCEED)
+        self.route.counters.answered += 1
 
-    def _end(self) -> None:
+    def leave_to_parent(self) -> None:
+        """In a forked child: who waits is the parent's thread, and is not to wake."""
+        self._waiters = None
+
+    def _end(self, event: Event) -> None:
         """The outcome is there: let those who wait have it.
 
         Does not block, also from a hub callback.
         """
         if self._waiters is not None:
             for waiter in self._waiters:
-                self._bus._run_callback(waiter.switch, None)
-        self._done = True
+                self.route.run_callback(waiter.switch, None)
+        self.state = TRANSITIONS[self.state, event]
         if self._timer is not None:
             self._timer.close()
             self._timer = None

@@ -16,7 +16,6 @@ from __future__ import annotations
 import inspect
 import logging
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from functools import partial
@@ -30,18 +29,19 @@ from greenlet import getcurrent, greenlet
 from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
-from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
+from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
+from ratchet.bus._core.handle import ServerTransaction, abandon_held
 from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import (
-    CANCELLED,
-    QUEUED,
-    PendingRequest,
-    RequestOwner,
-    ServerTransaction,
-    abandon_held,
+from ratchet.bus._core.incoming import QUEUED, IncomingRequest, IncomingRequests
+from ratchet.bus._core.side import BusSide
+from ratchet.bus.codecs import (
+    Decode,
+    check_callable,
+    required_arguments,
+    required_keywords,
+    takes_an_argument,
 )
-from ratchet.bus.codecs import check_callable, required_arguments, required_keywords, takes_an_argument
 from ratchet.errors import BusClosed
 from ratchet.kernel import Thread, kernel_of
 
@@ -51,23 +51,23 @@ Response = TypeVar("Response")
 _new = ServerTransaction.__new__
 
 
-class ServerSide(RequestOwner, Generic[Request, Response]):
+class ServerSide(BusSide, Generic[Request, Response]):
     """What the server's side of a local bus and of a socket bus have in common."""
 
-    def __init__(self, maxsize: int | None = None) -> None:
+    def __init__(
+        self,
+        decode: Decode[Request] | None,
+        encode: Callable[[Response], Any] | None,
+        maxsize: int | None = None,
+        max_queued: int | None = None,
+    ) -> None:
         super().__init__()
-        self._in_flight: set[PendingRequest[Any, Any]] = set()
-        self._to_interrupt: set[PendingRequest[Any, Any]] = set()
-        self._dropped: deque[PendingRequest[Any, Any]] = deque()
-        self._inbox: Inbox[PendingRequest[Request, Response]] = Inbox(self, maxsize)
+        self._requests = IncomingRequests(self._hub, self._counters, decode, encode)
+        self._decodes = decode is not None
+        self._inbox: Inbox[IncomingRequest] = Inbox(self, maxsize, max_queued)
         self._draining = False
-        # Whether requests come as bytes.
-        self._decodes = True
-        # Whether no request is let in, because too many are queued.
-        self.held_up = False
         # Whether work was left when it was closed.
         self._cut_off = False
-        self._drained = WaitQueue()
         self._takers: set[gevent.Greenlet[Any, Any]] = set()
         # The workers of `serve`, each with what starts another like it.
         self._workers: dict[greenlet, Callable[[], Thread]] = {}
@@ -125,22 +125,20 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             deadline = deadline_after(timeout)
         inbox = self._inbox
         while True:
-            pending = inbox.first(None if deadline is None else time_left(deadline))
+            incoming = inbox.first(None if deadline is None else time_left(deadline))
             # Before the claim: a request that is claimed is always somebody's.
             transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
-            transaction._pending = pending
+            transaction.incoming = incoming
             try:
-                claimed = pending._claim()
-                inbox.drop(pending)
-                if self.held_up:
-                    self._go_on_if_room()
+                claimed = incoming.claim()
+                inbox.drop(incoming)
                 if claimed and not self._decodes:
-                    return transaction, pending.request
-                if claimed and pending._load():
-                    return transaction, pending._taken
+                    return transaction, incoming.message
+                if claimed and incoming.load():
+                    return transaction, incoming.message
             except BaseException:
                 try:
-                    pending._abandon()
+                    incoming.abandon()
                 finally:
                     settle_soon(self._hub)
                 raise
@@ -220,7 +218,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             gevent.joinall(team)
             while not self._closed:
                 # What is answered is still to be sent, or another thread has work.
-                self._drained.wait("serve", self)
+                self._requests.drained.wait("serve", self)
         finally:
             gevent.killall(team)
 
@@ -261,13 +259,13 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         deadline = deadline_after(timeout)
         self._begin_drain()
         current = getcurrent()
-        if not any(pending._handler is current for pending in self._in_flight):
+        if not any(request.handler is current for request in self._requests.in_flight):
             return self._end_drain(deadline)
         # This thread's own request can end only after this call: the rest of the drain
         # goes on without it, and another worker takes this one's place.
         try:
             self._drainers.add(current)
-            self._wake_drain()
+            self._requests.wake_drain()
             if current in self._workers:
                 work = self._workers[current]
                 self._workers[work()] = work
@@ -294,17 +292,18 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _refuse_queued(self) -> None:
         """Let nothing in any more, and refuse what waits for an answer."""
-        refused = [pending for pending in self._inbox.close() if not pending._one_way]
-        for pending in refused:
-            pending._refuse_draining()
+        refused = [request for request in self._inbox.close() if not request.one_way]
+        for request in refused:
+            request.refuse_draining()
         self._inbox.remove(refused)
 
     def _wait_until_finished(self, deadline: float | None) -> bool:
         """Wait until all is answered but the requests of handlers that drain; False when the time is over."""
         while not self._closed and (
-            len(self._inbox) or any(pending._handler not in self._drainers for pending in self._in_flight)
+            len(self._inbox)
+            or any(request.handler not in self._drainers for request in self._requests.in_flight)
         ):
-            if not self._drained.wait("drain", self, time_left(deadline)):
+            if not self._requests.drained.wait("drain", self, time_left(deadline)):
                 return False
         return True
 
@@ -312,8 +311,8 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """Wait until all is answered and delivered, and close.  Whether it was."""
         try:
             if self._wait_until_finished(deadline):
-                while not self._closed and (self._in_flight or not self._finished()):
-                    if not self._drained.wait("drain", self, time_left(deadline)):
+                while not self._closed and (self._requests.in_flight or not self._finished()):
+                    if not self._requests.drained.wait("drain", self, time_left(deadline)):
                         break
         except BaseException:
             settle_soon(self._hub)
@@ -337,7 +336,9 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
         """Close, and log what was cast and will not be run, or not to its end."""
         try:
             current = getcurrent()
-            begun = sum(pending._one_way for pending in self._in_flight if pending._handler is not current)
+            begun = sum(
+                request.one_way for request in self._requests.in_flight if request.handler is not current
+            )
             casts = self._close()
         except BaseException:
             settle_soon(self._hub)
@@ -350,7 +351,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _drop_casts(self) -> int:
         """The bus is closed: what was cast and not begun is not run.  Returns how many those are."""
-        casts = [pending for pending in self._inbox if pending._one_way and pending._state is QUEUED]
+        casts = [request for request in self._inbox if request.one_way and request.state is QUEUED]
         self._counters.failed += len(casts)
         self._inbox.remove(casts)
         return len(casts)
@@ -398,15 +399,15 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
 
     def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
         transaction, request = self.recv_request()
-        transaction._by_call = True
+        transaction.by_call = True
         with transaction:
             response = handler(request, transaction) if with_transaction else handler(request)
-            if transaction._answered:
+            if transaction.answered:
                 return
-            if transaction._pending._would_block:
+            if not transaction.is_writable:
                 # No worker waits for a client that does not read.
                 kernel_of(getcurrent()).attach_background(self._answer_aside, transaction, response)
-                transaction._passed_on = True
+                transaction.passed_on = True
             else:
                 transaction.send_response(response)
 
@@ -415,7 +416,7 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
             transaction.send_response(response)
 
     def _settle(self) -> None:
-        self._settle_requests()
+        self._requests.settle()
         self._inbox.settle()
         if self._draining and not self._closed:
             self._refuse_new()
@@ -424,18 +425,9 @@ class ServerSide(RequestOwner, Generic[Request, Response]):
     def _after_fork(self) -> None:
         self._generation += 1
         self._inbox.forget_all()
-        for pending in self._in_flight:
-            # The parent answers it.
-            pending._state = CANCELLED
-        self._in_flight.clear()
-        self._to_interrupt.clear()
-        self._dropped.clear()
-        self._drained.clear()
+        self._requests.leave_to_parent()
         self._workers.clear()
         self._forget_takers()
-
-    def _go_on_if_room(self) -> None:
-        """A request has left the queue."""
 
     def _revive(self) -> None:
         """A forked child is to serve, in its parent's place or beside it."""

@@ -32,9 +32,10 @@ from ratchet.bus._core.deadline import (
 )
 from ratchet.bus._core.faults import DRAINING, check_size, encode_metadata
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.outgoing import ClientTransaction
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.client_connection import Link, LinkOwner, SocketTransaction
+from ratchet.bus._socket.client_connection import Link
 from ratchet.bus._socket.dial import Dial, Dialer
 from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
 from ratchet.bus._socket.transport import Transport, refused_us, will_never_work
@@ -53,7 +54,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-class ClientBus(ClientSide[Request, Response], LinkOwner):
+class ClientBus(ClientSide[Request, Response]):
     """The client's side of a bus over sockets; see `new_client` and `connect`.
 
     Any number of threads may use it at once.  Leaving `with bus:` without an error
@@ -104,12 +105,12 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
 
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
-    ) -> SocketTransaction[Request, Response]:
+    ) -> ClientTransaction[Request, Response]:
         if timeout is None:
             return self._send(request, 0, inherited_deadline(), metadata)
         check_timeout(timeout)
         transaction = self._send(request, 0, request_deadline(timeout), metadata)
-        transaction._note_timeout(timeout)
+        transaction.note_timeout(timeout)
         return transaction
 
     def cast(
@@ -261,7 +262,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
 
     def _send(
         self, request: Request, flags: int, deadline: float | None, metadata: Mapping[str, str] | None
-    ) -> SocketTransaction[Request, Response]:
+    ) -> ClientTransaction[Request, Response]:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
         parts = self._encode(request)
@@ -271,7 +272,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
             flags |= wire.METADATA
             parts = [*(parts or [b""]), encode_metadata(metadata)]
         check_size(parts, self._limits.max_message, self._limits.max_parts)
-        transaction: SocketTransaction[Request, Response] | None = None
+        transaction: ClientTransaction[Request, Response] | None = None
         try:
             link = self._link
             if link is not None:
@@ -298,7 +299,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
                 return link.send(self, request, flags, 0, parts)
             arg = math.ceil(min(left * 1000, wire.MAX_ARG))
             transaction = link.send(self, request, flags, arg, parts)
-            transaction._end_at(deadline)
+            transaction.end_at(deadline)
             return transaction
         except BaseException as error:
             if transaction is not None:
@@ -376,7 +377,7 @@ class ClientBus(ClientSide[Request, Response], LinkOwner):
         self._waiters_look_again()
         link = None
         try:
-            link = Link(self, transport, peer)
+            link = Link(self, transport, peer, self._decode, self._limits, self._plain, self._counters)
             self._links.add(link)
             link.open_connection()
             if not self._hopeless and not self._draining:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from gevent.hub import get_hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
@@ -24,8 +25,8 @@ from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import DRAINING, Reason, check_size, error_from_reason
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.outgoing import ClientTransaction
-from ratchet.bus._core.side import BusSide
+from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, ClientTransaction
+from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.stream import Connection, ConnectionOwner
 from ratchet.bus._socket.transport import Transport, refused_us
@@ -34,7 +35,6 @@ from ratchet.bus.codecs import Decode
 from ratchet.errors import (
     BusClosed,
     BusError,
-    BusTimeout,
     ConnectionLost,
     Outcome,
     ProtocolError,
@@ -45,92 +45,28 @@ from ratchet.errors import (
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# When its time is over, a request's client still waits this long, in seconds,
-# for the server's word on whether it ran.  A server that is there answers far
-# sooner, and one that is gone holds nobody up.
-_LAST_WORD_TIMEOUT = 0.1
 # Seconds without an answer of a plain server, after which no more are waited for.
 _PLAIN_SILENCE = 0.2
 _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
 
 
-class LinkOwner(BusSide):
-    """What a link needs of its client."""
+class LinkOwner(Protocol):
+    """What a link tells its client."""
 
-    _limits: Limits
-    _decode: Decode[Any]
-    _plain: bool
-
-    @abstractmethod
     def _on_hello(self, link: Link) -> None:
         """The server has said hello, or anything else that shows it is one without."""
 
-    @abstractmethod
     def _is_news(self, reason: str) -> bool:
         """Whether this reason for not getting on with the server is still to be logged."""
 
-    @abstractmethod
     def _on_link_drained(self, link: Link) -> None:
         """The server takes no more requests on this link."""
 
-    @abstractmethod
     def _on_link_lost(self, link: Link, error: BaseException | None, unsent_casts: int) -> None:
         """The link's connection is closed.  Called again where it was interrupted."""
 
-
-class SocketTransaction(ClientTransaction[Request, Response]):
-    """A request that was sent over a socket."""
-
-    _bus: LinkOwner
-
-    def __init__(self, client: LinkOwner, link: Link, request: Request, id: int) -> None:
-        self._bus = client
-        self._link = link
-        self.request = request
-        self._id = id
-        # The number of its frame on the connection.
-        self._frame_number = 0
-        # Its time is over, and only the server's last word is waited for.
-        self._expired = False
-        self._decoded = False
-        self._done = False
-        self._error = None
-        self._value = None
-        self._waiters = None
-        self._timer = None
-        self._seconds = 0.0
-
-    def _response(self) -> Response:
-        if not self._decoded:
-            response = self._bus._decode(self._value, self._link.connection.peer)
-            # Another thread may have decoded it meanwhile; all get the same one.
-            if not self._decoded:
-                self._value = response
-                self._decoded = True
-        return self._value  # type: ignore[no-any-return]
-
-    @property
-    def _peer(self) -> str:
-        return format_address(self._link.connection.peer)
-
-    def _withdraw(self) -> Outcome:
-        return self._link.withdraw(self)
-
-    def _forget(self) -> None:
-        self._link.forget(self)
-
-    def _on_deadline(self) -> None:
-        """Hub callback."""
-        if self._expired or not self._link.ask_for_last_word(self):
-            super()._on_deadline()
-        else:
-            self._look_again_after(_LAST_WORD_TIMEOUT)
-            self._expired = True
-
-    def _time_out(self, outcome: Outcome) -> None:
-        """Its time was over, and now it is known what became of it."""
-        if not self._done:
-            self._end_given_up(BusTimeout(self._time_over, outcome=outcome))
+    _closed: bool
+    """Whether this side has closed it."""
 
 
 class Link(ConnectionOwner):
@@ -149,7 +85,7 @@ class Link(ConnectionOwner):
         "_cast_count",
         "_casts",
         "_client",
-        "_counters",
+        "_decode",
         "_deferred",
         "_last_cast",
         "_last_id",
@@ -157,35 +93,50 @@ class Link(ConnectionOwner):
         "_plain",
         "_plain_answer",
         "_plain_order",
-        "_run_callback",
         "_seen_undelivered",
         "_sending_plain",
         "_window",
         "connection",
+        "counters",
         "draining",
         "hello",
+        "hub",
         "max_in_flight",
         "narrow",
         "open",
+        "run_callback",
+        "server_address",
         "useful",
     )
 
-    def __init__(self, client: LinkOwner, transport: Transport, peer: Address) -> None:
+    def __init__(
+        self,
+        client: LinkOwner,
+        transport: Transport,
+        peer: Address,
+        decode: Decode[Any],
+        limits: Limits,
+        plain: bool,
+        counters: Counters,
+    ) -> None:
         # Weakly, because the loop keeps a connection alive, and so its link.
         self._client = weakref.ref(client)
-        self._counters = client._counters
-        self._limits = limits = client._limits
-        self._plain = client._plain
-        self._run_callback = client._run_callback
-        self.open: dict[int, SocketTransaction[Any, Any]] = {}
+        self.hub = get_hub()
+        self.run_callback: Callable[..., object] = self.hub.loop.run_callback
+        self.counters = counters
+        self._decode = decode
+        self._limits = limits
+        self._plain = plain
+        self.server_address = peer
+        self.open: dict[int, ClientTransaction[Any, Any]] = {}
         # If plain, they are also in the order of their answers, with those that were
         # given up still in their places.
-        self._plain_order: deque[SocketTransaction[Any, Any]] = deque()
+        self._plain_order: deque[ClientTransaction[Any, Any]] = deque()
         self._sending_plain = False
         # When the last answer came, or the last cast was made.
         self._plain_answer = 0.0
         # What a signal handler sent meanwhile.
-        self._deferred: deque[tuple[SocketTransaction[Any, Any], wire.Frame]] = deque()
+        self._deferred: deque[tuple[ClientTransaction[Any, Any], wire.Frame]] = deque()
         # The numbers of frames that are casts and may not have left yet, and the last.
         self._casts: deque[int] = deque()
         self._last_cast = 0
@@ -213,6 +164,10 @@ class Link(ConnectionOwner):
     def __repr__(self) -> str:
         state = "draining, " if self.draining else ""
         return f"<Link at {id(self):#x}: {state}unanswered={len(self)}, {self.connection!r}>"
+
+    @property
+    def server_name(self) -> str:
+        return format_address(self.server_address)
 
     def __len__(self) -> int:
         """How many transactions are open."""
@@ -250,15 +205,16 @@ class Link(ConnectionOwner):
         return unsent or int(on_their_way and self._cast_count > 0)
 
     def send(
-        self, client: LinkOwner, request: Request, flags: int, arg: int, parts: Sequence[bytes]
-    ) -> SocketTransaction[Request, Any]:
+        self, owner: object, request: Request, flags: int, arg: int, parts: Sequence[bytes]
+    ) -> ClientTransaction[Request, Any]:
         """Send a request of its client, whose parts are checked; does not block."""
         # An id that no open transaction has; 0 is never one.
         # Noted at once: a signal handler may send something in the middle of this.
         self._last_id = id = self._last_id % wire.MAX_ID + 1
         while id in self.open:
             self._last_id = id = id % wire.MAX_ID + 1
-        transaction: SocketTransaction[Request, Any] = SocketTransaction(client, self, request, id)
+        transaction: ClientTransaction[Request, Any] = ClientTransaction(owner, self, request, self._decode)
+        transaction.id = id
         plain = self._plain
         if plain:
             frame = wire.frame(wire.PLAIN, 0, 0, 0, parts)
@@ -269,12 +225,12 @@ class Link(ConnectionOwner):
                 self.open[id] = transaction
             if plain and self._sending_plain:
                 # By a signal handler in the middle of another send, whose answer comes first.
-                transaction._frame_number = wire.MAX_ID
+                transaction.frame_number = wire.MAX_ID
                 self._deferred.append((transaction, frame))
             elif plain:
                 self._send_plain(transaction, frame)
             else:
-                transaction._frame_number = self.connection.write(frame)
+                transaction.frame_number = self.connection.write(frame)
         except BaseException:
             # Nobody waits for it, whether it was sent or not.
             self.open.pop(id, None)
@@ -282,22 +238,22 @@ class Link(ConnectionOwner):
                 # Answers are told by their order, which nobody knows any more.
                 self.connection.close()
             raise
-        if flags & wire.ONE_WAY and transaction._frame_number != wire.MAX_ID:
-            self._note_cast(transaction._frame_number)
+        if flags & wire.ONE_WAY and transaction.frame_number != wire.MAX_ID:
+            self._note_cast(transaction.frame_number)
         return transaction
 
-    def _send_plain(self, transaction: SocketTransaction[Any, Any], frame: wire.Frame) -> None:
+    def _send_plain(self, transaction: ClientTransaction[Any, Any], frame: wire.Frame) -> None:
         """Send a plain request, and note it for its answer; both in the same order."""
         try:
             self._sending_plain = True
-            transaction._frame_number = self.connection.write(frame)
+            transaction.frame_number = self.connection.write(frame)
             self._plain_order.append(transaction)
             while self._deferred:
                 later, frame = self._deferred.popleft()
-                later._frame_number = self.connection.write(frame)
+                later.frame_number = self.connection.write(frame)
                 self._plain_order.append(later)
-                if self.open.get(later._id) is not later:
-                    self._note_cast(later._frame_number)
+                if self.open.get(later.id) is not later:
+                    self._note_cast(later.frame_number)
         finally:
             self._sending_plain = False
 
@@ -311,29 +267,29 @@ class Link(ConnectionOwner):
         if number > sent:
             casts.append(number)
 
-    def withdraw(self, transaction: SocketTransaction[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: ClientTransaction[Any, Any]) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
-        if transaction._frame_number == wire.MAX_ID:
+        if transaction.frame_number == wire.MAX_ID:
             self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
-        if self.connection.take_back(transaction._frame_number):
+        if self.connection.take_back(transaction.frame_number):
             if self._plain and transaction in self._plain_order:
                 self._plain_order.remove(transaction)
             return Outcome.NOT_SENT
-        if not self._plain and not transaction._expired:
-            self.connection.write(wire.encode(wire.CANCEL, 0, transaction._id, 0, ()))
+        if not self._plain and transaction.state is not EXPIRED:
+            self.connection.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
         return Outcome.UNKNOWN
 
-    def forget(self, transaction: SocketTransaction[Any, Any]) -> None:
+    def forget(self, transaction: ClientTransaction[Any, Any]) -> None:
         """A transaction has ended."""
-        if self.open.get(transaction._id) is transaction:
-            del self.open[transaction._id]
+        if self.open.get(transaction.id) is transaction:
+            del self.open[transaction.id]
             if self.draining or self._window:
                 self._on_ended()
 
     def _on_ended(self) -> None:
         """There is one open transaction less, and somebody waits for that."""
         if self._window:
-            self._run_callback(self._window.wake_all)
+            self.run_callback(self._window.wake_all)
         self._close_if_done()
 
     def wait_for_room(self, timeout: float | None) -> bool:
@@ -347,25 +303,25 @@ class Link(ConnectionOwner):
                 return False
         return self.connection.wait_for_room("send_request", time_left(deadline))
 
-    def ask_for_last_word(self, transaction: SocketTransaction[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: ClientTransaction[Any, Any]) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         connection = self.connection
-        if self._plain or connection.closed or transaction._frame_number > connection.sent:
+        if self._plain or connection.closed or transaction.frame_number > connection.sent:
             return False
-        connection.write(wire.encode(wire.CANCEL, 0, transaction._id, 0, ()))
+        connection.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
         return True
 
     def fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
         """End every open transaction in an error that says whether it was sent."""
         for transaction in list(self.open.values()):
-            unsent = transaction._frame_number > self.connection.sent
-            if transaction._expired:
-                transaction._time_out(Outcome.UNKNOWN)
+            unsent = transaction.frame_number > self.connection.sent
+            if transaction.state is EXPIRED:
+                transaction.time_out(Outcome.UNKNOWN)
                 continue
             outcome = self._outcome_of_loss(cause, unsent)
             error = error_type(message, outcome=outcome)
             error.__cause__ = cause
-            transaction._fail(error)
+            transaction.fail(error)
             self.forget(transaction)
         self._plain_order.clear()
 
@@ -394,7 +350,7 @@ class Link(ConnectionOwner):
     def forsake(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
         for transaction in self.open.values():
-            transaction._waiters = None
+            transaction.leave_to_parent()
         self.fail_all(BusClosed, "the request was sent before fork(), by the parent process", None)
         self.connection.forsake()
 
@@ -405,7 +361,7 @@ class Link(ConnectionOwner):
             self._on_closed(self.connection.error)
             return
         for transaction in list(self.open.values()):
-            transaction._settle()
+            transaction.settle()
         self._on_ended()
 
     def _close_if_done(self) -> None:
@@ -414,18 +370,19 @@ class Link(ConnectionOwner):
 
     def _on_message(self, message: Message) -> None:
         kind, _, id, arg, parts = message
-        if kind == wire.RESPONSE and id in self.open and not self.open[id]._expired:
+        transaction = self.open.get(id)
+        if kind == wire.RESPONSE and transaction is not None and transaction.state is WAITING:
             self.useful = True
-            self.open[id]._succeed(parts)
+            transaction.succeed(parts)
             del self.open[id]
             if self.draining or self._window:
                 self._on_ended()
         elif kind == wire.RESPONSE or kind == wire.ERROR:
-            self._on_answer(kind, arg, parts, self.open.get(id))
+            self._on_answer(kind, arg, parts, transaction)
         elif kind == wire.PLAIN and self._plain_order:
             transaction = self._plain_order.popleft()
             self._plain_answer = time.monotonic()
-            is_open = self.open.get(transaction._id) is transaction
+            is_open = self.open.get(transaction.id) is transaction
             self._on_answer(kind, arg, parts, transaction if is_open else None)
         elif kind == wire.PING:
             if self.connection.crowded:
@@ -472,28 +429,32 @@ class Link(ConnectionOwner):
         )
 
     def _on_answer(
-        self, kind: int, arg: int, parts: list[bytes], transaction: SocketTransaction[Any, Any] | None
+        self, kind: int, arg: int, parts: list[bytes], transaction: ClientTransaction[Any, Any] | None
     ) -> None:
         if transaction is None:
             # The word on a request that has ended here already is no late answer.
             if kind != wire.ERROR or arg not in _LAST_WORDS:
-                self._counters.dropped_late += 1
+                self.counters.dropped_late += 1
             return
         self.useful = True
+        if transaction.state in ENDED:
+            # Interrupted before it was taken out.
+            self.forget(transaction)
+            return
         if kind == wire.ERROR:
             name, text, trace = (part.decode("utf-8", "replace") for part in parts)
-            error = error_from_reason(arg, (name, text, trace), transaction._peer)
-        if transaction._expired:
+            error = error_from_reason(arg, (name, text, trace), self.server_name)
+        if transaction.state is EXPIRED:
             if kind != wire.ERROR:
-                self._counters.dropped_late += 1
-            transaction._time_out(Outcome.RAN if kind != wire.ERROR else error.outcome)
-        elif kind == wire.ERROR and arg == Reason.CANCELLED and transaction._timer is not None:
+                self.counters.dropped_late += 1
+            transaction.time_out(Outcome.RAN if kind != wire.ERROR else error.outcome)
+        elif kind == wire.ERROR and arg == Reason.CANCELLED and transaction.is_timed:
             # The server saw the request's time end before this side did.
-            transaction._time_out(error.outcome)
+            transaction.time_out(error.outcome)
         elif kind == wire.ERROR:
-            transaction._fail(error)
+            transaction.fail(error)
         else:
-            transaction._succeed(parts)
+            transaction.succeed(parts)
         self.forget(transaction)
 
     def _on_go_away(self, last_id: int) -> None:
@@ -502,10 +463,10 @@ class Link(ConnectionOwner):
         for id, transaction in list(self.open.items()):
             # Ids go round, so "later" is the shorter way from the last one.
             if 0 < (id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2:
-                if transaction._expired:
-                    transaction._time_out(Outcome.NOT_RUN)
+                if transaction.state is EXPIRED:
+                    transaction.time_out(Outcome.NOT_RUN)
                 else:
-                    transaction._fail(Rejected(f"{DRAINING} ({transaction._peer})"))
+                    transaction.fail(Rejected(f"{DRAINING} ({self.server_name})"))
                     self.forget(transaction)
         client = self._client()
         if client is not None:
@@ -522,14 +483,14 @@ class Link(ConnectionOwner):
         """Never asked for: writers wait by themselves."""
 
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
-        self._counters.broken += 1
+        self.counters.broken += 1
         peer, client = format_address(self.connection.peer), self._client()
         if self.hello is not None or client is None or client._is_news(reason_of(error)):
             log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
         if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.open:
             error.outcome = Outcome.RAN
             transaction = self.open[refused[1]]
-            transaction._fail(error)
+            transaction.fail(error)
             self.forget(transaction)
         self.connection.close(error)
 
@@ -547,7 +508,7 @@ class Link(ConnectionOwner):
             reason = "the bus was closed" if error is None else reason_of(error)
             text = "casts to %s that were lost, or may have been: at least %d; %s"
             log_soon(bus_logger, logging.WARNING, text, peer, unsent, reason)
-        self._run_callback(self._window.wake_all)
+        self.run_callback(self._window.wake_all)
         if client is None or client._closed:
             self.fail_all(BusClosed, f"the bus to {peer} was closed", None)
         else:

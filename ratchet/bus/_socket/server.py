@@ -1,7 +1,7 @@
 """The server's side of a bus over sockets: accepting clients.
 
-It accepts connections and owns their sessions; taking and answering requests is
-`server_side`, what a client's messages mean is `session`.
+It accepts connections and owns them.  Taking and answering requests is the server's
+side of every bus, what a client's messages mean is `server_connection`.
 
 In a forked child it is dead, with the parent's connections, until the child takes a
 request from it: then it listens again, beside the parent.
@@ -15,7 +15,6 @@ import os
 import socket as _socket
 import ssl
 import uuid
-from collections.abc import Collection
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -28,8 +27,9 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.listen import Listener, SocketFile, listening_address
-from ratchet.bus._socket.server_connection import Session, SessionOwner, SocketRequest
+from ratchet.bus._socket.server_connection import Session
 from ratchet.bus._socket.transport import Transport, begin_tls
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusClosed, Outcome
@@ -51,7 +51,7 @@ _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
 _OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class ServerBus(ServerSide[Request, Response], SessionOwner):
+class ServerBus(ServerSide[Request, Response]):
     """The server's side of a bus, on a socket that listens; see `new_server` and `listen`.
 
     `with bus:` closes it on leaving.  It belongs to the OS thread that made it: its
@@ -68,11 +68,10 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         socket_file: SocketFile | None = None,
         listener: Listener | None = None,
     ) -> None:
-        super().__init__()
-        self._decode = decode
-        self._encode = encode
+        super().__init__(decode, encode, max_queued=limits.max_queued)
         self._limits = limits
-        self._sessions: set[Session] = set()
+        self._admission: Admission[Session] = Admission(self._requests, self._inbox, limits)
+        self._inbox.on_low = self._admission.let_in
         self._socket = socket
         self._raw = getattr(socket, "_sock", socket)
         self._raw.setblocking(False)
@@ -81,8 +80,6 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         self._listener = listener
         self._address = listening_address(self._raw)
         self._back_off = _FIRST_BACK_OFF
-        # Casts that came too late for a drain to run them.
-        self._lost_casts = 0
         loop: Any = self._hub.loop
         self._acceptor: Any = None
         self._retry = loop.timer(0.0)
@@ -95,8 +92,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
     def __repr__(self) -> str:
         return (
             f"<ServerBus at {id(self):#x} on {self.name}: {self._state},"
-            f" connections={len(self._sessions)}, queued={len(self._inbox)},"
-            f" in_flight={len(self._in_flight)}>"
+            f" connections={len(self._admission.connections)}, queued={len(self._inbox)},"
+            f" in_flight={len(self._requests.in_flight)}>"
         )
 
     @property
@@ -115,8 +112,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         check_hub(self._hub, self)
         if self._closed:
             return
-        self._cut_off = bool(self._in_flight) or any(
-            session.connection.undelivered for session in self._sessions
+        self._cut_off = bool(self._requests.in_flight) or any(
+            session.connection.undelivered for session in self._admission.connections
         )
         self._close_and_tell()
 
@@ -124,43 +121,41 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
         """Close, and return how many casts will not be run; also from a hub callback."""
         self._closed = True
         self._stop_accepting()
-        for session in list(self._sessions):
+        for session in list(self._admission.connections):
             session.connection.close()
-        casts = self._drop_casts() + self._lost_casts
-        self._lost_casts = 0
+        casts = self._drop_casts() + self._admission.lost_casts
+        self._admission.lost_casts = 0
         left = self._inbox.close()
         # What no connection waits for: one-way requests.
-        for pending in (*left, *self._in_flight):
-            pending._cancel()
+        for request in (*left, *self._requests.in_flight):
+            request.cancel()
         self._inbox.remove(left)
         self._forget_takers()
-        self._wake_drain()
+        self._requests.wake_drain()
         return casts
 
     def stats(self) -> Stats:
-        parked = sum(len(session.parked) for session in list(self._sessions))
+        parked = sum(len(session.parked) for session in list(self._admission.connections))
         return self._counters.snapshot(
-            connections=len(self._sessions),
+            connections=len(self._admission.connections),
             queued=len(self._inbox) + parked,
-            in_flight=len(self._in_flight),
+            in_flight=len(self._requests.in_flight),
         )
 
     def _settle(self) -> None:
         if self._closed:
             self._close()
-        for session in list(self._sessions):
+        for session in list(self._admission.connections):
             session.settle()
         super()._settle()
         if not self._inbox.closed and not self._retry.active and not self._acceptor.active:
             self._acceptor.start(self._on_acceptable)
-        self._go_on_if_room()
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        for session in self._sessions:
+        for session in self._admission.connections:
             session.connection.forsake()
-        self._sessions.clear()
-        self.held_up = False
+        self._admission.connections.clear()
         if self._acceptor is not None:
             self._acceptor.close()
             self._retry.close()
@@ -180,14 +175,15 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             self._inbox.closed = self._inherited = False
 
     def _finished(self) -> bool:
-        if self._in_flight:
+        if self._requests.in_flight:
             return False
         # All answers are written; a connection that is gone has sent its own.
-        for session in list(self._sessions):
+        for session in list(self._admission.connections):
             session.connection.close_when_sent()
-        return not self._sessions
+        return not self._admission.connections
 
     def _refuse_new(self) -> None:
+        self._admission.draining = True
         if self._acceptor is not None:
             # Who has asked already is to hear that it will not be run.
             self._retry.close()
@@ -195,37 +191,14 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 if not self._on_acceptable():
                     break
             self._stop_accepting()
-        for session in list(self._sessions):
+        for session in list(self._admission.connections):
             session.connection.read_all()
             session.go_away()
             session.end_parking()
 
-    def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
-        if self._inbox.closed or (self._draining and not request._one_way):
-            request._refuse_draining()
-            self._lost_casts += request._one_way
-        elif self._inbox.put(request) >= self._limits.max_queued:
-            self.held_up = True
-
-    def _dequeue(self, requests: Collection[SocketRequest[Any, Any]]) -> None:
-        if requests:
-            self._inbox.remove(requests)
-            self._go_on_if_room()
-
-    def _go_on_if_room(self) -> None:
-        # Not at the first free place, or each request would hold up all connections.
-        if self.held_up and len(self._inbox) <= self._limits.max_queued // 2:
-            self._run_callback(self._let_in)
-            self.held_up = False
-
-    def _let_in(self) -> None:
-        """Hub callback: there is room for what the clients have sent meanwhile."""
-        for session in list(self._sessions):
-            session.read_or_not()
-
     def _start_accepting(self) -> None:
         limits = self._limits
-        self._hello = wire.encode_hello(
+        self._admission.hello = wire.encode_hello(
             wire.Hello(
                 max_message=limits.max_message,
                 max_parts=limits.max_parts,
@@ -288,8 +261,8 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
                 transport = Transport(socket)
             else:
                 transport = begin_tls(self._ssl_context, socket, server_side=True)
-            session = Session(self, transport, peer)
-            self._sessions.add(session)
+            session = Session(self._admission, transport, peer)
+            self._admission.connections[session] = None
             session.connection.open()
         except (OSError, ValueError) as error:
             # The client has gone away already, or the context is not fit for it.
@@ -298,7 +271,7 @@ class ServerBus(ServerSide[Request, Response], SessionOwner):
             socket.close()
         except BaseException:
             if session is not None:
-                self._sessions.discard(session)
+                self._admission.connections.pop(session, None)
                 session.connection.forsake()
             elif transport is not None:
                 # With TLS, the socket is the transport's by now.

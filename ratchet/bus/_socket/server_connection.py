@@ -14,208 +14,41 @@ memory, or the client itself does not read, is nothing more read from it.
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Collection, Sequence
-from typing import Any, Final, TypeVar
-
-from greenlet import greenlet
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, format_address
-from ratchet.bus._core.deadline import deadline_after, is_over, seconds_until, time_left
+from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import ErrorTexts, Reason, check_size, decode_metadata
-from ratchet.bus._core.incoming import (
-    ANSWERED,
-    ANSWERING,
-    CANCELLED,
-    OPEN,
-    QUEUED,
-    TAKEN,
-    PendingRequest,
-    RequestOwner,
-)
-from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.incoming import ANSWERING, OPEN, IncomingRequest
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.stream import Connection, ConnectionOwner
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
-from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError, reason_of
 
 # About how many bytes a request takes besides its parts.
 _OWN_SIZE: Final = 1024
+# Plain requests have no id; their answers go in the order in which they came.
+_PLAIN_ID: Final = -1
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-class SessionOwner(RequestOwner):
-    """What a session needs of its server."""
-
-    @abstractmethod
-    def _enqueue(self, request: SocketRequest[Any, Any]) -> None:
-        """A request has come that a thread is to take."""
-
-    @abstractmethod
-    def _dequeue(self, requests: Collection[SocketRequest[Any, Any]]) -> None:
-        """Queued requests are not to be taken any more."""
-
-    # Whether no request is let in, because too many are queued.
-    held_up: bool
-    _sessions: set[Session]
-    _decode: Decode[Any]
-    _encode: Encode[Any]
-    _limits: Limits
-    _draining: bool
-    # Its own hello.
-    _hello: bytes
-
-
-class SocketRequest(PendingRequest[Request, Response]):
-    """A request that came over a socket."""
-
-    _bus: SessionOwner
-    # A plain request's answer, while it waits for those of earlier ones; an
-    # empty one stands for an error, which the plain form cannot tell.
-    _answer: Frame | None = None
-    # Rings at the deadline, while a thread handles the request.
-    _timer: Any = None
-
-    def __init__(self, session: Session, message: Message) -> None:
-        kind, flags, self._id, arg, parts = message
-        self._bus = session.server
-        self._session = session
-        self._plain = kind == wire.PLAIN
-        self._one_way = bool(flags & wire.ONE_WAY)
-        self._from = session.connection.peer
-        self._state = QUEUED
-        self._deadline = deadline_after(arg / 1000) if arg else None
-        if flags & wire.METADATA:
-            self._metadata = decode_metadata(parts.pop())
-        self._parts: Sequence[bytes] = parts
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes while it waits."""
-        return sum(map(len, self._parts), _OWN_SIZE)
-
-    def _claim(self) -> bool:
-        bus = self._bus
-        if self._state is not QUEUED:
-            return False
-        if (self._plain or self._session.connection.crowded) and self._would_block:
-            # Its client does not read: no thread is to wait for that.
-            self._session.park(self)
-            return False
-        if self._deadline is not None and is_over(self._deadline):
-            text = "the request's time was over before it ran"
-            self._refuse(Reason.OUT_OF_TIME, ("Rejected", text, ""))
-            return False
-        bus._in_flight.add(self)
-        self._state = TAKEN
-        return True
-
-    def _decode(self) -> None:
-        self.request = self._bus._decode(self._parts, self._from)
-        self._parts = ()
-
-    def _cancel(self) -> bool:
-        is_open = self._state in OPEN
-        queued = super()._cancel()
-        if is_open:
-            self._bus._counters.cancelled += 1
-        return queued
-
-    def _release(self) -> None:
-        if self._deadline is not None:
-            # From now on another request may have the id.
-            self._stop_timer()
-        if not self._plain:
-            # A plain one is finished when its turn to be answered has come.
-            self._session.finished(self)
-        self._bus._forget(self)
-
-    def _settle(self) -> None:
-        super()._settle()
-        if self._timer is not None and not self._timer.active:
-            # It has rung, and what it was for was interrupted.
-            self._session.give_up(self._id)
-
-    @property
-    def _would_block(self) -> bool:
-        return not self._one_way and self._session.is_crowded_for(self)
-
-    def _begin_handling(self, handler: greenlet) -> None:
-        super()._begin_handling(handler)
-        if self._deadline is not None and self._state is TAKEN and self._timer is None:
-            # The client's own word may not come through: it has gone, or so
-            # many of its requests are open that nothing more is read.
-            loop: Any = self._bus._hub.loop
-            timer = loop.timer(seconds_until(self._deadline))
-            timer.start(self._session.give_up, self._id, update=True)
-            self._timer = timer
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.close()
-            self._timer = None
-
-    def _end_handling(self) -> None:
-        super()._end_handling()
-        self._stop_timer()
-
-    def _reply(self, response: Response) -> bool:
-        bus, session = self._bus, self._session
-        if self._one_way:
-            self._state = ANSWERED
-            bus._counters.answered += 1
-            return False
-        parts = bus._encode(response)
-        session.check_size(parts)
-        if session.connection.crowded and not self._wait_for_room():
-            return self._too_late()
-        kind = wire.PLAIN if self._plain else wire.RESPONSE
-        # The client may have given up while the codec blocked.
-        if self._state is not ANSWERING:
-            return self._refuse_answer()
-        if not session.answer(self, wire.frame(kind, 0, self._id, 0, parts)):
-            return self._too_late()
-        self._state = ANSWERED
-        bus._counters.answered += 1
-        return True
-
-    def _wait_for_room(self) -> bool:
-        """Wait until the client reads; False if its time is over before that."""
-        session = self._session
-        if session.connection.wait_for_room("send_response", time_left(self._deadline)):
-            return True
-        session.give_up(self._id)
-        return False
-
-    def _too_late(self) -> bool:
-        """The client gave up while its answer was on the way to it; False."""
-        if self._state is ANSWERING:
-            self._bus._counters.cancelled += 1
-            self._state = CANCELLED
-        return self._refuse_answer()
-
-    def _reply_error(self, number: Reason, texts: ErrorTexts) -> bool:
-        sent = False
-        if not self._one_way and not self._session.connection.closed:
-            frame = b"" if self._plain else wire.encode_error(self._id, number, texts)
-            sent = self._session.answer(self, frame)
-        if number == Reason.OUT_OF_TIME:
-            # That is the client's wish, though it could not tell any more.
-            self._bus._counters.cancelled += 1
-        else:
-            self._bus._counters.failed += 1
-        return sent
+def size_while_held(request: IncomingRequest) -> int:
+    """About how many bytes a request takes while it waits."""
+    return sum(map(len, request.message), _OWN_SIZE)
 
 
 class Session(ConnectionOwner):
     """One connected client."""
+
+    keeps_time = False
 
     __slots__ = (
         "_extended",
@@ -234,24 +67,24 @@ class Session(ConnectionOwner):
         "server",
     )
 
-    def __init__(self, server: SessionOwner, transport: Transport, peer: Address) -> None:
+    def __init__(self, server: Admission[Session], transport: Transport, peer: Address) -> None:
         self.server = server
-        limits = server._limits
+        limits = server.limits
         # Its requests that are not finished, one-way ones included, and how many
         # of them it may have.
-        self._unfinished: set[SocketRequest[Any, Any]] = set()
+        self._unfinished: set[IncomingRequest] = set()
         self._max_in_flight = limits.max_in_flight
         # What this side may send: its own limits, or the client's if these are lower.
         self._max_message = limits.max_message
         self._max_parts = limits.max_parts
         # Requests that are not let in yet, in order, and about how many bytes they take.
-        self._held: dict[SocketRequest[Any, Any], None] = {}
+        self._held: dict[IncomingRequest, None] = {}
         self._held_size = 0
         # Requests that were let in, and whose answers would only wait to be read.
-        self.parked: dict[SocketRequest[Any, Any], None] = {}
+        self.parked: dict[IncomingRequest, None] = {}
         # The requests that are to be answered, by id; and in order, if plain.
-        self._open: dict[int, SocketRequest[Any, Any]] = {}
-        self._plain: deque[SocketRequest[Any, Any]] | None = None
+        self._open: dict[int, IncomingRequest] = {}
+        self._plain: deque[IncomingRequest] | None = None
         # Bytes of plain answers that wait for those of earlier requests.
         self._kept = 0
         self._last_id = 0
@@ -265,19 +98,42 @@ class Session(ConnectionOwner):
         waiting = f"unanswered={unanswered}, parked={len(self.parked)}, held={len(self._held)}"
         return f"<Session at {id(self):#x}: {waiting}, {self.connection!r}>"
 
-    def check_size(self, parts: Sequence[bytes]) -> None:
-        """Refuse a response that is over this side's limits, or over the client's."""
-        check_size(parts, self._max_message, self._max_parts)
-
-    def is_crowded_for(self, request: SocketRequest[Any, Any]) -> bool:
-        """Whether an answer of this request would only wait to be sent."""
+    def is_writable(self, request: IncomingRequest) -> bool:
         if self.connection.crowded:
+            return False
+        if request.id != _PLAIN_ID or self._kept < self.server.limits.high_water:
             return True
         # The first of the plain ones is what the others wait for.
-        first = self._plain[0] if self._plain else None
-        return request._plain and request is not first and self._kept >= self.server._limits.high_water
+        return request is (self._plain[0] if self._plain else None)
 
-    def answer(self, request: SocketRequest[Any, Any], frame: Frame) -> bool:
+    def send(self, request: IncomingRequest, message: Sequence[bytes]) -> bool:
+        # This side's own limits, or the client's if these are lower.
+        check_size(message, self._max_message, self._max_parts)
+        if self.connection.crowded and not self._wait_until_writable(request):
+            return False
+        # The client may have given up while a codec blocked, or while this waited.
+        if request.state is not ANSWERING:
+            return False
+        plain = request.id == _PLAIN_ID
+        return self._answer(
+            request, wire.frame(wire.PLAIN if plain else wire.RESPONSE, 0, request.id, 0, message)
+        )
+
+    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+        if self.connection.closed:
+            return False
+        # An empty answer stands for an error, which the plain form cannot tell.
+        plain = request.id == _PLAIN_ID
+        return self._answer(request, b"" if plain else wire.encode_error(request.id, reason, texts))
+
+    def _wait_until_writable(self, request: IncomingRequest) -> bool:
+        """Wait until the client reads; blocks.  False if its time is over before that."""
+        if self.connection.wait_for_room("send_response", time_left(request.deadline)):
+            return True
+        self.give_up(request)
+        return False
+
+    def _answer(self, request: IncomingRequest, frame: Frame) -> bool:
         """Send the answer of a request, or keep it until its turn; does not block.
 
         False if the client does not want it any more.
@@ -285,30 +141,34 @@ class Session(ConnectionOwner):
         connection = self.connection
         if connection.closing:
             return False
-        if request._plain:
-            if request._answer is None:
+        if request.id == _PLAIN_ID:
+            if request.kept_answer is None:
                 self._kept += size_of(frame)
-                request._answer = frame
+                request.kept_answer = frame
             self._send_plain_answers()
             if connection.input_ended:
                 self._close_if_done()
             return True
-        if self._open.get(request._id) is not request:
+        if self._open.get(request.id) is not request:
             return False
         connection.write(frame)
-        del self._open[request._id]
+        del self._open[request.id]
         return True
 
-    def park(self, request: SocketRequest[Any, Any]) -> None:
-        """Keep a request from the threads until the client has read more."""
+    def park(self, request: IncomingRequest) -> None:
         self.connection.tells_room = True
         self.parked[request] = None
 
-    def finished(self, request: SocketRequest[Any, Any]) -> None:
+    def released(self, request: IncomingRequest) -> None:
+        if request.id != _PLAIN_ID:
+            # A plain one is finished when its turn to be answered has come.
+            self._finish(request)
+
+    def _finish(self, request: IncomingRequest) -> None:
         """One of its requests needs nothing more."""
         self._unfinished.discard(request)
         if self._held or not self.connection.reading:
-            self.server._run_callback(self.read_or_not)
+            self.server.requests.run_callback(self.read_or_not)
 
     def read_or_not(self) -> None:
         """Hub callback: let in what waits, as far as there is room; and read on, unless there is too much."""
@@ -322,10 +182,10 @@ class Session(ConnectionOwner):
     def end_parking(self) -> None:
         """The server drains: what was cast is let in, and nothing else will be run."""
         for request in (*self.parked, *self._held):
-            if request._one_way:
-                self.server._enqueue(request)
+            if request.one_way:
+                self.server.enqueue(request)
             else:
-                request._refuse_draining()
+                request.refuse_draining()
             self._drop(request)
 
     def go_away(self) -> None:
@@ -341,7 +201,7 @@ class Session(ConnectionOwner):
             self._on_closed(self.connection.error)
         else:
             for id, request in list(self._open.items()):
-                if request._state not in OPEN:
+                if request.state not in OPEN:
                     # Given up, or answered, and interrupted before it was taken out.
                     del self._open[id]
             self._send_plain_answers()
@@ -350,12 +210,14 @@ class Session(ConnectionOwner):
     @property
     def _has_too_much(self) -> bool:
         """Whether nothing more is to be read: the client does not read, or too much is held."""
-        return self.connection.crowded or self._held_size >= self.server._limits.high_water
+        return self.connection.crowded or self._held_size >= self.server.limits.high_water
 
     @property
     def _has_room(self) -> bool:
         """Whether one more request may be let in."""
-        return not self.server.held_up and len(self._unfinished) - len(self._held) < self._max_in_flight
+        return (
+            not self.server.inbox.overfull and len(self._unfinished) - len(self._held) < self._max_in_flight
+        )
 
     def _let_in(self) -> None:
         if self.connection.crowded:
@@ -367,30 +229,30 @@ class Session(ConnectionOwner):
             if request in self._held and not self._has_room:
                 break
             # First: one that is in two places is taken once, one that is in none never.
-            self.server._enqueue(request)
+            self.server.enqueue(request)
             self._drop(request)
 
-    def _hold(self, request: SocketRequest[Any, Any]) -> None:
+    def _hold(self, request: IncomingRequest) -> None:
         """Do not let a request in yet."""
         self._held[request] = None
-        self._held_size += request.size
+        self._held_size += size_while_held(request)
         if self._has_too_much:
             self.connection.stop_reading()
 
-    def _drop(self, request: SocketRequest[Any, Any]) -> None:
+    def _drop(self, request: IncomingRequest) -> None:
         """It is not kept here any more."""
         self.parked.pop(request, None)
         if request in self._held:
-            self._held_size -= request.size
+            self._held_size -= size_while_held(request)
             del self._held[request]
         if not self._held:
             # An interrupted call may have left the sum wrong; here it is known.
             self._held_size = 0
 
     def _send_plain_answers(self) -> None:
-        while self._plain and self._plain[0]._answer is not None:
+        while self._plain and self._plain[0].kept_answer is not None:
             request = self._plain[0]
-            frame = request._answer
+            frame = request.kept_answer
             if not frame:
                 self.connection.close_when_sent()
                 return
@@ -402,7 +264,7 @@ class Session(ConnectionOwner):
                 self.connection.lose_place(error)
                 raise
             self._kept -= size_of(frame)
-            self.finished(request)
+            self._finish(request)
 
     def _close_if_done(self) -> None:
         if self.connection.input_ended and not self._open and not self._plain:
@@ -412,21 +274,21 @@ class Session(ConnectionOwner):
         kind = message[0]
         if kind == wire.REQUEST or kind == wire.PLAIN:
             try:
-                request = self._register(SocketRequest(self, message))
+                request = self._register(self._request_of(message))
             except ProtocolError as error:
                 self._on_broken(error, None)
                 return
-            let_in = self.server._draining or (not self._held and self._has_room)
+            let_in = self.server.draining or (not self._held and self._has_room)
             self._unfinished.add(request)
             if let_in:
-                self.server._enqueue(request)
+                self.server.enqueue(request)
             else:
                 self._hold(request)
             return
         _, _, id, arg, parts = message
         self._extended = True
         if kind == wire.CANCEL:
-            self.give_up(id)
+            self._on_cancel(id)
         elif kind == wire.PING:
             self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
         elif kind == wire.HELLO:
@@ -442,39 +304,63 @@ class Session(ConnectionOwner):
             return
         self._max_message = min(hello.max_message or self._max_message, self._max_message)
         self._max_parts = min(hello.max_parts or self._max_parts, self._max_parts)
-        self.connection.write(self.server._hello)
+        self.connection.write(self.server.hello)
 
-    def _register(self, request: SocketRequest[Any, Any]) -> SocketRequest[Any, Any]:
-        if request._plain:
+    def _request_of(self, message: Message) -> IncomingRequest:
+        kind, flags, id, arg, parts = message
+        metadata = decode_metadata(parts.pop()) if flags & wire.METADATA else None
+        deadline = deadline_after(arg / 1000) if arg else None
+        request = IncomingRequest(
+            self.server.requests,
+            self,
+            parts,
+            bool(flags & wire.ONE_WAY),
+            deadline,
+            _PLAIN_ID if kind == wire.PLAIN else id,
+            None,
+            self.connection.peer,
+        )
+        if metadata is not None:
+            request.metadata = metadata
+        return request
+
+    def _register(self, request: IncomingRequest) -> IncomingRequest:
+        if request.id == _PLAIN_ID:
             if self._plain is None:
                 self._plain = deque()
             self._plain.append(request)
         else:
             self._extended = True
-            self._last_id = id = request._id
-            if not request._one_way:
+            self._last_id = id = request.id
+            if not request.one_way:
                 if id in self._open:
                     raise ProtocolError(f"the id {id} is used twice at once")
                 self._open[id] = request
         return request
 
-    def give_up(self, id: int) -> None:
-        """The client wants no answer any more; it is told whether the request ran."""
-        request = self._open.get(id)
-        if request is None:
-            return
-        if request._cancel():
-            self._unqueue({request})
-            number, text = Reason.OUT_OF_TIME, "the request was given up before it ran"
-        else:
-            number, text = Reason.CANCELLED, "the request was given up while it ran"
-        self.connection.write(wire.encode_error(id, number, ("Cancelled", text, "")))
-        self._open.pop(id, None)
+    def give_up(self, request: IncomingRequest) -> None:
+        if self._open.get(request.id) is request:
+            self._cancel(request)
 
-    def _unqueue(self, requests: set[SocketRequest[Any, Any]]) -> None:
+    def _on_cancel(self, id: int) -> None:
+        request = self._open.get(id)
+        if request is not None:
+            self._cancel(request)
+
+    def _cancel(self, request: IncomingRequest) -> None:
+        """The client wants no answer any more; it is told whether the request ran."""
+        if request.cancel():
+            self._unqueue({request})
+            reason, text = Reason.OUT_OF_TIME, "the request was given up before it ran"
+        else:
+            reason, text = Reason.CANCELLED, "the request was given up while it ran"
+        self.connection.write(wire.encode_error(request.id, reason, ("Cancelled", text, "")))
+        self._open.pop(request.id, None)
+
+    def _unqueue(self, requests: set[IncomingRequest]) -> None:
         for request in requests:
             self._drop(request)
-        self.server._dequeue(requests)
+        self.server.dequeue(requests)
 
     def _on_input_end(self) -> None:
         if self._extended:
@@ -492,7 +378,7 @@ class Session(ConnectionOwner):
         self.read_or_not()
 
     def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
-        self.server._counters.broken += 1
+        self.server.requests.counters.broken += 1
         peer = format_address(self.connection.peer)
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", peer, reason_of(error))
         if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
@@ -505,15 +391,17 @@ class Session(ConnectionOwner):
             peer = format_address(self.connection.peer)
             log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", peer, reason_of(error))
         for request in list(self._held):
-            if request._one_way:
+            if request.one_way:
                 # What was cast is run, whatever becomes of who cast it.
-                self.server._enqueue(request)
+                self.server.enqueue(request)
                 self._drop(request)
-        open_requests = {*self._open.values(), *(self._plain or ())}
+        # One that ends the connection by its own answer, as a plain error does, has that.
+        unanswered = (request for request in self._plain or () if request.kept_answer is None)
+        open_requests = {*self._open.values(), *unanswered}
         for request in open_requests:
-            request._cancel()
+            request.cancel()
         self._unqueue(open_requests)
         self._open.clear()
         self._plain = None
-        self.server._wake_drain()
-        self.server._sessions.discard(self)
+        self.server.requests.wake_drain()
+        self.server.connections.pop(self, None)

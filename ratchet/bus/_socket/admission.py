@@ -1,0 +1,63 @@
+"""Which requests are let in, for all the connections of one server.
+
+A connection that has a request lets it in here, and holds it while the inbox is
+overfull.  Nothing here knows what a connection is, but that it reads again when told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Generic, Protocol, TypeVar
+
+from ratchet.bus._core.inbox import Inbox
+from ratchet.bus._core.incoming import IncomingRequest, IncomingRequests
+from ratchet.bus._core.limits import Limits
+
+
+class Reader(Protocol):
+    """A connection, as far as it matters here."""
+
+    def read_or_not(self) -> None:
+        """Hub callback: let in what waits, as far as there is room; and read on, unless there is too much."""
+
+
+Connection = TypeVar("Connection", bound=Reader)
+
+
+class Admission(Generic[Connection]):
+    """The inbox of a server, as its connections use it.
+
+    Attributes:
+        requests: what the requests of the server share.
+        connections: those that are open, in the order in which they came.
+        hello: the server's own HELLO, as a frame.
+        draining: whether nothing new is let in but what was cast.
+        lost_casts: casts that came too late for a drain to run them.
+    """
+
+    def __init__(self, requests: IncomingRequests, inbox: Inbox[IncomingRequest], limits: Limits) -> None:
+        self.requests = requests
+        self.inbox = inbox
+        self.limits = limits
+        self.connections: dict[Connection, None] = {}
+        self.hello = b""
+        self.draining = False
+        self.lost_casts = 0
+
+    def enqueue(self, request: IncomingRequest) -> None:
+        """A request has come that a thread is to take."""
+        if self.inbox.closed or (self.draining and not request.one_way):
+            request.refuse_draining()
+            self.lost_casts += request.one_way
+        else:
+            self.inbox.put(request)
+
+    def dequeue(self, requests: Collection[IncomingRequest]) -> None:
+        """Queued requests are not to be taken any more."""
+        if requests:
+            self.inbox.remove(requests)
+
+    def let_in(self) -> None:
+        """Hub callback: there is room for what the clients have sent meanwhile."""
+        for connection in list(self.connections):
+            connection.read_or_not()

@@ -1,0 +1,130 @@
+"""The life of a request at its client: every event in every state, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import gevent
+import pytest
+
+from helpers import LONG, wait_until
+from ratchet import BusError, BusTimeout, Cancelled, Outcome
+from ratchet.bus._core.outgoing import (
+    ENDED,
+    EXPIRE,
+    EXPIRED,
+    FAIL,
+    FAILED,
+    GIVE_UP,
+    GIVEN_UP,
+    SUCCEED,
+    SUCCEEDED,
+    TRANSITIONS,
+    WAITING,
+    ClientTransaction,
+    Event,
+    State,
+)
+from ratchet.bus._core.stats import Counters
+
+
+class Server:
+    """A route to a server that is asked for its last word, and never has one."""
+
+    server_name = "the server"
+    server_address = None
+
+    def __init__(self) -> None:
+        self.hub = gevent.get_hub()
+        self.run_callback: Callable[..., object] = self.hub.loop.run_callback
+        self.counters = Counters()
+        self.forgotten: list[object] = []
+
+    def withdraw(self, transaction: ClientTransaction[Any, Any]) -> Outcome:
+        return Outcome.UNKNOWN
+
+    def ask_for_last_word(self, transaction: ClientTransaction[Any, Any]) -> bool:
+        return True
+
+    def forget(self, transaction: ClientTransaction[Any, Any]) -> None:
+        self.forgotten.append(transaction)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+Transaction = ClientTransaction[str, str]
+New = Callable[[], Transaction]
+
+
+@pytest.fixture
+def new(server: Server) -> New:
+    return lambda: ClientTransaction(None, server, "question", None)
+
+
+def expire(transaction: Transaction) -> None:
+    """Let its time be over, and its client ask for the last word."""
+    if not transaction.done and not transaction.is_timed:
+        transaction.end_at(0.0)
+        wait_until(lambda: transaction.state is not WAITING)
+
+
+CALLS: dict[Event, Callable[[Transaction], object]] = {
+    EXPIRE: expire,
+    SUCCEED: lambda transaction: transaction.succeed("answer"),
+    FAIL: lambda transaction: transaction.fail(BusError("an error")),
+    GIVE_UP: lambda transaction: transaction.give_up(Cancelled, "given up"),
+}
+
+WAYS: dict[State, list[Event]] = {
+    WAITING: [],
+    EXPIRED: [EXPIRE],
+    SUCCEEDED: [SUCCEED],
+    FAILED: [FAIL],
+    GIVEN_UP: [GIVE_UP],
+}
+
+
+@pytest.mark.parametrize(("state", "event"), list(product(WAYS, CALLS)))
+def test_every_event_in_every_state_leads_where_the_table_says(
+    new: New, server: Server, state: State, event: Event
+) -> None:
+    transaction = new()
+    for step in WAYS[state]:
+        CALLS[step](transaction)
+    assert transaction.state is state
+    if (state, event) in TRANSITIONS:
+        CALLS[event](transaction)
+        assert transaction.state is TRANSITIONS[state, event]
+    elif event is EXPIRE or (state in ENDED and event is not SUCCEED):
+        CALLS[event](transaction)
+        assert transaction.state is state
+    else:
+        # Who tells it of a response, or of an error after its time, looks first.
+        with pytest.raises(KeyError):
+            CALLS[event](transaction)
+        assert transaction.state is state
+    transaction.give_up(Cancelled, "given up")
+    assert transaction.done
+    counters = server.counters
+    assert counters.answered + counters.failed + counters.cancelled == 1
+
+
+def test_its_time_is_over_after_the_last_word_was_waited_for(new: New, server: Server) -> None:
+    transaction = new()
+    transaction.end_at(0.0)
+    with pytest.raises(BusTimeout) as raised:
+        transaction.recv_response(LONG)
+    assert raised.value.outcome == "UNKNOWN"
+    assert transaction.state is GIVEN_UP
+    assert server.forgotten == [transaction]
+
+
+def test_every_state_is_reached_and_the_last_ones_are_not_left() -> None:
+    assert {WAITING, *TRANSITIONS.values()} == set(State)
+    assert {event for _, event in TRANSITIONS} == set(Event)
+    assert {state for state, _ in TRANSITIONS} == set(State) - set(ENDED)
