@@ -611,7 +611,8 @@ def test_ctrl_c_while_loop_waits_comes_out_of_loop_and_the_bus_stays_usable(bus:
     try:
         kernel = Ratchet(lambda: bus.take().send_response("answer"))
         finger = threading.Timer(0.02, press_ctrl_c)
-        finger.start()
+        # By the hub, which runs only when `loop()` waits.
+        gevent.get_hub().loop.run_callback(finger.start)
         with pytest.raises(KeyboardInterrupt):
             kernel.loop()
         finger.join(LONG)
