@@ -24,7 +24,7 @@ from ratchet.bus._core.address import TcpEndpoint
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.listen import open_listener
-from ratchet.bus._socket.stream import Connection, ConnectionOwner
+from ratchet.bus._socket.stream import MessageStream, StreamOwner
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message, encode
 from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError
@@ -69,7 +69,7 @@ class CountingSocket:
         self.real.close()
 
 
-class Owner(ConnectionOwner):
+class Owner(StreamOwner):
     """Notes what it is told, in order."""
 
     def __init__(self) -> None:
@@ -86,33 +86,33 @@ class Owner(ConnectionOwner):
         self.events.append(event)
         assert self.events.count("closed") <= 1
 
-    def _on_message(self, message: Message) -> None:
+    def message_received(self, message: Message) -> None:
         self.hub_only = self.hub_only and gevent.getcurrent() is get_hub()
         self.messages.append(message)
         self.note("message")
         self.on_message(message)
 
-    def _on_input_end(self) -> None:
+    def eof_received(self) -> None:
         self.note("input end")
 
-    def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
+    def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.broken.append((error, refused))
         self.note("broken")
         self.on_broken()
 
-    def _on_crowded(self) -> None:
+    def pause_writing(self) -> None:
         self.crowds += 1
 
-    def _on_room(self) -> None:
+    def resume_writing(self) -> None:
         self.note("room")
 
-    def _on_closed(self, error: BaseException | None) -> None:
+    def connection_lost(self, error: BaseException | None) -> None:
         self.errors.append(error)
         self.note("closed")
 
 
-def connection_over(socket: Any, owner: Owner, limits: Limits | None = None) -> Connection:
-    connection = Connection(Transport(socket), limits or Limits(), owner, "the peer")
+def connection_over(socket: Any, owner: Owner, limits: Limits | None = None) -> MessageStream:
+    connection = MessageStream(Transport(socket), limits or Limits(), owner, "the peer")
     connection.open()
     return connection
 
@@ -148,7 +148,7 @@ class Pair:
             return b""
 
     def close(self) -> None:
-        self.connection.close()
+        self.connection.abort()
         self.peer.close()
 
 
@@ -257,30 +257,30 @@ def test_a_read_that_is_to_be_tried_again_is_tried_again(pair: Pair, error: OSEr
 
 
 def test_while_reading_is_stopped_the_data_stays_in_the_kernel(pair: Pair) -> None:
-    pair.connection.stop_reading()
-    pair.connection.stop_reading()
+    pair.connection.pause_reading()
+    pair.connection.pause_reading()
     pair.peer.sendall(request(1))
     polls()
     assert pair.owner.messages == []
-    pair.connection.start_reading()
-    pair.connection.start_reading()
+    pair.connection.resume_reading()
+    pair.connection.resume_reading()
     wait_until(lambda: pair.owner.messages)
     assert ids(pair.owner) == [1]
 
 
 def test_an_owner_may_stop_reading_when_told_of_a_message(pair: Pair) -> None:
-    pair.owner.on_message = lambda message: pair.connection.stop_reading()
+    pair.owner.on_message = lambda message: pair.connection.pause_reading()
     pair.peer.sendall(request(1))
     wait_until(lambda: pair.owner.messages)
     pair.peer.sendall(request(2))
     polls()
     assert ids(pair.owner) == [1]
-    pair.connection.start_reading()
+    pair.connection.resume_reading()
     wait_until(lambda: len(pair.owner.messages) == 2)
 
 
 def test_an_owner_that_closes_when_told_of_a_message_is_told_of_no_more(pair: Pair) -> None:
-    pair.owner.on_message = lambda message: pair.connection.close()
+    pair.owner.on_message = lambda message: pair.connection.abort()
     pair.peer.sendall(request(1) + request(2) + request(3))
     wait_until(lambda: pair.connection.closed)
     polls()
@@ -350,7 +350,7 @@ def test_what_breaks_the_format_is_told_once_after_the_messages_before_it(
         assert not pair.connection.closed
         pair.connection.write(b"sorry")
         pair.connection.write(b", no")
-        pair.connection.close_when_sent()
+        pair.connection.close()
 
     pair.owner.on_broken = part
     pair.peer.sendall(request(1) + data + request(2))
@@ -590,7 +590,7 @@ def test_any_frames_can_be_taken_back_at_any_time(full: Pair, seed: int) -> None
 def test_what_is_unsent_when_the_connection_closes_can_be_taken_back(full: Pair) -> None:
     full.socket.room = 3
     first, second = full.connection.write(b"one"), full.connection.write(b"two")
-    full.connection.close()
+    full.connection.abort()
     assert full.connection.take_back(first) is False
     assert full.connection.take_back(second) is True
     assert full.connection.take_back(full.connection.write(b"three")) is True
@@ -603,7 +603,7 @@ def writer(pair: Pair, frame: bytes, timeout: float | None = None) -> gevent.Gre
     """A thread that writes when there is room, and has come to its wait."""
 
     def write() -> int:
-        if pair.connection.crowded:
+        if pair.connection.above_high_water:
             pair.connection.wait_for_room("send_request", timeout)
         return pair.connection.write(frame)
 
@@ -623,13 +623,13 @@ def crowded(make_pair: MakePair) -> Pair:
 def test_below_the_high_water_mark_nobody_waits(make_pair: MakePair) -> None:
     pair = make_pair(room=NO_ROOM, high_water=10)
     pair.connection.write(b"x" * 9)
-    assert not pair.connection.crowded
+    assert not pair.connection.above_high_water
     others: list[str] = []
     get_hub().loop.run_callback(others.append, "ran")
     pair.connection.wait_for_room("send_request", 0)
     assert others == []
     pair.connection.write(b"x")
-    assert pair.connection.crowded
+    assert pair.connection.above_high_water
 
 
 def test_a_writer_at_the_high_water_mark_waits_until_the_peer_reads(crowded: Pair) -> None:
@@ -665,11 +665,11 @@ def test_a_newcomer_waits_behind_those_who_wait_even_if_there_is_room(make_pair:
     first, next_one = writer(pair, b"1"), writer(pair, b"2")
     pair.connection.take_back(second)
     assert pair.connection.unsent < 10
-    assert pair.connection.crowded
+    assert pair.connection.above_high_water
     pair.socket.room = ALL_ROOM
     assert pair.read(7) == b"xxxxx12"
     assert (first.get(timeout=LONG), next_one.get(timeout=LONG)) == (3, 4)
-    assert not pair.connection.crowded
+    assert not pair.connection.above_high_water
 
 
 def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair: MakePair) -> None:
@@ -680,7 +680,7 @@ def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair
     def write_much() -> None:
         nonlocal highest
         for _ in range(50):
-            if pair.connection.crowded:
+            if pair.connection.above_high_water:
                 pair.connection.wait_for_room("send_request", LONG)
             pair.connection.write(b"x" * 100)
             highest = max(highest, pair.connection.unsent)
@@ -744,7 +744,7 @@ def test_room_is_not_lost_on_a_writer_that_is_killed_in_the_same_turn(
         crowded.socket.room = ALL_ROOM
     assert crowded.read(11)[:10] == b"x" * 10
     second.get(timeout=LONG)
-    assert not crowded.connection.crowded
+    assert not crowded.connection.above_high_water
 
 
 def test_writers_that_wait_when_the_connection_closes_return_and_find_it_closed(crowded: Pair) -> None:
@@ -754,13 +754,13 @@ def test_writers_that_wait_when_the_connection_closes_return_and_find_it_closed(
 
     threads = [gevent.spawn(wait) for _ in range(3)]
     wait_until(lambda: all(map(waiting_on, threads)))
-    crowded.connection.close()
+    crowded.connection.abort()
     assert [thread.get(timeout=LONG) for thread in threads] == [True, True, True]
 
 
 def test_nobody_waits_on_a_closed_connection_however_much_was_unsent(crowded: Pair) -> None:
-    crowded.connection.close()
-    assert not crowded.connection.crowded
+    crowded.connection.abort()
+    assert not crowded.connection.above_high_water
     assert crowded.connection.wait_for_room("send_request", 0) is True
 
 
@@ -773,7 +773,7 @@ def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crow
 
     threads = [gevent.spawn(insist) for _ in range(2)]
     wait_until(lambda: all(map(waiting_on, threads)))
-    crowded.connection.close()
+    crowded.connection.abort()
     # And one that comes between the close and the wake of the others.
     assert crowded.connection.wait_for_room("send_request", 0)
     gevent.joinall(threads, timeout=LONG)
@@ -784,13 +784,13 @@ def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crow
 
 
 def test_an_owner_that_asks_is_told_once_when_there_is_room(crowded: Pair) -> None:
-    crowded.connection.tells_room = True
+    crowded.connection.wants_resume = True
     polls()
     assert crowded.owner.events == []
     crowded.socket.room = 1
     wait_until(lambda: crowded.owner.events)
     assert crowded.owner.events == ["room"]
-    assert not crowded.connection.tells_room
+    assert not crowded.connection.wants_resume
     crowded.socket.room = ALL_ROOM
     assert crowded.read(10) == b"x" * 10
     polls()
@@ -805,8 +805,8 @@ def test_an_owner_that_does_not_ask_is_not_told_of_room(crowded: Pair) -> None:
 
 
 def test_an_owner_is_not_told_of_room_on_a_closed_connection(crowded: Pair) -> None:
-    crowded.connection.tells_room = True
-    crowded.connection.close()
+    crowded.connection.wants_resume = True
+    crowded.connection.abort()
     crowded.socket.room = ALL_ROOM
     polls()
     assert crowded.owner.events == ["closed"]
@@ -821,10 +821,10 @@ def test_close_tells_the_owner_once_and_leaves_no_watcher() -> None:
     ours, peer = socket.socketpair()
     pair = Pair(Limits(), ours, peer)
     assert active_watchers() == before + 1
-    pair.connection.close()
+    pair.connection.abort()
     assert active_watchers() == before
-    pair.connection.close()
-    pair.connection.close(OSError("too late"))
+    pair.connection.abort()
+    pair.connection.abort(OSError("too late"))
     assert pair.owner.errors == [None]
     assert pair.connection.closed
     assert ours.fileno() == -1
@@ -843,7 +843,7 @@ def test_close_with_unsent_data_leaves_no_watcher_and_drops_the_data() -> None:
     wait_until(lambda: active_watchers() == before + 2)
     polls()
     assert active_watchers() == before + 2
-    pair.connection.close()
+    pair.connection.abort()
     wait_until(lambda: active_watchers() == before)
     assert pair.connection.unsent == 0
     polls()
@@ -853,7 +853,7 @@ def test_close_with_unsent_data_leaves_no_watcher_and_drops_the_data() -> None:
 
 def test_close_tells_its_reason_to_the_owner(pair: Pair) -> None:
     reason = ConnectionLost("for a reason")
-    pair.connection.close(reason)
+    pair.connection.abort(reason)
     assert pair.owner.errors == [reason]
 
 
@@ -861,11 +861,11 @@ def test_after_close_nothing_is_sent_or_read_and_no_call_fails(pair: Pair) -> No
     pair.connection.write(b"a")
     pair.connection.write(b"b")
     pair.peer.sendall(request(1))
-    pair.connection.close()
+    pair.connection.abort()
     assert pair.connection.write(b"c") > pair.connection.sent
-    pair.connection.stop_reading()
-    pair.connection.start_reading()
-    pair.connection.close_when_sent()
+    pair.connection.pause_reading()
+    pair.connection.resume_reading()
+    pair.connection.close()
     polls()
     assert pair.owner.events == ["closed"]
     assert pair.sends == [b"a"]
@@ -877,7 +877,7 @@ def test_a_closed_connection_is_not_kept_in_memory() -> None:
     connection = connection_over(ours, owner)
     connection.write(b"x" * 10_000_000)
     polls()
-    connection.close()
+    connection.abort()
     polls()
     gone = weakref.ref(owner)
     del owner, connection
@@ -892,14 +892,14 @@ def test_a_closed_connection_keeps_nothing_of_what_was_unsent(full: Pair) -> Non
     for _ in range(5):
         full.connection.write(frame)
     assert sys.getrefcount(frame) > before
-    full.connection.close()
+    full.connection.abort()
     polls()
     assert sys.getrefcount(frame) == before
 
 
 def test_close_when_sent_closes_at_once_if_all_is_sent(pair: Pair) -> None:
     pair.connection.write(b"frame")
-    pair.connection.close_when_sent()
+    pair.connection.close()
     assert pair.connection.closed
     assert pair.owner.errors == [None]
     assert pair.read(5) == b"frame"
@@ -909,7 +909,7 @@ def test_close_when_sent_closes_at_once_if_all_is_sent(pair: Pair) -> None:
 def test_close_when_sent_sends_the_other_writes_of_the_turn_first(pair: Pair) -> None:
     for frame in (b"a", b"b", b"c"):
         pair.connection.write(frame)
-    pair.connection.close_when_sent()
+    pair.connection.close()
     assert not pair.connection.closed
     assert pair.connection.closing
     assert pair.read(3) == b"abc"
@@ -920,8 +920,8 @@ def test_close_when_sent_sends_the_other_writes_of_the_turn_first(pair: Pair) ->
 def test_close_when_sent_waits_for_a_peer_that_reads_slowly(full: Pair) -> None:
     full.connection.write(b"frame")
     polls()
-    full.connection.close_when_sent()
-    full.connection.close_when_sent()
+    full.connection.close()
+    full.connection.close()
     for taken in range(5):
         assert not full.connection.closed
         full.socket.room = 1
@@ -933,10 +933,10 @@ def test_close_when_sent_waits_for_a_peer_that_reads_slowly(full: Pair) -> None:
 
 def test_close_when_sent_reads_no_more(full: Pair) -> None:
     full.connection.write(b"frame")
-    full.connection.close_when_sent()
+    full.connection.close()
     full.peer.sendall(request(1))
     polls()
-    full.connection.start_reading()
+    full.connection.resume_reading()
     polls()
     assert full.owner.events == []
     full.socket.room = ALL_ROOM
@@ -947,7 +947,7 @@ def test_close_when_sent_reads_no_more(full: Pair) -> None:
 
 def test_an_owner_that_closes_when_sent_is_told_of_no_more_messages(full: Pair) -> None:
     full.connection.write(b"frame")
-    full.owner.on_message = lambda message: full.connection.close_when_sent()
+    full.owner.on_message = lambda message: full.connection.close()
     full.peer.sendall(request(1) + request(2) + request(3))
     wait_until(lambda: full.owner.messages)
     polls()
@@ -959,7 +959,7 @@ def test_an_owner_that_closes_when_sent_is_told_of_no_more_messages(full: Pair) 
 def test_close_when_sent_gives_up_when_the_peer_is_gone(full: Pair) -> None:
     full.connection.write(b"frame")
     polls()
-    full.connection.close_when_sent()
+    full.connection.close()
     full.peer.close()
     full.socket.room = ALL_ROOM
     wait_until(lambda: full.connection.closed)
@@ -1014,7 +1014,7 @@ def test_writes_after_a_failed_one_are_numbered_and_never_sent(pair: Pair) -> No
 
 
 def test_an_owner_that_closes_while_the_rest_is_read_is_told_of_no_more(pair: Pair) -> None:
-    pair.owner.on_message = lambda message: pair.connection.close()
+    pair.owner.on_message = lambda message: pair.connection.abort()
     pair.peer.sendall(request(1) + request(2))
     pair.peer.close()
     pair.connection.write(b"too late")
@@ -1050,7 +1050,7 @@ def test_an_error_of_a_read_closes_the_connection_with_it(pair: Pair) -> None:
 def test_a_last_frame_goes_out_at_once_or_not_at_all(pair: Pair) -> None:
     pair.connection.write_last(b"last")
     assert pair.read_now() == b"last"
-    pair.connection.close()
+    pair.connection.abort()
     pair.connection.write_last(b"too late")
     assert pair.sends == [b"last"]
 
@@ -1076,12 +1076,12 @@ def test_a_last_frame_goes_behind_all_that_is_written(make_pair: MakePair) -> No
 def test_to_forsake_a_connection_sends_nothing_tells_nobody_and_leaves_no_watcher(crowded: Pair) -> None:
     polls()
     crowded.socket.room = ALL_ROOM
-    crowded.connection.forsake()
+    crowded.connection.abandon()
     assert crowded.connection.closed
+    crowded.connection.abort()
     crowded.connection.close()
-    crowded.connection.close_when_sent()
-    crowded.connection.stop_reading()
-    crowded.connection.start_reading()
+    crowded.connection.pause_reading()
+    crowded.connection.resume_reading()
     polls()
     assert crowded.owner.events == []
     assert crowded.peer.recv(1) == b""
@@ -1125,7 +1125,7 @@ def test_a_peer_that_does_not_read_is_dropped_only_if_the_connection_is_to_be_cl
     pair = make_pair(room=NO_ROOM, stall_timeout=0.02)
     pair.connection.write(b"frame")
     if closing:
-        pair.connection.close_when_sent()
+        pair.connection.close()
         wait_until(lambda: pair.connection.closed)
         assert pair.owner.events == ["broken", "closed"]
     else:
@@ -1135,13 +1135,13 @@ def test_a_peer_that_does_not_read_is_dropped_only_if_the_connection_is_to_be_cl
 
 def test_a_peer_that_we_do_not_read_from_does_not_stall(make_pair: MakePair) -> None:
     pair = make_pair(stall_timeout=0.02)
-    pair.owner.on_message = lambda message: pair.connection.stop_reading()
+    pair.owner.on_message = lambda message: pair.connection.pause_reading()
     pair.peer.sendall(request(1) + request(2)[:-1])
     wait_until(lambda: pair.owner.messages)
     gevent.sleep(0.06)
     assert pair.owner.events == ["message"]
     # But from when we do, it has to go on.
-    pair.connection.start_reading()
+    pair.connection.resume_reading()
     wait_until(lambda: pair.connection.closed)
     assert pair.owner.events == ["message", "broken", "closed"]
 
@@ -1152,7 +1152,7 @@ def test_an_owner_that_closes_between_the_pieces_of_a_message_is_told_of_no_stal
     pair = make_pair(stall_timeout=0.01)
     polls()
     before = active_watchers()
-    pair.owner.on_message = lambda message: pair.connection.close()
+    pair.owner.on_message = lambda message: pair.connection.abort()
     pair.peer.sendall(request(1) + request(2)[:-1])
     wait_until(lambda: pair.connection.closed)
     wait_until(lambda: active_watchers() < before)
@@ -1179,7 +1179,7 @@ def test_a_tcp_connection_has_no_delay_and_the_kernels_keepalive() -> None:
             # A machine that vanishes is noticed within about 30 s.
             assert 20 <= idle + interval * probes <= 40
     finally:
-        connection.close()
+        connection.abort()
         peer.close()
 
 
@@ -1189,7 +1189,7 @@ def test_a_connection_never_blocks_on_its_socket() -> None:
     assert ours.getblocking() is False
     connection.write(b"x" * 10_000_000)
     assert connection.unsent > 0
-    connection.close()
+    connection.abort()
     peer.close()
 
 
@@ -1203,7 +1203,7 @@ def test_messages_pass_over_tcp_in_both_directions() -> None:
         other.write(request(10 * id))
     wait_until(lambda: len(here.messages) == len(there.messages) == 3)
     assert (ids(here), ids(there)) == ([10, 20, 30], [1, 2, 3])
-    connection.close_when_sent()
+    connection.close()
     wait_until(lambda: "input end" in there.events)
     other.close()
 
@@ -1212,7 +1212,7 @@ def test_a_connection_shows_its_peer_and_its_state(full: Pair) -> None:
     assert "with the peer: open, unsent=0" in repr(full.connection)
     full.connection.write(b"frame")
     assert "open, unsent=5" in repr(full.connection)
-    full.connection.close_when_sent()
-    assert "closing, unsent=5" in repr(full.connection)
     full.connection.close()
+    assert "closing, unsent=5" in repr(full.connection)
+    full.connection.abort()
     assert "closed" in repr(full.connection)

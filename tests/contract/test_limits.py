@@ -38,9 +38,9 @@ PARTS: Codec[Any, Any] = Codec(
 def unsent(bus: object) -> int:
     """How many bytes wait in this process for the peers of a bus."""
     if isinstance(bus, ClientBus):
-        return sum(link.connection.unsent for link in bus._links)
+        return sum(link.stream.unsent for link in bus._connections)
     assert isinstance(bus, ServerBus)
-    return sum(session.connection.unsent for session in bus._admission.connections)
+    return sum(session.stream.unsent for session in bus._admission.connections)
 
 
 def wait_until_full(client: ClientBus[Any, Any], high_water: int) -> None:
@@ -48,9 +48,9 @@ def wait_until_full(client: ClientBus[Any, Any], high_water: int) -> None:
 
     def full() -> bool:
         before = unsent(client)
-        (link,) = client._links
+        (link,) = client._connections
         turns(50)
-        _, writable, _ = select.select([], [link.connection._transport], [], 0.02)
+        _, writable, _ = select.select([], [link.stream._transport], [], 0.02)
         return not writable and before == unsent(client) >= high_water
 
     wait_until(full)
@@ -555,8 +555,8 @@ def test_keepalive_and_no_user_time_out_is_set_on_both_sides_of_every_tcp_connec
     client, server = bus.client, bus.server
     assert isinstance(client, ClientBus)
     assert isinstance(server, ServerBus)
-    connections = [link.connection for link in client._links]
-    connections += [session.connection for session in server._admission.connections]
+    connections = [link.stream for link in client._connections]
+    connections += [session.stream for session in server._admission.connections]
     assert len(connections) == 2
     for connection in connections:
         option: Callable[..., int] = connection._transport._raw.getsockopt

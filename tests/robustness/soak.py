@@ -174,8 +174,8 @@ class Soak:
             sent = [client.send_request(b"x", LONG) for _ in range(chance.randrange(4))]
         except BusError:
             return
-        for link in client._links:
-            with socket.socket(fileno=os.dup(link.connection._transport.fileno())) as same:
+        for link in client._connections:
+            with socket.socket(fileno=os.dup(link.stream._transport.fileno())) as same:
                 if chance.random() < 0.5:
                     # The next close sends the reset, and leaves no time for a cancel.
                     same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

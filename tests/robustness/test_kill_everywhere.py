@@ -287,11 +287,11 @@ class SendRequestWithoutRoom(BusScene):
     def prepare(self) -> None:
         client = self.bus.client
         if isinstance(client, ratchet_bus.ClientBus):
-            assert client._link is not None
-            narrow(client._link.connection)
+            assert client._connection is not None
+            narrow(client._connection.stream)
         self.sent = [client.send_request(BIG)]
         if isinstance(client, ratchet_bus.ClientBus):
-            while client._link is not None and not client._link.connection.crowded:
+            while client._connection is not None and not client._connection.stream.above_high_water:
                 self.sent.append(client.send_request(BIG))
 
     def call(self) -> object:
@@ -421,7 +421,7 @@ class SendResponseWithoutRoom(Scene):
         self._second = self._next(2)
         server: Any = bus.server
         for session in server._admission.connections:
-            narrow(session.connection)
+            narrow(session.stream)
         first.send_response(BIG)
 
     def _next(self, id: int) -> Any:

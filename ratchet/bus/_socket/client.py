@@ -1,7 +1,7 @@
-"""The client's side of a bus over sockets: a link to the server, made again when it is lost.
+"""The client's side of a bus over sockets: a connection to the server, made again when it is lost.
 
-It decides on which link a request goes, and waits for one; what becomes of the
-request there is `link`'s affair, and connecting is `dialer`'s.  A request that may
+It decides on which connection a request goes, and waits for one; what becomes of the
+request there is `connection`'s affair, and connecting is `dialer`'s.  A request that may
 have reached a server is never sent again.
 
 Nothing that the loop keeps alive refers to the client but an open request.  So a
@@ -35,7 +35,7 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ClientTransaction
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.client_connection import Link
+from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
 from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
 from ratchet.bus._socket.transport import Transport, refused_us, will_never_work
@@ -71,9 +71,9 @@ class ClientBus(ClientSide[Request, Response]):
         self._decode = decode
         self._limits = limits
         self._plain = plain
-        # The link on which requests go; others may still wait for answers.
-        self._link: Link | None = None
-        self._links: set[Link] = set()
+        # The connection on which requests go; others may still wait for answers.
+        self._connection: ClientConnection | None = None
+        self._connections: set[ClientConnection] = set()
         # Those who wait to send, and those who wait for the server's hello.
         self._waiters = WaitQueue()
         self._greeters = WaitQueue()
@@ -96,7 +96,7 @@ class ClientBus(ClientSide[Request, Response]):
             state = "closed"
         elif self._draining:
             state = "draining"
-        elif self._link is not None:
+        elif self._connection is not None:
             state = "connected"
         else:
             state = "lost" if self._dialer is None else "connecting"
@@ -125,10 +125,10 @@ class ClientBus(ClientSide[Request, Response]):
         deadline = deadline_after(timeout)
         while True:
             self._check_open()
-            link = self._link
-            if link is not None and (self._plain or link.hello is not None):
+            connection = self._connection
+            if connection is not None and (self._plain or connection.hello is not None):
                 return
-            if link is None:
+            if connection is None:
                 self._check_hope()
             if not self._greeters.wait("wait_connected", self, time_left(deadline)):
                 raise self._not_connected(timeout)
@@ -163,8 +163,8 @@ class ClientBus(ClientSide[Request, Response]):
         check_may_wait("drain")
         lost = self._lost_casts
         self._draining = True
-        # What is open keeps its link; nothing new gets one.
-        self._link = None
+        # What is open keeps its connection; nothing new gets one.
+        self._connection = None
         if self._dialer is not None:
             self._dialer.stop()
         self._waiters_look_again()
@@ -197,17 +197,17 @@ class ClientBus(ClientSide[Request, Response]):
 
     def __del__(self) -> None:
         # Nobody can call it any more, and no request is open.
-        if getattr(self, "_closed", True) or not (self._links or self._dialer):
+        if getattr(self, "_closed", True) or not (self._connections or self._dialer):
             return
         loop: Any = self._hub.loop
         if loop is not None:
             # The last reference may go in any OS thread, so not in place.
-            loop.run_callback_threadsafe(_abort, list(self._links), self._dialer)
+            loop.run_callback_threadsafe(_abort, list(self._connections), self._dialer)
         warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
 
     def stats(self) -> Stats:
         return self._counters.snapshot(
-            connections=len(self._links), queued=len(self._waiters), in_flight=self._in_flight_count
+            connections=len(self._connections), queued=len(self._waiters), in_flight=self._in_flight_count
         )
 
     def _after_fork(self) -> None:
@@ -216,28 +216,28 @@ class ClientBus(ClientSide[Request, Response]):
         self._greeters.clear()
         if self._dialer is not None:
             self._dialer.stop()
-        for link in self._links:
-            link.forsake()
-        self._links.clear()
-        self._link = None
+        for connection in self._connections:
+            connection.abandon()
+        self._connections.clear()
+        self._connection = None
 
     def _settle(self) -> None:
         if self._closed and not self._inherited:
-            self._close_links()
-        for link in list(self._links):
-            link.settle()
-        if self._link is None and self._dialer is not None and not self._plain and not self._draining:
+            self._close_connections()
+        for connection in list(self._connections):
+            connection.settle()
+        if self._connection is None and self._dialer is not None and not self._plain and not self._draining:
             self._dialer.start()
         self._waiters_look_again()
 
     @property
     def _in_flight_count(self) -> int:
-        return sum(map(len, list(self._links)))
+        return sum(map(len, list(self._connections)))
 
     def _close(self) -> int:
         """Close, and return how many casts have not left."""
         try:
-            unsent = self._close_links()
+            unsent = self._close_connections()
         except BaseException:
             settle_soon(self._hub)
             raise
@@ -245,19 +245,19 @@ class ClientBus(ClientSide[Request, Response]):
             bus_logger.warning("casts not sent when the bus to %s was closed: %d", self._peer, unsent)
         return unsent
 
-    def _close_links(self) -> int:
+    def _close_connections(self) -> int:
         self._closed = True
         if self._dialer is not None:
             self._dialer.stop()
         self._waiters_look_again()
-        return sum(link.close() for link in list(self._links))
+        return sum(connection.abort() for connection in list(self._connections))
 
     def _casts_are_delivered(self) -> bool:
-        return all(link.casts_delivered for link in self._links)
+        return all(connection.casts_delivered for connection in self._connections)
 
     def _is_quiet(self) -> bool:
         """Whether nothing is open, and the server's side has all that was written."""
-        undelivered = sum(link.look_undelivered() for link in self._links)
+        undelivered = sum(connection.look_undelivered() for connection in self._connections)
         return not self._in_flight_count and not undelivered and self._casts_are_delivered()
 
     def _send(
@@ -274,20 +274,24 @@ class ClientBus(ClientSide[Request, Response]):
         check_size(parts, self._limits.max_message, self._limits.max_parts)
         transaction: ClientTransaction[Request, Response] | None = None
         try:
-            link = self._link
-            if link is not None:
-                if self._plain and not link.open:
+            connection = self._connection
+            if connection is not None:
+                if self._plain and not connection.open:
                     # It may have closed behind its last answer.
-                    link.connection.read_now()
+                    connection.stream.read_now()
                 else:
-                    link.connection.catch_up(LATE_FOR_BUSY if link.open else LATE_FOR_QUIET)
-                link = self._link
-            if link is None or link.connection.crowded or len(link.open) >= link.max_in_flight:
-                link = self._wait_for_link(deadline)
-            if link.narrow:
-                link.check_size(parts)
+                    connection.stream.catch_up(LATE_FOR_BUSY if connection.open else LATE_FOR_QUIET)
+                connection = self._connection
+            if (
+                connection is None
+                or connection.stream.above_high_water
+                or len(connection.open) >= connection.max_in_flight
+            ):
+                connection = self._wait_for_connection(deadline)
+            if connection.narrow:
+                connection.check_size(parts)
             if deadline is None:
-                return link.send(self, request, flags, 0, parts)
+                return connection.send(self, request, flags, 0, parts)
             left = time_left(deadline)
             if not left:
                 raise BusTimeout(
@@ -296,9 +300,9 @@ class ClientBus(ClientSide[Request, Response]):
                 )
             if flags & wire.ONE_WAY:
                 # Only how long it waited was bounded: it is over when it is sent.
-                return link.send(self, request, flags, 0, parts)
+                return connection.send(self, request, flags, 0, parts)
             arg = math.ceil(min(left * 1000, wire.MAX_ARG))
-            transaction = link.send(self, request, flags, arg, parts)
+            transaction = connection.send(self, request, flags, arg, parts)
             transaction.end_at(deadline)
             return transaction
         except BaseException as error:
@@ -329,31 +333,31 @@ class ClientBus(ClientSide[Request, Response]):
             ) from self._lost
         self._dialer.start()
 
-    def _wait_for_link(self, deadline: float | None) -> Link:
-        """Wait until there is a link that takes a request; blocks."""
+    def _wait_for_connection(self, deadline: float | None) -> ClientConnection:
+        """Wait until there is a connection that takes a request; blocks."""
         check_may_wait("send_request")
         timeout = time_left(deadline)
         while True:
             self._check_open()
-            link = self._link
-            if link is None:
+            connection = self._connection
+            if connection is None:
                 self._check_hope()
                 if not self._waiters.wait("send_request", self, time_left(deadline)):
                     raise self._not_connected(timeout)
-            elif link.connection.crowded or len(link.open) >= link.max_in_flight:
-                if not link.wait_for_room(time_left(deadline)):
+            elif connection.stream.above_high_water or len(connection.open) >= connection.max_in_flight:
+                if not connection.wait_for_room(time_left(deadline)):
                     raise BusTimeout(
                         f"{self._peer} took too little within {in_words(timeout or 0.0)}",
                         outcome=Outcome.NOT_SENT,
                     )
                 # It is this thread's turn, even if others still wait.
-                if link is self._link and len(link.open) < link.max_in_flight:
-                    return link
+                if connection is self._connection and len(connection.open) < connection.max_in_flight:
+                    return connection
             else:
-                return link
+                return connection
 
     def _not_connected(self, timeout: float | None) -> BusTimeout:
-        if self._link is not None:
+        if self._connection is not None:
             reason = ": the server lets this side connect, but does not say hello"
         else:
             reason = "" if self._lost is None else f": {reason_of(self._lost)}"
@@ -375,20 +379,22 @@ class ClientBus(ClientSide[Request, Response]):
         """Send requests over this connection from now on."""
         # First, so that what waits to be sent goes out together with the hello.
         self._waiters_look_again()
-        link = None
+        connection = None
         try:
-            link = Link(self, transport, peer, self._decode, self._limits, self._plain, self._counters)
-            self._links.add(link)
-            link.open_connection()
+            connection = ClientConnection(
+                self, transport, peer, self._decode, self._limits, self._plain, self._counters
+            )
+            self._connections.add(connection)
+            connection.open_connection()
             if not self._hopeless and not self._draining:
-                self._link = link
+                self._connection = connection
         except BaseException:
-            if link is None:
+            if connection is None:
                 transport.close()
             else:
-                # A link that nobody knows would outlive its client.
-                self._links.discard(link)
-                link.connection.forsake()
+                # A connection that nobody knows would outlive its client.
+                self._connections.discard(connection)
+                connection.stream.abandon()
             raise
 
     def _waiters_look_again(self) -> None:
@@ -423,46 +429,48 @@ class ClientBus(ClientSide[Request, Response]):
             self._hopeless = True
         self._lost = None if error is None else error.with_traceback(None)
 
-    def _on_hello(self, link: Link) -> None:
-        if link in self._links and not link.draining:
+    def _on_hello(self, connection: ClientConnection) -> None:
+        if connection in self._connections and not connection.draining:
             self._hopeless = False
             self._told = None
-            if self._link is None and not self._draining:
-                self._link = link
+            if self._connection is None and not self._draining:
+                self._connection = connection
         self._waiters_look_again()
 
-    def _on_link_drained(self, link: Link) -> None:
-        if link is self._link:
-            self._link = None
+    def _on_draining(self, connection: ClientConnection) -> None:
+        if connection is self._connection:
+            self._connection = None
             self._lost = Rejected(DRAINING)
-            link.connection.wake_writers()
+            connection.stream.wake_writers()
             self._dial_again()
 
-    def _on_link_lost(self, link: Link, error: BaseException | None, unsent_casts: int) -> None:
+    def _on_connection_lost(
+        self, connection: ClientConnection, error: BaseException | None, unsent_casts: int
+    ) -> None:
         self._lost_casts += unsent_casts
-        if link.useful and self._dialer is not None:
+        if connection.useful and self._dialer is not None:
             self._dialer.back_off = 0.0
-        if link is self._link or (link in self._links and self._hopeless):
-            self._link = None
+        if connection is self._connection or (connection in self._connections and self._hopeless):
+            self._connection = None
             self._note_failure(error)
             # A plain server may close after each answer, and take a connection on
             # which nothing comes for one that is in use: it gets one for a request.
             if not self._plain:
                 self._dial_again()
             self._waiters_look_again()
-        self._links.discard(link)
+        self._connections.discard(connection)
 
     def _dial_again(self) -> None:
         if self._dialer is not None and not self._draining:
             self._dialer.start()
 
 
-def _abort(links: list[Link], dialer: Dialer | None) -> None:
+def _abort(connections: list[ClientConnection], dialer: Dialer | None) -> None:
     """Hub callback: the client was dropped."""
     if dialer is not None:
         dialer.stop()
-    for link in links:
-        link.close()
+    for connection in connections:
+        connection.abort()
 
 
 def check_connected(socket: Any) -> Address:

@@ -4,7 +4,7 @@ What a message means on the client's side is decided here; how it travels is the
 connection's affair.  Every transaction ends, whatever becomes of the connection,
 and its error says whether the request ran.
 
-A transaction leaves the link's register after it has ended, so one whose ending
+A transaction leaves the connection's register after it has ended, so one whose ending
 is interrupted is still there, and ends with the connection or in `settle`.
 """
 
@@ -28,7 +28,7 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, ClientTransaction
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.stream import Connection, ConnectionOwner
+from ratchet.bus._socket.stream import MessageStream, StreamOwner
 from ratchet.bus._socket.transport import Transport, refused_us
 from ratchet.bus._socket.wire import Message
 from ratchet.bus.codecs import Decode
@@ -50,26 +50,28 @@ _PLAIN_SILENCE = 0.2
 _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
 
 
-class LinkOwner(Protocol):
-    """What a link tells its client."""
+class ClientConnectionOwner(Protocol):
+    """A client, as its connections see it."""
 
-    def _on_hello(self, link: Link) -> None:
+    def _on_hello(self, connection: ClientConnection) -> None:
         """The server has said hello, or anything else that shows it is one without."""
 
     def _is_news(self, reason: str) -> bool:
         """Whether this reason for not getting on with the server is still to be logged."""
 
-    def _on_link_drained(self, link: Link) -> None:
-        """The server takes no more requests on this link."""
+    def _on_draining(self, connection: ClientConnection) -> None:
+        """The server takes no more requests on this connection."""
 
-    def _on_link_lost(self, link: Link, error: BaseException | None, unsent_casts: int) -> None:
-        """The link's connection is closed.  Called again where it was interrupted."""
+    def _on_connection_lost(
+        self, connection: ClientConnection, error: BaseException | None, unsent_casts: int
+    ) -> None:
+        """It is closed.  Called again where it was interrupted."""
 
     _closed: bool
     """Whether this side has closed it."""
 
 
-class Link(ConnectionOwner):
+class ClientConnection(StreamOwner):
     """One connection to a server.
 
     Attributes:
@@ -96,7 +98,6 @@ class Link(ConnectionOwner):
         "_seen_undelivered",
         "_sending_plain",
         "_window",
-        "connection",
         "counters",
         "draining",
         "hello",
@@ -106,12 +107,13 @@ class Link(ConnectionOwner):
         "open",
         "run_callback",
         "server_address",
+        "stream",
         "useful",
     )
 
     def __init__(
         self,
-        client: LinkOwner,
+        client: ClientConnectionOwner,
         transport: Transport,
         peer: Address,
         decode: Decode[Any],
@@ -119,7 +121,7 @@ class Link(ConnectionOwner):
         plain: bool,
         counters: Counters,
     ) -> None:
-        # Weakly, because the loop keeps a connection alive, and so its link.
+        # Weakly, because the loop keeps a stream alive, and so its connection.
         self._client = weakref.ref(client)
         self.hub = get_hub()
         self.run_callback: Callable[..., object] = self.hub.loop.run_callback
@@ -151,19 +153,19 @@ class Link(ConnectionOwner):
         self.max_in_flight = wire.MAX_ID
         self.draining = False
         self.useful = False
-        self.connection = Connection(transport, limits, self, peer)
+        self.stream = MessageStream(transport, limits, self, peer)
 
     def open_connection(self) -> None:
         """Say hello, and begin to read; the client knows the link by now, and closes it if this fails."""
         if not self._plain:
             limits = self._limits
             hello = wire.Hello(max_message=limits.max_message, max_parts=limits.max_parts)
-            self.connection.write_later(wire.encode_hello(hello))
-        self.connection.open()
+            self.stream.write_later(wire.encode_hello(hello))
+        self.stream.open()
 
     def __repr__(self) -> str:
         state = "draining, " if self.draining else ""
-        return f"<Link at {id(self):#x}: {state}unanswered={len(self)}, {self.connection!r}>"
+        return f"<ClientConnection at {id(self):#x}: {state}unanswered={len(self)}, {self.stream!r}>"
 
     @property
     def server_name(self) -> str:
@@ -176,24 +178,24 @@ class Link(ConnectionOwner):
     @property
     def unsent_casts(self) -> int:
         """How many casts have not left."""
-        sent = self.connection.sent
+        sent = self.stream.sent
         return sum(number > sent for number in list(self._casts))
 
     @property
     def casts_delivered(self) -> bool:
         """Whether the server's side has all that was cast; with it what was written before."""
-        if not self._last_cast or self.connection.closed:
+        if not self._last_cast or self.stream.closed:
             return True
         if self._plain:
             # To a plain server it is a request like any other, and one whose client goes
             # away is not run.  So as long as answers come, they are waited for.
             quiet = time.monotonic() - self._plain_answer > _PLAIN_SILENCE
             return not self._plain_order or (quiet and not self.look_undelivered())
-        return self._last_cast <= self.connection.sent and not self.look_undelivered()
+        return self._last_cast <= self.stream.sent and not self.look_undelivered()
 
     def look_undelivered(self) -> int:
         """How many bytes the server's side has not got; remembered, for the end of the connection."""
-        self._seen_undelivered = self.connection.undelivered
+        self._seen_undelivered = self.stream.undelivered
         return self._seen_undelivered
 
     def _doubtful_casts(self, error: BaseException | None) -> int:
@@ -201,7 +203,7 @@ class Link(ConnectionOwner):
         if self.hello is None and error is not None and refused_us(error):
             return self._cast_count
         unsent = self.unsent_casts
-        on_their_way = bool(self._seen_undelivered or self.connection.left_behind)
+        on_their_way = bool(self._seen_undelivered or self.stream.left_behind)
         return unsent or int(on_their_way and self._cast_count > 0)
 
     def send(
@@ -230,13 +232,13 @@ class Link(ConnectionOwner):
             elif plain:
                 self._send_plain(transaction, frame)
             else:
-                transaction.frame_number = self.connection.write(frame)
+                transaction.frame_number = self.stream.write(frame)
         except BaseException:
             # Nobody waits for it, whether it was sent or not.
             self.open.pop(id, None)
             if plain:
                 # Answers are told by their order, which nobody knows any more.
-                self.connection.close()
+                self.stream.abort()
             raise
         if flags & wire.ONE_WAY and transaction.frame_number != wire.MAX_ID:
             self._note_cast(transaction.frame_number)
@@ -246,11 +248,11 @@ class Link(ConnectionOwner):
         """Send a plain request, and note it for its answer; both in the same order."""
         try:
             self._sending_plain = True
-            transaction.frame_number = self.connection.write(frame)
+            transaction.frame_number = self.stream.write(frame)
             self._plain_order.append(transaction)
             while self._deferred:
                 later, frame = self._deferred.popleft()
-                later.frame_number = self.connection.write(frame)
+                later.frame_number = self.stream.write(frame)
                 self._plain_order.append(later)
                 if self.open.get(later.id) is not later:
                     self._note_cast(later.frame_number)
@@ -261,7 +263,7 @@ class Link(ConnectionOwner):
         self._last_cast = number
         self._plain_answer = time.monotonic()
         self._cast_count += 1
-        casts, sent = self._casts, self.connection.sent
+        casts, sent = self._casts, self.stream.sent
         while casts and casts[0] <= sent:
             casts.popleft()
         if number > sent:
@@ -271,12 +273,12 @@ class Link(ConnectionOwner):
         """A transaction is given up: take its frame back, or tell the server."""
         if transaction.frame_number == wire.MAX_ID:
             self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
-        if self.connection.take_back(transaction.frame_number):
+        if self.stream.take_back(transaction.frame_number):
             if self._plain and transaction in self._plain_order:
                 self._plain_order.remove(transaction)
             return Outcome.NOT_SENT
         if not self._plain and transaction.state is not EXPIRED:
-            self.connection.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
+            self.stream.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
         return Outcome.UNKNOWN
 
     def forget(self, transaction: ClientTransaction[Any, Any]) -> None:
@@ -298,14 +300,14 @@ class Link(ConnectionOwner):
         Returns at once when the connection is closed.
         """
         deadline = deadline_after(timeout)
-        while len(self.open) >= self.max_in_flight and not self.connection.closed:
+        while len(self.open) >= self.max_in_flight and not self.stream.closed:
             if not self._window.wait("send_request", self, time_left(deadline)):
                 return False
-        return self.connection.wait_for_room("send_request", time_left(deadline))
+        return self.stream.wait_for_room("send_request", time_left(deadline))
 
     def ask_for_last_word(self, transaction: ClientTransaction[Any, Any]) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
-        connection = self.connection
+        connection = self.stream
         if self._plain or connection.closed or transaction.frame_number > connection.sent:
             return False
         connection.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
@@ -314,7 +316,7 @@ class Link(ConnectionOwner):
     def fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
         """End every open transaction in an error that says whether it was sent."""
         for transaction in list(self.open.values()):
-            unsent = transaction.frame_number > self.connection.sent
+            unsent = transaction.frame_number > self.stream.sent
             if transaction.state is EXPIRED:
                 transaction.time_out(Outcome.UNKNOWN)
                 continue
@@ -332,33 +334,33 @@ class Link(ConnectionOwner):
             return Outcome.NOT_RUN
         return Outcome.NOT_SENT if unsent else Outcome.UNKNOWN
 
-    def close(self) -> int:
+    def abort(self) -> int:
         """Close the connection at once; whoever waits gets `BusClosed`.
 
         The kernel gets as much of what is written as it takes.  Returns how many casts
         it did not take.
         """
-        if not self.connection.closed:
+        if not self.stream.closed:
             # An older server takes a bare close for one that still wants its answers.
             cancels = () if self._plain else list(self.open)
-            self.connection.write_last(b"".join(wire.encode(wire.CANCEL, 0, id, 0, ()) for id in cancels))
+            self.stream.write_last(b"".join(wire.encode(wire.CANCEL, 0, id, 0, ()) for id in cancels))
         unsent = self.unsent_casts
         self._casts.clear()
-        self.connection.close()
+        self.stream.abort()
         return unsent
 
-    def forsake(self) -> None:
+    def abandon(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
         for transaction in self.open.values():
             transaction.leave_to_parent()
         self.fail_all(BusClosed, "the request was sent before fork(), by the parent process", None)
-        self.connection.forsake()
+        self.stream.abandon()
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
-        self.connection.settle()
-        if self.connection.closed:
-            self._on_closed(self.connection.error)
+        self.stream.settle()
+        if self.stream.closed:
+            self.connection_lost(self.stream.error)
             return
         for transaction in list(self.open.values()):
             transaction.settle()
@@ -366,9 +368,9 @@ class Link(ConnectionOwner):
 
     def _close_if_done(self) -> None:
         if self.draining and not self.open:
-            self.connection.close_when_sent()
+            self.stream.close()
 
-    def _on_message(self, message: Message) -> None:
+    def message_received(self, message: Message) -> None:
         kind, _, id, arg, parts = message
         transaction = self.open.get(id)
         if kind == wire.RESPONSE and transaction is not None and transaction.state is WAITING:
@@ -385,15 +387,15 @@ class Link(ConnectionOwner):
             is_open = self.open.get(transaction.id) is transaction
             self._on_answer(kind, arg, parts, transaction if is_open else None)
         elif kind == wire.PING:
-            if self.connection.crowded:
+            if self.stream.above_high_water:
                 return  # such a server has no use for another answer
-            self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
+            self.stream.write(wire.encode(wire.PONG, 0, id, arg, ()))
         elif kind == wire.GOAWAY:
             self._on_go_away(id)
         elif kind == wire.HELLO:
             self._on_hello(parts[0])
         elif kind != wire.PONG:
-            self._on_broken(ProtocolError(f"the server sent an unexpected message of kind {kind}"), None)
+            self.protocol_error(ProtocolError(f"the server sent an unexpected message of kind {kind}"), None)
         if self.hello is None and kind != wire.PLAIN:
             # A server that speaks without it is an older one.
             self.hello = wire.Hello()
@@ -408,7 +410,7 @@ class Link(ConnectionOwner):
         try:
             hello = wire.decode_hello(part)
         except ProtocolError as error:
-            self._on_broken(error, None)
+            self.protocol_error(error, None)
             return
         limits = self._limits
         self.narrow = (hello.max_message or limits.max_message) < limits.max_message or (
@@ -470,21 +472,21 @@ class Link(ConnectionOwner):
                     self.forget(transaction)
         client = self._client()
         if client is not None:
-            client._on_link_drained(self)
+            client._on_draining(self)
         self._close_if_done()
 
-    def _on_input_end(self) -> None:
-        self.connection.close(ConnectionLost("the server closed the connection"))
+    def eof_received(self) -> None:
+        self.stream.abort(ConnectionLost("the server closed the connection"))
 
-    def _on_crowded(self) -> None:
+    def pause_writing(self) -> None:
         """Answers are read all the same, or both sides could wait for each other."""
 
-    def _on_room(self) -> None:
+    def resume_writing(self) -> None:
         """Never asked for: writers wait by themselves."""
 
-    def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
+    def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.counters.broken += 1
-        peer, client = format_address(self.connection.peer), self._client()
+        peer, client = format_address(self.stream.peer), self._client()
         if self.hello is not None or client is None or client._is_news(reason_of(error)):
             log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
         if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.open:
@@ -492,10 +494,10 @@ class Link(ConnectionOwner):
             transaction = self.open[refused[1]]
             transaction.fail(error)
             self.forget(transaction)
-        self.connection.close(error)
+        self.stream.abort(error)
 
-    def _on_closed(self, error: BaseException | None) -> None:
-        peer, client = format_address(self.connection.peer), self._client()
+    def connection_lost(self, error: BaseException | None) -> None:
+        peer, client = format_address(self.stream.peer), self._client()
         if error is not None:
             reason = reason_of(error)
             level = logging.INFO
@@ -515,5 +517,5 @@ class Link(ConnectionOwner):
             kind = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
             self.fail_all(kind, f"the connection to {peer} was lost: {reason_of(error)}", error)
         if client is not None:
-            client._on_link_lost(self, error, unsent)
+            client._on_connection_lost(self, error, unsent)
         self._casts.clear()

@@ -29,7 +29,7 @@ from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.listen import Listener, SocketFile, listening_address
-from ratchet.bus._socket.server_connection import Session
+from ratchet.bus._socket.server_connection import ServerConnection
 from ratchet.bus._socket.transport import Transport, begin_tls
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusClosed, Outcome
@@ -70,7 +70,7 @@ class ServerBus(ServerSide[Request, Response]):
     ) -> None:
         super().__init__(decode, encode, max_queued=limits.max_queued)
         self._limits = limits
-        self._admission: Admission[Session] = Admission(self._requests, self._inbox, limits)
+        self._admission: Admission[ServerConnection] = Admission(self._requests, self._inbox, limits)
         self._inbox.on_low = self._admission.let_in
         self._socket = socket
         self._raw = getattr(socket, "_sock", socket)
@@ -113,7 +113,7 @@ class ServerBus(ServerSide[Request, Response]):
         if self._closed:
             return
         self._cut_off = bool(self._requests.in_flight) or any(
-            session.connection.undelivered for session in self._admission.connections
+            connection.stream.undelivered for connection in self._admission.connections
         )
         self._close_and_tell()
 
@@ -121,8 +121,8 @@ class ServerBus(ServerSide[Request, Response]):
         """Close, and return how many casts will not be run; also from a hub callback."""
         self._closed = True
         self._stop_accepting()
-        for session in list(self._admission.connections):
-            session.connection.close()
+        for connection in list(self._admission.connections):
+            connection.stream.abort()
         casts = self._drop_casts() + self._admission.lost_casts
         self._admission.lost_casts = 0
         left = self._inbox.close()
@@ -135,7 +135,7 @@ class ServerBus(ServerSide[Request, Response]):
         return casts
 
     def stats(self) -> Stats:
-        parked = sum(len(session.parked) for session in list(self._admission.connections))
+        parked = sum(len(connection.parked) for connection in list(self._admission.connections))
         return self._counters.snapshot(
             connections=len(self._admission.connections),
             queued=len(self._inbox) + parked,
@@ -145,16 +145,16 @@ class ServerBus(ServerSide[Request, Response]):
     def _settle(self) -> None:
         if self._closed:
             self._close()
-        for session in list(self._admission.connections):
-            session.settle()
+        for connection in list(self._admission.connections):
+            connection.settle()
         super()._settle()
         if not self._inbox.closed and not self._retry.active and not self._acceptor.active:
             self._acceptor.start(self._on_acceptable)
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        for session in self._admission.connections:
-            session.connection.forsake()
+        for connection in self._admission.connections:
+            connection.stream.abandon()
         self._admission.connections.clear()
         if self._acceptor is not None:
             self._acceptor.close()
@@ -178,8 +178,8 @@ class ServerBus(ServerSide[Request, Response]):
         if self._requests.in_flight:
             return False
         # All answers are written; a connection that is gone has sent its own.
-        for session in list(self._admission.connections):
-            session.connection.close_when_sent()
+        for connection in list(self._admission.connections):
+            connection.stream.close()
         return not self._admission.connections
 
     def _refuse_new(self) -> None:
@@ -191,10 +191,10 @@ class ServerBus(ServerSide[Request, Response]):
                 if not self._on_acceptable():
                     break
             self._stop_accepting()
-        for session in list(self._admission.connections):
-            session.connection.read_all()
-            session.go_away()
-            session.end_parking()
+        for connection in list(self._admission.connections):
+            connection.stream.read_all()
+            connection.go_away()
+            connection.end_parking()
 
     def _start_accepting(self) -> None:
         limits = self._limits
@@ -255,24 +255,24 @@ class ServerBus(ServerSide[Request, Response]):
 
     def _admit(self, socket: Any, peer: Address) -> None:
         transport: Transport | None = None
-        session: Session | None = None
+        connection: ServerConnection | None = None
         try:
             if self._ssl_context is None:
                 transport = Transport(socket)
             else:
                 transport = begin_tls(self._ssl_context, socket, server_side=True)
-            session = Session(self._admission, transport, peer)
-            self._admission.connections[session] = None
-            session.connection.open()
+            connection = ServerConnection(self._admission, transport, peer)
+            self._admission.connections[connection] = None
+            connection.stream.open()
         except (OSError, ValueError) as error:
             # The client has gone away already, or the context is not fit for it.
             name = format_address(peer)
             log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
             socket.close()
         except BaseException:
-            if session is not None:
-                self._admission.connections.pop(session, None)
-                session.connection.forsake()
+            if connection is not None:
+                self._admission.connections.pop(connection, None)
+                connection.stream.abandon()
             elif transport is not None:
                 # With TLS, the socket is the transport's by now.
                 transport.close()

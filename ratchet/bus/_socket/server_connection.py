@@ -1,9 +1,9 @@
 """One connected client, as the server sees it, and the requests that it sent.
 
 What a message means on the server's side is decided here; how it travels is the
-connection's affair.  A session answers extended requests in any order and plain ones
+connection's affair.  It answers extended requests in any order and plain ones
 in the order in which they came.  What a client does wrong is settled within its own
-session.
+connection.
 
 A request that the server has no room for is held, and one whose answer would only
 wait for the client to read is parked: cancels and pings behind it are still read.
@@ -26,7 +26,7 @@ from ratchet.bus._core.incoming import ANSWERING, OPEN, IncomingRequest
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.outbox import size_of
-from ratchet.bus._socket.stream import Connection, ConnectionOwner
+from ratchet.bus._socket.stream import MessageStream, StreamOwner
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError, reason_of
@@ -45,7 +45,7 @@ def size_while_held(request: IncomingRequest) -> int:
     return sum(map(len, request.message), _OWN_SIZE)
 
 
-class Session(ConnectionOwner):
+class ServerConnection(StreamOwner):
     """One connected client."""
 
     keeps_time = False
@@ -62,12 +62,12 @@ class Session(ConnectionOwner):
         "_open",
         "_plain",
         "_unfinished",
-        "connection",
         "parked",
         "server",
+        "stream",
     )
 
-    def __init__(self, server: Admission[Session], transport: Transport, peer: Address) -> None:
+    def __init__(self, server: Admission[ServerConnection], transport: Transport, peer: Address) -> None:
         self.server = server
         limits = server.limits
         # Its requests that are not finished, one-way ones included, and how many
@@ -91,15 +91,15 @@ class Session(ConnectionOwner):
         # Whether the client has sent an extended message; a plain one would not
         # understand any.
         self._extended = False
-        self.connection = Connection(transport, limits, self, peer)
+        self.stream = MessageStream(transport, limits, self, peer)
 
     def __repr__(self) -> str:
         unanswered = len(self._open) + len(self._plain or ())
         waiting = f"unanswered={unanswered}, parked={len(self.parked)}, held={len(self._held)}"
-        return f"<Session at {id(self):#x}: {waiting}, {self.connection!r}>"
+        return f"<ServerConnection at {id(self):#x}: {waiting}, {self.stream!r}>"
 
     def is_writable(self, request: IncomingRequest) -> bool:
-        if self.connection.crowded:
+        if self.stream.above_high_water:
             return False
         if request.id != _PLAIN_ID or self._kept < self.server.limits.high_water:
             return True
@@ -109,7 +109,7 @@ class Session(ConnectionOwner):
     def send(self, request: IncomingRequest, message: Sequence[bytes]) -> bool:
         # This side's own limits, or the client's if these are lower.
         check_size(message, self._max_message, self._max_parts)
-        if self.connection.crowded and not self._wait_until_writable(request):
+        if self.stream.above_high_water and not self._wait_until_writable(request):
             return False
         # The client may have given up while a codec blocked, or while this waited.
         if request.state is not ANSWERING:
@@ -120,7 +120,7 @@ class Session(ConnectionOwner):
         )
 
     def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        if self.connection.closed:
+        if self.stream.closed:
             return False
         # An empty answer stands for an error, which the plain form cannot tell.
         plain = request.id == _PLAIN_ID
@@ -128,7 +128,7 @@ class Session(ConnectionOwner):
 
     def _wait_until_writable(self, request: IncomingRequest) -> bool:
         """Wait until the client reads; blocks.  False if its time is over before that."""
-        if self.connection.wait_for_room("send_response", time_left(request.deadline)):
+        if self.stream.wait_for_room("send_response", time_left(request.deadline)):
             return True
         self.give_up(request)
         return False
@@ -138,7 +138,7 @@ class Session(ConnectionOwner):
 
         False if the client does not want it any more.
         """
-        connection = self.connection
+        connection = self.stream
         if connection.closing:
             return False
         if request.id == _PLAIN_ID:
@@ -156,7 +156,7 @@ class Session(ConnectionOwner):
         return True
 
     def park(self, request: IncomingRequest) -> None:
-        self.connection.tells_room = True
+        self.stream.wants_resume = True
         self.parked[request] = None
 
     def released(self, request: IncomingRequest) -> None:
@@ -167,7 +167,7 @@ class Session(ConnectionOwner):
     def _finish(self, request: IncomingRequest) -> None:
         """One of its requests needs nothing more."""
         self._unfinished.discard(request)
-        if self._held or not self.connection.reading:
+        if self._held or not self.stream.reading:
             self.server.requests.run_callback(self.read_or_not)
 
     def read_or_not(self) -> None:
@@ -175,9 +175,9 @@ class Session(ConnectionOwner):
         if self.parked or self._held:
             self._let_in()
         if self._has_too_much:
-            self.connection.stop_reading()
-        elif not self.connection.input_ended and not self.connection.reading:
-            self.connection.start_reading()
+            self.stream.pause_reading()
+        elif not self.stream.input_ended and not self.stream.reading:
+            self.stream.resume_reading()
 
     def end_parking(self) -> None:
         """The server drains: what was cast is let in, and nothing else will be run."""
@@ -191,14 +191,14 @@ class Session(ConnectionOwner):
     def go_away(self) -> None:
         """Tell the client that no later request than those it sent will be run."""
         # A plain peer would not understand it.
-        if self._extended or self.connection.begun_kind in (wire.REQUEST, wire.HELLO):
-            self.connection.write(wire.encode(wire.GOAWAY, 0, self._last_id, 0, ()))
+        if self._extended or self.stream.begun_kind in (wire.REQUEST, wire.HELLO):
+            self.stream.write(wire.encode(wire.GOAWAY, 0, self._last_id, 0, ()))
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
-        self.connection.settle()
-        if self.connection.closed:
-            self._on_closed(self.connection.error)
+        self.stream.settle()
+        if self.stream.closed:
+            self.connection_lost(self.stream.error)
         else:
             for id, request in list(self._open.items()):
                 if request.state not in OPEN:
@@ -210,7 +210,7 @@ class Session(ConnectionOwner):
     @property
     def _has_too_much(self) -> bool:
         """Whether nothing more is to be read: the client does not read, or too much is held."""
-        return self.connection.crowded or self._held_size >= self.server.limits.high_water
+        return self.stream.above_high_water or self._held_size >= self.server.limits.high_water
 
     @property
     def _has_room(self) -> bool:
@@ -220,11 +220,11 @@ class Session(ConnectionOwner):
         )
 
     def _let_in(self) -> None:
-        if self.connection.crowded:
+        if self.stream.above_high_water:
             return
-        if not self.connection.reading:
+        if not self.stream.reading:
             # Some of them may have been given up meanwhile.
-            self.connection.read_anyway()
+            self.stream.read_anyway()
         for request in (*self.parked, *self._held):
             if request in self._held and not self._has_room:
                 break
@@ -237,7 +237,7 @@ class Session(ConnectionOwner):
         self._held[request] = None
         self._held_size += size_while_held(request)
         if self._has_too_much:
-            self.connection.stop_reading()
+            self.stream.pause_reading()
 
     def _drop(self, request: IncomingRequest) -> None:
         """It is not kept here any more."""
@@ -254,29 +254,29 @@ class Session(ConnectionOwner):
             request = self._plain[0]
             frame = request.kept_answer
             if not frame:
-                self.connection.close_when_sent()
+                self.stream.close()
                 return
             try:
-                self.connection.write(frame)
+                self.stream.write(frame)
                 self._plain.popleft()
             except BaseException as error:
                 # Nobody knows whose answer the next one would be taken for.
-                self.connection.lose_place(error)
+                self.stream.lose_place(error)
                 raise
             self._kept -= size_of(frame)
             self._finish(request)
 
     def _close_if_done(self) -> None:
-        if self.connection.input_ended and not self._open and not self._plain:
-            self.connection.close_when_sent()
+        if self.stream.input_ended and not self._open and not self._plain:
+            self.stream.close()
 
-    def _on_message(self, message: Message) -> None:
+    def message_received(self, message: Message) -> None:
         kind = message[0]
         if kind == wire.REQUEST or kind == wire.PLAIN:
             try:
                 request = self._register(self._request_of(message))
             except ProtocolError as error:
-                self._on_broken(error, None)
+                self.protocol_error(error, None)
                 return
             let_in = self.server.draining or (not self._held and self._has_room)
             self._unfinished.add(request)
@@ -290,21 +290,21 @@ class Session(ConnectionOwner):
         if kind == wire.CANCEL:
             self._on_cancel(id)
         elif kind == wire.PING:
-            self.connection.write(wire.encode(wire.PONG, 0, id, arg, ()))
+            self.stream.write(wire.encode(wire.PONG, 0, id, arg, ()))
         elif kind == wire.HELLO:
             self._on_hello(parts[0])
         elif kind != wire.PONG:
-            self._on_broken(ProtocolError(f"a client sent a message of kind {kind}"), None)
+            self.protocol_error(ProtocolError(f"a client sent a message of kind {kind}"), None)
 
     def _on_hello(self, part: bytes) -> None:
         try:
             hello = wire.decode_hello(part)
         except ProtocolError as error:
-            self._on_broken(error, None)
+            self.protocol_error(error, None)
             return
         self._max_message = min(hello.max_message or self._max_message, self._max_message)
         self._max_parts = min(hello.max_parts or self._max_parts, self._max_parts)
-        self.connection.write(self.server.hello)
+        self.stream.write(self.server.hello)
 
     def _request_of(self, message: Message) -> IncomingRequest:
         kind, flags, id, arg, parts = message
@@ -318,7 +318,7 @@ class Session(ConnectionOwner):
             deadline,
             _PLAIN_ID if kind == wire.PLAIN else id,
             None,
-            self.connection.peer,
+            self.stream.peer,
         )
         if metadata is not None:
             request.metadata = metadata
@@ -354,7 +354,7 @@ class Session(ConnectionOwner):
             reason, text = Reason.OUT_OF_TIME, "the request was given up before it ran"
         else:
             reason, text = Reason.CANCELLED, "the request was given up while it ran"
-        self.connection.write(wire.encode_error(request.id, reason, ("Cancelled", text, "")))
+        self.stream.write(wire.encode_error(request.id, reason, ("Cancelled", text, "")))
         self._open.pop(request.id, None)
 
     def _unqueue(self, requests: set[IncomingRequest]) -> None:
@@ -362,33 +362,33 @@ class Session(ConnectionOwner):
             self._drop(request)
         self.server.dequeue(requests)
 
-    def _on_input_end(self) -> None:
+    def eof_received(self) -> None:
         if self._extended:
             # Only plain clients half close; this one has gone.
-            self.connection.close()
+            self.stream.abort()
         else:
             self._close_if_done()
 
-    def _on_crowded(self) -> None:
+    def pause_writing(self) -> None:
         # A client that does not read is not read from either.
-        self.connection.tells_room = True
-        self.connection.stop_reading()
+        self.stream.wants_resume = True
+        self.stream.pause_reading()
 
-    def _on_room(self) -> None:
+    def resume_writing(self) -> None:
         self.read_or_not()
 
-    def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
+    def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.server.requests.counters.broken += 1
-        peer = format_address(self.connection.peer)
+        peer = format_address(self.stream.peer)
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", peer, reason_of(error))
         if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
             texts = ("MessageTooLarge", error.args[0], "")
-            self.connection.write(wire.encode_error(refused[1], Reason.TOO_LARGE, texts))
-        self.connection.close_when_sent()
+            self.stream.write(wire.encode_error(refused[1], Reason.TOO_LARGE, texts))
+        self.stream.close()
 
-    def _on_closed(self, error: BaseException | None) -> None:
+    def connection_lost(self, error: BaseException | None) -> None:
         if error is not None:
-            peer = format_address(self.connection.peer)
+            peer = format_address(self.stream.peer)
             log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", peer, reason_of(error))
         for request in list(self._held):
             if request.one_way:

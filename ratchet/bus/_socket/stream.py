@@ -55,43 +55,43 @@ LATE_FOR_QUIET: Final = 0.001
 LATE_FOR_BUSY: Final = 0.02
 
 
-class ConnectionOwner(ABC):
+class StreamOwner(ABC):
     """Callbacks of a connection, from the hub or from a thread that sends; they must not block."""
 
     __slots__ = ()
 
     @abstractmethod
-    def _on_message(self, message: Message) -> None:
+    def message_received(self, message: Message) -> None:
         """A whole message has come."""
 
     @abstractmethod
-    def _on_input_end(self) -> None:
+    def eof_received(self) -> None:
         """The peer sends no more; it may still read."""
 
     @abstractmethod
-    def _on_broken(self, error: BusError, refused: tuple[int, int] | None) -> None:
+    def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         """The peer violated the format or a limit, or disconnected in the middle of a message.
 
         `refused` is as in `Decoder`.
         """
 
     @abstractmethod
-    def _on_crowded(self) -> None:
+    def pause_writing(self) -> None:
         """What is unsent has reached the high-water mark."""
 
     @abstractmethod
-    def _on_room(self) -> None:
-        """What is unsent fell below the high-water mark, and `tells_room` was set."""
+    def resume_writing(self) -> None:
+        """What is unsent fell below the high-water mark, and `wants_resume` was set."""
 
     @abstractmethod
-    def _on_closed(self, error: BaseException | None) -> None:
+    def connection_lost(self, error: BaseException | None) -> None:
         """The connection is closed; by this side if there is no `error`.
 
         Called again where it was interrupted.
         """
 
 
-class Connection:
+class MessageStream:
     """A connected socket that carries messages.
 
     Frames that are written have a number, counted from 1, so that it can be told
@@ -102,12 +102,12 @@ class Connection:
         closed: whether the socket is closed.
         error: why it is closed; None if by this side, or if it is open.
         closing: whether it closes as soon as all is delivered, or is closed.
-        crowded: whether a writer has to wait for room, or behind those who do.
+        above_high_water: whether a writer has to wait for room, or behind those who do.
         left_behind: bytes that were written and that the peer's side had not got when
             the connection was closed, as far as the system tells.
         input_ended: whether the peer sends no more.
         reading: whether its owner takes messages.
-        tells_room: set by an owner that wants to hear once when there is room.
+        wants_resume: set by an owner that wants to hear once when there is room.
     """
 
     __slots__ = (
@@ -139,22 +139,22 @@ class Connection:
         "_turn",
         "_writer",
         "_writers",
+        "above_high_water",
         "closed",
         "closing",
-        "crowded",
         "error",
         "input_ended",
         "left_behind",
         "peer",
         "reading",
-        "tells_room",
+        "wants_resume",
     )
 
     def __init__(
         self,
         transport: Transport,
         limits: Limits,
-        owner: ConnectionOwner,
+        owner: StreamOwner,
         peer: Address,
     ) -> None:
         self._hub: Hub = get_hub()
@@ -191,10 +191,10 @@ class Connection:
         self._acknowledge: AcknowledgeWatch | None = None
         self._input_watch: StallWatch | None = None
         self._output_watch: StallWatch | None = None
-        self.crowded = False
+        self.above_high_water = False
         self._delivery: DeliveryWatch | None = None
         self.input_ended = False
-        self.tells_room = False
+        self.wants_resume = False
         self.closed = False
         self.error: BaseException | None = None
         self.left_behind = 0
@@ -206,7 +206,7 @@ class Connection:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
         peer = format_address(self.peer)
-        return f"<Connection at {id(self):#x} with {peer}: {state}, unsent={self._outbox.size}>"
+        return f"<MessageStream at {id(self):#x} with {peer}: {state}, unsent={self._outbox.size}>"
 
     def open(self) -> None:
         """Begin to read.
@@ -271,21 +271,21 @@ class Connection:
                     self.lose_place(error)
                 raise
         if outbox.size >= self._high_water:
-            self._become_crowded()
+            self._reach_high_water()
         return number
 
     def lose_place(self, error: BaseException) -> None:
         """Send nothing more, and close soon: an exception struck in the middle of a system call."""
         self._broken = True
-        self._run_callback(self.close, ConnectionLost(f"interrupted by {type(error).__name__}"))
+        self._run_callback(self.abort, ConnectionLost(f"interrupted by {type(error).__name__}"))
 
     @property
     def _waits_until_writable(self) -> bool:
         return self._writer is not None and self._writer.active
 
-    def _become_crowded(self) -> None:
-        self.crowded = True
-        self._owner._on_crowded()
+    def _reach_high_water(self) -> None:
+        self.above_high_water = True
+        self._owner.pause_writing()
 
     def _schedule_flush(self) -> None:
         self._run_callback(self._flush_turn)
@@ -318,10 +318,10 @@ class Connection:
             self._send(frame)
 
     def _look_for_room(self) -> None:
-        """Bring `crowded` up to date, after anything but a write."""
+        """Bring `above_high_water` up to date, after anything but a write."""
         # There will be no more room on a closed connection, and nobody to tell of it.
         gone = self.closed or self._broken
-        self.crowded = not gone and (self._outbox.size >= self._high_water or bool(self._writers))
+        self.above_high_water = not gone and (self._outbox.size >= self._high_water or bool(self._writers))
 
     @property
     def unsent(self) -> int:
@@ -348,7 +348,7 @@ class Connection:
 
         Returns at once when the connection is closed.
         """
-        if not self.crowded:
+        if not self.above_high_water:
             return True
         if self._writers is None:
             self._writers = WaitQueue()
@@ -371,26 +371,26 @@ class Connection:
         self._look_for_room()
         return taken
 
-    def stop_reading(self) -> None:
+    def pause_reading(self) -> None:
         """Take no more messages, and leave what the peer sends in the kernel."""
         self.reading = False
         # A handshake goes on: its time is limited, and it takes next to no memory.
         if not self.closed and self._transport.ready:
             self._reader.stop()
 
-    def start_reading(self) -> None:
-        """Undo `stop_reading`, from the next turn on; one that is closing stays as it is."""
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`, from the next turn on; one that is closing stays as it is."""
         if not self.closing:
             self.reading = True
             self._run_callback(self._resume)
 
-    def close_when_sent(self) -> None:
+    def close(self) -> None:
         """Close, but send first what is written already, and see it delivered."""
         self.closing = True
         if self.closed:
             return
         # Nothing that comes from now on is wanted.
-        self.stop_reading()
+        self.pause_reading()
         if self._outbox or self._transport.wants_write:
             self._watch_output()
         else:
@@ -412,7 +412,7 @@ class Connection:
 
     def read_now(self) -> None:
         """Take what has come already, and has not been told by the loop."""
-        # What came before is told first, if `start_reading` has not got that far.
+        # What came before is told first, if `resume_reading` has not got that far.
         self._resume()
         if self.reading and self._transport.ready:
             self._on_readable()
@@ -424,7 +424,7 @@ class Connection:
         connection, and what is still on its way is lost.
         """
         if self.input_ended:
-            self.close()
+            self.abort()
             return
         if self._delivery is None:
             self._delivery = DeliveryWatch(self._hub, self._transport.undelivered, self._close_delivered)
@@ -433,19 +433,19 @@ class Connection:
     def _close_delivered(self) -> None:
         """Hub callback: the peer's side has all."""
         self._transport.discard_input()
-        self.close()
+        self.abort()
 
-    def close(self, error: BaseException | None = None) -> None:
+    def abort(self, error: BaseException | None = None) -> None:
         """Close at once, and tell the owner; what is unsent is dropped."""
         if self.closed:
             return
         self.error = error
         self.left_behind = self.undelivered
-        self.forsake()
+        self.abandon()
         self.wake_writers()
-        self._owner._on_closed(error)
+        self._owner.connection_lost(error)
 
-    def forsake(self) -> None:
+    def abandon(self) -> None:
         """Give the system back what it lent; tells nobody, and sends nothing."""
         self.closed = self.closing = self._broken = True
         self._reader.close()
@@ -467,7 +467,7 @@ class Connection:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
         self._receiving = self._sending = False
         if self.closed:
-            self.forsake()
+            self.abandon()
             self.wake_writers()
             return
         if self._broken:
@@ -487,7 +487,7 @@ class Connection:
         # Whatever was scheduled may have died; once more does no harm.
         self._schedule_flush()
         if self.closing:
-            self.close_when_sent()
+            self.close()
 
     def catch_up(self, late: float) -> None:
         """Read what has come while the hub did not run, if it has not run for `late` seconds.
@@ -520,7 +520,7 @@ class Connection:
                     self._wait_until_writable()
                 return
             except OSError as error:
-                self.close(error)
+                self.abort(error)
                 return
             if not data:
                 self._end_input()
@@ -555,11 +555,11 @@ class Connection:
         except OSError as error:
             if quiet_end(error):
                 # As a health check does, which only connects.
-                self.close()
+                self.abort()
                 return
             self._reader.stop()
             self.closing = True
-            self._owner._on_broken(ConnectionLost(f"the TLS handshake failed: {error}"), None)
+            self._owner.protocol_error(ConnectionLost(f"the TLS handshake failed: {error}"), None)
             # The peer is to get the alert that says why.
             self._close_when_delivered()
             return
@@ -571,7 +571,7 @@ class Connection:
             self._flush()
 
     def _deliver(self, messages: list[Message]) -> None:
-        on_message = self._owner._on_message
+        on_message = self._owner.message_received
         rest = iter(messages)
         for message in rest:
             if self._logs_frames:
@@ -581,7 +581,7 @@ class Connection:
                 self._backlog = list(rest)
                 return
         if self._decoder.error is not None:
-            self._owner._on_broken(self._decoder.error, self._decoder.refused)
+            self._owner.protocol_error(self._decoder.error, self._decoder.refused)
 
     def _log_message(self, message: Message) -> None:
         kind, flags, id, arg, parts = message
@@ -611,10 +611,10 @@ class Connection:
         self._reader.stop()
         self.input_ended = True
         if self._decoder.partial:
-            self._owner._on_broken(ConnectionLost("the peer closed in the middle of a message"), None)
-            self.close()
+            self._owner.protocol_error(ConnectionLost("the peer closed in the middle of a message"), None)
+            self.abort()
         else:
-            self._owner._on_input_end()
+            self._owner.eof_received()
 
     def _send(self, data: Buffer | list[Buffer]) -> int:
         """How many bytes the socket took."""
@@ -639,7 +639,7 @@ class Connection:
         if not self.reading and not self.closing:
             # Its owner takes no more for now, and the reader finds the end by itself.
             self._look_for_room()
-            self._owner._on_room()
+            self._owner.resume_writing()
             return
         try:
             if self._reader.active and most > 0:
@@ -650,7 +650,7 @@ class Connection:
                     # A word of the peer's says more than that it has gone.
                     error = failure if refused_us(failure) else error
             if not data:
-                self.close(error)
+                self.abort(error)
                 return
             self._deliver(self._decoder.feed(data))
         except BaseException as interrupt:
@@ -685,9 +685,9 @@ class Connection:
             return
         while self._writers and self._outbox.size < self._high_water and not self.closed:
             self._writers.wake_next()
-        if self.tells_room and self._outbox.size < self._high_water:
-            self.tells_room = False
-            self._owner._on_room()
+        if self.wants_resume and self._outbox.size < self._high_water:
+            self.wants_resume = False
+            self._owner.resume_writing()
 
     def _send_outbox(self) -> None:
         """Send as much of the outbox as the socket takes."""
@@ -750,7 +750,7 @@ class Connection:
 
     def _on_gone(self) -> None:
         """Hub callback."""
-        self.close(ConnectionLost("the peer's machine does not answer any more"))
+        self.abort(ConnectionLost("the peer's machine does not answer any more"))
 
     def _watch_input(self) -> None:
         """The peer is in the middle of something, and has just moved on."""
@@ -775,5 +775,5 @@ class Connection:
     def _on_stall(self) -> None:
         """Hub callback."""
         error = ConnectionLost(f"the peer stalled for {self._limits.stall_timeout} s")
-        self._owner._on_broken(error, None)
-        self.close()
+        self._owner.protocol_error(error, None)
+        self.abort()
