@@ -92,7 +92,7 @@ clean:
 
 # The demo needs gevent alone, so it does not wait for the tools; and its stdout
 # is for checksums alone.
-$(VENV)/installed: setup.cfg setup.py pyproject.toml
+$(VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py
 	@echo "== setup: installing the package into $(VENV)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e .
@@ -109,7 +109,7 @@ $(VENV)/installed-docs: $(VENV)/installed
 	@touch $@
 
 # A peer that cannot be installed is noted there, and shown as missing.
-$(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml benchmarks/requirements.txt
+$(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py benchmarks/requirements.txt
 	@echo "== setup: installing the package and its peers into $(BENCH_VENV)" >&2
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check -e .
