@@ -32,7 +32,7 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test soak interrupts chaos check docs clean
+.PHONY: help bench demo test soak interrupts chaos check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
@@ -43,6 +43,7 @@ help:
 	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style, types and the package, then test the wheel on every installed Python"
 	@echo "make docs   build the manual and the API reference, into docs/_build/html"
+	@echo "make changelog  show what the next release's part of CHANGELOG.rst would say"
 	@echo "make clean  remove everything that these commands made"
 
 demo: $(VENV)/installed
@@ -83,6 +84,10 @@ check: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	@echo "== docs: the manual and the API reference, into docs/_build/html"
 	@$(VENV)/bin/sphinx-build -W --keep-going -n -q docs docs/_build/html
+
+changelog: $(VENV)/installed-dev
+	@echo "== changelog: a draft of the next release's part" >&2
+	@$(VENV)/bin/towncrier build --draft --date unreleased
 
 clean:
 	@echo "== clean: removing environments, builds, caches and reports"
