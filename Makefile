@@ -32,7 +32,7 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test soak interrupts chaos check docs clean
+.PHONY: help bench demo test soak interrupts chaos check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
@@ -43,6 +43,7 @@ help:
 	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style, types and the package, then test the wheel on every installed Python"
 	@echo "make docs   build the manual and the API reference, into docs/_build/html"
+	@echo "make changelog  show what the next release's part of CHANGELOG.rst would say"
 	@echo "make clean  remove everything that these commands made"
 
 demo: $(VENV)/installed
@@ -84,6 +85,10 @@ docs: $(VENV)/installed-docs
 	@echo "== docs: the manual and the API reference, into docs/_build/html"
 	@$(VENV)/bin/sphinx-build -W --keep-going -n -q docs docs/_build/html
 
+changelog: $(VENV)/installed-dev
+	@echo "== changelog: a draft of the next release's part" >&2
+	@$(VENV)/bin/towncrier build --draft --date unreleased
+
 clean:
 	@echo "== clean: removing environments, builds, caches and reports"
 	@rm -rf $(VENV) $(BENCH_VENV) .tox build dist docs/_build *.egg-info .coverage .coverage.* htmlcov
@@ -92,7 +97,7 @@ clean:
 
 # The demo needs gevent alone, so it does not wait for the tools; and its stdout
 # is for checksums alone.
-$(VENV)/installed: setup.cfg setup.py pyproject.toml
+$(VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py
 	@echo "== setup: installing the package into $(VENV)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e .
@@ -109,7 +114,7 @@ $(VENV)/installed-docs: $(VENV)/installed
 	@touch $@
 
 # A peer that cannot be installed is noted there, and shown as missing.
-$(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml benchmarks/requirements.txt
+$(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py benchmarks/requirements.txt
 	@echo "== setup: installing the package and its peers into $(BENCH_VENV)" >&2
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check -e .

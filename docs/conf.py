@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib.metadata import version as version_of
 from inspect import Signature
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
-from ratchet import Ratchet, Thread, bus, errors, thread
+from ratchet import Ratchet, Thread, __version__, bus, errors, thread
 
 HERE = Path(__file__).parent
 
 project = "ratchet"
 author = "The ratchet developers"
-version = release = version_of("gevent-ratchet")
+version = release = __version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "performance"]

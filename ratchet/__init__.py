@@ -5,6 +5,7 @@ This module only names what the others have.
 
 from ratchet import _fork as _fork  # which a child process needs from the start
 from ratchet import bus, errors, thread
+from ratchet._version import __version__ as __version__
 from ratchet.errors import *  # noqa: F403
 from ratchet.kernel import Ratchet, Thread, run
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 import sys
 
 import pytest
 
 from helpers import PACKAGE, output_of
-from ratchet import bus
+from ratchet import __version__, bus
 
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
@@ -62,8 +63,9 @@ for client_module in ("client_connection", "client"):
 ALLOWED |= {
     "bus._opening": {*BUS_CORE, *BUS_SOCKET},
     "bus": {*BUS_CORE, *BUS_SOCKET, "bus._local", "bus._opening"},
+    "_version": set(),
     # The package itself only names what the others have.
-    "": {*ERRORS, "_fork", "kernel", "thread", "bus"},
+    "": {*ERRORS, "_fork", "_version", "kernel", "thread", "bus"},
     # The command line is one more program: it uses the library and is used by nobody.
     "cli.common": {"bus._core.address"},
     "cli.connection": {"bus._core.address", "bus._socket.dial", "bus._socket.transport", "cli.common"},
@@ -72,7 +74,7 @@ ALLOWED |= {
     "cli.serve": {*COMMAND, "_log", "bus.codecs", "kernel"},
     "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._socket.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
-    "cli": {"cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},
+    "cli": {"_version", "cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},
     "__main__": {"cli"},
 }
 
@@ -215,3 +217,7 @@ def test_the_bus_shows_what_users_are_meant_to_see() -> None:
 def test_every_public_name_exists() -> None:
     program = IMPORT_ALL + "print(all(hasattr(ratchet, name) for name in ratchet.__all__))"
     assert output_of(program) == "True\n"
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert __version__ == importlib.metadata.version("gevent-ratchet")

@@ -7,12 +7,23 @@ user can cause ends in one line on stderr, never in a traceback of ours.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
+from ratchet._version import __version__
 from ratchet.cli import bench, call, ping, serve
-from ratchet.cli.common import INTERRUPTED, CommandParser, Failure, Parser, complain
+from ratchet.cli.common import INTERRUPTED, CommandParser, Failure, Parser, complain, put
 
 __all__ = ["main"]
+
+
+class ShowVersion(argparse.Action):
+    """Put the version and end, where argparse's own would say nothing of a full disk."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        put(f"{parser.prog} {__version__}\n")
+        raise SystemExit(0)
 
 
 def new_parser() -> Parser:
@@ -29,6 +40,7 @@ example:
 
 Each command explains itself: ratchet call --help.""",
     )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(
         parser_class=CommandParser, title="commands", metavar="COMMAND", required=True
     )
@@ -40,7 +52,7 @@ Each command explains itself: ratchet call --help.""",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, `sys.argv` by default, and return the exit status; blocks.
 
-    Raises `SystemExit` for a wrong command line and after `--help`.
+    Raises `SystemExit` for a wrong command line and after `--help` and `--version`.
     """
     try:
         arguments = new_parser().parse_args(argv)

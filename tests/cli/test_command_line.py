@@ -14,6 +14,7 @@ import pytest
 from cli.conftest import Ratchet
 from cli.programs import COMMAND, Peer, nobody, one_line, run, scripted, serving, started
 from helpers import LONG
+from ratchet import __version__
 from ratchet.bus._socket import wire
 from ratchet.cli import main, new_parser
 from ratchet.cli.common import CommandParser
@@ -62,6 +63,13 @@ def test_help_goes_to_stdout(command: tuple[str, ...], capfdbinary: pytest.Captu
     output, errors = capfdbinary.readouterr()
     assert output.startswith(b"usage: " + " ".join(["ratchet", *command]).encode())
     assert errors == b""
+
+
+def test_the_version_goes_to_stdout(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capfdbinary.readouterr() == (f"ratchet {__version__}\n".encode(), b"")
 
 
 # Nobody connects to it: the command line is wrong.
@@ -172,16 +180,17 @@ def broken_pipe() -> Iterator[int]:
 
 
 def test_a_reader_that_has_gone_away_ends_the_program_quietly(echo: str, broken_pipe: int) -> None:
-    for arguments in (["--help"], ["call", echo, "x"], ["ping", echo]):
+    for arguments in (["--help"], ["--version"], ["call", echo, "x"], ["ping", echo]):
         program = run(*arguments, stdout=broken_pipe)
         assert (program.returncode, program.stderr) == (141, b"")
 
 
 def test_a_full_disk_is_one_line(echo: str) -> None:
     with open("/dev/full", "wb") as full:
-        program = run("call", echo, "x", stdout=full)
-    assert program.returncode == 1
-    assert "No space left" in one_line(program)
+        for arguments in (["--version"], ["call", echo, "x"]):
+            program = run(*arguments, stdout=full)
+            assert program.returncode == 1
+            assert "No space left" in one_line(program)
 
 
 def test_nobody_need_read_stderr(broken_pipe: int) -> None:

@@ -16,7 +16,10 @@ CHECKOUT = Path(__file__).parent.parent.parent
 # The page for those who come from Lua has a test file, and rules, of its own.
 PAGES = {
     str(path.relative_to(CHECKOUT)): path.read_text(encoding="utf-8")
-    for path in [CHECKOUT / "README.rst", *sorted((CHECKOUT / "docs").rglob("*.rst"))]
+    for path in [
+        *(CHECKOUT / f"{name}.rst" for name in ("README", "CONTRIBUTING", "SECURITY")),
+        *sorted((CHECKOUT / "docs").rglob("*.rst")),
+    ]
     if path.name != "coming-from-lua.rst"
 }
 
