@@ -11,6 +11,7 @@ import pytest
 
 from helpers import LONG, wait_until
 from ratchet import BusError, BusTimeout, Cancelled, Outcome
+from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.outgoing import (
     ENDED,
     EXPIRE,
@@ -23,8 +24,8 @@ from ratchet.bus._core.outgoing import (
     SUCCEEDED,
     TRANSITIONS,
     WAITING,
-    ClientTransaction,
     Event,
+    OutgoingRequest,
     State,
 )
 from ratchet.bus._core.stats import Counters
@@ -42,13 +43,13 @@ class Server:
         self.counters = Counters()
         self.forgotten: list[object] = []
 
-    def withdraw(self, transaction: ClientTransaction[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
         return Outcome.UNKNOWN
 
-    def ask_for_last_word(self, transaction: ClientTransaction[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
         return True
 
-    def forget(self, transaction: ClientTransaction[Any, Any]) -> None:
+    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
         self.forgotten.append(transaction)
 
 

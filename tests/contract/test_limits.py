@@ -601,7 +601,7 @@ def test_drain_with_many_busy_connections_answers_all_that_was_taken_and_rejects
         except Exception as error:
             outcomes.append((type(error).__name__, getattr(error, "outcome", "")))
     assert sorted(map(str, outcomes)) == sorted(
-        [str(each.request + 1) for each in sent if each._error is None]
+        [str(each.request + 1) for each in sent if each.error is None]
         + ["('Rejected', <Outcome.NOT_RUN: 'NOT_RUN'>)"] * 50
     )
     assert draining.result() is True

@@ -13,7 +13,6 @@ import random
 import socket
 import struct
 import time
-import weakref
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -66,16 +65,15 @@ class Soak:
         self._serving = gevent.spawn(self.server.serve, self._handle, workers=32)
 
     def _count_what_comes(self) -> None:
-        enqueue = self.server._enqueue
-        seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        admission = self.server._admission
+        enqueue = admission.enqueue
 
         def count_and_enqueue(request: Any) -> None:
             # One that was kept until its client reads comes a second time.
-            self.came += request not in seen
-            seen.add(request)
+            self.came += request not in request.route.parked
             enqueue(request)
 
-        self.server._enqueue = count_and_enqueue
+        admission.enqueue = count_and_enqueue
 
     def _handle(self, request: bytes) -> bytes:
         self.taken += 1

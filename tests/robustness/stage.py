@@ -315,7 +315,7 @@ class Stage:
                 raise Failure(text)
             # The error of a strike in place of the handler's call shows the frame that raised
             # it, and is taken for the handler's own.
-            in_place = "ServerSide._handle_next" in (self.interrupt.place or "")
+            in_place = "bus/_core/handle.py" in (self.interrupt.place or "")
             if ending in (Outcome.RAN, ANSWERED) and not times and not in_place:
                 raise Failure(text)
 

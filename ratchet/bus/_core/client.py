@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from ratchet.bus._core.outgoing import ClientTransaction
+from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.side import BusSide
 
 Request = TypeVar("Request")

@@ -30,7 +30,7 @@ from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.deadline import is_over, seconds_until
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
-from ratchet.bus._core.outgoing import ENDED, ClientTransaction
+from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import AlreadyAnswered
@@ -249,7 +249,7 @@ class IncomingRequest:
         one_way: bool,
         deadline: float | None,
         id: int = 0,
-        client: ClientTransaction[Any, Any] | None = None,
+        client: OutgoingRequest[Any, Any] | None = None,
         peer: Address = None,
     ) -> None:
         self.requests = requests

@@ -14,19 +14,17 @@ the server's last word on whether it ran.
 
 from __future__ import annotations
 
-import copy
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gevent.hub import Hub, Waiter, get_hub
 
-from ratchet._interrupts import settle_soon
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until, time_left
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode
-from ratchet.errors import BusError, BusTimeout, Cancelled, Outcome
+from ratchet.errors import BusError, BusTimeout, Outcome
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -92,37 +90,41 @@ class ClientRoute(Protocol):
     def server_address(self) -> Any:
         """The server, for codecs."""
 
-    def withdraw(self, transaction: ClientTransaction[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
         """Tell the server that nobody waits any more, without blocking.
 
         Returns what is certain about the request.  May be called again if it was
         interrupted.
         """
 
-    def ask_for_last_word(self, transaction: ClientTransaction[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
 
-    def forget(self, transaction: ClientTransaction[Any, Any]) -> None:
+    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
         """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
 
 
-class ClientTransaction(Generic[Request, Response]):
-    """A request that was sent, and the response to come.
-
-    Any number of threads may wait in `recv_response`; all get the same.
+class OutgoingRequest(Generic[Request, Response]):
+    """A request on the client's side, as the bus holds it.
 
     Attributes:
         request: the object that was sent.
+        route: the way to the server.
+        state: where it is.
+        error: in what it ended, if not in a response.
+        id: what its connection knows it by.
+        frame_number: the number of its frame on the connection.
+        incoming: the server's side of it, if that is in this process.
     """
 
     __slots__ = (
         "_decode",
-        "_error",
         "_owner",
         "_seconds",
         "_timer",
         "_value",
         "_waiters",
+        "error",
         "frame_number",
         "id",
         "incoming",
@@ -139,110 +141,19 @@ class ClientTransaction(Generic[Request, Response]):
         self.request = request
         self.state = WAITING
         self.route = route
-        # What the route knows it by: the id and the number of its frame on a connection,
-        # or the request at the server's side.
         self.id = 0
         self.frame_number = 0
         self.incoming: Any = None
         # None where there is nothing to decode, or no longer.
         self._decode = decode
-        self._error: BusError | None = None
+        self.error: BusError | None = None
         self._value: Any = None
         self._waiters: list[Waiter[Any]] | None = None
         self._timer: Any = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
 
-    def __repr__(self) -> str:
-        if self.state is SUCCEEDED:
-            state = "answered"
-        else:
-            state = "waiting" if self._error is None else repr(self._error)
-        return f"<{type(self).__name__} at {id(self):#x}: {state}>"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a transaction cannot be copied or pickled: it stands for one request")
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, by a response or an error."""
-        return self.state in ENDED
-
-    def recv_response(self, timeout: float | None = None) -> Response:
-        """Wait for the response and return it; blocks.
-
-        Later calls return, or raise, the same.
-
-        Args:
-            timeout: seconds of this wait, None for ever.  When they are over, the
-                transaction lives on, and may be waited for again.
-
-        Raises `BusTimeout` when the time is over, or the error in which the
-        transaction ended: any of the `BusError` tree.  An error of
-        `response_from_bus` comes out as it is; a later call decodes once more.
-
-        .. code-block:: python
-
-            from ratchet import BusTimeout, bus
-
-            server, client = bus.new_local()
-            transaction = client.send_request("question")
-            try:
-                transaction.recv_response(timeout=0.01)
-            except BusTimeout:
-                print("not yet:", transaction.done)
-            server.recv_request()[0].send_response("answer")
-            print(transaction.recv_response(), transaction.done)
-
-        .. code-block:: text
-
-            not yet: False
-            answer True
-        """
-        if self.state not in ENDED:
-            self._wait(timeout)
-        elif get_hub() is not self.route.hub:
-            check_hub(self.route.hub, self)
-        if self._error is not None:
-            # Each waiter its own copy: a traceback belongs to one thread.
-            raise copy.copy(self._error) from self._error.__cause__
-        return self._response()
-
-    def cancel(self) -> None:
-        """Give the request up; does not block.
-
-        Whoever waits for the response gets `Cancelled`, and the server is told.
-        Does nothing if the transaction has ended.
-
-        .. code-block:: python
-
-            from ratchet import Cancelled, bus
-
-            server, client = bus.new_local()
-            question = client.send_request("question")
-            taken, request = server.recv_request()
-            question.cancel()
-            print(taken.cancelled, taken.send_response("too late"))
-            try:
-                question.recv_response()
-            except Cancelled as error:
-                print(repr(error))
-
-        .. code-block:: text
-
-            True False
-            Cancelled('the request was cancelled', outcome=UNKNOWN)
-        """
-        check_hub(self.route.hub, self)
-        try:
-            self.give_up(Cancelled, "the request was cancelled")
-        except BaseException:
-            # It may be half given up, or given up and half forgotten: the hub does the rest.
-            self.route.run_callback(self.give_up, Cancelled, "the request was cancelled")
-            settle_soon(self.route.hub)
-            raise
-
-    def _response(self) -> Response:
+    def response(self) -> Response:
         """The response, decoded."""
         if self._decode is not None:
             response = self._decode(self._value, self.route.server_address)
@@ -252,7 +163,8 @@ class ClientTransaction(Generic[Request, Response]):
                 self._decode = None
         return self._value  # type: ignore[no-any-return]
 
-    def _wait(self, timeout: float | None) -> None:
+    def wait(self, timeout: float | None) -> None:
+        """Wait until it has ended; blocks.  Raises `BusTimeout` when the time is over."""
         deadline = None
         if timeout is not None:
             check_timeout(timeout)
@@ -338,7 +250,7 @@ class ClientTransaction(Generic[Request, Response]):
             self._end_given_up(self.time_over(outcome))
 
     def _end_given_up(self, error: BusError) -> None:
-        self._error = error
+        self.error = error
         self._end(GIVE_UP)
         self.route.counters.cancelled += 1
         self.route.forget(self)
@@ -346,7 +258,7 @@ class ClientTransaction(Generic[Request, Response]):
     def fail(self, error: BusError) -> None:
         """It ended in an error that is not this side's wish."""
         if self.state not in ENDED:
-            self._error = error
+            self.error = error
             self._end(FAIL)
             self.route.counters.failed += 1
 
@@ -354,7 +266,7 @@ class ClientTransaction(Generic[Request, Response]):
         """The response is there."""
         self._value = value
         # One whose giving up was interrupted may have one.
-        self._error = None
+        self.error = None
         self._end(SUCCEED)
         self.route.counters.answered += 1
 

@@ -31,7 +31,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.handle import ServerTransaction, abandon_held
+from ratchet.bus._core.handle import ServerTransaction, abandon_held, handle
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import QUEUED, IncomingRequest, IncomingRequests
 from ratchet.bus._core.side import BusSide
@@ -128,7 +128,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             incoming = inbox.first(None if deadline is None else time_left(deadline))
             # Before the claim: a request that is claimed is always somebody's.
             transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
-            transaction.incoming = incoming
+            transaction._incoming = incoming
             try:
                 claimed = incoming.claim()
                 inbox.drop(incoming)
@@ -370,7 +370,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
                 worker.gr_context = context.copy()
                 worker.__dict__.pop("_space", None)
                 try:
-                    self._handle_next(handler, with_transaction)
+                    handle(*self.recv_request(), handler, with_transaction, self._answer_aside)
                 except BusClosed:
                     return
                 except gevent.Timeout as error:
@@ -397,21 +397,11 @@ class ServerSide(BusSide, Generic[Request, Response]):
         # This function and its caller have a name for it each.
         return getrefcount(worker) > references + 1
 
-    def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
-        transaction, request = self.recv_request()
-        transaction.by_call = True
-        with transaction:
-            response = handler(request, transaction) if with_transaction else handler(request)
-            if transaction.answered:
-                return
-            if not transaction.is_writable:
-                # No worker waits for a client that does not read.
-                kernel_of(getcurrent()).attach_background(self._answer_aside, transaction, response)
-                transaction.passed_on = True
-            else:
-                transaction.send_response(response)
-
     def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
+        """No worker waits for a client that does not read."""
+        kernel_of(getcurrent()).attach_background(self._answer, transaction, response)
+
+    def _answer(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
         with transaction:
             transaction.send_response(response)
 

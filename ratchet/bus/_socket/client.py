@@ -31,8 +31,8 @@ from ratchet.bus._core.deadline import (
     time_left,
 )
 from ratchet.bus._core.faults import DRAINING, check_size, encode_metadata
+from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.outgoing import ClientTransaction
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
