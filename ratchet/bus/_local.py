@@ -37,7 +37,7 @@ from ratchet.bus._core.limits import checked_limits
 from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.stats import Counters, Stats
-from ratchet.bus.codecs import Codec, Encode, client_functions, server_functions
+from ratchet.bus.codecs import Address, Codec, Encode, client_functions, server_functions
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ _UNSERVED_LOOKS: Final = 5
 class _LocalRoute:
     """Both ways between the two sides of one bus: each is told at once."""
 
-    keeps_time = True
+    in_process = True
+    peer: Address = None
 
     def __init__(
         self, bus: LocalBus[Any, Any], requests: IncomingRequests, inbox: Inbox[IncomingRequest]
@@ -77,10 +78,17 @@ class _LocalRoute:
     # To the client; see `Route`.
 
     def is_writable(self, request: IncomingRequest) -> bool:
+        """See `Route.in_process`; of the next three as well, none is called."""
         return True
 
     def park(self, request: IncomingRequest) -> None:
-        """Never asked for."""
+        """See `Route.in_process`."""
+
+    def give_up(self, request: IncomingRequest) -> None:
+        """See `Route.in_process`."""
+
+    def released(self, request: IncomingRequest) -> None:
+        """See `Route.in_process`."""
 
     def send(self, request: IncomingRequest, message: Any) -> bool:
         client = request.client
@@ -88,6 +96,8 @@ class _LocalRoute:
         if request.state is not ANSWERING or client is None or client.state in ENDED:
             return False
         client.succeed(message)
+        # No circle is to keep the two in memory.
+        client.incoming = None
         return True
 
     def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
@@ -99,15 +109,8 @@ class _LocalRoute:
             if reason is Reason.OUT_OF_TIME
             else error_from_reason(reason, texts)
         )
+        client.incoming = None
         return True
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Never asked for: the client has a timer of its own."""
-
-    def released(self, request: IncomingRequest) -> None:
-        if request.client is not None:
-            # No circle is to keep the two in memory.
-            request.client.incoming = None
 
     # To the server; see `ClientRoute`.
 
@@ -122,8 +125,10 @@ class _LocalRoute:
     def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
         # After the client's side has ended, so that it is in a register until then.
         incoming = transaction.incoming
-        if incoming is not None and incoming.cancel():
-            self._inbox.remove((incoming,))
+        if incoming is not None:
+            if incoming.cancel():
+                self._inbox.remove((incoming,))
+            transaction.incoming = None
 
 
 def _checked(encode: Encode[Any]) -> Encode[Any]:

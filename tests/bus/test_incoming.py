@@ -30,12 +30,14 @@ from ratchet.bus._core.incoming import (
     State,
 )
 from ratchet.bus._core.stats import Counters
+from ratchet.bus.codecs import Address
 
 
 class Client:
     """A route that takes everything, and does something in the middle of that if it is told to."""
 
-    keeps_time = True
+    in_process = True
+    peer: Address = None
 
     def __init__(self) -> None:
         self.meanwhile: Callable[[], object] = lambda: None

@@ -82,6 +82,16 @@ BOUNDS: dict[str, Figures] = {
         "server, 1 at a time": 94 * _SLACK,
         "server, 64 at a time": 84 * _SLACK,
     },
+    # What a reader who follows one call has to look at: the functions of the library on
+    # both sides, and how often the next one is in another module.
+    "one call": {
+        "local: functions": 37 * _SLACK,
+        "local: changes of module": 29 * _SLACK,
+        "TCP: functions": 73 * _SLACK,
+        "TCP: changes of module": 58 * _SLACK,
+        "TCP with a time-out: functions": 88 * _SLACK,
+        "TCP with a time-out: changes of module": 67 * _SLACK,
+    },
     # Blocks of memory that a request keeps from its sending to its response.
     "blocks in flight": {
         # its two sides
@@ -138,6 +148,20 @@ def switches() -> Figures:
 
 def calls() -> Figures:
     return of_sides(measure.count_calls().total, SIDES)
+
+
+def one_call() -> Figures:
+    sides: Sides = {
+        "local": partial(measure.local_bus, style=measure.serve),
+        "TCP": measure.tcp_bus,
+        "TCP with a time-out": partial(measure.tcp_bus, WAYS["call with a time-out"]),
+    }
+    counts = measure.trail()
+    return {
+        f"{name}: {what}": figure
+        for what in ("functions", "changes of module")
+        for name, figure in of_sides(partial(counts.__getitem__, what), sides).items()
+    }
 
 
 def blocks_in_flight() -> Figures:
@@ -211,6 +235,7 @@ MEASURED: dict[str, Callable[[], Figures]] = {
     "system calls, 64 at a time": of_batches,
     "switches": switches,
     "calls": calls,
+    "one call": one_call,
     "blocks in flight": blocks_in_flight,
     "left by a local bus": partial(left_by, styled(measure.local_bus)),
     "left by a client": partial(left_by, {way: partial(measure.client_bus, WAYS[way]) for way in WAYS}),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import socket
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import gevent
 import greenlet
 
-from helpers import LONG, turns
+from helpers import LONG, PACKAGE, turns
 from ratchet import RemoteError
 from ratchet import bus as ratchet_bus
 from ratchet.bus import ClientBus, LocalBus
@@ -46,6 +47,8 @@ Client = LocalBus[bytes, bytes] | ClientBus[bytes, bytes]
 
 BODY = b"x" * 100
 FAILING = b"fail"
+
+LIBRARY = str(PACKAGE) + os.sep
 
 FORK = multiprocessing.get_context("fork")
 
@@ -96,6 +99,23 @@ def count_calls() -> Counter[tuple[str, str]]:
 
     sys.setprofile(profile)
     return calls
+
+
+def trail() -> Counter[str]:
+    """Count from now on the functions of the library that are entered, and changes of module on the way."""
+    counts: Counter[str] = Counter()
+    last = ""
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        nonlocal last
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(LIBRARY):
+            counts["functions"] += 1
+            counts["changes of module"] += file != last
+            last = file
+
+    sys.setprofile(profile)
+    return counts
 
 
 @contextmanager
@@ -230,6 +250,16 @@ def local_bus(way: Way = CALL, style: Style = answer_by_hand, threads: int = 1) 
     with bus:
         yield asking(bus, way, threads)
     server.join(LONG)
+
+
+@contextmanager
+def tcp_bus(way: Way = CALL) -> Iterator[Run]:
+    """Both sides of a bus over TCP, inside this process."""
+    with ratchet_bus.listen("127.0.0.1:0") as server:
+        serving = gevent.spawn(server.serve, echo)
+        with ratchet_bus.connect(server.address) as client:
+            yield asking(client, way, 1)
+    serving.join(LONG)
 
 
 @contextmanager

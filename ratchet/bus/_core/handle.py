@@ -192,7 +192,7 @@ class ServerTransaction(Generic[Request, Response]):
 
     def __repr__(self) -> str:
         incoming = self._incoming
-        peer = "" if incoming.peer is None else f" from {incoming.peer}"
+        peer = "" if incoming.route.peer is None else f" from {incoming.route.peer}"
         return f"<ServerTransaction at {id(self):#x}{peer}: {incoming.state.name.lower()}>"
 
     @property
@@ -203,7 +203,7 @@ class ServerTransaction(Generic[Request, Response]):
     @property
     def from_(self) -> Address:
         """The peer's address; None on a local bus."""
-        return self._incoming.peer
+        return self._incoming.route.peer
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -341,7 +341,8 @@ def handle(
         if transaction._answered:
             return
         incoming = transaction._incoming
-        if incoming.one_way or incoming.route.is_writable(incoming):
+        route = incoming.route
+        if incoming.one_way or route.in_process or route.is_writable(incoming):
             transaction.send_response(response)
         else:
             answer_aside(transaction, response)

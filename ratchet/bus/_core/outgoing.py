@@ -133,6 +133,10 @@ class OutgoingRequest(Generic[Request, Response]):
         "state",
     )
 
+    # Set by its connection, if it has one.
+    id: int
+    frame_number: int
+
     def __init__(
         self, owner: object, route: ClientRoute, request: Request, decode: Decode[Response] | None
     ) -> None:
@@ -141,8 +145,6 @@ class OutgoingRequest(Generic[Request, Response]):
         self.request = request
         self.state = WAITING
         self.route = route
-        self.id = 0
-        self.frame_number = 0
         self.incoming: Any = None
         # None where there is nothing to decode, or no longer.
         self._decode = decode

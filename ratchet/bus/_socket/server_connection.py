@@ -29,6 +29,7 @@ from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.stream import MessageStream, StreamOwner
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
+from ratchet.bus.codecs import Address as PeerAddress
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError, reason_of
 
 # About how many bytes a request takes besides its parts.
@@ -48,7 +49,7 @@ def size_while_held(request: IncomingRequest) -> int:
 class ServerConnection(StreamOwner):
     """One connected client."""
 
-    keeps_time = False
+    in_process = False
 
     __slots__ = (
         "_extended",
@@ -63,6 +64,7 @@ class ServerConnection(StreamOwner):
         "_plain",
         "_unfinished",
         "parked",
+        "peer",
         "server",
         "stream",
     )
@@ -91,6 +93,7 @@ class ServerConnection(StreamOwner):
         # Whether the client has sent an extended message; a plain one would not
         # understand any.
         self._extended = False
+        self.peer: PeerAddress = peer
         self.stream = MessageStream(transport, limits, self, peer)
 
     def __repr__(self) -> str:
@@ -317,8 +320,6 @@ class ServerConnection(StreamOwner):
             bool(flags & wire.ONE_WAY),
             deadline,
             _PLAIN_ID if kind == wire.PLAIN else id,
-            None,
-            self.stream.peer,
         )
         if metadata is not None:
             request.metadata = metadata
