@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -321,3 +322,40 @@ def test_a_program_that_casts_in_a_with_block_and_ends_has_delivered_all(start: 
         )
         assert (ended.returncode, ended.stderr) == (0, b"")
         wait_until(lambda: len(got) == 100, "every cast to arrive")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+@pytest.mark.parametrize("end", ["client.close()", "pass"])
+def test_a_program_that_casts_and_ends_loses_nothing_without_saying_so(
+    start: Start, tmp_path: Path, family: str, plain: bool, end: str
+) -> None:
+    """Also if the server has more to say: then a mere close would throw away what the kernel still has."""
+    got: list[bytes] = []
+
+    def answer(request: bytes) -> bytes:
+        got.append(request)
+        return b"x" * 1000
+
+    with ratchet_bus.listen(f"unix:{tmp_path}/bus" if family == "unix" else "127.0.0.1:0") as server:
+        start(server.serve, answer)
+        program = f"""if True:
+            import logging
+            from ratchet import bus
+            logging.basicConfig()
+            client = bus.connect({server.address!r}, plain={plain})
+            for number in range(50):
+                client.cast(b"x" * 20_000)
+            {end}
+        """
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        told = re.search(r"casts not sent when the bus to .* was closed: (\d+)$", ended.stderr)
+        lost = int(told[1]) if told else 0
+        wait_until(lambda: len(got) == 50 - lost, "every cast that left")

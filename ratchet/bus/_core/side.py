@@ -88,6 +88,16 @@ def _close_all() -> None:
     for thing in living():
         if isinstance(thing, BusSide) and thing._hub is get_hub() and not thing._closed:
             thing.close()
+    for act in _last_acts:
+        act()
+
+
+_last_acts: list[Callable[[], None]] = []
+
+
+def after_last_close(act: Callable[[], None]) -> None:
+    """Have `act()` called when the program ends and every bus is closed; it may block."""
+    _last_acts.append(act)
 
 
 atexit.register(_close_all)

@@ -140,8 +140,8 @@ class ClientBus(ClientSide[Request, Response]):
             timeout: seconds until what is left is cut off; None for ever.
 
         Returns:
-            Whether every request has ended, and all that was cast has reached the
-            server's side.
+            Whether every request has ended, and all that was ever cast has reached the
+            kernel of the server's side, as far as this side can tell.
 
         .. code-block:: python
 
@@ -161,7 +161,6 @@ class ClientBus(ClientSide[Request, Response]):
         check_hub(self._hub, self)
         check_timeout(timeout)
         check_may_wait("drain")
-        lost = self._lost_casts
         self._draining = True
         # What is open keeps its connection; nothing new gets one.
         self._connection = None
@@ -170,7 +169,7 @@ class ClientBus(ClientSide[Request, Response]):
         self._waiters_look_again()
         quiet = self._wait_until("drain", self._is_quiet, deadline_after(timeout))
         unsent = self._close()
-        return quiet and not unsent and self._lost_casts == lost
+        return quiet and not unsent and not self._lost_casts
 
     def close(self) -> None:
         """Close the connection at once.

@@ -187,6 +187,9 @@ class ClientConnection(StreamOwner):
         """Whether the server's side has all that was cast; with it what was written before."""
         if not self._last_cast or self.stream.closed:
             return True
+        if self.stream.is_tls and not self._plain and self.hello is None:
+            # It may yet refuse this side's certificate, and then has run nothing.
+            return False
         if self._plain:
             # To a plain server it is a request like any other, and one whose client goes
             # away is not run.  So as long as answers come, they are waited for.
@@ -201,9 +204,12 @@ class ClientConnection(StreamOwner):
 
     def _doubtful_casts(self, error: BaseException | None) -> int:
         """How many casts have not left, or may have been lost on their way, when the connection ends."""
-        if self.hello is None and error is not None and refused_us(error):
-            return self._cast_count
         unsent = self.unsent_casts
+        if error is None:
+            # This side has closed it, and what has left is seen delivered all the same.
+            return unsent
+        if self.hello is None and refused_us(error):
+            return self._cast_count
         on_their_way = bool(self._seen_undelivered or self.stream.left_behind)
         return unsent or int(on_their_way and self._cast_count > 0)
 
@@ -347,8 +353,13 @@ class ClientConnection(StreamOwner):
             self.stream.write_last(b"".join(wire.encode(wire.CANCEL, 0, id, 0, ()) for id in cancels))
         unsent = self.unsent_casts
         self._casts.clear()
-        self.stream.abort()
+        self.stream.abort(on_undelivered=self._tell_undelivered if self._cast_count else None)
         return unsent
+
+    def _tell_undelivered(self) -> None:
+        """Hub callback."""
+        text = "casts to %s that were lost, or may have been: at least 1; it took no more of what was sent"
+        log_soon(bus_logger, logging.WARNING, text, self.server_name)
 
     def abandon(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""

@@ -18,6 +18,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from gevent.hub import Hub, get_hub
@@ -28,6 +29,7 @@ from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.delivery import DeliveryWatch
+from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.transport import TlsTransport, Transport, quiet_end, refused_us
@@ -334,6 +336,11 @@ class MessageStream:
         return self._decoder.kind
 
     @property
+    def is_tls(self) -> bool:
+        """Whether it speaks TLS."""
+        return self._keeps_records
+
+    @property
     def undelivered(self) -> int:
         """Bytes that are written, and that the peer's side has not got."""
         return self._outbox.size + self._transport.undelivered()
@@ -432,15 +439,24 @@ class MessageStream:
 
     def _close_delivered(self) -> None:
         """Hub callback: the peer's side has all."""
-        self._transport.discard_input()
+        with suppress(OSError):
+            self._transport.discard_input()
         self.abort()
 
-    def abort(self, error: BaseException | None = None) -> None:
-        """Close at once, and tell the owner; what is unsent is dropped."""
+    def abort(
+        self, error: BaseException | None = None, on_undelivered: Callable[[], None] | None = None
+    ) -> None:
+        """Close at once, and tell the owner; what is unsent is dropped.
+
+        What the kernel has is still delivered, unless there is an `error`; if it cannot
+        be, `on_undelivered` is called from the hub.
+        """
         if self.closed:
             return
         self.error = error
         self.left_behind = self.undelivered
+        if error is None and not self.input_ended and self.left_behind > self._outbox.size:
+            linger(self._hub, self._transport, on_undelivered)
         self.abandon()
         self.wake_writers()
         self._owner.connection_lost(error)

@@ -100,9 +100,11 @@ class Transport:
         if self._raw.family not in _INTERNET:
             return 0  # what is sent is delivered
         try:
+            # The system goes on counting what a reset has thrown away.
+            self._raw.getpeername()
             answer = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, bytes(_C_INT.size))
         except (OSError, ValueError):
-            return 0  # it is closed
+            return 0  # it is closed, or broken
         (count,) = _C_INT.unpack(answer)
         return int(count)
 
@@ -125,13 +127,24 @@ class Transport:
         info = _TCP_INFO.unpack(answer)
         return info[_RETRANSMITS] + info[_PROBES], info[_LAST_ACK_RECV] / 1000
 
-    def discard_input(self) -> None:
-        """Drop what has come and is not read: closing would answer it with a reset."""
+    def end_output(self) -> None:
+        """Tell the peer that nothing more is sent; past TLS, which may have failed."""
         with suppress(OSError):
+            self._raw.shutdown(_socket.SHUT_WR)
+
+    def discard_input(self) -> bool:
+        """Drop what has come and is not read: closing would answer it with a reset.
+
+        Returns whether nothing more will come.  Raises `OSError` if the connection is broken.
+        """
+        try:
             for _ in range(_DISCARDS):
                 # Past TLS, which may have failed.
                 if not os.read(self._raw.fileno(), _DISCARD_SIZE):
-                    return
+                    return True
+        except BlockingIOError:
+            pass
+        return False
 
     def close(self) -> None:
         self._socket.close()

@@ -1,0 +1,114 @@
+"""Closing a socket without losing what was sent on it.
+
+A socket that is closed while something from the peer is unread, or that something
+comes to later, resets the connection, and what the kernel still holds of what was
+sent is lost.  So a copy of it lives on that ends the sending and drops what comes,
+until the peer's side has all, or takes no more of it.  Nobody waits for that but a
+program that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import gevent
+from gevent.hub import Hub, get_hub
+from gevent.monkey import get_original
+
+from ratchet._alive import register
+from ratchet.bus._core.side import after_last_close
+from ratchet.bus._socket.delivery import DeliveryWatch
+from ratchet.bus._socket.transport import Transport
+
+_READ: Final = 1  # libev's event bit
+# Seconds for which a program that ends waits for its peers, and between two looks.
+_PATIENCE: Final = 5.0
+_LOOK: Final = 0.005
+
+_plain_socket = get_original("socket", "socket")
+
+
+def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | None) -> None:
+    """See what was sent on a connected socket delivered, although it is about to be closed.
+
+    `on_undelivered` is called, in the hub, if that does not succeed.  Does not block.
+    """
+    copy = Transport(_plain_socket(fileno=os.dup(transport.fileno())))
+    try:
+        lingering = Linger(hub, copy, on_undelivered)
+        _lingering[lingering] = None
+        lingering.begin()
+    except BaseException:
+        copy.close()
+        raise
+
+
+class Linger:
+    """One socket that is still to deliver what was sent."""
+
+    def __init__(self, hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | None) -> None:
+        self._hub = hub
+        self._transport = transport
+        self._on_undelivered = on_undelivered
+        self._reader: Any = hub.loop.io(transport.fileno(), _READ, ref=False)
+        self._delivery = DeliveryWatch(hub, transport.undelivered, self._close)
+        register(self)
+
+    def begin(self) -> None:
+        self._transport.end_output()
+        try:
+            self._reader.start(self._on_readable)
+            self._delivery.begin()
+        except BaseException:
+            self._reader.close()
+            self._delivery.close()
+            _lingering.pop(self, None)
+            raise
+
+    def _on_readable(self) -> None:
+        """Hub callback: a socket with something unread cannot be closed in peace."""
+        try:
+            if self._transport.discard_input():
+                self._reader.stop()
+        except OSError:
+            # The peer has reset the connection, and takes nothing more.
+            self._close()
+
+    def _close(self) -> None:
+        """Hub callback: the peer's side has all, or takes no more."""
+        if self._on_undelivered is not None and self._transport.undelivered():
+            self._on_undelivered()
+        with suppress(OSError):
+            self._transport.discard_input()
+        self._after_fork()
+
+    def _after_fork(self) -> None:
+        """Give the socket back; in a forked child, to the parent."""
+        self._reader.close()
+        self._delivery.close()
+        self._transport.close()
+        _lingering.pop(self, None)
+
+    def _settle(self) -> None:
+        """See `Living`."""
+        self._delivery.settle()
+
+
+_lingering: dict[Linger, None] = {}
+
+
+def _wait_for_delivery() -> None:
+    """The program ends: let its peers have what was sent."""
+    end = time.monotonic() + _PATIENCE
+    while any(lingering._hub is get_hub() for lingering in _lingering) and time.monotonic() < end:
+        gevent.sleep(_LOOK)
+        if not _lingering:
+            # What the hub has to say is logged by greenlets of their own.
+            gevent.sleep(_LOOK)
+
+
+after_last_close(_wait_for_delivery)
