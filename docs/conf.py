@@ -61,7 +61,7 @@ napoleon_use_ivar = True
 
 def forget_overloads(app: Sphinx) -> None:
     """Show each function once, with everything that it takes."""
-    analyzer = ModuleAnalyzer.for_module("ratchet.bus")
+    analyzer = ModuleAnalyzer.for_module("ratchet.bus._opening")
     analyzer.analyze()
     analyzer.overloads.clear()
 
@@ -69,7 +69,15 @@ def forget_overloads(app: Sphinx) -> None:
 def show_what_users_see(app: Sphinx) -> None:
     """Objects that come from a call hide what they are made of, and errors who makes them."""
     tree = [getattr(errors, name) for name in errors.__all__]
-    for made in (Thread, bus.ServerBus, bus.ClientBus, bus.LocalBus, bus.ServerTransaction, *tree):
+    for made in (
+        Thread,
+        bus.ServerBus,
+        bus.ClientBus,
+        bus.LocalBus,
+        bus.ClientTransaction,
+        bus.ServerTransaction,
+        *tree,
+    ):
         made.__signature__ = Signature()
     bus.ClientBus.send_request.__annotations__["return"] = bus.ClientTransaction
     # That a function's arguments are its own is clear.
