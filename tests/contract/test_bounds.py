@@ -207,7 +207,7 @@ def test_a_time_out_interrupts_a_handler_even_if_the_client_is_not_read_from(
 ) -> None:
     bus = open_bus(limits=Limits(max_in_flight=2))
     start(bus.server.serve, lambda request: gevent.sleep(LONG) if request == "sleep" else request)
-    sleepers = [bus.client.send_request("sleep", timeout=0.05) for _ in range(2)]
+    sleepers = [bus.client.send_request("sleep", timeout=0.3) for _ in range(2)]
     for sent in sleepers:
         with pytest.raises(TimeoutError):
             sent.recv_response()

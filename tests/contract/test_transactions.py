@@ -94,7 +94,7 @@ def test_what_a_handler_answered_itself_is_not_answered_again(bus: Bus, start: S
 def test_an_answer_after_the_client_gave_up_returns_false_and_is_counted(
     bus: Bus, give_up: str, answer: Callable[[Any], bool]
 ) -> None:
-    sent = bus.client.send_request("question", timeout=0.05 if give_up == "time-out" else None)
+    sent = bus.client.send_request("question", timeout=0.3 if give_up == "time-out" else None)
     transaction = bus.take()
     if give_up == "cancel":
         sent.cancel()

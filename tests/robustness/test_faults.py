@@ -226,7 +226,7 @@ def test_a_server_whose_whole_queue_runs_out_of_time_reads_again() -> None:
     server: Any = ratchet_bus.listen("127.0.0.1:0", limits=Limits(max_queued=4))
     with server:
         with ratchet_bus.connect(server.address) as client:
-            sent = [client.send_request(b"late", timeout=0.01) for _ in range(4)]
+            sent = [client.send_request(b"late", timeout=0.3) for _ in range(4)]
             wait_until(lambda: server.stats().queued == 4, "a full queue")
             for transaction in sent:
                 with pytest.raises((BusTimeout, ConnectionLost)):
