@@ -125,7 +125,7 @@ def check_may_wait(call: str) -> None:
 
 
 def check_timeout(timeout: float | None, name: str = "timeout") -> None:
-    """Refuse what is no number of seconds.  None is for ever; what is over already is 0."""
+    """Refuse anything but a number of seconds.  None is for ever; what is over already is 0."""
     if timeout is None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):

@@ -71,9 +71,10 @@ def attach_background(
 
 
 def kernel() -> Ratchet:
-    """The current thread's scheduler, to which `attach` attaches; also in a greenlet of gevent's own.
+    """The current thread's scheduler, to which `attach` attaches.
 
-    Does not block.
+    In a plain greenlet of gevent's it is the one that all such greenlets of this OS
+    thread share.  Does not block.
     """
     return kernel_of(getcurrent())
 
@@ -96,7 +97,7 @@ def space(premade: Any = None) -> Any:
 def timer(seconds: float) -> None:
     """Sleep for `seconds`; blocks.  0 lets every other thread that can run do so first.
 
-    Raises `TypeError` or `ValueError` for what is no number of seconds.
+    Raises `TypeError` or `ValueError` for anything but a number of seconds.
     """
     if seconds is None:
         raise TypeError("seconds must be a number of seconds, not None")
@@ -201,7 +202,7 @@ def alarm(seconds: float, callback: Callable[[], object] | None = None) -> Alarm
         The alarm.  `cancel()` keeps it from ringing; so does leaving it, as a
         context manager.
 
-    Raises `TypeError` or `ValueError` for what is no number of seconds, and
+    Raises `TypeError` or `ValueError` for anything but a number of seconds, and
     `TypeError` for a `callback` that cannot be called.
 
     .. code-block:: python
@@ -282,7 +283,7 @@ def unpause(thread: greenlet, *values: object) -> None:
 
     Does not block.  Raises `NotPaused` if the thread is not paused, or was
     unpaused already, `WrongThread` if it runs in another OS thread, and
-    `TypeError` for what is no thread.  `pause` has an example.
+    `TypeError` for anything but a thread.  `pause` has an example.
     """
     if not isinstance(thread, greenlet):
         raise TypeError(f"thread must be a thread, not {thread!r}")
@@ -520,7 +521,7 @@ def kill(thread: gevent.Greenlet[Any, Any]) -> None:
 
     A thread that has ended already is left alone; one that has not started
     never will.  A thread may kill itself.  Raises `WrongThread` if it runs in
-    another OS thread, and `TypeError` for what is no `gevent.Greenlet`.
+    another OS thread, and `TypeError` for anything but a `gevent.Greenlet`.
     """
     kill_all([thread])
 
@@ -537,7 +538,7 @@ def kill_all(threads: Iterable[gevent.Greenlet[Any, Any]]) -> None:
 
 
 def _check_thread(thread: object) -> None:
-    """Refuse what is no thread, and one that runs in another OS thread."""
+    """Refuse anything but a thread, and one that runs in another OS thread."""
     if not isinstance(thread, gevent.Greenlet):
         raise TypeError(f"expected a thread, not {thread!r}")
     if not thread.ready():

@@ -331,7 +331,7 @@ def new_local(
         The same object twice, to have one name for each side.
 
     Raises `ValueError` for a `maxsize` below 1, and `TypeError` for one that is not a
-    number, and for what is not a codec.
+    number, and for a wrong codec.
 
     .. code-block:: python
 

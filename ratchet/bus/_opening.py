@@ -65,7 +65,7 @@ def new_server(
         ssl_context: turns on TLS, and says who is let in.
 
     Raises `ValueError` or `TypeError` for a socket that does not listen, for
-    what is no codec, and for a TLS context of the client's side.
+    a wrong codec, and for a TLS context of the client's side.
 
     .. code-block:: python
 
@@ -133,7 +133,7 @@ def new_client(
         limits: the bounds of the bus; None for those of `Limits()`.
 
     Raises `ValueError` or `TypeError` for a socket that is not connected, and
-    for what is no codec.
+    for a wrong codec.
     """
     peer = check_connected(socket)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
@@ -184,7 +184,7 @@ def listen(
         limits: as for `new_server`.
         ssl_context: as for `new_server`.
 
-    Raises `ValueError` or `TypeError` for what is no address, `OSError` if it
+    Raises `ValueError` or `TypeError` for a wrong address, `OSError` if it
     cannot listen there, and what `new_server` raises.
 
     .. code-block:: python
@@ -263,7 +263,7 @@ def connect(
         limits: as for `new_client`.
         ssl_context: turns on TLS; it checks the server's name if it is told to.
 
-    Raises `ValueError` or `TypeError` for what is no address or no codec, for a
+    Raises `ValueError` or `TypeError` for a wrong address or codec, for a
     TLS context of the server's side, and for one that is to check the name of a
     Unix socket.
     """

@@ -186,7 +186,7 @@ def test_a_port_that_is_out_of_range_is_a_value_error_that_shows_it(address: obj
     ],
 )
 def test_what_is_no_form_of_an_address_is_a_type_error_that_shows_it(address: object) -> None:
-    with pytest.raises(TypeError, match="is no address; expected") as raised:
+    with pytest.raises(TypeError, match="is not an address; expected") as raised:
         parse(address)
     assert repr(address) in str(raised.value)
 

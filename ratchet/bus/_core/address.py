@@ -71,7 +71,7 @@ def parse(address: object) -> Endpoint:
         host, port_number = address
         if isinstance(host, str) and isinstance(port_number, int) and not isinstance(port_number, bool):
             return _checked(host, port_number, address)
-    raise TypeError(f"{address!r} is no address; {expected}")
+    raise TypeError(f"{address!r} is not an address; {expected}")
 
 
 def _checked(host: str, port: int, address: object) -> TcpEndpoint:

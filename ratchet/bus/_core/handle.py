@@ -151,7 +151,7 @@ class ServerTransaction(Generic[Request, Response]):
     As a context manager it answers when the block does not: an exception
     becomes the error response (logged once, and not raised further), leaving
     without an answer becomes `Abandoned`.  If the client gives up meanwhile,
-    the thread is interrupted where it blocks, and goes on behind the block.
+    the thread is interrupted where it blocks, and goes on after the block.
 
     Dropping the last reference to one that is not answered abandons it.
 
@@ -242,7 +242,7 @@ class ServerTransaction(Generic[Request, Response]):
         """Answer with an error; the client's call raises it as `RemoteError`.
 
         Does not block.  Returns as `send_response` does.  Raises `AlreadyAnswered`
-        the second time, and `TypeError` for what is no exception.
+        the second time, and `TypeError` for anything but an exception.
         """
         if not isinstance(error, BaseException):
             raise TypeError(f"send_error needs an exception, not {error!r}")

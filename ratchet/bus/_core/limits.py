@@ -27,7 +27,7 @@ class Limits:
     `high_water`, in either direction, it reads nothing more from the client, so it
     sees one only when there is room again; a time-out is kept all the same.
 
-    Raises `TypeError` for what is no number, and `ValueError` for one that is not
+    Raises `TypeError` for anything but a number, and `ValueError` for one that is not
     positive or too large.
 
     .. code-block:: python
@@ -73,7 +73,7 @@ _DEFAULT = Limits()
 
 
 def checked_limits(limits: Limits | None) -> Limits:
-    """The limits that were given, or the default ones; refuses what is none."""
+    """The limits that were given, or the default ones; refuses anything else."""
     if limits is None:
         return _DEFAULT
     if not isinstance(limits, Limits):

@@ -78,7 +78,7 @@ class ClientBus(ClientSide[Request, Response]):
         self._waiters = WaitQueue()
         self._greeters = WaitQueue()
         self._dialer: Dialer | None = None
-        # Why there is no connection; and whether no further attempt mends that.
+        # Why there is no connection; and whether no further attempt can help.
         self._lost: BaseException | None = None
         self._hopeless = False
         # What has been logged of it.
@@ -473,7 +473,7 @@ def _abort(connections: list[ClientConnection], dialer: Dialer | None) -> None:
 
 
 def check_connected(socket: Any) -> Address:
-    """The address of a socket's peer; refuses what is no connected stream socket."""
+    """The address of a socket's peer; refuses anything but a connected stream socket."""
     if not hasattr(socket, "getpeername"):
         raise TypeError(f"new_client needs a connected socket, not {socket!r}")
     try:

@@ -229,7 +229,7 @@ class Listener:
 
 
 def check_listens(socket: Any) -> None:
-    """Refuse what is no listening stream socket."""
+    """Refuse anything but a listening stream socket."""
     if not hasattr(socket, "accept"):
         raise TypeError(f"new_server needs a socket that listens, not {socket!r}")
     if not socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):

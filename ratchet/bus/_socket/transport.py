@@ -297,7 +297,7 @@ def begin_tls(
 
 
 def check_context(context: object, *, server_side: bool) -> None:
-    """Refuse what is no TLS context, or one for the other side."""
+    """Refuse anything but a TLS context for this side."""
     if context is None:
         return
     if not isinstance(context, ssl.SSLContext):
