@@ -37,11 +37,10 @@ def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | 
 
     `on_undelivered` is called, in the hub, if that does not succeed.  Does not block.
     """
+    _forget_lost_hubs()
     copy = Transport(_plain_socket(fileno=os.dup(transport.fileno())))
     try:
-        lingering = Linger(hub, copy, on_undelivered)
-        _lingering[lingering] = None
-        lingering.begin()
+        Linger(hub, copy, on_undelivered).begin()
     except BaseException:
         copy.close()
         raise
@@ -55,12 +54,14 @@ class Linger:
         self._transport = transport
         self._on_undelivered = on_undelivered
         self._reader: Any = hub.loop.io(transport.fileno(), _READ, ref=False)
-        self._delivery = DeliveryWatch(hub, transport.undelivered, self._close)
+        self._delivery = DeliveryWatch(hub, transport.undelivered, self._on_delivery_end)
         register(self)
 
     def begin(self) -> None:
-        self._transport.end_output()
+        """End the sending, and see to the rest in the hub."""
         try:
+            _lingering[self] = None
+            self._transport.end_output()
             self._reader.start(self._on_readable)
             self._delivery.begin()
         except BaseException:
@@ -75,12 +76,15 @@ class Linger:
             if self._transport.discard_input():
                 self._reader.stop()
         except OSError:
-            # The peer has reset the connection, and takes nothing more.
-            self._close()
+            # The peer has reset the connection, and nobody knows what it had read.
+            self._end(lost=True)
 
-    def _close(self) -> None:
+    def _on_delivery_end(self) -> None:
         """Hub callback: the peer's side has all, or takes no more."""
-        if self._on_undelivered is not None and self._transport.undelivered():
+        self._end(lost=self._transport.undelivered() > 0)
+
+    def _end(self, *, lost: bool) -> None:
+        if lost and self._on_undelivered is not None:
             self._on_undelivered()
         with suppress(OSError):
             self._transport.discard_input()
@@ -99,6 +103,14 @@ class Linger:
 
 
 _lingering: dict[Linger, None] = {}
+
+
+def _forget_lost_hubs() -> None:
+    """An OS thread that has destroyed its hub waits for no delivery any more."""
+    for lingering in list(_lingering):
+        if lingering._hub.loop is None:
+            lingering._transport.close()
+            _lingering.pop(lingering, None)
 
 
 def _wait_for_delivery() -> None:
