@@ -240,12 +240,12 @@ class ClientConnection(StreamOwner):
                 self._send_plain(transaction, frame)
             else:
                 transaction.frame_number = self.stream.write(frame)
-        except BaseException:
-            # Nobody waits for it, whether it was sent or not.
-            self.open.pop(id, None)
+        except BaseException as error:
             if plain:
                 # Answers are told by their order, which nobody knows any more.
-                self.stream.abort()
+                self.stream.lose_place(error)
+            # Nobody waits for it, whether it was sent or not.
+            self.open.pop(id, None)
             raise
         if flags & wire.ONE_WAY and transaction.frame_number != wire.MAX_ID:
             self._note_cast(transaction.frame_number)

@@ -38,11 +38,13 @@ def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | 
     `on_undelivered` is called, in the hub, if that does not succeed.  Does not block.
     """
     _forget_lost_hubs()
-    copy = Transport(_plain_socket(fileno=os.dup(transport.fileno())))
+    copy: Any = None
     try:
-        Linger(hub, copy, on_undelivered).begin()
+        copy = _plain_socket(fileno=os.dup(transport.fileno()))
+        Linger(hub, Transport(copy), on_undelivered).begin()
     except BaseException:
-        copy.close()
+        if copy is not None:
+            copy.close()
         raise
 
 
