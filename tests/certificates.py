@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import trustme
@@ -41,6 +42,14 @@ def client_context(*, certificate: bool = True, trusts_server: bool = True, geve
     if certificate:
         authority().issue_cert("client@example.org").configure_cert(context)
     return context
+
+
+def client_certificates(directory: Path) -> tuple[str, str]:
+    """The files of a client in another process: whom it trusts, and its own certificate and key."""
+    trusted, own = str(directory / "trusted.pem"), str(directory / "client.pem")
+    authority().cert_pem.write_to_path(trusted)
+    authority().issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(own)
+    return trusted, own
 
 
 def shaken_hands(context: ssl.SSLContext, connected: Any) -> Any:

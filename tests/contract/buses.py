@@ -31,9 +31,12 @@ AnyCodec = Codec[Any, Any]
 EXTENDED_SOCKETS = ("tcp", "unix", "tls")
 PLAIN_SOCKETS = ("tcp-plain", "unix-plain")
 TELLING = ("local", *EXTENDED_SOCKETS)
+# A local bus whose messages are encoded, as over a socket.
+WITH_CODEC = ("local-codec", *EXTENDED_SOCKETS)
 
 on_every_kind = pytest.mark.parametrize("kind", [*TELLING, *PLAIN_SOCKETS])
 on_local = pytest.mark.parametrize("kind", ["local"])
+on_each_with_codec = pytest.mark.parametrize("kind", WITH_CODEC)
 on_sockets = pytest.mark.parametrize("kind", EXTENDED_SOCKETS)
 on_plain_sockets = pytest.mark.parametrize("kind", PLAIN_SOCKETS)
 on_sockets_of_each_form = pytest.mark.parametrize("kind", [*EXTENDED_SOCKETS, *PLAIN_SOCKETS])
@@ -141,8 +144,9 @@ def open_bus(
 ) -> Iterator[Bus]:
     """Both sides of a bus; each option goes to the kinds that know it."""
     with ExitStack() as stack:
-        if kind == "local":
-            local: LocalBus[Any, Any] = stack.enter_context(ratchet_bus.new_local(maxsize)[0])
+        if kind.startswith("local"):
+            encoded = codec if kind == "local-codec" else None
+            local: LocalBus[Any, Any] = stack.enter_context(ratchet_bus.new_local(maxsize, codec=encoded)[0])
             yield Bus(kind, local, {}, stack)
             return
         given: dict[str, Any] = {} if codec is None else {"codec": codec}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 from gevent import socket
 
 from contract.buses import Bus, on_every_kind, on_plain_sockets
-from helpers import LONG
+from helpers import LONG, turns
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec, Limits, codecs
 
@@ -24,6 +28,14 @@ TIMED_CALLS: dict[str, Callable[[Bus, Any], object]] = {
     "call": lambda bus, timeout: bus.client.call("question", timeout=timeout),
     "recv_request": lambda bus, timeout: bus.server.recv_request(timeout),
     "drain": lambda bus, timeout: bus.server.drain(timeout),
+}
+
+
+DUPLICATES: dict[str, Callable[[object], object]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "pickle, protocol 0": lambda transaction: pickle.dumps(transaction, 0),
 }
 
 
@@ -100,6 +112,31 @@ def test_send_error_refuses_what_is_no_exception_and_the_transaction_may_still_b
         transaction.send_error(error)
     transaction.send_response("answer")
     assert sent.recv_response(LONG) == "answer"
+
+
+@on_every_kind
+@pytest.mark.parametrize("duplicate", DUPLICATES.values(), ids=DUPLICATES.keys())
+def test_a_transaction_cannot_be_duplicated_and_the_try_abandons_nothing(
+    bus: Bus, duplicate: Callable[[object], object]
+) -> None:
+    sent = bus.client.send_request("question")
+    transaction = bus.take()
+    for one in (sent, transaction):
+        with pytest.raises(TypeError, match="a transaction cannot be copied or pickled"):
+            duplicate(one)
+    gc.collect()
+    turns()
+    assert not sent.done
+    assert transaction.send_response("answer") is True
+    assert sent.recv_response(LONG) == "answer"
+    assert bus.server.stats().failed == 0
+
+
+def test_a_server_transaction_is_not_made_by_hand() -> None:
+    with pytest.raises(TypeError, match=r"comes from recv_request\(\)"):
+        ratchet_bus.ServerTransaction()
+    # A half-made one goes without a word, and pytest would tell of another.
+    gc.collect()
 
 
 # Making a bus.
@@ -220,8 +257,10 @@ def make(request: pytest.FixtureRequest) -> Any:
                 "listen": ("127.0.0.1", 0),
                 "connect": listener.getsockname(),
             }[name]
-            yield lambda **options: getattr(ratchet_bus, name)(first, **options)
+            yield lambda *functions, **options: getattr(ratchet_bus, name)(first, *functions, **options)
 
+
+OTHER_CODEC: Codec[bytes, bytes] = Codec(bytes, bytes, bytes, bytes)
 
 each_maker = pytest.mark.parametrize("make", FUNCTION_NAMES, indirect=True)
 
@@ -240,6 +279,20 @@ def test_a_codec_excludes_the_two_functions(make: Callable[..., object], names: 
     for name in names:
         with pytest.raises(TypeError, match="codec excludes the two positional functions"):
             make(codec=codecs.json, **{name: bytes})
+
+
+@pytest.mark.parametrize(("make", "names"), FUNCTION_NAMES.items(), ids=FUNCTION_NAMES, indirect=["make"])
+@pytest.mark.parametrize(
+    ("codec", "shown"), [(codecs.text, "codecs.text"), (codecs.json, "codecs.json"), (OTHER_CODEC, "...")]
+)
+def test_a_codec_in_place_of_a_function_is_refused_and_told_its_keyword(
+    make: Callable[..., object], names: tuple[str, str], codec: object, shown: str
+) -> None:
+    text = re.escape(f"must be a callable, not a codec; write codec={shown}")
+    with pytest.raises(TypeError, match=f"^{names[0]} {text}$"):
+        make(codec)
+    with pytest.raises(TypeError, match=f"^{names[1]} {text}$"):
+        make(bytes, codec)
 
 
 @each_maker

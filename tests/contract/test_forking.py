@@ -252,6 +252,172 @@ def test_an_inherited_server_leaves_the_parent_s_connections_alone() -> None:
     )
 
 
+each_address = pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:0", "unix:{folder}/bus", "unix:\0{folder}"],
+    ids=["tcp", "unix", "unix without a file"],
+)
+
+LISTEN = """
+        def connect(address):
+            # A socket and the number of its error.  The system's own does not let the hub run.
+            is_tcp = isinstance(address, tuple)
+            connecting = bare_socket.socket(bare_socket.AF_INET if is_tcp else bare_socket.AF_UNIX)
+            return connecting, connecting.connect_ex(address if is_tcp else address.removeprefix("unix:"))
+
+        folder = tempfile.TemporaryDirectory()
+        server = bus.listen({address!r}.format(folder=folder.name))
+        address = server.address
+"""
+
+
+@each_fork
+@each_address
+def test_a_child_accepts_no_client_of_its_parent_s_server(fork: str, address: str) -> None:
+    check_program(
+        fork,
+        "import socket as bare_socket, tempfile\n"
+        + dedent(LISTEN).format(address=address)
+        + dedent(
+            """
+        # It asks to be accepted, and until the child has gone, only the child's hub runs.
+        asking, error = connect(address)
+        check(error == 0, error)
+
+        def child():
+            # It does not touch the bus.
+            gevent.sleep(0.02)
+
+        check(in_child(child) == 0, "the child failed")
+        serving = gevent.spawn(server.serve, bytes)
+        with bus.new_client(asking) as client:
+            check(client.call(b"question", LONG) == b"question", "the answer")
+        server.close()
+        serving.join(LONG)
+        folder.cleanup()
+        print("well")
+        """
+        ),
+    )
+
+
+@each_fork
+@each_address
+def test_a_child_does_not_keep_alive_the_address_that_its_parent_s_server_has_closed(
+    fork: str, address: str
+) -> None:
+    check_program(
+        fork,
+        "import errno, socket as bare_socket, tempfile\n"
+        + dedent(LISTEN).format(address=address)
+        + dedent(
+            f"""
+        other_name = address
+        if os.listdir(folder.name):
+            # The bus removes the file of its socket, but not this one.
+            other_name = "unix:" + folder.name + "/other"
+            os.link(address.removeprefix("unix:"), other_name.removeprefix("unix:"))
+        gone, here = os.pipe()
+        pid = {fork}()
+        if not pid:
+            # Until the parent ends, whatever becomes of it.
+            os.close(here)
+            os.read(gone, 1)
+            os._exit(0)
+        server.close()
+        refused, error = connect(other_name)
+        refused.close()
+        check(error == errno.ECONNREFUSED, error)
+        # On Linux a name without a file is free again when its last holder has gone.
+        if "\\0" not in address:
+            with bus.listen(address) as server, bus.connect(address) as client:
+                serving = gevent.spawn(server.serve, bytes)
+                check(client.call(b"question", LONG) == b"question", "the answer")
+            serving.join(LONG)
+        folder.cleanup()
+        print("well")
+        """
+        ),
+    )
+
+
+@each_fork
+@pytest.mark.parametrize("codec", ["None", "bus.codecs.text"])
+def test_an_inherited_local_bus_is_dead_in_the_child_and_goes_on_in_the_parent(fork: str, codec: str) -> None:
+    check_program(
+        fork,
+        f"""
+        local, _ = bus.new_local(codec={codec})
+        before = local.send_request("before")
+        queued = local.send_request("queued")
+        transaction, _ = local.recv_request(LONG)
+
+        def child():
+            calls = {{
+                "cast": lambda: local.cast("of the child"),
+                "send_request": lambda: local.send_request("of the child"),
+                "call": lambda: local.call("of the child"),
+                "recv_request": local.recv_request,
+                "recv_response": before.recv_response,
+                "recv_response of what is queued": queued.recv_response,
+            }}
+            with gevent.Timeout(2):
+                for name, call in calls.items():
+                    try:
+                        call()
+                    except ratchet.BusClosed as error:
+                        check("fork" in str(error) or name == "recv_request", error)
+                    else:
+                        check(False, name + " works in the child")
+                # As on any bus that is closed.
+                check(local.serve(str.upper) is None, "serve")
+                check(local.drain(), "drain")
+                check(transaction.send_response("of the child") is False, "the child answered")
+            check(local.stats()[:3] == (0, 0, 0), local.stats())
+
+        check(in_child(child) == 0, "the child failed")
+        check(local.stats()[:3] == (0, 1, 1), local.stats())
+        check(transaction.send_response("answer") is True, "too late")
+        serving = gevent.spawn(local.serve, str.upper)
+        check(before.recv_response(LONG) == "answer", "the answer")
+        check(queued.recv_response(LONG) == "QUEUED", "the next answer")
+        check(local.call("after", LONG) == "AFTER", "after")
+        local.close()
+        serving.join(LONG)
+        print("well")
+        """,
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_client_that_an_unpatched_child_opens_connects_and_calls(host: str) -> None:
+    check_program(
+        "os.fork",
+        f"""
+        with bus.listen("127.0.0.1:0") as server:
+            serving = gevent.spawn(server.serve, bytes)
+            where = ({host!r}, server.address[1])
+            # The parent has looked up a name, and waited for a connection, before.
+            with bus.connect(("localhost", server.address[1])) as client:
+                check(client.call(b"of the parent", LONG) == b"of the parent", "of the parent")
+
+            pid = os.fork()
+            if not pid:
+                with gevent.Timeout(2), bus.connect(where) as client:
+                    check(client.call(b"of the child", 1) == b"of the child", "of the child")
+                os._exit(0)
+            ended, status = 0, None
+            while not ended:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                gevent.sleep(0)
+            check(status == 0, status)
+            check(server.stats().answered == 2, server.stats())
+        serving.join(LONG)
+        print("well")
+        """,
+    )
+
+
 def test_a_transaction_that_a_child_inherited_is_not_answered_by_it() -> None:
     check_program(
         "gevent.os.fork",

@@ -16,7 +16,7 @@ import pytest
 from gevent import subprocess
 from gevent.event import Event
 
-from certificates import server_context
+from certificates import client_certificates, server_context
 from contract.buses import (
     EXTENDED_SOCKETS,
     Bus,
@@ -37,6 +37,8 @@ from ratchet.bus import Limits
 from ratchet.bus._core.faults import Reason
 from ratchet.bus._socket import wire
 from raw_peer import RawPeer
+
+LARGE = b"L" * 1_000_000
 
 
 @pytest.fixture
@@ -126,16 +128,21 @@ def test_a_plain_client_that_only_ends_its_input_is_still_there(bus: Bus) -> Non
 
 
 CLIENT = """
-import sys
+import ssl, sys
 from ratchet import bus
-client = bus.connect(sys.argv[1] if ":" in sys.argv[1] else ("127.0.0.1", int(sys.argv[1])))
+where, *certificates = sys.argv[1:]
+context = None
+if certificates:
+    context = ssl.create_default_context(cafile=certificates[0])
+    context.load_cert_chain(certificates[1])
+client = bus.connect(where, ssl_context=context)
 sent = [client.send_request(b"%d" % number) for number in range(3)]
 client.cast(b"cast")
 sent[0].recv_response()
 """
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@on_sockets
 def test_a_client_process_that_is_killed_interrupts_its_handler_and_its_queue_is_not_begun(
     kind: str, tmp_path: Path, start: Start, stack: ExitStack
 ) -> None:
@@ -153,10 +160,11 @@ def test_a_client_process_that_is_killed_interrupts_its_handler_and_its_queue_is
         return request
 
     address = f"unix:{tmp_path}/bus" if kind == "unix" else "127.0.0.1:0"
-    server: Any = stack.enter_context(ratchet_bus.listen(address))
+    server: Any = stack.enter_context(ratchet_bus.listen(address, ssl_context=server_tls(kind)))
     start(server.serve, handler, workers=1)
-    where = server.address if kind == "unix" else str(server.address[1])
-    client = subprocess.Popen([sys.executable, "-c", CLIENT, where])
+    where = server.address if kind == "unix" else f"127.0.0.1:{server.address[1]}"
+    certificates = client_certificates(tmp_path) if kind == "tls" else ()
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, where, *certificates])
     try:
         assert begun.wait(LONG)
         wait_until(lambda: server.stats().queued == 3, "the other requests")
@@ -241,8 +249,16 @@ def test_a_handler_is_interrupted_although_the_server_has_too_many_requests(
 
 @on_sockets_of_each_form
 @pytest.mark.parametrize("how", ["closed", "closed, with something unread"])
+@pytest.mark.parametrize("call", ["call", "cast"])
+@pytest.mark.parametrize("request_", [b"question", LARGE], ids=["small", "large"])
 def test_a_link_that_died_while_the_hub_did_not_run_is_noticed_before_the_next_request(
-    kind: str, tmp_path: Path, stack: ExitStack, start: Start, how: str
+    kind: str,
+    tmp_path: Path,
+    stack: ExitStack,
+    start: Start,
+    how: str,
+    call: str,
+    request_: bytes,
 ) -> None:
     listener = stack.enter_context(listening(kind, tmp_path))
     name = listener.getsockname()
@@ -254,16 +270,23 @@ def test_a_link_that_died_while_the_hub_did_not_run_is_noticed_before_the_next_r
     )
     assert client.call(b"question", LONG) == b"the first"
     turns()
-    # From here to the call nothing lets the hub run, as while a program computes.
+    # From here to the request nothing lets the hub run, as while a program computes.
     if how != "closed" and not is_plain(kind):
         client.cast(b"nobody reads this")
     first.close()
     second = ratchet_bus.new_server(listener, ssl_context=server_tls(kind))
     stack.enter_context(second)
     burn(0.01)
-    serving = gevent.spawn(second.serve, lambda request: b"the second")
-    assert client.call(b"question", LONG) == b"the second"
-    serving.kill()
+    ran: list[bytes] = []
+
+    def handler(request: bytes) -> bytes:
+        ran.append(request)
+        return b"the second"
+
+    start(second.serve, handler)
+    assert getattr(client, call)(request_, LONG) == (b"the second" if call == "call" else None)
+    wait_until(lambda: ran, "the second server to run it")
+    assert ran == [request_]
 
 
 @on_sockets

@@ -17,6 +17,7 @@ from contract.buses import (
     OpenBus,
     Start,
     client_tls,
+    on_each_with_codec,
     on_every_kind,
     on_sockets,
 )
@@ -334,7 +335,7 @@ def test_frames_that_others_still_use_are_left_alone(bus: Bus, start: Start) -> 
 # Codecs that block.
 
 
-@on_sockets
+@on_each_with_codec
 @pytest.mark.parametrize("where", ["decode", "encode"])
 @pytest.mark.parametrize("give_up", ["cancel", "time-out"])
 def test_a_codec_of_the_server_that_blocks_is_interrupted_when_the_client_gives_up(
@@ -354,7 +355,7 @@ def test_a_codec_of_the_server_that_blocks_is_interrupted_when_the_client_gives_
     assert bus.client.call(b"question", LONG) == b"question"
 
 
-@on_sockets
+@on_each_with_codec
 @pytest.mark.parametrize("where", ["decode", "encode"])
 def test_serve_ends_after_close_although_a_codec_blocks(open_bus: OpenBus, start: Start, where: str) -> None:
     begun, interrupted = Event(), Event()
