@@ -150,8 +150,8 @@ def test_a_background_thread_that_a_handler_starts_does_not_inherit_its_deadline
 
     serving = Ratchet()
     serving.attach_background(bus.server.serve, handler)
-    assert bus.client.call("first", timeout=0.3) == "first"
-    gevent.sleep(0.31)
+    assert bus.client.call("first", timeout=0.8) == "first"
+    gevent.sleep(0.81)
     go_on.set()
     wait_until(lambda: refreshed, "the background thread to ask")
     assert refreshed == ["fresh"]
