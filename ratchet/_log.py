@@ -46,7 +46,11 @@ def log_error(target: logging.Logger, level: int, text: str, *args: object, erro
     if target.isEnabledFor(level):
         # Not the error itself: `logging` would ask for its truth value.
         exc_info = type(error), error, traceback_of(error)
-        target.log(level, text, *args, exc_info=exc_info if _can_be_rendered(exc_info) else None)
+        try:
+            target.log(level, text, *args, exc_info=exc_info if _can_be_rendered(exc_info) else None)
+        except Exception:
+            # A filter of the program's that fails is not to cost who reports an error.
+            return
 
 
 def log_soon(

@@ -387,7 +387,8 @@ def block_on(
     wanted = [(ready, _READ) for ready in reads] + [(ready, _WRITE) for ready in writes]
     if not wanted:
         raise ValueError("block_on needs at least one object to wait for")
-    descriptors = [_open_descriptor(ready) for ready, _ in wanted]
+    objects = [ready for ready, _ in wanted]
+    descriptors = [_open_descriptor(ready) for ready in objects]
     waiter: Waiter[Any] = Waiter()
     loop: Any = get_hub().loop
     watchers: list[Any] = []
@@ -398,7 +399,8 @@ def block_on(
             watcher = loop.io(descriptor, events, priority=loop.MAXPRI)
             watchers.append(watcher)
             watcher.start(waiter.switch, ready)
-        value = suspend(waiter, "block_on", [ready for ready, _ in wanted], timeout)
+        # No comprehension in here: of what strikes in one, CPython 3.12.1 skips the `except`.
+        value = suspend(waiter, "block_on", objects, timeout)
         _close(watchers)
         return None if value is TIMED_OUT else value  # type: ignore[return-value]
     except BaseException:

@@ -326,7 +326,7 @@ def test_a_program_that_casts_in_a_with_block_and_ends_has_delivered_all(start: 
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-@pytest.mark.parametrize("end", ["client.close()", "pass"])
+@pytest.mark.parametrize("end", ["client.close()", "pass", "del client"])
 def test_a_program_that_casts_and_ends_loses_nothing_without_saying_so(
     start: Start, tmp_path: Path, family: str, plain: bool, end: str
 ) -> None:

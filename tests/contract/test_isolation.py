@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from contract.buses import Bus, Start, on_every_kind
 from helpers import LONG, wait_until
-from ratchet import BusTimeout, Ratchet, thread
+from ratchet import BusTimeout, Ratchet, RemoteError, thread
 from ratchet import bus as ratchet_bus
 
 user: ContextVar[str | None] = ContextVar("user", default=None)
@@ -178,3 +178,41 @@ def test_a_thread_that_a_handler_waits_for_inherits_its_deadline(bus: Bus, start
     assert bus.client.call("question", timeout=LONG) == "question"
     assert 0 < left[0] <= LONG
     server.close()
+
+
+@pytest.mark.parametrize("kind", ["local", "tcp"])
+def test_what_a_codec_leaves_behind_that_fails_the_next_request_does_not_see(kind: str, start: Start) -> None:
+    seen: list[object] = []
+
+    def decode(body: bytes) -> bytes:
+        if body == b"bad":
+            user.set("a stranger")
+            thread.space({}).update(left="behind")
+            thread.alarm(0.05)
+            raise ValueError("a codec that fails")
+        return body
+
+    def handler(request: bytes) -> bytes:
+        seen.append((user.get(None), thread.space({})))
+        # Long enough for the alarm to ring.
+        gevent.sleep(0.1)
+        return request
+
+    codec = ratchet_bus.Codec(_same, decode, _same, _same)
+    server: Any
+    client: Any
+    if kind == "local":
+        server, client = ratchet_bus.new_local(codec=codec)
+    else:
+        server = ratchet_bus.listen("127.0.0.1:0", codec=codec)
+        client = ratchet_bus.connect(server.address, codec=codec)
+    with server, client:
+        start(server.serve, handler, workers=1)
+        with pytest.raises(RemoteError, match="a codec that fails"):
+            client.call(b"bad", LONG)
+        assert client.call(b"good", LONG) == b"good"
+    assert seen == [(None, {})]
+
+
+def _same(body: bytes) -> bytes:
+    return body

@@ -314,6 +314,7 @@ class IncomingRequest:
         except (KeyboardInterrupt, GreenletExit, gevent.Timeout):
             raise
         except BaseException as error:
+            self.refuse(Reason.NOT_DECODED, error_texts(error))
             log_error(
                 bus_logger,
                 logging.WARNING,
@@ -321,7 +322,6 @@ class IncomingRequest:
                 self.route.peer,
                 error=error,
             )
-            self.refuse(Reason.NOT_DECODED, error_texts(error))
         finally:
             self.handler = None
             self.requests.to_interrupt.pop(self, None)

@@ -123,25 +123,30 @@ class ServerSide(BusSide, Generic[Request, Response]):
         if timeout is not None:
             check_timeout(timeout)
             deadline = deadline_after(timeout)
-        inbox = self._inbox
         while True:
-            incoming = inbox.first(None if deadline is None else time_left(deadline))
-            # Before the claim: a request that is claimed is always somebody's.
-            transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
-            transaction._incoming = incoming
+            received = self._receive(deadline)
+            if received is not None:
+                return received
+
+    def _receive(self, deadline: float | None) -> tuple[ServerTransaction[Request, Response], Request] | None:
+        """Take the next request; None if it is not to be handled after all."""
+        inbox = self._inbox
+        incoming = inbox.first(None if deadline is None else time_left(deadline))
+        # Before the claim: a request that is claimed is always somebody's.
+        transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
+        transaction._incoming = incoming
+        try:
+            claimed = incoming.claim()
+            inbox.drop(incoming)
+            if claimed and (not self._decodes or incoming.load()):
+                return transaction, incoming.message
+        except BaseException:
             try:
-                claimed = incoming.claim()
-                inbox.drop(incoming)
-                if claimed and not self._decodes:
-                    return transaction, incoming.message
-                if claimed and incoming.load():
-                    return transaction, incoming.message
-            except BaseException:
-                try:
-                    incoming.abandon()
-                finally:
-                    settle_soon(self._hub)
-                raise
+                incoming.abandon()
+            finally:
+                settle_soon(self._hub)
+            raise
+        return None
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
@@ -370,7 +375,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
                 worker.gr_context = context.copy()
                 worker.__dict__.pop("_space", None)
                 try:
-                    handle(*self.recv_request(), handler, with_transaction, self._answer_aside)
+                    self._handle_next(handler, with_transaction)
                 except BusClosed:
                     return
                 except gevent.Timeout as error:
@@ -396,6 +401,13 @@ class ServerSide(BusSide, Generic[Request, Response]):
             return True
         # This function and its caller have a name for it each.
         return getrefcount(worker) > references + 1
+
+    def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
+        # One at a time, also of those whose codec fails: what that leaves behind is not
+        # for the next one to see.
+        received = self._receive(None)
+        if received is not None:
+            handle(*received, handler, with_transaction, self._answer_aside)
 
     def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
         """No worker waits for a client that does not read."""

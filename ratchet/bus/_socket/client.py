@@ -10,16 +10,17 @@ client that is dropped without `close()` is collected, and closes its connection
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from gevent.hub import get_hub
 
 from ratchet._interrupts import settle_soon
-from ratchet._log import bus_logger
+from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.address import Address, address_of, format_address
 from ratchet.bus._core.client import ClientSide
@@ -37,6 +38,7 @@ from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
+from ratchet.bus._socket.linger import note_dropped
 from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
 from ratchet.bus._socket.transport import Transport, refused_us, will_never_work
 from ratchet.bus.codecs import Decode, Encode
@@ -52,6 +54,8 @@ from ratchet.errors import (
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+_NOT_SENT: Final = "casts not sent when the bus to %s was closed: %d"
 
 
 class ClientBus(ClientSide[Request, Response]):
@@ -161,6 +165,8 @@ class ClientBus(ClientSide[Request, Response]):
         check_hub(self._hub, self)
         check_timeout(timeout)
         check_may_wait("drain")
+        if self._inherited:
+            self._check_open()
         self._draining = True
         # What is open keeps its connection; nothing new gets one.
         self._connection = None
@@ -201,7 +207,8 @@ class ClientBus(ClientSide[Request, Response]):
         loop: Any = self._hub.loop
         if loop is not None:
             # The last reference may go in any OS thread, so not in place.
-            loop.run_callback_threadsafe(_abort, list(self._connections), self._dialer)
+            note_dropped(self._hub)
+            loop.run_callback_threadsafe(_abort, list(self._connections), self._dialer, self._peer)
         warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
 
     def stats(self) -> Stats:
@@ -241,7 +248,7 @@ class ClientBus(ClientSide[Request, Response]):
             settle_soon(self._hub)
             raise
         if unsent:
-            bus_logger.warning("casts not sent when the bus to %s was closed: %d", self._peer, unsent)
+            bus_logger.warning(_NOT_SENT, self._peer, unsent)
         return unsent
 
     def _close_connections(self) -> int:
@@ -464,12 +471,13 @@ class ClientBus(ClientSide[Request, Response]):
             self._dialer.start()
 
 
-def _abort(connections: list[ClientConnection], dialer: Dialer | None) -> None:
+def _abort(connections: list[ClientConnection], dialer: Dialer | None, peer: str) -> None:
     """Hub callback: the client was dropped."""
     if dialer is not None:
         dialer.stop()
-    for connection in connections:
-        connection.abort()
+    unsent = sum(connection.abort() for connection in connections)
+    if unsent:
+        log_soon(bus_logger, logging.WARNING, _NOT_SENT, peer, unsent)
 
 
 def check_connected(socket: Any) -> Address:

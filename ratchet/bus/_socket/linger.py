@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -105,6 +106,12 @@ class Linger:
 
 
 _lingering: dict[Linger, None] = {}
+_hubs_with_dropped: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def note_dropped(hub: Hub) -> None:
+    """A client is dropped, and closed in the next turn of its hub, which may never come."""
+    _hubs_with_dropped.add(hub)
 
 
 def _forget_lost_hubs() -> None:
@@ -117,6 +124,8 @@ def _forget_lost_hubs() -> None:
 
 def _wait_for_delivery() -> None:
     """The program ends: let its peers have what was sent."""
+    if _hubs_with_dropped and get_hub() in _hubs_with_dropped:
+        gevent.sleep(_LOOK)
     end = time.monotonic() + _PATIENCE
     while any(lingering._hub is get_hub() for lingering in _lingering) and time.monotonic() < end:
         gevent.sleep(_LOOK)
