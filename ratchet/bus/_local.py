@@ -78,7 +78,7 @@ class _LocalRoute:
     # To the client; see `Route`.
 
     def is_writable(self, request: IncomingRequest) -> bool:
-        """See `Route.in_process`; of the next three as well, none is called."""
+        """See `Route.in_process`: like the next three, it is never called."""
         return True
 
     def park(self, request: IncomingRequest) -> None:

@@ -233,6 +233,16 @@ def test_a_drain_runs_what_was_cast_and_refuses_what_was_asked(bus: Bus, start: 
     assert got == list(range(5))
 
 
+def end_with_work_left(bus: Bus, end: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Close a server, or drain it in vain, and wait until it has said something about that."""
+    with caplog.at_level(logging.WARNING, "ratchet"):
+        if end == "close":
+            bus.server.close()
+        else:
+            assert bus.server.drain(0.02) is False
+        wait_until(lambda: caplog.records, "a line in the log")
+
+
 @pytest.mark.parametrize("end", ["close", "drain"])
 def test_what_was_cast_and_is_never_begun_is_counted_and_logged(
     bus: Bus, caplog: pytest.LogCaptureFixture, end: str
@@ -240,12 +250,7 @@ def test_what_was_cast_and_is_never_begun_is_counted_and_logged(
     for number in range(3):
         bus.client.cast(number)
     bus.wait_for_queued(3)
-    with caplog.at_level(logging.WARNING, "ratchet"):
-        if end == "close":
-            bus.server.close()
-        else:
-            assert bus.server.drain(0.02) is False
-        wait_until(lambda: caplog.records, "a line in the log")
+    end_with_work_left(bus, end, caplog)
     assert bus.server.stats().failed == 3
     assert bus.server.stats().queued == 0
     assert any("3" in record.getMessage() for record in caplog.records)
@@ -264,12 +269,7 @@ def test_a_cast_that_is_interrupted_because_the_bus_is_closed_is_logged(
     start(bus.server.serve, handle)
     bus.client.cast("something long")
     assert begun.wait(LONG)
-    with caplog.at_level(logging.WARNING, "ratchet"):
-        if end == "close":
-            bus.server.close()
-        else:
-            assert bus.server.drain(0.02) is False
-        wait_until(lambda: caplog.records, "a line in the log")
+    end_with_work_left(bus, end, caplog)
     assert ["interrupted" in record.getMessage() for record in caplog.records] == [True]
 
 

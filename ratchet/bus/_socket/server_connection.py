@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, format_address
@@ -36,9 +36,6 @@ from ratchet.errors import BusError, MessageTooLarge, ProtocolError, reason_of
 _OWN_SIZE: Final = 1024
 # Plain requests have no id; their answers go in the order in which they came.
 _PLAIN_ID: Final = -1
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 
 def size_while_held(request: IncomingRequest) -> int:
