@@ -15,7 +15,9 @@ import os
 import socket as _socket
 import ssl
 import uuid
+from contextlib import suppress
 from functools import cache
+from itertools import starmap
 from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
@@ -41,6 +43,7 @@ Response = TypeVar("Response")
 # a fraction of the memory.
 _plain_socket = get_original("socket", "socket")
 
+_ONCE: Final = ((),)
 _READ = 1  # libev's event bit
 # How many clients are accepted before others get their turn.
 _ACCEPTS_PER_TURN: Final = 100
@@ -225,14 +228,8 @@ class ServerBus(ServerSide[Request, Response]):
     def _on_acceptable(self) -> bool:
         """Hub callback, and the last thing before a drain.  Whether there may be more."""
         for _ in range(_ACCEPTS_PER_TURN):
-            descriptor, socket = -1, None
             try:
-                descriptor, peer = self._raw._accept()
-                self._back_off = _FIRST_BACK_OFF
-                # Reuse the listener's attributes; saves a getsockopt for each.
-                family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
-                socket = _plain_socket(family, kind, protocol, fileno=descriptor)
-                self._admit(socket, address_of(family, peer))
+                self._accept()
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -244,39 +241,47 @@ class ServerBus(ServerSide[Request, Response]):
                     self._acceptor.stop()
                     return False
                 # A client that went away before it was accepted is no trouble.
-                continue
-            except BaseException:
-                if socket is not None:
-                    socket.close()
-                elif descriptor >= 0:
-                    os.close(descriptor)
-                raise
         return True
 
-    def _admit(self, socket: Any, peer: Address) -> None:
+    def _accept(self) -> None:
+        """Accept one client.  Raises the `OSError` of the system call."""
+        accepted: list[tuple[int, Any]] = []
+        socket: Any = None
         transport: Transport | None = None
         connection: ServerConnection | None = None
         try:
+            # It is kept before the interpreter looks for signals again.
+            accepted.extend(starmap(self._raw._accept, _ONCE))
+            descriptor, peer = accepted[0]
+            self._back_off = _FIRST_BACK_OFF
+            # Reuse the listener's attributes; saves a getsockopt for each.
+            family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
+            socket = _plain_socket(family, kind, protocol, fileno=descriptor)
             if self._ssl_context is None:
                 transport = Transport(socket)
             else:
                 transport = begin_tls(self._ssl_context, socket, server_side=True)
-            connection = ServerConnection(self._admission, transport, peer)
+            connection = ServerConnection(self._admission, transport, address_of(family, peer))
             self._admission.connections[connection] = None
             connection.stream.open()
-        except (OSError, ValueError) as error:
-            # The client has gone away already, or the context is not fit for it.
-            name = format_address(peer)
-            log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
-            socket.close()
-        except BaseException:
+        except BaseException as error:
             if connection is not None:
                 self._admission.connections.pop(connection, None)
                 connection.stream.abandon()
             elif transport is not None:
                 # With TLS, the socket is the transport's by now.
                 transport.close()
-            raise
+            elif socket is not None:
+                socket.close()
+            elif accepted:
+                # An interrupted constructor has closed it already.
+                with suppress(OSError):
+                    os.close(accepted[0][0])
+            if not accepted or not isinstance(error, (OSError, ValueError)):
+                raise
+            # The client has gone away already, or the context is not fit for it.
+            name = format_address(address_of(self._raw.family, accepted[0][1]))
+            log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
 
     def _accept_later(self) -> None:
         loop: Any = self._hub.loop
