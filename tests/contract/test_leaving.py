@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from contract.buses import Bus, Start, on_every_kind
-from helpers import LONG, turns, wait_until
+from helpers import LONG, in_os_thread, turns, wait_until
 from ratchet import Abandoned, BusError, RemoteError
 
 Body = Callable[[Any], object]
@@ -105,7 +105,10 @@ def test_a_block_left_by_another_one_by_an_error_answers_with_it(
     bus.check_works()
 
 
-@pytest.mark.parametrize("closer", ["another greenlet", "the collector", "another context"])
+CLOSERS = ["another greenlet", "the collector", "another context", "another OS thread"]
+
+
+@pytest.mark.parametrize("closer", CLOSERS)
 def test_a_generator_that_is_closed_abandons_and_raises_nothing(bus: Bus, closer: str) -> None:
     def within(transaction: Any) -> Iterator[None]:
         with transaction:
@@ -118,6 +121,9 @@ def test_a_generator_that_is_closed_abandons_and_raises_nothing(bus: Bus, closer
         gevent.spawn(generators[0].close).get(timeout=LONG)
     elif closer == "another context":
         copy_context().run(generators[0].close)
+    elif closer == "another OS thread":
+        # As the collector does that happens to run there.
+        assert in_os_thread(generators[0].close) is None
     generators.clear()
     gc.collect()
     with pytest.raises(Abandoned):

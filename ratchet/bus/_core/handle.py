@@ -272,6 +272,10 @@ class ServerTransaction(Generic[Request, Response]):
         # Whoever leaves leaves the block that was entered last: it may be another thread
         # than entered it, or a generator's end in any thread.
         incoming = self._incoming
+        if get_hub() is not incoming.requests.hub:
+            # The collector ends a forgotten generator in any OS thread.
+            incoming.requests.leave_to_hub(self.__exit__, None, None, None)
+            return False
         leave_scope(self._entries[-1][1])
         self._entries = self._entries[:-1]
         if self._entries:

@@ -181,10 +181,14 @@ class IncomingRequests:
 
     def drop(self, request: IncomingRequest) -> None:
         """Nobody holds it any more; may be called in any OS thread."""
+        self._dropped.append(request)
+        self.leave_to_hub(self._abandon_dropped)
+
+    def leave_to_hub(self, callback: Callable[..., object], *args: object) -> None:
+        """Have the hub call this; may be called in any OS thread."""
         loop: Any = self.hub.loop
         if loop is not None:
-            self._dropped.append(request)
-            loop.run_callback_threadsafe(self._abandon_dropped)
+            loop.run_callback_threadsafe(callback, *args)
 
     def interrupt_soon(self, request: IncomingRequest) -> None:
         """Its client gave up while a thread handles it."""
