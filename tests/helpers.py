@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -19,15 +21,23 @@ import ratchet
 LONG = 20.0
 """Seconds after which a test gives up.  Nothing that works gets near it."""
 
+_EAGER_TURNS = 100
+
 PACKAGE = Path(ratchet.__file__).parent
 
 
 def wait_until(condition: Callable[[], object], what: str = "the condition", seconds: float = LONG) -> None:
-    """Let the other greenlets run, turn by turn, until `condition()` is true."""
+    """Let the other greenlets run until `condition()` is true: turn by turn, and then now and then.
+
+    What takes more than some turns waits for the system, or for another process: that
+    one is to have the processor.
+    """
     end = time.monotonic() + seconds
-    while not condition():
+    for turn in itertools.count():
+        if condition():
+            return
         assert time.monotonic() < end, f"waited in vain for {what}"
-        gevent.sleep(0)
+        gevent.sleep(0 if turn < _EAGER_TURNS else 0.001)
 
 
 def turns(count: int = 5) -> None:
@@ -41,6 +51,12 @@ def burn(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
+
+
+def narrow(connection: Any) -> None:
+    """Let the kernel keep little that this side sends."""
+    with socket.socket(fileno=os.dup(connection._transport.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
 
 
 def active_watchers() -> int:

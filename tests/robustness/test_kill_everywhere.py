@@ -22,7 +22,7 @@ import pytest
 from gevent import GreenletExit
 
 from contract.buses import TELLING, Bus, open_bus
-from helpers import LONG, active_watchers, wait_until
+from helpers import LONG, active_watchers, narrow, wait_until
 from ratchet import BusError, NotPaused, Ratchet, thread
 from ratchet import bus as ratchet_bus
 from ratchet._wait import waiting_on
@@ -115,12 +115,6 @@ def traced(victim: Victim) -> Iterator[None]:
         greenlet.settrace(before)
 
 
-def narrow(connection: Any) -> None:
-    """Let the kernel keep little that this side sends."""
-    with socket.socket(fileno=os.dup(connection._transport.fileno())) as same:
-        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-
-
 class Scene:
     """A call that blocks, what makes it go on, and what must hold afterwards."""
 
@@ -204,10 +198,12 @@ class BusScene(Scene):
         self.answer_all(lambda: self.bus.server.stats().queued == 0)
 
     def answer_all(self, done: Callable[[], object]) -> None:
-        while not done():
+        def answered() -> object:
             if self.bus.server.stats().queued:
                 self.bus.take().send_response("answer")
-            gevent.sleep(0)
+            return done()
+
+        wait_until(answered, "all to be answered")
 
 
 class RecvRequest(BusScene):
