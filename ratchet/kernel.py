@@ -17,6 +17,7 @@ Rules of this module:
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
@@ -53,6 +54,9 @@ ErrorHandler = Callable[[BaseException, "Thread"], object]
 
 # How many errors are kept for a loop() that may never be called.
 _KEPT_ERRORS = 100
+
+# In the repr of what a thread waits on; for people it is noise.
+_MEMORY_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 
 _DIED = "thread %s died with nobody to tell: %s"
 
@@ -485,7 +489,8 @@ class Ratchet:
     def _deadlock(self) -> DeadlockError:
         stuck = [thread._describe() for thread in self._threads if not thread.background]
         who = "1 thread" if len(stuck) == 1 else f"{len(stuck)} threads"
-        return DeadlockError(f"{who} can never run again:\n\n" + "\n\n".join(stuck))
+        text = f"{who} can never run again:\n\n" + "\n\n".join(stuck)
+        return DeadlockError(_MEMORY_ADDRESS.sub("", text))
 
     def _on_end(self, thread: Thread) -> None:
         """Hub callback: a thread has ended, by return, error or kill.

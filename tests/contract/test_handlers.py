@@ -22,9 +22,9 @@ from contract.buses import (
     on_sockets,
 )
 from helpers import LONG, run_program, wait_until
-from ratchet import Abandoned, BusError, BusTimeout, Cancelled, RemoteError
+from ratchet import Abandoned, AlreadyAnswered, BusError, BusTimeout, Cancelled, RemoteError
 from ratchet import bus as ratchet_bus
-from ratchet.bus import Codec
+from ratchet.bus import Codec, Limits
 
 # Handlers that cannot be called as `handler(request)` or `handler(request, transaction)`.
 
@@ -55,6 +55,8 @@ REFUSED: dict[str, Callable[..., object]] = {
     "an object whose call is a coroutine": Asynchronous(),
     "a method that is a coroutine": Asynchronous().method,
     "a partial of a coroutine function": functools.partial(coroutine),
+    "a partial of an object whose call is a coroutine": functools.partial(Asynchronous()),
+    "a static method that is a coroutine": staticmethod(coroutine),
     "no argument": lambda: None,
     "three required arguments": lambda request, transaction, more: None,
     "a required keyword": keyword_only,
@@ -439,6 +441,64 @@ def test_the_text_of_an_error_names_the_peer_and_the_seconds(kind: str, open_bus
         text = str(raised.value)
         assert "0.25" in text
         assert (str(address[1]) if isinstance(address, tuple) else address) in text
+
+
+@on_sockets
+def test_the_text_of_each_error_of_a_client_names_its_server(bus: Bus) -> None:
+    address: Any = bus.server.address
+    name = str(address[1]) if isinstance(address, tuple) else address
+    assert [error for error in client_errors_of(bus) if name not in str(error)] == []
+
+
+@on_sockets
+def test_what_a_handler_raised_keeps_its_text_and_a_note_names_the_server(bus: Bus) -> None:
+    address: Any = bus.server.address
+    sent = bus.client.send_request("question")
+    bus.take().send_error(KeyError("shelf"))
+    with pytest.raises(RemoteError) as raised:
+        sent.recv_response(LONG)
+    assert str(raised.value) == "KeyError: 'shelf'"
+    (note,) = raised.value.__notes__
+    assert (str(address[1]) if isinstance(address, tuple) else address) in note
+
+
+def test_a_second_answer_is_refused_with_a_text_that_names_the_client(bus: Bus) -> None:
+    bus.client.send_request("question")
+    transaction = bus.take()
+    transaction.send_response("answer")
+    with pytest.raises(AlreadyAnswered) as raised:
+        transaction.send_response("once more")
+    peer = transaction.from_
+    assert (str(peer[1]) if isinstance(peer, tuple) else peer or "the request") in str(raised.value)
+
+
+def client_errors_of(bus: Bus) -> list[BusError]:
+    """The errors of a client's calls that have a text of the library's own."""
+    errors: list[BusError] = []
+
+    def note(func: Callable[..., object], *args: Any) -> None:
+        with pytest.raises(BusError) as raised:
+            func(*args)
+        errors.append(raised.value)
+
+    note(bus.client.call, "question", 0.01)
+    note(bus.client.call, "question", 0)
+    waited = bus.client.send_request("question")
+    note(waited.recv_response, 0.01)
+    waited.cancel()
+    note(waited.recv_response)
+    note(bus.client.call, "x" * (Limits().max_message + 1))
+    wait_until(lambda: bus.server.stats().queued == 0, "the server to hear of it")
+    abandoned = bus.client.send_request("question")
+    bus.take()
+    note(abandoned.recv_response, LONG)
+    left = bus.client.send_request("question")
+    bus.wait_for_queued()
+    bus.server.close()
+    note(left.recv_response, LONG)
+    bus.client.close()
+    note(bus.client.call, "question")
+    return errors
 
 
 def errors_of(bus: Bus) -> list[BusError]:

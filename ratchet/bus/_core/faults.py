@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ratchet.bus._core.address import Address, format_address
 from ratchet.errors import (
     Abandoned,
     BusError,
@@ -78,10 +79,13 @@ def error_from_reason(reason: int, texts: ErrorTexts, peer: str = "") -> BusErro
     """The error that a client raises where its server, `peer`, has failed a request."""
     message = f"{texts[1]} ({peer})" if peer else texts[1]
     match reason:
-        case Reason.HANDLER_RAISED:
-            return RemoteError(*texts)
-        case Reason.NOT_DECODED:
-            return RemoteError(*texts, outcome=Outcome.NOT_RUN)
+        case Reason.HANDLER_RAISED | Reason.NOT_DECODED:
+            outcome = Outcome.RAN if reason == Reason.HANDLER_RAISED else Outcome.NOT_RUN
+            error = RemoteError(*texts, outcome=outcome)
+            if peer:
+                # Its text is the handler's own.
+                error.add_note(f"raised by the server at {peer}")
+            return error
         case Reason.OVERLOADED | Reason.DRAINING | Reason.OUT_OF_TIME:
             return Rejected(message)
         case Reason.CANCELLED:
@@ -94,15 +98,16 @@ def error_from_reason(reason: int, texts: ErrorTexts, peer: str = "") -> BusErro
             return BusError(f"error {reason} of the server: {message}")
 
 
-def check_size(parts: Sequence[bytes], max_message: int, max_parts: int) -> None:
-    """Refuse a message that is over the limits, before a byte of it is sent."""
+def check_size(parts: Sequence[bytes], max_message: int, max_parts: int, peer: Address | None = None) -> None:
+    """Refuse a message to `peer` that is over the limits, before a byte of it is sent."""
     if len(parts) == 1 and len(parts[0]) <= max_message:
         return
     size = sum(map(len, parts))
+    suffix = "" if peer is None else f" ({format_address(peer)})"
     if size > max_message:
-        raise MessageTooLarge(f"a message of {size} bytes is over the limit of {max_message}")
+        raise MessageTooLarge(f"a message of {size} bytes is over the limit of {max_message}{suffix}")
     if len(parts) > max_parts:
-        raise MessageTooLarge(f"a message of {len(parts)} parts is over the limit of {max_parts}")
+        raise MessageTooLarge(f"a message of {len(parts)} parts is over the limit of {max_parts}{suffix}")
 
 
 def encode_metadata(metadata: Mapping[str, str]) -> bytes:

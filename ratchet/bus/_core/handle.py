@@ -133,16 +133,20 @@ class ClientTransaction(OutgoingRequest[Request, Response]):
         .. code-block:: text
 
             True False
-            Cancelled('the request was cancelled', outcome=UNKNOWN)
+            Cancelled('the request to the local bus was cancelled', outcome=UNKNOWN)
         """
         check_hub(self.route.hub, self)
         try:
-            self.give_up(Cancelled, "the request was cancelled")
+            self._cancel()
         except BaseException:
             # It may be half given up, or given up and half forgotten: the hub does the rest.
-            self.route.run_callback(self.give_up, Cancelled, "the request was cancelled")
+            self.route.run_callback(self._cancel)
             settle_soon(self.route.hub)
             raise
+
+    def _cancel(self) -> None:
+        """Give it up; also a hub callback."""
+        self.give_up(Cancelled, f"the request to {self.route.server_name} was cancelled")
 
 
 class ServerTransaction(Generic[Request, Response]):

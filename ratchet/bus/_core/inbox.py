@@ -114,7 +114,7 @@ class Inbox(Generic[Item]):
             if self.closed and not self._items:
                 raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
             if not self._receivers.wait("recv_request", self._owner, timeout):
-                text = f"no request came to {self._owner.name} within {timeout:g} s"
+                text = f"no request came to {self._owner.name} within {in_words(timeout or 0.0)}"
                 raise BusTimeout(text, outcome=Outcome.NOT_RUN)
             if not self._items:
                 raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)

@@ -28,6 +28,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue
+from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import is_over, seconds_until
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
 from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
@@ -379,7 +380,9 @@ class IncomingRequest:
             self.state = TRANSITIONS[self.state, ANSWER]
             self.requests.counters.dropped_late += 1
             return False
-        raise AlreadyAnswered("the transaction has its answer already")
+        peer = self.route.peer
+        whose = "the request" if peer is None else f"the request from {format_address(peer)}"
+        raise AlreadyAnswered(f"{whose} has its answer already")
 
     def refuse(self, reason: Reason, texts: ErrorTexts) -> None:
         """Answer with an error of the bus itself, if it has no answer; does not block."""

@@ -43,7 +43,7 @@ class Limits:
 
     .. code-block:: text
 
-        a message of 1001 bytes is over the limit of 1000; nothing was sent
+        a message of 1001 bytes is over the limit of 1000 (127.0.0.1:...); nothing was sent
     """
 
     max_message: int = 16 * 1024 * 1024

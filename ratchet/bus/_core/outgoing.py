@@ -192,7 +192,7 @@ class OutgoingRequest(Generic[Request, Response]):
                 assert self._waiters is not None
                 self._waiters.remove(waiter)
                 if timed_out:
-                    raise BusTimeout(f"no response from {self.route.server_name} within {timeout:g} s")
+                    raise BusTimeout(self._no_response_within(timeout or 0.0))
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
@@ -220,14 +220,13 @@ class OutgoingRequest(Generic[Request, Response]):
     def _on_deadline(self) -> None:
         """Hub callback: the time of the request is over."""
         if self.state is EXPIRED or not self.route.ask_for_last_word(self):
-            self.give_up(BusTimeout, self._time_over)
+            self.give_up(BusTimeout, self._no_response_within(self._seconds))
         else:
             self._look_again_after(_LAST_WORD_TIMEOUT)
             self.state = TRANSITIONS[self.state, EXPIRE]
 
-    @property
-    def _time_over(self) -> str:
-        return f"no response from {self.route.server_name} within {in_words(self._seconds)}"
+    def _no_response_within(self, seconds: float) -> str:
+        return f"no response from {self.route.server_name} within {in_words(seconds)}"
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -244,7 +243,7 @@ class OutgoingRequest(Generic[Request, Response]):
 
     def time_over(self, outcome: Outcome) -> BusTimeout:
         """The error of a request whose time is over."""
-        return BusTimeout(self._time_over, outcome=outcome)
+        return BusTimeout(self._no_response_within(self._seconds), outcome=outcome)
 
     def time_out(self, outcome: Outcome) -> None:
         """Its time was over, and now it is known what became of it."""

@@ -460,12 +460,12 @@ class ServerSide(BusSide, Generic[Request, Response]):
 def wants_transaction(handler: Callable[..., Any]) -> bool:
     """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
     check_callable(handler, "handler")
-    called = handler if inspect.isroutine(handler) or isinstance(handler, partial) else type(handler).__call__
-    if any(
-        is_async(function)
-        for function in (handler, called)
-        for is_async in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
-    ):
+    called: Any = handler
+    while isinstance(called, (partial, staticmethod)):
+        called = called.func if isinstance(called, partial) else called.__func__
+    if not inspect.isroutine(called):
+        called = type(called).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
         raise TypeError(f"handler must be a plain function, not the coroutine function {handler!r}")
     required, keywords = required_arguments(handler), required_keywords(handler)
     if keywords:

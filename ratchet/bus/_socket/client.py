@@ -277,7 +277,7 @@ class ClientBus(ClientSide[Request, Response]):
                 raise ValueError(f"metadata cannot be sent in the plain form: {metadata!r}")
             flags |= wire.METADATA
             parts = [*(parts or [b""]), encode_metadata(metadata)]
-        check_size(parts, self._limits.max_message, self._limits.max_parts)
+        check_size(parts, self._limits.max_message, self._limits.max_parts, self._peer)
         transaction: ClientTransaction[Request, Response] | None = None
         try:
             connection = self._connection

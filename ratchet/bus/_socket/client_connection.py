@@ -440,6 +440,7 @@ class ClientConnection(StreamOwner):
             parts,
             min(self.hello.max_message or limits.max_message, limits.max_message),
             min(self.hello.max_parts or limits.max_parts, limits.max_parts),
+            self.server_address,
         )
 
     def _on_answer(

@@ -108,7 +108,7 @@ class ServerConnection(StreamOwner):
 
     def send(self, request: IncomingRequest, message: Sequence[bytes]) -> bool:
         # This side's own limits, or the client's if these are lower.
-        check_size(message, self._max_message, self._max_parts)
+        check_size(message, self._max_message, self._max_parts, self.peer)
         if self.stream.above_high_water and not self._wait_until_writable(request):
             return False
         # The client may have given up while a codec blocked, or while this waited.
