@@ -24,8 +24,8 @@ empty :=
 space := $(empty) $(empty)
 TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH
 
-# One process more than there are processors: many tests wait for programs.
-PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist worksteal
+# Two processes more than there are processors: many tests wait for programs.
+PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --dist worksteal
 
 # A part of the tests cannot cover everything: it is measured, but not judged.
 COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
