@@ -239,7 +239,6 @@ class IncomingRequest:
         client: the client's side of it, if that is in this process.
         handler: the thread that is in `with transaction:`, or decodes it.
         metadata: what the client sent along.
-        kept_answer: its answer, while that waits for those of earlier requests.
     """
 
     __slots__ = (
@@ -248,7 +247,6 @@ class IncomingRequest:
         "deadline",
         "handler",
         "id",
-        "kept_answer",
         "message",
         "metadata",
         "one_way",
@@ -277,7 +275,6 @@ class IncomingRequest:
         self.client = client
         self.handler: greenlet | None = None
         self.metadata: Mapping[str, str] = _NO_METADATA
-        self.kept_answer: Any = None
         # Rings at the deadline, while a thread handles it.
         self._timer: Any = None
 
