@@ -163,7 +163,8 @@ class ServerProtocol(Generic[Request]):
 
     def keep_answer(self, request: Request, frame: Frame) -> None:
         """Keep the answer of a plain request until its turn; an empty one for an error."""
-        if self.plain[request] is None:
+        # Not again, nor one whose sending was interrupted when it had left.
+        if request in self.plain and self.plain[request] is None:
             self.kept += size_of(frame)
             self.plain[request] = frame
 

@@ -252,7 +252,8 @@ class MessageStream:
                 self._sending = True
                 count = self._send(frame)
                 if count == len(frame):
-                    outbox.left_at_once(number)
+                    if number > outbox.sent:
+                        outbox.sent = number
                     self._sending = False
                     if self._keeps_records:
                         self._schedule_flush()
