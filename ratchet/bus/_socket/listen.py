@@ -1,8 +1,8 @@
-"""Sockets that listen, and the files of Unix sockets.
+"""Opening sockets that listen, and the files of Unix sockets.
 
 A stale file is replaced and a live one refused.  Which it is, and whose turn, is
-decided under a lock on the directory.  No bytes are sent or received here, and
-nothing is remembered but which socket file is ours, and who listens.
+decided under a lock on the directory.  No bytes are sent or received here, no client
+is accepted, and nothing is remembered but which socket file is ours.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import mmap
 import os
 import socket as _socket
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -197,35 +196,6 @@ def listening_address(listener: Any) -> Address:
     if family != socket.AF_UNIX or not where or isinstance(where, bytes):
         return address_of(family, where)
     return address_of(family, Path(where).absolute())
-
-
-class Listener:
-    """A listening socket that was opened here, and that forked children have a copy of.
-
-    A copy keeps the port alive, whether its process serves or not.  So who opened it
-    ends it for all when it closes it, unless a child has taken to serving too.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.getpid()
-        # One byte that all forked children share.
-        self._shared = mmap.mmap(-1, 1)
-
-    @property
-    def shared(self) -> bool:
-        """Whether a forked child serves too."""
-        return bool(self._shared[0])
-
-    def share(self) -> None:
-        """This child serves too."""
-        self._shared[0] = 1
-
-    def end(self, socket: Any) -> None:
-        """The bus of this process closes the socket."""
-        if os.getpid() == self._process and not self.shared:
-            # Not every system can do that to a socket that listens.
-            with suppress(OSError):
-                socket.shutdown(_socket.SHUT_RDWR)
 
 
 def check_listens(socket: Any) -> None:
