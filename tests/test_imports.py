@@ -54,7 +54,7 @@ ALLOWED["bus._core.server"].add("kernel")
 ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "wire outbox protocol transport watch stall delivery acknowledge linger dial listen accept stream"
+    "wire outbox protocol transport watch stall delivery acknowledge linger dial listen accept output stream"
     " admission server_connection server client_connection client",
     BUS_CORE,
 )

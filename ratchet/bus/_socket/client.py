@@ -40,8 +40,9 @@ from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
 from ratchet.bus._socket.linger import note_dropped
+from ratchet.bus._socket.output import LATE_FOR_BUSY
 from ratchet.bus._socket.protocol import DRAINING
-from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
+from ratchet.bus._socket.stream import LATE_FOR_QUIET
 from ratchet.bus._socket.transport import Transport, refused_us, will_never_work
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import (
@@ -292,7 +293,7 @@ class ClientBus(ClientSide[Request, Response]):
                 connection = self._connection
             if (
                 connection is None
-                or connection.stream.above_high_water
+                or connection.stream.output.above_high_water
                 or len(connection.protocol.open) >= connection.protocol.max_in_flight
             ):
                 connection = self._wait_for_connection(deadline)
@@ -352,7 +353,7 @@ class ClientBus(ClientSide[Request, Response]):
                 self._check_hope()
                 if not self._waiters.wait("send_request", self, time_left(deadline)):
                     raise self._not_connected(timeout)
-            elif connection.stream.above_high_water or connection.is_full:
+            elif connection.stream.output.above_high_water or connection.is_full:
                 if not connection.wait_for_room(time_left(deadline)):
                     raise BusTimeout(
                         f"{self._peer} took too little within {in_words(timeout or 0.0)}",
@@ -449,7 +450,7 @@ class ClientBus(ClientSide[Request, Response]):
         if connection is self._connection:
             self._connection = None
             self._lost = Rejected(SERVER_DRAINS)
-            connection.stream.wake_writers()
+            connection.stream.output.wake_writers()
             self._dial_again()
 
     def _on_connection_lost(

@@ -31,7 +31,7 @@ from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, OutgoingRequest
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
-from ratchet.bus._socket.stream import MessageStream, StreamOwner
+from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport, refused_us
 from ratchet.bus._socket.wire import Message
 from ratchet.bus.codecs import Decode
@@ -74,7 +74,7 @@ class ClientConnectionOwner(Protocol):
     """Whether this side has closed it."""
 
 
-class ClientConnection(StreamOwner):
+class ClientConnection:
     """One connection to a server.
 
     Attributes:
@@ -140,7 +140,7 @@ class ClientConnection(StreamOwner):
         """Say hello, and begin to read; the client knows the link by now, and closes it if this fails."""
         greeting = self.protocol.greeting()
         if greeting:
-            self.stream.write_later(greeting)
+            self.stream.output.write_later(greeting)
         self.stream.open()
 
     def __repr__(self) -> str:
@@ -158,7 +158,7 @@ class ClientConnection(StreamOwner):
     @property
     def unsent_casts(self) -> int:
         """How many casts have not left."""
-        sent = self.stream.sent
+        sent = self.stream.output.sent
         return sum(number > sent for number in list(self._casts))
 
     @property
@@ -175,11 +175,11 @@ class ClientConnection(StreamOwner):
             # away is not run.  So as long as answers come, they are waited for.
             quiet = time.monotonic() - self._plain_answer > _PLAIN_SILENCE
             return not self.protocol.order or (quiet and not self.look_undelivered())
-        return self._last_cast <= self.stream.sent and not self.look_undelivered()
+        return self._last_cast <= self.stream.output.sent and not self.look_undelivered()
 
     def look_undelivered(self) -> int:
         """How many bytes the server's side has not got; remembered, for the end of the connection."""
-        self._seen_undelivered = self.stream.undelivered
+        self._seen_undelivered = self.stream.output.undelivered
         return self._seen_undelivered
 
     def _doubtful_casts(self, error: BaseException | None) -> int:
@@ -212,7 +212,7 @@ class ClientConnection(StreamOwner):
             elif plain:
                 self._send_plain(transaction, frame)
             else:
-                transaction.frame_number = self.stream.write(frame)
+                transaction.frame_number = self.stream.output.write(frame)
         except BaseException as error:
             if plain:
                 # Answers are told by their order, which nobody knows any more.
@@ -229,11 +229,11 @@ class ClientConnection(StreamOwner):
         order = self.protocol.order
         try:
             self._sending_plain = True
-            transaction.frame_number = self.stream.write(frame)
+            transaction.frame_number = self.stream.output.write(frame)
             order.append(transaction.id)
             while self._deferred:
                 later, frame = self._deferred.popleft()
-                later.frame_number = self.stream.write(frame)
+                later.frame_number = self.stream.output.write(frame)
                 order.append(later.id)
                 if self.protocol.open.get(later.id) is not later:
                     self._note_cast(later.frame_number)
@@ -244,7 +244,7 @@ class ClientConnection(StreamOwner):
         self._last_cast = number
         self._plain_answer = time.monotonic()
         self._cast_count += 1
-        casts, sent = self._casts, self.stream.sent
+        casts, sent = self._casts, self.stream.output.sent
         while casts and casts[0] <= sent:
             casts.popleft()
         if number > sent:
@@ -254,7 +254,7 @@ class ClientConnection(StreamOwner):
         """A transaction is given up: take its frame back, or tell the server."""
         if transaction.frame_number == wire.MAX_ID:
             self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
-        if self.stream.take_back(transaction.frame_number):
+        if self.stream.output.take_back(transaction.frame_number):
             if transaction.id in self.protocol.order:
                 self.protocol.order.remove(transaction.id)
             return Outcome.NOT_SENT
@@ -265,7 +265,7 @@ class ClientConnection(StreamOwner):
     def _tell_cancelled(self, transaction: OutgoingRequest[Any, Any]) -> None:
         cancel = self.protocol.cancel((transaction.id,))
         if cancel:
-            self.stream.write(cancel)
+            self.stream.output.write(cancel)
 
     def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
         """A transaction has ended."""
@@ -295,12 +295,12 @@ class ClientConnection(StreamOwner):
         while self.is_full and not self.stream.closed:
             if not self._window.wait("send_request", self, time_left(deadline)):
                 return False
-        return self.stream.wait_for_room("send_request", time_left(deadline))
+        return self.stream.output.wait_for_room("send_request", time_left(deadline))
 
     def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         connection = self.stream
-        if self.protocol.plain or connection.closed or transaction.frame_number > connection.sent:
+        if self.protocol.plain or connection.closed or transaction.frame_number > connection.output.sent:
             return False
         self._tell_cancelled(transaction)
         return True
@@ -308,7 +308,7 @@ class ClientConnection(StreamOwner):
     def fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
         """End every open transaction in an error that says whether it was sent."""
         for transaction in list(self.protocol.open.values()):
-            unsent = transaction.frame_number > self.stream.sent
+            unsent = transaction.frame_number > self.stream.output.sent
             if transaction.state is EXPIRED:
                 transaction.time_out(Outcome.UNKNOWN)
                 continue
@@ -334,7 +334,7 @@ class ClientConnection(StreamOwner):
         """
         if not self.stream.closed:
             # An older server takes a bare close for one that still wants its answers.
-            self.stream.write_last(self.protocol.cancel(list(self.protocol.open)))
+            self.stream.output.write_last(self.protocol.cancel(list(self.protocol.open)))
         unsent = self.unsent_casts
         self._casts.clear()
         self.stream.abort(on_undelivered=self._tell_undelivered if self._cast_count else None)
@@ -387,8 +387,8 @@ class ClientConnection(StreamOwner):
                 self._on_answer(transaction, reason, parts)
         elif isinstance(event, bytes):
             # A server that does not read has no use for another answer.
-            if not self.stream.above_high_water:
-                self.stream.write(event)
+            if not self.stream.output.above_high_water:
+                self.stream.output.write(event)
         elif isinstance(event, list):
             self._on_go_away(event)
         if protocol.hello is not hello:

@@ -92,7 +92,7 @@ class ServerBus(ServerSide[Request, Response]):
         if self._closed:
             return
         self._cut_off = bool(self._requests.in_flight) or any(
-            connection.stream.undelivered for connection in self._admission.connections
+            connection.stream.output.undelivered for connection in self._admission.connections
         )
         self._close_and_tell()
 

@@ -23,7 +23,7 @@ from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import ANSWERING, OPEN, IncomingRequest
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.protocol import PLAIN_ID, ServerProtocol
-from ratchet.bus._socket.stream import MessageStream, StreamOwner
+from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
 from ratchet.bus.codecs import Address as PeerAddress
@@ -38,7 +38,7 @@ def size_while_held(request: IncomingRequest) -> int:
     return sum(map(len, request.message), _OWN_SIZE)
 
 
-class ServerConnection(StreamOwner):
+class ServerConnection:
     """One connected client."""
 
     in_process = False
@@ -77,7 +77,7 @@ class ServerConnection(StreamOwner):
         return f"<ServerConnection at {id(self):#x}: {waiting}, {self.stream!r}>"
 
     def is_writable(self, request: IncomingRequest) -> bool:
-        if self.stream.above_high_water:
+        if self.stream.output.above_high_water:
             return False
         if request.id != PLAIN_ID or self.protocol.kept < self.server.limits.high_water:
             return True
@@ -85,7 +85,7 @@ class ServerConnection(StreamOwner):
 
     def send(self, request: IncomingRequest, message: Sequence[bytes]) -> bool:
         frame = self.protocol.response(request.id, message)
-        if self.stream.above_high_water and not self._wait_until_writable(request):
+        if self.stream.output.above_high_water and not self._wait_until_writable(request):
             return False
         # The client may have given up while a codec blocked, or while this waited.
         if request.state is not ANSWERING:
@@ -99,7 +99,7 @@ class ServerConnection(StreamOwner):
 
     def _wait_until_writable(self, request: IncomingRequest) -> bool:
         """Wait until the client reads; blocks.  False if its time is over before that."""
-        if self.stream.wait_for_room("send_response", time_left(request.deadline)):
+        if self.stream.output.wait_for_room("send_response", time_left(request.deadline)):
             return True
         self.give_up(request)
         return False
@@ -121,12 +121,12 @@ class ServerConnection(StreamOwner):
         open_requests = self.protocol.open
         if open_requests.get(request.id) is not request:
             return False
-        connection.write(frame)
+        connection.output.write(frame)
         del open_requests[request.id]
         return True
 
     def park(self, request: IncomingRequest) -> None:
-        self.stream.wants_resume = True
+        self.stream.output.wants_resume = True
         self.parked[request] = None
 
     def released(self, request: IncomingRequest) -> None:
@@ -162,7 +162,7 @@ class ServerConnection(StreamOwner):
         """Tell the client that no later request than those it sent will be run."""
         goaway = self.protocol.goaway(self.stream.begun_kind)
         if goaway:
-            self.stream.write(goaway)
+            self.stream.output.write(goaway)
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -180,7 +180,7 @@ class ServerConnection(StreamOwner):
     @property
     def _has_too_much(self) -> bool:
         """Whether nothing more is to be read: the client does not read, or too much is held."""
-        return self.stream.above_high_water or self._held_size >= self.server.limits.high_water
+        return self.stream.output.above_high_water or self._held_size >= self.server.limits.high_water
 
     @property
     def _has_room(self) -> bool:
@@ -190,7 +190,7 @@ class ServerConnection(StreamOwner):
         )
 
     def _let_in(self) -> None:
-        if self.stream.above_high_water:
+        if self.stream.output.above_high_water:
             return
         if not self.stream.reading:
             # Some of them may have been given up meanwhile.
@@ -227,7 +227,7 @@ class ServerConnection(StreamOwner):
                 self.stream.close()
                 return
             try:
-                self.stream.write(frame)
+                self.stream.output.write(frame)
                 self.protocol.answer_sent(request, frame)
             except BaseException as error:
                 # Nobody knows whose answer the next one would be taken for.
@@ -253,7 +253,7 @@ class ServerConnection(StreamOwner):
             else:
                 self._hold(event)
         elif isinstance(event, bytes):
-            self.stream.write(event)
+            self.stream.output.write(event)
         elif event is not None:
             self._cancel(event.request)
 
@@ -277,7 +277,7 @@ class ServerConnection(StreamOwner):
             reason, text = Reason.OUT_OF_TIME, "the request was given up before it ran"
         else:
             reason, text = Reason.CANCELLED, "the request was given up while it ran"
-        self.stream.write(self.protocol.error(request.id, reason, ("Cancelled", text, "")))
+        self.stream.output.write(self.protocol.error(request.id, reason, ("Cancelled", text, "")))
         self.protocol.open.pop(request.id, None)
 
     def _unqueue(self, requests: Collection[IncomingRequest]) -> None:
@@ -294,7 +294,7 @@ class ServerConnection(StreamOwner):
 
     def pause_writing(self) -> None:
         # A client that does not read is not read from either.
-        self.stream.wants_resume = True
+        self.stream.output.wants_resume = True
         self.stream.pause_reading()
 
     def resume_writing(self) -> None:
@@ -306,7 +306,7 @@ class ServerConnection(StreamOwner):
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", peer, reason_of(error))
         refusal = self.protocol.refusal(error, refused)
         if refusal:
-            self.stream.write(refusal)
+            self.stream.output.write(refusal)
         self.stream.close()
 
     def connection_lost(self, error: BaseException | None) -> None:
