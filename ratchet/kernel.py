@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import logging
 import re
-import traceback
 import weakref
-from collections.abc import Callable, Mapping
-from contextvars import copy_context
+from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import gevent
 from gevent.exceptions import HubDestroyed, LoopExit
@@ -32,13 +30,13 @@ from gevent.hub import Hub, Waiter, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from ratchet._alive import living, register
-from ratchet._context import context_that_outlives
 from ratchet._death import on_thread_end
 from ratchet._fork import freeze
 from ratchet._interrupts import guard, settle_soon
 from ratchet._log import kernel_logger, log_error, log_soon, shown
+from ratchet._thread import ScheduledThread, described, equip, prepared
 from ratchet._turns import suspend_for_a_turn, suspend_until_nothing_is_left
-from ratchet._wait import check_hub, waiting_on
+from ratchet._wait import check_hub
 from ratchet.errors import DeadlockError
 
 __all__ = ["Ratchet", "Thread", "run"]
@@ -46,10 +44,6 @@ __all__ = ["Ratchet", "Thread", "run"]
 Arguments = ParamSpec("Arguments")
 Positional = TypeVarTuple("Positional")
 Result = TypeVar("Result")
-if TYPE_CHECKING:
-    Greenlet = gevent.Greenlet[Any, Any]
-else:
-    Greenlet = gevent.Greenlet
 ErrorHandler = Callable[[BaseException, "Thread"], object]
 
 # How many errors are kept for a loop() that may never be called.
@@ -61,7 +55,7 @@ _MEMORY_ADDRESS = re.compile(" at 0x[0-9a-f]+")
 _DIED = "thread %s died with nobody to tell: %s"
 
 
-class Thread(Greenlet):
+class Thread(ScheduledThread):
     """A greenlet that a `Ratchet` owns.  Made by `attach`, never directly.
 
     It starts with a copy of its maker's `contextvars` context, so a deadline
@@ -73,74 +67,7 @@ class Thread(Greenlet):
         background: whether `loop()` does not wait for it.
     """
 
-    # Set by `Ratchet._start`.  gevent keeps the frames in which a greenlet is made,
-    # and that of an `__init__` would take 5 % of the thread's memory.
     kernel: Ratchet
-    background: bool
-    # gevent forgets the function when the thread has ended; its name must last.
-    _called: str
-
-    def __repr__(self) -> str:
-        waits = self.waiting_on
-        return f"<Thread at {id(self):#x}: {self.name}, {self.state}{f': {waits}' if waits else ''}>"
-
-    @property
-    def name(self) -> str:
-        """A name for people: the function's and a small number, unless one was set."""
-        assigned: str | None = self.__dict__.get("_name")
-        return assigned or f"{self._called}-{self.minimal_ident}"
-
-    @name.setter
-    def name(self, name: str) -> None:
-        self.__dict__["_name"] = name
-
-    @property
-    def space(self) -> Any:
-        """The thread's own scratch object, made on first use; see `ratchet.thread.space`."""
-        return space_of(self)
-
-    @property
-    def waiting_on(self) -> str | None:
-        """What the thread waits for, in words; None if it is not waiting."""
-        return None if self.ready() else waiting_on(self)
-
-    @property
-    def state(self) -> str:
-        """`starting`, `running`, `waiting` or `ended`."""
-        if self.ready():
-            return "ended"
-        if self is getcurrent():
-            return "running"
-        return "starting" if self.gr_frame is None else "waiting"
-
-    def _describe(self) -> str:
-        """The thread's entry in `dump()` and in a deadlock's text."""
-        waits = self.waiting_on
-        kind = "background, " if self.background else ""
-        head = f"{self.name} ({kind}{self.state}{f': {waits}' if waits else ''})"
-        if self.gr_frame is None or self.ready():
-            return head
-        return head + "\n" + "".join(traceback.format_stack(self.gr_frame)).rstrip()
-
-
-def prepared(
-    func: Callable[..., object], kwargs: Mapping[str, Any]
-) -> tuple[Callable[..., object], Mapping[str, Any]]:
-    """What a `Thread` is made with to call `func(**kwargs)`; refuses what cannot be called."""
-    if not callable(func):
-        raise TypeError(f"func must be callable, not {func!r}")
-    if kwargs and ("run" in kwargs or "self" in kwargs):
-        # gevent would take these two for its own arguments.
-        return partial(func, **kwargs), {}
-    return func, kwargs
-
-
-def space_of(thread: greenlet, premade: Any = None) -> Any:
-    """The scratch object of any greenlet: `premade`, or an empty namespace, on first use."""
-    attributes = thread.__dict__
-    if "_space" not in attributes:
-        attributes["_space"] = SimpleNamespace() if premade is None else premade
-    return attributes["_space"]
 
 
 class Ratchet:
@@ -248,12 +175,7 @@ class Ratchet:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
         thread.kernel = self
-        thread.background = background
-        thread._called = getattr(func, "__name__", None) or type(func).__name__
-        context = context_that_outlives() if background else copy_context()
-        # A thread without one starts with an empty one, and does not keep it before.
-        if context:
-            thread.gr_context = context
+        equip(thread, func, background=background)
         try:
             self._threads[thread] = None
             if background:
@@ -375,7 +297,7 @@ class Ratchet:
               File "...", line ..., in pause
             ...
         """
-        return "\n\n".join([repr(self), *(thread._describe() for thread in self._threads)])
+        return "\n\n".join([repr(self), *(described(thread) for thread in self._threads)])
 
     def __enter__(self) -> Ratchet:
         check_hub(self._hub, self)
@@ -487,7 +409,7 @@ class Ratchet:
         self._errors.clear()
 
     def _deadlock(self) -> DeadlockError:
-        stuck = [thread._describe() for thread in self._threads if not thread.background]
+        stuck = [described(thread) for thread in self._threads if not thread.background]
         who = "1 thread" if len(stuck) == 1 else f"{len(stuck)} threads"
         text = f"{who} can never run again:\n\n" + "\n\n".join(stuck)
         return DeadlockError(_MEMORY_ADDRESS.sub("", text))

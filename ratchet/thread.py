@@ -18,9 +18,10 @@ from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
 from ratchet._fork import frozen
+from ratchet._thread import prepared, space_of
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused, WrongThread
-from ratchet.kernel import Ratchet, Thread, kernel_of, prepared, space_of
+from ratchet.kernel import Ratchet, Thread, kernel_of
 
 __all__ = [
     "alarm",

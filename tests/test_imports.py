@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "_death": set(),
     "_context": set(),
     "_turns": SCHEDULER,
-    "kernel": {*SCHEDULER, "_turns"},
-    "thread": {*SCHEDULER, "kernel"},
+    "_thread": SCHEDULER,
+    "kernel": {*SCHEDULER, "_turns", "_thread"},
+    "thread": {*SCHEDULER, "_thread", "kernel"},
     "bus.codecs": SCHEDULER,
 }
 
