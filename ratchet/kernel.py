@@ -1,43 +1,29 @@
-"""The scheduler: it owns threads, runs them to their end, reports their errors.
+"""The scheduler as a program sees it: `Ratchet` owns threads, `run` runs a program.
 
-Rules of this module:
-
-- The scheduler adds nothing to how greenlets are switched: gevent's hub does
-  that.  It only knows which threads are its own, and when `loop()` may return.
-- A thread's end is noticed in a hub callback (`_on_end`), which must not block
-  or run user code: the error handler gets a thread of its own.
-- A thread enters the table in `_start` and leaves it in `_on_end`, when all has
-  been done about its end.  What an exception leaves half done in between, in
-  whatever line, `_settle` does again: a thread that has ended and is still in the
-  table says so.
-- The errors of threads and of the hub's callbacks are kept until `loop()` raises
-  them, each once.
+A `Ratchet` makes each `Thread`; its `Scheduler` starts the thread, notices its end,
+and runs the loop.  Which `Ratchet` a greenlet attaches to is known here alone, in
+`kernel_of`.  What happens between the start of a thread and its end has no place
+here, but in `_scheduler`.
 """
 
 from __future__ import annotations
 
-import logging
-import re
+import os
 import weakref
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple
+from typing import ParamSpec, TypeVar, TypeVarTuple
 
-import gevent
-from gevent.exceptions import HubDestroyed, LoopExit
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from ratchet._alive import living, register
-from ratchet._death import on_thread_end
-from ratchet._fork import freeze
-from ratchet._interrupts import guard, settle_soon
-from ratchet._log import kernel_logger, log_error, log_soon, shown
+from ratchet._alive import register
+from ratchet._fork import frozen
+from ratchet._hub_errors import leave_errors_to_schedulers
+from ratchet._interrupts import guard
+from ratchet._scheduler import Scheduler
 from ratchet._thread import ScheduledThread, described, equip, prepared
-from ratchet._turns import suspend_for_a_turn, suspend_until_nothing_is_left
 from ratchet._wait import check_hub
-from ratchet.errors import DeadlockError
 
 __all__ = ["Ratchet", "Thread", "run"]
 
@@ -45,14 +31,6 @@ Arguments = ParamSpec("Arguments")
 Positional = TypeVarTuple("Positional")
 Result = TypeVar("Result")
 ErrorHandler = Callable[[BaseException, "Thread"], object]
-
-# How many errors are kept for a loop() that may never be called.
-_KEPT_ERRORS = 100
-
-# In the repr of what a thread waits on; for people it is noise.
-_MEMORY_ADDRESS = re.compile(" at 0x[0-9a-f]+")
-
-_DIED = "thread %s died with nobody to tell: %s"
 
 
 class Thread(ScheduledThread):
@@ -112,34 +90,24 @@ class Ratchet:
         if errh is not None and not callable(errh):
             raise TypeError(f"errh must be a callable or None, not {errh!r}")
         self._hub = get_hub()
-        self._errh = errh
-        self._threads: dict[Thread, None] = {}
-        # Those of them that `loop()` does not wait for.
-        self._background: set[Thread] = set()
-        # Errors that no `loop()` has raised yet, by the thread that died of each.
-        self._errors: dict[object, BaseException] = {}
-        # Whether a greenlet runs it, and what that one sleeps on, or slept on last.
-        self._running = False
-        self._looper: Waiter[Any] = Waiter(self._hub)
-        self._stopping = False
-        # One bound method for all threads: a new one for each costs memory.
-        self._ended = self._on_end
+        self._scheduler = Scheduler(self, self._hub, errh)
         guard(self._hub)
-        _leave_errors_to_kernels(self._hub)
-        register(self)
+        leave_errors_to_schedulers(self._hub)
+        register(self._scheduler)
         if entry is not None:
             self.attach(entry)
 
     def __repr__(self) -> str:
-        background = len(self._background)
-        state = "looping" if self._running else "idle"
-        attached = len(self._threads) - background
+        scheduler = self._scheduler
+        background = len(scheduler.background)
+        state = "looping" if scheduler.running else "idle"
+        attached = len(scheduler.threads) - background
         return f"<Ratchet at {id(self):#x}: {state}, threads={attached}, background={background}>"
 
     @property
     def num_threads(self) -> int:
         """How many of its threads are alive, background ones included."""
-        return len(self._threads)
+        return len(self._scheduler.threads)
 
     @property
     def method(self) -> str:
@@ -161,39 +129,14 @@ class Ratchet:
         Raises `TypeError` if `func` is not callable.
         """
         target, more = prepared(func, kwargs)
-        return self._start(Thread(target, *args, **more), func, background=False)
+        return start(self, Thread(target, *args, **more), func, background=False)
 
     def attach_background(
         self, func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Thread:
         """As `attach`, but `loop()` does not wait for the thread and kills it on its way out."""
         target, more = prepared(func, kwargs)
-        return self._start(Thread(target, *args, **more), func, background=True)
-
-    def _start(self, thread: Thread, func: Callable[..., object], *, background: bool) -> Thread:
-        """What `attach` does with the thread that it has made."""
-        if get_hub() is not self._hub:
-            check_hub(self._hub, self)
-        thread.kernel = self
-        equip(thread, func, background=background)
-        try:
-            self._threads[thread] = None
-            if background:
-                self._background.add(thread)
-            # The first link, so that it is told before any thread that waits for this one.
-            thread.rawlink(self._ended)
-            thread.start()
-            return thread
-        except BaseException:
-            self._forget(thread)
-            thread.unlink(self._ended)
-            # Whoever gets the error of `attach` has not attached anything.
-            thread.kill(block=False)
-            raise
-
-    def _forget(self, thread: Thread) -> None:
-        self._background.discard(thread)
-        self._threads.pop(thread, None)
+        return start(self, Thread(target, *args, **more), func, background=True)
 
     def loop(self) -> None:
         """Run until every attached thread has ended, then kill the background ones.
@@ -204,33 +147,7 @@ class Ratchet:
         other threads stay as they are then, and `loop()` may be called again to
         go on.  Raises `RuntimeError` if another greenlet runs it already.
         """
-        self._run_alone(self._run)
-        self._raise_error()
-
-    def _run_alone(self, run: Callable[[], object]) -> None:
-        """Call `run` in the one greenlet that runs it: errors come out there, and need not be logged."""
-        check_hub(self._hub, self)
-        if self._running:
-            raise RuntimeError(f"{self!r} is already run by another greenlet")
-        try:
-            self._running = True
-            run()
-            self._running = False
-        except BaseException:
-            self._running = False
-            raise
-
-    def _run(self) -> None:
-        """Run until there is an error, until `stop()`, or until every thread has ended."""
-        self._stopping = False
-        while not (self._errors or self._stopping):
-            if self._waits_for_threads():
-                self._wait_for_change(suspend_until_nothing_is_left)
-            elif self._threads:
-                # What their `finally` blocks attach or raise, the next round sees.
-                self._kill_round()
-            else:
-                return
+        self._scheduler.loop()
 
     def loop_once(self, noblock: bool = False) -> bool:
         """Run one turn of the event loop; False when no attached thread is left.
@@ -240,39 +157,21 @@ class Ratchet:
         Args:
             noblock: do not wait for an event if no thread can run now.
         """
-        if self._waits_for_threads():
-            sleep = partial(suspend_for_a_turn, noblock=noblock)
-            self._run_alone(partial(self._wait_for_change, sleep))
-        else:
-            check_hub(self._hub, self)
-        self._raise_error()
-        return self._waits_for_threads()
+        return self._scheduler.loop_once(noblock)
 
     def stop(self) -> None:
         """Make the running `loop()` return after this turn; the threads stay.
 
         Does not block.  Does nothing if no `loop()` is running.
         """
-        check_hub(self._hub, self)
-        self._wake_loop()
-        self._stopping = True
+        self._scheduler.stop()
 
     def close(self) -> None:
         """Kill every thread that it still owns, and wait until they have ended; blocks.
 
         That goes for threads that are attached by a `finally` block meanwhile.
         """
-        check_hub(self._hub, self)
-        while self._threads:
-            self._kill_round()
-
-    def _kill_round(self) -> None:
-        """Kill the threads that there are now, and wait until that is known here."""
-        gevent.killall(list(self._threads))
-        # One turn, in which `_on_end` sees their ends, and one in which the
-        # report of an error starts, before another round may kill that too.
-        gevent.sleep(0)
-        gevent.sleep(0)
+        self._scheduler.close()
 
     def dump(self) -> str:
         """Every thread in the order of attaching: name, state, what it waits for, its stack.
@@ -297,7 +196,7 @@ class Ratchet:
               File "...", line ..., in pause
             ...
         """
-        return "\n\n".join([repr(self), *(described(thread) for thread in self._threads)])
+        return "\n\n".join([repr(self), *(described(thread) for thread in self._scheduler.threads)])
 
     def __enter__(self) -> Ratchet:
         check_hub(self._hub, self)
@@ -315,21 +214,21 @@ class Ratchet:
             self._leave()
             if error_type is None:
                 # The errors of both come out below, all at once.
-                self._run_alone(self._run_to_the_end)
-                self._raise_all_errors()
+                self._scheduler.run_alone(self._run_to_the_end)
+                self._scheduler.raise_all_errors()
             else:
                 self.close()
         except BaseException:
             # Whatever it is, Ctrl-C in close(), say, it does not spare the other threads.
             try:
-                self._log_errors()
+                self._scheduler.log_errors()
             finally:
                 self._leave()
                 self.close()
             raise
 
     def _run_to_the_end(self) -> None:
-        self._run()
+        self._scheduler.run()
         self.close()
 
     def _leave(self) -> None:
@@ -340,127 +239,13 @@ class Ratchet:
             if not kernels:
                 del _entered[entered]
 
-    def _wait_for_change(self, sleep: Callable[[Waiter[Any], object], None]) -> None:
-        """Sleep until a thread's end, an error or `stop()`, or as long as `sleep` says."""
-        looper: Waiter[Any] = Waiter(self._hub)
-        self._looper = looper
-        try:
-            sleep(looper, self)
-        except LoopExit:
-            raise self._deadlock() from None
 
-    def _waits_for_threads(self) -> bool:
-        return len(self._threads) > len(self._background)
-
-    def _settle(self) -> None:
-        """See `Living`."""
-        for thread in list(self._threads):
-            if thread.ready():
-                # The links of one whose error gevent could not even note were never called.
-                thread.rawlink(_do_nothing)
-                self._on_end(thread)
-            elif not thread:
-                # It was never started, and never will be.
-                self._forget(thread)
-        self._background.intersection_update(self._threads)
-        if self._errors or not self._waits_for_threads():
-            self._wake_loop()
-
-    def _take_error(self, error: BaseException) -> None:
-        """Have `loop()` raise what a callback of the hub has raised."""
-        self._wake_loop()
-        self._errors[object()] = error
-
-    def _after_fork(self) -> None:
-        """In a forked child: its threads are copies of the parent's, and must not run."""
-        current = getcurrent()
-        copies = [thread for thread in self._threads if thread is not current]
-        freeze(copies)
-        for thread in copies:
-            self._forget(thread)
-            _entered.pop(thread, None)
-        self._errors.clear()
-
-    def _wake_loop(self) -> None:
-        if self._running:
-            # One that has been woken already is not woken twice.
-            self._hub.loop.run_callback(self._looper.switch, None)
-
-    def _raise_error(self) -> None:
-        if self._errors:
-            first = next(iter(self._errors))
-            if isinstance(first, Thread):
-                self._forget(first)
-            raise self._errors.pop(first)
-
-    def _raise_all_errors(self) -> None:
-        errors = list(self._errors.values())
-        if errors:
-            self._errors.clear()
-            raise (
-                errors[0] if len(errors) == 1 else BaseExceptionGroup(f"{len(errors)} threads failed", errors)
-            )
-
-    def _log_errors(self) -> None:
-        """Log the errors that no loop() has raised, and that none will."""
-        for died, error in list(self._errors.items()):
-            name = died.name if isinstance(died, Thread) else "(the hub)"
-            log_error(kernel_logger, logging.ERROR, _DIED, name, shown(error), error=error)
-        self._errors.clear()
-
-    def _deadlock(self) -> DeadlockError:
-        stuck = [described(thread) for thread in self._threads if not thread.background]
-        who = "1 thread" if len(stuck) == 1 else f"{len(stuck)} threads"
-        text = f"{who} can never run again:\n\n" + "\n\n".join(stuck)
-        return DeadlockError(_MEMORY_ADDRESS.sub("", text))
-
-    def _on_end(self, thread: Thread) -> None:
-        """Hub callback: a thread has ended, by return, error or kill.
-
-        It leaves `_threads` last, so that `_settle` does again what an exception
-        has left half done.
-        """
-        if thread not in self._threads:
-            return
-        error = thread.exception
-        # One that returned nothing needs no more, and that is most of them.
-        if error is not None or thread.value is not None:
-            on_thread_end(thread)
-            if error is not None and not issubclass(type(error), Hub.SYSTEM_ERROR):
-                if self._errh is not None:
-                    self.attach(self._report, self._errh, error, thread)
-                else:
-                    self._keep_error(error, thread)
-        if thread.background:
-            self._background.discard(thread)
-        self._threads.pop(thread, None)
-        if self._running:
-            if self._errors:
-                # At once, and last: gevent tells the threads that wait for this one next.
-                self._looper.switch(None)
-            elif not self._waits_for_threads():
-                self._wake_loop()
-
-    def _report(self, errh: ErrorHandler, error: BaseException, thread: Thread) -> None:
-        """Call `errh`.  What it raises itself is for `loop()`, and not for `errh` again."""
-        # Told of from here on, however `_on_end` ended.
-        self._forget(thread)
-        try:
-            errh(error, thread)
-        except BaseException as failure:
-            if issubclass(type(failure), (GreenletExit, *Hub.SYSTEM_ERROR)):
-                # A kill is no error; the others end the program from any thread.
-                raise
-            self._wake_loop()
-            self._keep_error(failure, thread)
-
-    def _keep_error(self, error: BaseException, thread: Thread) -> None:
-        """Have it for the next `loop()`; log it if none is running to raise it."""
-        if not self._running:
-            log_soon(kernel_logger, logging.ERROR, _DIED, thread.name, shown(error), error=error)
-        if not self._running and len(self._errors) >= _KEPT_ERRORS:
-            del self._errors[next(iter(self._errors))]
-        self._errors[thread] = error
+def start(kernel: Ratchet, thread: Thread, func: Callable[..., object], *, background: bool) -> Thread:
+    """Have `kernel` own a thread that was made to call `func`, and queue and return it."""
+    thread.kernel = kernel
+    equip(thread, func, background=background)
+    kernel._scheduler.start(thread)
+    return thread
 
 
 def run(main: Callable[[*Positional], Result], /, *args: *Positional) -> Result | None:
@@ -518,49 +303,12 @@ def kernel_of(thread: greenlet) -> Ratchet:
 
 _entered: dict[greenlet, list[Ratchet]] = {}
 _shared: weakref.WeakKeyDictionary[Hub, Ratchet] = weakref.WeakKeyDictionary()
-_quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
-def _leave_errors_to_kernels(hub: Hub) -> None:
-    """Have the errors of threads and of the hub's callbacks come out of `loop()`, and not printed.
-
-    Setting `handle_error` on the hub is gevent's own hook for this.  The errors of
-    other greenlets, and those of callbacks while no `loop()` runs on the hub, go
-    where they went before.
-    """
-    if hub in _quiet_hubs:
-        return
-    inner = hub.handle_error
-
-    def handle_error(context: object, kind: type[BaseException], value: Any, tb: Any) -> None:
-        ours = isinstance(context, Thread)
-        if not ours and (isinstance(context, greenlet) or issubclass(kind, (HubDestroyed, GreenletExit))):
-            inner(context, kind, value, tb)
-        elif issubclass(kind, hub.SYSTEM_ERROR):
-            # KeyboardInterrupt and SystemExit end the program from any thread.
-            if not ours:
-                settle_soon(hub)
-            hub.handle_system_error(kind, value, tb)
-        elif not ours:
-            kernel = _running_on(hub)
-            # Its type is asked, not the error: its attributes may be anything.
-            if kernel is None or not issubclass(type(value), BaseException):
-                inner(context, kind, value, tb)
-            else:
-                settle_soon(hub)
-                kernel._take_error(BaseException.with_traceback(value, tb))
-
-    setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
-    _quiet_hubs.add(hub)
+def _after_fork() -> None:
+    """In a forked child, after the parent's threads were frozen: forget what they have entered."""
+    for thread in frozen:
+        _entered.pop(thread, None)
 
 
-def _running_on(hub: Hub) -> Ratchet | None:
-    """The oldest scheduler that a greenlet of this hub runs."""
-    for thing in living():
-        if isinstance(thing, Ratchet) and thing._hub is hub and thing._running:
-            return thing
-    return None
-
-
-def _do_nothing(thread: object) -> None:
-    """A link that has gevent call those before it."""
+os.register_at_fork(after_in_child=_after_fork)

@@ -21,7 +21,7 @@ from ratchet._fork import frozen
 from ratchet._thread import prepared, space_of
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused, WrongThread
-from ratchet.kernel import Ratchet, Thread, kernel_of
+from ratchet.kernel import Ratchet, Thread, kernel_of, start
 
 __all__ = [
     "alarm",
@@ -61,7 +61,7 @@ def attach(func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs
     # Not by way of the scheduler's method: gevent keeps the frames in which a greenlet
     # is made, and each one more takes 5 % of the thread's memory.
     target, more = prepared(func, kwargs)
-    return kernel_of(getcurrent())._start(Thread(target, *args, **more), func, background=False)
+    return start(kernel_of(getcurrent()), Thread(target, *args, **more), func, background=False)
 
 
 def attach_background(

@@ -18,7 +18,7 @@ def leftovers() -> list[str]:
         "schedulers that were entered": kernel._entered,
         "loops off the main greenlet": _turns._off_main,
         "threads of the shared scheduler": [
-            owned for shared in kernel._shared.values() for owned in shared._threads
+            owned for shared in kernel._shared.values() for owned in shared._scheduler.threads
         ],
     }
     return [f"{name}: {register!r}" for name, register in registers.items() if register]

@@ -28,7 +28,9 @@ ALLOWED: dict[str, set[str]] = {
     "_context": set(),
     "_turns": SCHEDULER,
     "_thread": SCHEDULER,
-    "kernel": {*SCHEDULER, "_turns", "_thread"},
+    "_scheduler": {*SCHEDULER, "_turns", "_thread"},
+    "_hub_errors": {*SCHEDULER, "_thread", "_scheduler"},
+    "kernel": {*SCHEDULER, "_thread", "_scheduler", "_hub_errors"},
     "thread": {*SCHEDULER, "_thread", "kernel"},
     "bus.codecs": SCHEDULER,
 }

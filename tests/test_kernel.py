@@ -802,23 +802,20 @@ def test_a_deadlock_goes_on_and_the_errors_of_the_killed_threads_are_logged(
     assert "KeyError('of a thread')" in caplog.text
 
 
-@pytest.mark.parametrize("place", ["_leave", "_run", "close"])
+@pytest.mark.parametrize("place", ["_leave", "run", "close"])
 def test_an_interrupt_on_the_way_out_of_the_block_spares_no_thread(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted(Ratchet):
-        """One whose way out is interrupted once."""
-
-    def interrupt(self: Ratchet) -> None:
-        monkeypatch.delattr(Interrupted, place)
+    def interrupt() -> None:
+        monkeypatch.undo()
         raise KeyboardInterrupt
 
     trace: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        with Interrupted() as kernel:
+        with Ratchet() as kernel:
             kernel.attach_background(pause_until_killed, trace)
             thread.timer(0)
-            monkeypatch.setattr(Interrupted, place, interrupt, raising=False)
+            monkeypatch.setattr(kernel._scheduler if place == "run" else kernel, place, interrupt)
     assert trace == ["thread"]
     assert kernel.num_threads == 0
 
@@ -1234,9 +1231,9 @@ def test_a_thread_s_end_that_was_noted_by_half_is_noted_in_full(
     kernel.loop_once()
     if place == "_on_end":
         # The kernel's link, which is interrupted at its first line.
-        monkeypatch.setattr("ratchet.kernel.on_thread_end", interrupt)
+        monkeypatch.setattr("ratchet._scheduler.on_thread_end", interrupt)
     else:
-        monkeypatch.setattr(kernel, place, interrupt)
+        monkeypatch.setattr(kernel._scheduler, place, interrupt)
     raised = []
     while kernel.num_threads:
         try:

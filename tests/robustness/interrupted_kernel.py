@@ -32,7 +32,16 @@ from ratchet._wait import WaitQueue
 
 FILES = {
     os.path.join(os.path.dirname(ratchet.__file__), name)
-    for name in ("kernel.py", "_thread.py", "thread.py", "_wait.py", "_turns.py", "_death.py")
+    for name in (
+        "kernel.py",
+        "_thread.py",
+        "_scheduler.py",
+        "_hub_errors.py",
+        "thread.py",
+        "_wait.py",
+        "_turns.py",
+        "_death.py",
+    )
 }
 LATE = 0.1
 """Seconds of a time-out that is over only where a wake-up was lost."""
