@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from helpers import active_watchers, wait_until
-from ratchet import _turns, kernel, thread
+from ratchet import _pause, _sigwait, _turns, kernel
 
 
 def leftovers() -> list[str]:
     """The registers that should be empty between two tests, and are not."""
     registers = {
-        "paused threads": thread._paused,
-        "waiters for signals": thread._signal_waiters,
+        "paused threads": _pause.paused,
+        "waiters for signals": _sigwait.waiters,
         "schedulers that were entered": kernel._entered,
         "loops off the main greenlet": _turns._off_main,
         "threads of the shared scheduler": [

@@ -31,7 +31,11 @@ ALLOWED: dict[str, set[str]] = {
     "_scheduler": {*SCHEDULER, "_turns", "_thread"},
     "_hub_errors": {*SCHEDULER, "_thread", "_scheduler"},
     "kernel": {*SCHEDULER, "_thread", "_scheduler", "_hub_errors"},
-    "thread": {*SCHEDULER, "_thread", "kernel"},
+    "_alarm": {*SCHEDULER, "kernel"},
+    "_block_on": SCHEDULER,
+    "_pause": SCHEDULER,
+    "_sigwait": SCHEDULER,
+    "thread": {*SCHEDULER, "_thread", "kernel", "_alarm", "_block_on", "_pause", "_sigwait"},
     "bus.codecs": SCHEDULER,
 }
 

@@ -18,7 +18,7 @@ from greenlet import greenlet
 
 import ratchet
 from helpers import LONG, active_watchers, burn, in_os_thread, output_of, turns, wait_until
-from ratchet import Alarm, NotPaused, Ratchet, Thread, WrongThread, thread
+from ratchet import Alarm, NotPaused, Ratchet, Thread, WrongThread, _pause, _sigwait, thread
 from ratchet._wait import waiting_on
 
 WRONG_SECONDS = ["1", True, 1j, b"1", [1]]
@@ -406,9 +406,9 @@ def test_an_alarm_that_is_cancelled_while_its_callback_runs_does_not_ring() -> N
 
     def call() -> str:
         alarm = thread.alarm(0, lambda: trace.append(str(thread.pause())))
-        wait_until(lambda: thread._paused)
+        wait_until(lambda: _pause.paused)
         alarm.cancel()
-        thread.unpause(next(iter(thread._paused)), "callback goes on")
+        thread.unpause(next(iter(_pause.paused)), "callback goes on")
         turns()
         return "not disturbed"
 
@@ -512,7 +512,7 @@ def test_a_thread_may_pause_again_and_again() -> None:
 
     paused = Caller(pause_thrice)
     for number in range(3):
-        wait_until(lambda: paused.thread in thread._paused)
+        wait_until(lambda: paused.thread in _pause.paused)
         thread.unpause(paused.thread, number)
     paused.result()
     assert got == [0, 1, 2]
@@ -577,7 +577,7 @@ def test_a_thread_unpaused_between_its_kill_and_its_end_leaves_nothing() -> None
     paused = Caller(pause_and_clean_up).started()
     paused.thread.kill(block=False)
     thread.unpause(paused.thread, "too late")
-    wait_until(lambda: paused.thread in thread._paused)
+    wait_until(lambda: paused.thread in _pause.paused)
     turns()
     assert trace == []
     thread.unpause(paused.thread, "in time")
@@ -1175,8 +1175,8 @@ def test_a_call_that_is_ended_from_outside_leaves_nothing_behind_and_disturbs_no
     assert type(end(call)) is expected
     wait_until(lambda: active_watchers() <= before, "the watchers to go")
     assert not scene.other.has_links()
-    assert thread._signal_waiters == {}
-    assert list(thread._paused) == [scene.other]
+    assert _sigwait.waiters == {}
+    assert list(_pause.paused) == [scene.other]
 
     bystander = Caller(call).started()
     end(call)
@@ -1199,8 +1199,8 @@ def test_a_call_that_ends_by_itself_leaves_nothing_behind(name: str, scene: Scen
         thread.unpause(scene.other)
     assert not isinstance(caller.result(), BaseException)
     wait_until(lambda: active_watchers() <= before, "the watchers to go")
-    assert caller.thread not in thread._paused
-    assert thread._signal_waiters == {}
+    assert caller.thread not in _pause.paused
+    assert _sigwait.waiters == {}
     assert not scene.other.has_links()
 
 
