@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -34,3 +36,24 @@ def nothing_is_left_behind() -> Iterator[None]:
         wait_until(lambda: active_watchers() <= before and leftovers() in ([], known), seconds=5)
     except AssertionError:
         pytest.fail(f"watchers left: {active_watchers() - before}; {leftovers()}")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def hits() -> Iterator[list[int]]:
+    """The signals that reached Python's own handler for SIGUSR1 and SIGUSR2."""
+    caught: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: caught.append(number))
+        for number in (signal.SIGUSR1, signal.SIGUSR2)
+    }
+    yield caught
+    for number, handler in before.items():
+        signal.signal(number, handler)
