@@ -2,8 +2,8 @@
 
 `alarm` starts an `AlarmClock`, whose timer runs on the hub.  When the time is over,
 the clock calls the callback in a thread of its own, if there is one, and then raises
-the `Alarm` in the thread that set it.  A clock that is stopped rings no more, nor
-does one whose thread has ended.  `Alarm` is in `errors`, and has no code of the
+the `Alarm` in the thread that set it.  A clock that is stopped no longer
+rings, nor does one whose thread has ended.  `Alarm` is in `errors`, and has no code of the
 scheduler's.
 """
 
@@ -38,7 +38,7 @@ class AlarmClock:
         self._thread = getcurrent()
         loop: Any = get_hub().loop
         # The priority of gevent's own: what is ready goes before a time-out of the same turn.
-        # It repeats, in case that an interrupt strikes just as it rings.
+        # It repeats, in case an interrupt strikes just as it rings.
         self._timer = loop.timer(seconds, _RING_AGAIN, priority=-1)
 
     @property

@@ -1,4 +1,4 @@
-"""Where the errors of threads and of the hub's callbacks go.
+"""The routing of errors that nobody catches, of threads and of the hub's callbacks.
 
 gevent gives every error that nobody catches to `handle_error` of its hub, which
 prints it.  On a hub that has schedulers, the errors of their threads are kept by
@@ -25,7 +25,7 @@ _quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def leave_errors_to_schedulers(hub: Hub) -> None:
-    """Have the errors of threads and of the hub's callbacks come out of `loop()`, and not printed.
+    """Let the errors of threads and of the hub's callbacks come out of `loop()`, instead of being printed.
 
     Setting `handle_error` on the hub is gevent's own hook for this.
     """

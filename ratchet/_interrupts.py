@@ -30,7 +30,7 @@ _guarded: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def guard(hub: Hub) -> None:
-    """Have everything on `hub` settled after a callback of the hub has raised.
+    """Settle everything on `hub` whenever one of its callbacks has raised.
 
     Setting `handle_error` on the hub is gevent's own hook for this.
     """
@@ -56,7 +56,7 @@ def settle_soon(hub: Hub) -> None:
 
 
 def _settle(hub: Hub) -> None:
-    """Hub callback."""
+    """Hub callback: settle each scheduler and bus of this hub."""
     for thing in living():
         if thing._hub is hub:
             try:

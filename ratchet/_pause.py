@@ -18,7 +18,7 @@ from ratchet._wait import check_hub, suspend
 from ratchet.errors import NotPaused
 
 paused: dict[greenlet, Waiter[tuple[object, ...]]] = {}
-"""What each paused thread sleeps on."""
+"""The waiter that each paused thread sleeps on."""
 
 
 def pause() -> Any:
@@ -79,7 +79,7 @@ def unpause(thread: greenlet, *values: object) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child, after the parent's threads were frozen: forget that they are paused."""
+    """Forget, in a forked child, which of the parent's threads were paused; these are frozen by then."""
     for thread in frozen:
         paused.pop(thread, None)
 

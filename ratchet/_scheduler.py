@@ -1,6 +1,6 @@
 """The threads of a `Ratchet`, and the loop that runs until they have ended.
 
-How a thread goes its way: `start` enters it in the table and has gevent start it;
+The life of a thread: `start` enters it in the table and has gevent start it;
 gevent runs it; its end is noticed in a hub callback, `_on_end`, which keeps its
 error, takes it out of the table, and wakes the greenlet that runs `loop` if there
 is a reason to return.  That greenlet sleeps in `_wait_for_change`.
@@ -34,7 +34,7 @@ from greenlet import GreenletExit, getcurrent
 
 from ratchet._death import on_thread_end
 from ratchet._fork import freeze
-from ratchet._log import kernel_logger, log_error, log_soon, shown
+from ratchet._log import kernel_logger, log_error, log_soon, safe_repr
 from ratchet._thread import ScheduledThread, described
 from ratchet._turns import suspend_for_a_turn, suspend_until_nothing_is_left
 from ratchet._wait import check_hub
@@ -224,15 +224,15 @@ class Scheduler(Generic[Owned]):
             errh(error, thread)
         except BaseException as failure:
             if issubclass(type(failure), (GreenletExit, *Hub.SYSTEM_ERROR)):
-                # A kill is no error; the others end the program from any thread.
+                # A kill is not an error; the others end the program from any thread.
                 raise
             self._wake_loop()
             self._keep_error(failure, thread)
 
     def _keep_error(self, error: BaseException, thread: Owned) -> None:
-        """Have it for the next `loop()`; log it if none is running to raise it."""
+        """Keep an error for the next `loop()`; log it as well if none is running to raise it."""
         if not self.running:
-            log_soon(kernel_logger, logging.ERROR, _DIED, thread.name, shown(error), error=error)
+            log_soon(kernel_logger, logging.ERROR, _DIED, thread.name, safe_repr(error), error=error)
         if not self.running and len(self._errors) >= _KEPT_ERRORS:
             del self._errors[next(iter(self._errors))]
         self._errors[thread] = error
@@ -242,7 +242,7 @@ class Scheduler(Generic[Owned]):
         return self._hub is hub and self.running
 
     def take_error(self, error: BaseException) -> None:
-        """Have `loop()` raise what a callback of the hub has raised."""
+        """Make `loop()` raise what a callback of the hub has raised."""
         self._wake_loop()
         self._errors[_HubCallback()] = error
 
@@ -265,7 +265,7 @@ class Scheduler(Generic[Owned]):
     def log_errors(self) -> None:
         """Log the errors that no loop() has raised, and that none will."""
         for died, error in list(self._errors.items()):
-            log_error(kernel_logger, logging.ERROR, _DIED, died.name, shown(error), error=error)
+            log_error(kernel_logger, logging.ERROR, _DIED, died.name, safe_repr(error), error=error)
         self._errors.clear()
 
     def _deadlock(self) -> DeadlockError:
@@ -289,7 +289,7 @@ class Scheduler(Generic[Owned]):
             self._wake_loop()
 
     def _after_fork(self) -> None:
-        """In a forked child: its threads are copies of the parent's, and must not run."""
+        """Freeze the threads, in a forked child: they are copies of the parent's, and must not run."""
         current = getcurrent()
         copies = [thread for thread in self.threads if thread is not current]
         freeze(copies)
@@ -299,4 +299,4 @@ class Scheduler(Generic[Owned]):
 
 
 def _do_nothing(thread: object) -> None:
-    """A link that has gevent call those before it."""
+    """Link that makes gevent call the links before it."""

@@ -16,7 +16,7 @@ from ratchet._wait import check_timeout, suspend
 from ratchet.errors import WrongThread
 
 waiters: dict[Waiter[Any], _signal.Signals] = {}
-"""The signal that each thread waits for, by what the thread sleeps on."""
+"""The signal that each thread waits for, by the waiter that the thread sleeps on."""
 
 
 def sigwait(signal: int | str, timeout: float | None = None) -> bool:
@@ -113,7 +113,7 @@ def _signal_number(signal: int | str) -> _signal.Signals:
 
 
 def _after_fork() -> None:
-    """In a forked child, after the parent's threads were frozen: forget what they wait for."""
+    """Forget, in a forked child, what the parent's threads waited for; these are frozen by then."""
     for waiter, number in list(waiters.items()):
         # A thread that sleeps is in its waiter.
         if waiter.greenlet is None:

@@ -56,7 +56,7 @@ class ScheduledThread(Greenlet):
 
     @property
     def waiting_on(self) -> str | None:
-        """What the thread waits for, in words; None if it is not waiting."""
+        """A description of what the thread waits for; None if it is not waiting."""
         return None if self.ready() else waiting_on(self)
 
     @property
@@ -72,7 +72,7 @@ class ScheduledThread(Greenlet):
 def prepared(
     func: Callable[..., object], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., object], Mapping[str, Any]]:
-    """What a `Thread` is made with to call `func(**kwargs)`; refuses what cannot be called."""
+    """Return what a `Thread` is made with to call `func(**kwargs)`; refuse what cannot be called."""
     if not callable(func):
         raise TypeError(f"func must be callable, not {func!r}")
     if kwargs and ("run" in kwargs or "self" in kwargs):

@@ -53,7 +53,7 @@ class Ratchet:
 
     Leaving `with Ratchet() as kernel:` runs `loop()` and then `close()`.  If more
     threads than one failed before the others could be ended, an `ExceptionGroup`
-    of their errors comes out (a `BaseExceptionGroup`, where one is no `Exception`).
+    of their errors comes out (a `BaseExceptionGroup`, if one is not an `Exception`).
     If an exception leaves the block, `close()` runs alone, that exception goes on,
     and the errors of threads are logged.
 
@@ -106,7 +106,7 @@ class Ratchet:
 
     @property
     def num_threads(self) -> int:
-        """How many of its threads are alive, background ones included."""
+        """The number of its threads that are alive, background ones included."""
         return len(self._scheduler.threads)
 
     @property
@@ -134,7 +134,7 @@ class Ratchet:
     def attach_background(
         self, func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Thread:
-        """As `attach`, but `loop()` does not wait for the thread and kills it on its way out."""
+        """Queue a thread that `loop()` does not wait for, but kills on its way out."""
         target, more = prepared(func, kwargs)
         return start(self, Thread(target, *args, **more), func, background=True)
 
@@ -174,7 +174,7 @@ class Ratchet:
         self._scheduler.close()
 
     def dump(self) -> str:
-        """Every thread in the order of attaching: name, state, what it waits for, its stack.
+        """Describe every thread in the order of attaching: name, state, what it waits for, its stack.
 
         Returns:
             A text for people.  Its form may change.
@@ -241,7 +241,7 @@ class Ratchet:
 
 
 def start(kernel: Ratchet, thread: Thread, func: Callable[..., object], *, background: bool) -> Thread:
-    """Have `kernel` own a thread that was made to call `func`, and queue and return it."""
+    """Make `kernel` the owner of a thread that was made to call `func`; queue and return it."""
     thread.kernel = kernel
     equip(thread, func, background=background)
     kernel._scheduler.start(thread)
@@ -306,7 +306,7 @@ _shared: weakref.WeakKeyDictionary[Hub, Ratchet] = weakref.WeakKeyDictionary()
 
 
 def _after_fork() -> None:
-    """In a forked child, after the parent's threads were frozen: forget what they have entered."""
+    """Forget, in a forked child, what the parent's threads had entered; these are frozen by then."""
     for thread in frozen:
         _entered.pop(thread, None)
 

@@ -1,4 +1,4 @@
-"""What a thread does: functions for the current thread.
+"""Functions for the current thread: sleeping, waiting, alarms, and starting and ending others.
 
 It is thin, over `_wait` and the kernel.  Each function
 works in any greenlet, owned by a `Ratchet` or not, and leaves no waiter, timer,
@@ -123,7 +123,7 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
         Whether all have ended; False on time-out.
 
     Raises `ValueError` if the current thread is one of them, `WrongThread` if
-    one runs in another OS thread, and `TypeError` for what is no
+    one runs in another OS thread, and `TypeError` for anything but a
     `gevent.Greenlet`.
 
     .. code-block:: python

@@ -150,7 +150,7 @@ def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[Cli
 
 
 class Load:
-    """What all threads of the load share: the request, and what came of it.
+    """The state that all threads of the load share: the request, and what came of it.
 
     Attributes:
         latencies: those of the requests that were answered.

@@ -171,7 +171,7 @@ class Pinger:
         # A PONG that comes too late has the id of an older PING.
         id = sequence & wire.MAX_ID
         began = time.perf_counter()
-        # Does not wait: so few bytes find room, unless the connection is stuck.
+        # Does not wait: so few bytes fit, unless the connection is stuck.
         transport.send(wire.encode(wire.PING, 0, id, 0, ()))
         while True:
             messages = self._decoder.feed(receive(transport))
