@@ -55,7 +55,11 @@ class AlarmClock:
 
     def stop(self) -> None:
         # The timer first: it is what would keep the loop from ending.
-        self._timer.close()
+        try:
+            self._timer.close()
+        except ValueError:
+            # The hub's loop has been destroyed, and the timer with it.
+            pass
         self._alarm = None
         if isinstance(self._thread, gevent.Greenlet):
             self._thread.unlink(self._on_thread_end)

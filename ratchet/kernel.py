@@ -12,7 +12,7 @@ import os
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import ParamSpec, TypeVar, TypeVarTuple
+from typing import NoReturn, ParamSpec, TypeVar, TypeVarTuple
 
 from gevent.hub import Hub, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -112,6 +112,9 @@ class Ratchet:
     @property
     def method(self) -> str:
         """The operating system's polling method that the hub uses, such as `"epoll"`."""
+        if self._hub.loop is None:
+            # It has been destroyed; that raises.
+            check_hub(self._hub, self)
         return str(self._hub.loop.backend)
 
     def attach(
@@ -197,6 +200,9 @@ class Ratchet:
             ...
         """
         return "\n\n".join([repr(self), *(described(thread) for thread in self._scheduler.threads)])
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be copied or pickled")
 
     def __enter__(self) -> Ratchet:
         check_hub(self._hub, self)

@@ -11,7 +11,7 @@ import pytest
 
 import ratchet
 from callers import Caller
-from helpers import LONG, active_watchers, burn, turns, wait_until
+from helpers import LONG, active_watchers, burn, in_os_thread, turns, wait_until
 from ratchet import Alarm, Ratchet, _pause, thread
 
 
@@ -211,3 +211,15 @@ def test_an_alarm_does_not_keep_a_deadlock_from_being_found_when_its_thread_has_
     with pytest.raises(ratchet.DeadlockError):
         kernel.loop()
     kernel.close()
+
+
+@pytest.mark.parametrize("destroy_loop", [False, True])
+def test_an_alarm_whose_hub_has_been_destroyed_may_be_cancelled(destroy_loop: bool) -> None:
+    def run() -> None:
+        alarm = thread.alarm(60)
+        gevent.get_hub().destroy(destroy_loop)
+        alarm.cancel()
+        alarm.cancel()
+        assert not alarm.pending
+
+    assert in_os_thread(run) is None

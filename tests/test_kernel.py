@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -495,6 +497,13 @@ def test_method_is_the_polling_method_of_the_hub() -> None:
     assert isinstance(Ratchet().method, str)
 
 
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_scheduler_cannot_be_copied_or_pickled(duplicate: Callable[[object], object]) -> None:
+    kernel = Ratchet()
+    with pytest.raises(TypeError, match=r"<Ratchet at .*> cannot be copied or pickled"):
+        duplicate(kernel)
+
+
 def test_dump_names_each_thread_its_state_what_it_waits_for_and_its_stack() -> None:
     kernel = Ratchet()
     paused = kernel.attach(wait_for_unpause)
@@ -641,6 +650,28 @@ def test_an_interrupt_on_the_way_out_of_the_block_spares_no_thread(
     assert kernel.num_threads == 0
 
 
+def test_a_block_may_be_left_that_was_never_entered() -> None:
+    trace: list[str] = []
+    kernel = Ratchet()
+    kernel.attach(trace.append, "ran to its end")
+    kernel.__exit__(None, None, None)
+    assert trace == ["ran to its end"]
+    kernel.attach(pause_until_killed, trace)
+    turns()
+    error = ValueError("of the block")
+    kernel.__exit__(ValueError, error, None)
+    assert trace == ["ran to its end", "thread"]
+    assert kernel.num_threads == 0
+
+
+def test_a_block_may_be_left_twice() -> None:
+    with Ratchet() as outer:
+        with Ratchet() as inner:
+            pass
+        inner.__exit__(None, None, None)
+        assert thread.kernel() is outer
+
+
 def test_a_thread_that_is_killed_in_a_block_takes_the_threads_of_the_block_with_it() -> None:
     trace: list[str] = []
 
@@ -681,6 +712,13 @@ def test_a_call_on_a_destroyed_hub_says_so(name: str) -> None:
     with pytest.raises(WrongThread, match="belongs to a gevent hub that has been destroyed"):
         getattr(kernels[0], name)(*args)
     assert kernels[0].num_threads == 0
+
+
+def test_the_polling_method_of_a_destroyed_hub_is_not_known() -> None:
+    kernels: list[Ratchet] = []
+    assert in_os_thread(lambda: kernels.append(Ratchet())) is None
+    with pytest.raises(WrongThread, match="belongs to a gevent hub that has been destroyed"):
+        print(kernels[0].method)
 
 
 def test_each_os_thread_may_have_a_scheduler_of_its_own() -> None:
