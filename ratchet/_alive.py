@@ -44,3 +44,8 @@ def register(thing: Living) -> None:
 def living() -> list[Living]:
     """List all that is alive now, oldest first."""
     return list(_living.values())
+
+
+def living_on(hub: Hub) -> list[Living]:
+    """List what is alive now and belongs to a hub, oldest first."""
+    return [thing for thing in living() if thing._hub is hub]

@@ -16,7 +16,7 @@ from gevent.exceptions import HubDestroyed
 from gevent.hub import Hub
 from greenlet import GreenletExit, greenlet
 
-from ratchet._alive import living
+from ratchet._alive import living_on
 from ratchet._interrupts import settle_soon
 from ratchet._scheduler import Scheduler
 from ratchet._thread import ScheduledThread
@@ -57,7 +57,7 @@ def leave_errors_to_schedulers(hub: Hub) -> None:
 
 def _running_on(hub: Hub) -> Scheduler[ScheduledThread] | None:
     """The oldest scheduler that a greenlet of this hub runs."""
-    for thing in living():
-        if isinstance(thing, Scheduler) and thing.runs_on(hub):
+    for thing in living_on(hub):
+        if isinstance(thing, Scheduler) and thing.running:
             return thing
     return None

@@ -23,7 +23,7 @@ from typing import Any
 from gevent.hub import Hub
 from greenlet import greenlet
 
-from ratchet._alive import living
+from ratchet._alive import living_on
 from ratchet._log import log_soon, logger
 
 _guarded: weakref.WeakSet[Hub] = weakref.WeakSet()
@@ -57,10 +57,9 @@ def settle_soon(hub: Hub) -> None:
 
 def _settle(hub: Hub) -> None:
     """Hub callback: settle each scheduler and bus of this hub."""
-    for thing in living():
-        if thing._hub is hub:
-            try:
-                thing._settle()
-            except Exception as error:
-                # One that cannot be settled is not to spare the others.
-                log_soon(logger, logging.ERROR, "cannot settle %s", type(thing).__name__, error=error)
+    for thing in living_on(hub):
+        try:
+            thing._settle()
+        except Exception as error:
+            # One that cannot be settled is not to spare the others.
+            log_soon(logger, logging.ERROR, "cannot settle %s", type(thing).__name__, error=error)

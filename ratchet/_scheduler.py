@@ -237,10 +237,6 @@ class Scheduler(Generic[Owned]):
             del self._errors[next(iter(self._errors))]
         self._errors[thread] = error
 
-    def runs_on(self, hub: Hub) -> bool:
-        """Whether a greenlet of this hub runs the loop."""
-        return self._hub is hub and self.running
-
     def take_error(self, error: BaseException) -> None:
         """Make `loop()` raise what a callback of the hub has raised."""
         self._wake_loop()

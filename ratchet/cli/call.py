@@ -12,7 +12,7 @@ from ratchet.bus import ClientBus, Limits
 from ratchet.bus.codecs import client_functions
 from ratchet.cli.common import (
     USAGE,
-    CommandParser,
+    Commands,
     Failure,
     address,
     complain,
@@ -39,7 +39,7 @@ _ADVICE: Final = {
 }
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "call",

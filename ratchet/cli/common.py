@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO, TypeAlias
 
 from ratchet.bus._core.address import Address, TcpEndpoint, parse
 
@@ -60,6 +60,10 @@ class CommandParser(Parser):
             return self.parse_known_intermixed_args(args, namespace)
         finally:
             self._inner = False
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
+"""The commands of a parser, to which each command adds its own."""
 
 
 def complain(message: str) -> None:

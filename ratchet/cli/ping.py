@@ -18,7 +18,7 @@ from ratchet.bus._socket import wire
 from ratchet.bus._socket.transport import Transport
 from ratchet.cli.common import (
     FAILED,
-    CommandParser,
+    Commands,
     Failure,
     address,
     put,
@@ -37,7 +37,7 @@ _KEPT_TIMES: Final = 100_000
 _READ_SIZE: Final = 64 * 1024
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "ping",

@@ -26,7 +26,7 @@ from ratchet.bus.codecs import required_arguments
 from ratchet.cli.common import (
     FAILED,
     USAGE,
-    CommandParser,
+    Commands,
     Failure,
     address,
     complain,
@@ -51,7 +51,7 @@ _logger: Final = logging.getLogger("ratchet.serve")
 Handler = Callable[..., Any]
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "serve",
