@@ -14,6 +14,7 @@ from gevent.exceptions import LoopExit
 from gevent.hub import Hub, Waiter
 from greenlet import getcurrent
 
+from ratchet import _clock
 from ratchet._wait import suspend
 
 _NOTHING_LEFT: Final = object()
@@ -72,7 +73,7 @@ def _suspend_off_main(looper: Waiter[Any], subject: object, turn: Any) -> None:
     hub: Any = looper.hub
     loop: Any = hub.loop
     before_poll = loop.prepare(priority=loop.MINPRI)
-    next_turn = loop.timer(0.0)
+    next_turn = _clock.timer(hub, 0.0)
     try:
         before_poll.start(_tell_if_nothing_left, hub, next_turn, looper)
         # A prepare watcher that starts in the midst of a turn misses this turn's poll.

@@ -25,6 +25,7 @@ from typing import Any, Final
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._log import shown
 from ratchet.errors import WrongThread
 
@@ -43,10 +44,9 @@ def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: flo
     """
     if timeout is None:
         return waiter.get()
-    timer = get_hub().loop.timer(max(timeout, 0.0))
+    timer = _clock.timer(get_hub(), timeout)
     try:
-        # update=True: a loop that is late must not make the timer fire early.
-        timer.start(waiter.switch, TIMED_OUT, update=True)
+        timer.start(waiter.switch, TIMED_OUT)
         value = waiter.get()
         timer.close()
         return value

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal as _signal
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,6 +16,7 @@ import gevent
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._fork import frozen
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused, WrongThread
@@ -123,10 +123,9 @@ class AlarmClock:
         self._alarm: Alarm | None = alarm
         self._callback = callback
         self._thread = getcurrent()
-        loop: Any = get_hub().loop
         # The priority of gevent's own: what is ready goes before a time-out of the same turn.
         # It repeats, in case that an interrupt strikes just as it rings.
-        self._timer = loop.timer(seconds, _RING_AGAIN, priority=-1)
+        self._timer = _clock.timer(get_hub(), seconds, _RING_AGAIN, priority=-1)
 
     @property
     def pending(self) -> bool:
@@ -138,7 +137,7 @@ class AlarmClock:
             # An alarm that outlives its thread would keep the loop from ending.
             self._thread.rawlink(self._on_thread_end)
         # With the thread, as gevent does it, so that a forked child finds what is for a frozen one.
-        self._timer.start(self._on_expiration, self._thread, update=True)
+        self._timer.start(self._on_expiration, self._thread)
 
     def stop(self) -> None:
         # The timer first: it is what would keep the loop from ending.
@@ -333,7 +332,7 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
             raise ValueError(f"{thread!r} cannot wait for itself")
         if not thread.ready():
             running.append(thread)
-    end = None if timeout is None else time.monotonic() + timeout
+    end = None if timeout is None else _clock.monotonic() + timeout
     # One after the other, and without a callback of ours in which an end could be lost.
     return all(_wait_for(thread, running, end) for thread in running)
 
@@ -341,7 +340,7 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
 def _wait_for(thread: gevent.Greenlet[Any, Any], all_of_them: object, end: float | None) -> bool:
     if thread.ready():
         return True
-    timeout = None if end is None else end - time.monotonic()
+    timeout = None if end is None else end - _clock.monotonic()
     waiter: Waiter[Any] = Waiter()
     try:
         thread.rawlink(waiter.switch)

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -20,6 +19,7 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
+from ratchet import _clock
 from ratchet._log import log_error
 from ratchet.bus import Codec, ServerBus, codecs, listen
 from ratchet.bus.codecs import required_arguments
@@ -231,7 +231,7 @@ class Stop:
 
     def __call__(self) -> None:
         if self._drainer is None:
-            self._end = time.monotonic() + self._timeout
+            self._end = _clock.monotonic() + self._timeout
             self._drainer = self._kernel.attach(self._server.drain, self._timeout)
             say("draining; a second signal ends at once")
         else:
@@ -243,8 +243,8 @@ class Stop:
         """Wait for what is left when the server serves no more; False if some was cut off."""
         drained = self._drainer is None or self._drainer.get()
         # Threads that handlers have attached go on after the last answer.
-        left = max(0.0, self._end - time.monotonic())
-        gevent.with_timeout(left, self._kernel.loop, timeout_value=None)
+        left = max(0.0, self._end - _clock.monotonic())
+        _clock.with_timeout(left, self._kernel.loop, timeout_value=None)
         finished = drained and not self._kernel.num_threads
         self._kernel.close()
         return finished

@@ -25,11 +25,12 @@ import gevent
 from gevent.hub import Hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import format_address
-from ratchet.bus._core.deadline import is_over, seconds_until
+from ratchet.bus._core.deadline import is_over
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
 from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
 from ratchet.bus._core.stats import Counters
@@ -440,8 +441,8 @@ class IncomingRequest:
         # The client's own word may not come through: it has gone, or so many of its
         # requests are open that nothing more is read.
         if self.state is TAKEN and self._timer is None:
-            timer = self.requests.hub.loop.timer(seconds_until(deadline))
-            timer.start(self.route.give_up, self, update=True)
+            timer = _clock.timer(self.requests.hub, deadline - _clock.monotonic())
+            timer.start(self.route.give_up, self)
             self._timer = timer
 
     def end_handling(self) -> None:

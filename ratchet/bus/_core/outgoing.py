@@ -20,8 +20,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gevent.hub import Hub, Waiter, get_hub
 
+from ratchet import _clock
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
-from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until, time_left
+from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode
 from ratchet.errors import BusError, BusTimeout, Outcome
@@ -176,7 +177,7 @@ class OutgoingRequest(Generic[Request, Response]):
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state not in ENDED:
             waiter: Waiter[Any] = Waiter()
-            left = None if deadline is None else time_left(deadline)
+            left = None if deadline is None else seconds_until(deadline)
             try:
                 if self._waiters is None:
                     self._waiters = [waiter]
@@ -196,9 +197,9 @@ class OutgoingRequest(Generic[Request, Response]):
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
-        self._seconds = seconds_until(deadline)
-        self._timer = self.route.hub.loop.timer(self._seconds)
-        self._timer.start(self._on_deadline, update=True)
+        self._seconds = max(deadline - _clock.monotonic(), 0.0)
+        self._timer = _clock.timer(self.route.hub, self._seconds)
+        self._timer.start(self._on_deadline)
 
     def note_timeout(self, timeout: float) -> None:
         """The user's own number is the better text, if it is the one that counts."""
@@ -213,8 +214,8 @@ class OutgoingRequest(Generic[Request, Response]):
     def _look_again_after(self, seconds: float) -> None:
         """Have `_on_deadline` called once more."""
         before = self._timer
-        self._timer = self.route.hub.loop.timer(seconds)
-        self._timer.start(self._on_deadline, update=True)
+        self._timer = _clock.timer(self.route.hub, seconds)
+        self._timer.start(self._on_deadline)
         before.close()
 
     def _on_deadline(self) -> None:

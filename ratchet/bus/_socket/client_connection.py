@@ -11,7 +11,6 @@ is interrupted is still there, and ends with the connection or in `settle`.
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
@@ -193,7 +193,7 @@ class ClientConnection(StreamOwner):
         if self._plain:
             # To a plain server it is a request like any other, and one whose client goes
             # away is not run.  So as long as answers come, they are waited for.
-            quiet = time.monotonic() - self._plain_answer > _PLAIN_SILENCE
+            quiet = _clock.monotonic() - self._plain_answer > _PLAIN_SILENCE
             return not self._plain_order or (quiet and not self.look_undelivered())
         return self._last_cast <= self.stream.sent and not self.look_undelivered()
 
@@ -268,7 +268,7 @@ class ClientConnection(StreamOwner):
 
     def _note_cast(self, number: int) -> None:
         self._last_cast = number
-        self._plain_answer = time.monotonic()
+        self._plain_answer = _clock.monotonic()
         self._cast_count += 1
         casts, sent = self._casts, self.stream.sent
         while casts and casts[0] <= sent:
@@ -395,7 +395,7 @@ class ClientConnection(StreamOwner):
             self._on_answer(kind, arg, parts, transaction)
         elif kind == wire.PLAIN and self._plain_order:
             transaction = self._plain_order.popleft()
-            self._plain_answer = time.monotonic()
+            self._plain_answer = _clock.monotonic()
             is_open = self.open.get(transaction.id) is transaction
             self._on_answer(kind, arg, parts, transaction if is_open else None)
         elif kind == wire.PING:

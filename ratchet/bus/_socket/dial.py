@@ -14,7 +14,6 @@ import random
 import socket as _socket
 import ssl
 import sys
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -23,6 +22,7 @@ import gevent
 from gevent import socket
 from gevent.monkey import get_original
 
+from ratchet import _clock
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of, check_host
 from ratchet.bus._socket.transport import Transport, begin_tls
 
@@ -98,7 +98,7 @@ class Dialer:
         if self.back_off:
             # Jitter, so that the clients of a server that starts again do not all
             # come at the same instant.
-            gevent.sleep(self.back_off * random.uniform(0.5, 1.0))
+            _clock.sleep(self.back_off * random.uniform(0.5, 1.0))
         self.back_off = min(max(self.back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
         try:
             transport, peer = self._dial()
@@ -141,13 +141,13 @@ def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple
 
 def _shake_hands(transport: Transport) -> None:
     late = TimeoutError(errno.ETIMEDOUT, f"the TLS handshake took more than {_CONNECT_TIMEOUT:g} s")
-    end = time.monotonic() + _CONNECT_TIMEOUT
+    end = _clock.monotonic() + _CONNECT_TIMEOUT
     transport.shake_hands()
     while not transport.ready:
-        left = end - time.monotonic()
+        left = end - _clock.monotonic()
         if left <= 0:
             raise late
-        wait = socket.wait_write if transport.wants_write else socket.wait_read
+        wait = _clock.wait_write if transport.wants_write else _clock.wait_read
         wait(transport.fileno(), timeout=left, timeout_exc=late)
         transport.shake_hands()
 
@@ -172,7 +172,7 @@ def _connected(family: int, where: Any) -> Any:
         number = connecting.connect_ex(where)
         if number == errno.EINPROGRESS:
             late = TimeoutError(errno.ETIMEDOUT, f"no connection within {_CONNECT_TIMEOUT:g} s")
-            socket.wait_write(connecting.fileno(), timeout=_CONNECT_TIMEOUT, timeout_exc=late)
+            _clock.wait_write(connecting.fileno(), timeout=_CONNECT_TIMEOUT, timeout_exc=late)
             number = connecting.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         if number:
             full = number == errno.EAGAIN and family == socket.AF_UNIX

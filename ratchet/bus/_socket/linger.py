@@ -10,16 +10,15 @@ program that ends.
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-import gevent
 from gevent.hub import Hub, get_hub
 from gevent.monkey import get_original
 
+from ratchet import _clock
 from ratchet._alive import register
 from ratchet.bus._core.side import after_last_close
 from ratchet.bus._socket.delivery import DeliveryWatch
@@ -125,13 +124,13 @@ def _forget_lost_hubs() -> None:
 def _wait_for_delivery() -> None:
     """The program ends: let its peers have what was sent."""
     if _hubs_with_dropped and get_hub() in _hubs_with_dropped:
-        gevent.sleep(_LOOK)
-    end = time.monotonic() + _PATIENCE
-    while any(lingering._hub is get_hub() for lingering in _lingering) and time.monotonic() < end:
-        gevent.sleep(_LOOK)
+        _clock.sleep(_LOOK)
+    end = _clock.monotonic() + _PATIENCE
+    while any(lingering._hub is get_hub() for lingering in _lingering) and _clock.monotonic() < end:
+        _clock.sleep(_LOOK)
         if not _lingering:
             # What the hub has to say is logged by greenlets of their own.
-            gevent.sleep(_LOOK)
+            _clock.sleep(_LOOK)
 
 
 after_last_close(_wait_for_delivery)

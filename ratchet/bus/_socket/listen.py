@@ -14,16 +14,15 @@ import mmap
 import os
 import socket as _socket
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import gevent
 from gevent import socket
 from gevent.monkey import get_original
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of
 from ratchet.bus._socket.dial import fitting, resolve
@@ -144,13 +143,13 @@ class _DirectoryLock:
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def __enter__(self) -> None:
-        end = time.monotonic() + _LOCK_TIMEOUT
+        end = _clock.monotonic() + _LOCK_TIMEOUT
         try:
             while not self._take():
-                if time.monotonic() > end:
+                if _clock.monotonic() > end:
                     reason = f"the directory stayed locked for {_LOCK_TIMEOUT:g} s"
                     raise TimeoutError(errno.ETIMEDOUT, reason)
-                gevent.sleep(_LOCK_PAUSE)
+                _clock.sleep(_LOCK_PAUSE)
         except BaseException:
             self._close()
             raise

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, address_of, format_address
@@ -83,9 +84,8 @@ class ServerBus(ServerSide[Request, Response]):
         self._listener = listener
         self._address = listening_address(self._raw)
         self._back_off = _FIRST_BACK_OFF
-        loop: Any = self._hub.loop
         self._acceptor: Any = None
-        self._retry = loop.timer(0.0)
+        self._retry = _clock.timer(self._hub, 0.0)
         self._start_accepting()
 
     @property
@@ -284,9 +284,8 @@ class ServerBus(ServerSide[Request, Response]):
             log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
 
     def _accept_later(self) -> None:
-        loop: Any = self._hub.loop
-        self._retry = loop.timer(self._back_off)
-        self._retry.start(self._acceptor.start, self._on_acceptable, update=True)
+        self._retry = _clock.timer(self._hub, self._back_off)
+        self._retry.start(self._acceptor.start, self._on_acceptable)
         self._acceptor.stop()
         self._back_off = min(self._back_off * 2, _LAST_BACK_OFF)
 

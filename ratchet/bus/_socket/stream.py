@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import Any, Final
 
 from gevent.hub import Hub, get_hub
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
@@ -510,8 +510,8 @@ class MessageStream:
 
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
-        now = time.time()
-        if now - max(self._loop.now(), self._caught_up) > late:
+        now = _clock.wall_time()
+        if now - max(_clock.turn_time(self._loop), self._caught_up) > late:
             self._caught_up = now
             self.read_now()
 
