@@ -15,11 +15,23 @@ from ratchet import __version__, bus
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-SCHEDULER = {*ERRORS, "_clock", "_log", "_wait", "_alive", "_interrupts", "_death", "_context", "_fork"}
+SCHEDULER = {
+    *ERRORS,
+    "_clock",
+    "_chance",
+    "_log",
+    "_wait",
+    "_alive",
+    "_interrupts",
+    "_death",
+    "_context",
+    "_fork",
+}
 COMMAND = {"_clock", "bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_clock": set(),
+    "_chance": set(),
     "_log": ERRORS,
     "_wait": {*ERRORS, "_clock", "_log"},
     "_alive": set(),

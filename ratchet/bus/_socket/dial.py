@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import socket as _socket
 import ssl
 import sys
@@ -23,6 +22,7 @@ from gevent import socket
 from gevent.monkey import get_original
 
 from ratchet import _clock
+from ratchet._chance import chance
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of, check_host
 from ratchet.bus._socket.transport import Transport, begin_tls
 
@@ -98,7 +98,7 @@ class Dialer:
         if self.back_off:
             # Jitter, so that the clients of a server that starts again do not all
             # come at the same instant.
-            _clock.sleep(self.back_off * random.uniform(0.5, 1.0))
+            _clock.sleep(self.back_off * chance.uniform(0.5, 1.0))
         self.back_off = min(max(self.back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
         try:
             transport, peer = self._dial()

@@ -293,4 +293,5 @@ class ServerBus(ServerSide[Request, Response]):
 @cache
 def process_name(process: int) -> str:
     """What names this process to its clients, as long as it lives."""
+    # Not drawn from `chance`: no seed may give two processes the same name.
     return uuid.uuid4().hex
