@@ -68,7 +68,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._draining = False
         # Whether work was left when it was closed.
         self._cut_off = False
-        self._takers: set[gevent.Greenlet[Any, Any]] = set()
+        self._takers: dict[gevent.Greenlet[Any, Any], None] = {}
         # The workers of `serve`, each with what starts another like it.
         self._workers: dict[greenlet, Callable[[], Thread]] = {}
         # The handlers that have called `drain`.
@@ -440,11 +440,11 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._revive()
         if isinstance(taker, gevent.Greenlet):
             taker.rawlink(self._on_taker_end)
-            self._takers.add(taker)
+            self._takers[taker] = None
 
     def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
         """Hub callback."""
-        self._takers.discard(taker)
+        self._takers.pop(taker, None)
         death = death_of(taker)
         # The scheduler tells of its own threads.
         if death is not None and not isinstance(taker, Thread):

@@ -77,7 +77,7 @@ class ClientBus(ClientSide[Request, Response]):
         self._plain = plain
         # The connection on which requests go; others may still wait for answers.
         self._connection: ClientConnection | None = None
-        self._connections: set[ClientConnection] = set()
+        self._connections: dict[ClientConnection, None] = {}
         # Those who wait to send, and those who wait for the server's hello.
         self._waiters = WaitQueue()
         self._greeters = WaitQueue()
@@ -390,7 +390,7 @@ class ClientBus(ClientSide[Request, Response]):
             connection = ClientConnection(
                 self, transport, peer, self._decode, self._limits, self._plain, self._counters
             )
-            self._connections.add(connection)
+            self._connections[connection] = None
             connection.open_connection()
             if not self._hopeless and not self._draining:
                 self._connection = connection
@@ -399,7 +399,7 @@ class ClientBus(ClientSide[Request, Response]):
                 transport.close()
             else:
                 # A connection that nobody knows would outlive its client.
-                self._connections.discard(connection)
+                self._connections.pop(connection, None)
                 connection.stream.abandon()
             raise
 
@@ -464,7 +464,7 @@ class ClientBus(ClientSide[Request, Response]):
             if not self._plain:
                 self._dial_again()
             self._waiters_look_again()
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
 
     def _dial_again(self) -> None:
         if self._dialer is not None and not self._draining:
