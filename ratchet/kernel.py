@@ -31,7 +31,7 @@ from gevent.exceptions import HubDestroyed, LoopExit
 from gevent.hub import Hub, Waiter, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from ratchet._alive import living, register
+from ratchet import _alive
 from ratchet._context import context_that_outlives
 from ratchet._death import on_thread_end
 from ratchet._fork import freeze
@@ -199,7 +199,7 @@ class Ratchet:
         self._ended = self._on_end
         guard(self._hub)
         _leave_errors_to_kernels(self._hub)
-        register(self)
+        _alive.kernels.add(self)
         if entry is not None:
             self.attach(entry)
 
@@ -632,11 +632,11 @@ def _leave_errors_to_kernels(hub: Hub) -> None:
     _quiet_hubs.add(hub)
 
 
-def _running_on(hub: Hub) -> Ratchet | None:
+def _running_on(hub: Hub) -> _alive.LivingKernel | None:
     """The oldest scheduler that a greenlet of this hub runs."""
-    for thing in living():
-        if isinstance(thing, Ratchet) and thing._hub is hub and thing._running:
-            return thing
+    for kernel in _alive.kernels.living():
+        if kernel._hub is hub and kernel._running:
+            return kernel
     return None
 
 

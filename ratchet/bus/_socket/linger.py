@@ -18,8 +18,7 @@ from typing import Any, Final
 from gevent.hub import Hub, get_hub
 from gevent.monkey import get_original
 
-from ratchet import _clock
-from ratchet._alive import register
+from ratchet import _alive, _clock
 from ratchet.bus._core.side import after_last_close
 from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.transport import Transport
@@ -57,7 +56,7 @@ class Linger:
         self._on_undelivered = on_undelivered
         self._reader: Any = hub.loop.io(transport.fileno(), _READ, ref=False)
         self._delivery = DeliveryWatch(hub, transport.undelivered, self._on_delivery_end)
-        register(self)
+        _alive.lingering.add(self)
 
     def begin(self) -> None:
         """End the sending, and see to the rest in the hub."""
