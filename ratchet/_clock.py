@@ -17,15 +17,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from operator import methodcaller
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 from gevent import socket
 from gevent.hub import Hub
 
+from ratchet._loop import Loop, Watcher
+
 __all__ = [
     "Timeout",
-    "Timer",
     "monotonic",
     "sleep",
     "timer",
@@ -37,30 +38,13 @@ __all__ = [
 ]
 
 
-class Timer(Protocol):
-    """A timer of a loop."""
-
-    @property
-    def active(self) -> bool:
-        """Whether it is started and has not rung; one that repeats stays active."""
-
-    def start(self, callback: Callable[..., object], *args: object) -> None:
-        """Have the hub call `callback(*args)` when it rings."""
-
-    def stop(self) -> None:
-        """Keep it from ringing."""
-
-    def close(self) -> None:
-        """Keep it from ringing, for good.  Calling it twice is the same as once."""
-
-
 monotonic = time.monotonic
 """Seconds that only ever go on; deadlines and durations are in these."""
 
 wall_time = time.time
 """Seconds since 1970, which the system may set anew; only to compare with `turn_time`."""
 
-turn_time: Callable[[object], float] = methodcaller("now")
+turn_time: Callable[[Loop], float] = methodcaller("now")
 """The `wall_time` that a loop has stored, which is that of its last poll."""
 
 # gevent's own that take seconds.
@@ -73,7 +57,7 @@ wait_write = socket.wait_write
 
 def timer(
     hub: Hub, seconds: float, repeat: float = 0.0, *, ref: bool = True, priority: int | None = None
-) -> Timer:
+) -> Watcher:
     """A timer that is to be started at once, and rings after `seconds`; below 0 is as 0.
 
     It is made and not started, so that its caller may keep it first: nobody could stop
@@ -88,5 +72,5 @@ def timer(
     """
     loop: Any = hub.loop
     loop.update_now()
-    made: Timer = loop.timer(seconds if seconds > 0.0 else 0.0, repeat, ref, priority)
+    made: Watcher = loop.timer(seconds if seconds > 0.0 else 0.0, repeat, ref, priority)
     return made

@@ -50,7 +50,7 @@ def guard(hub: Hub) -> None:
 
 def settle_soon(hub: Hub) -> None:
     """Settle everything on `hub` in its next turn; does not block."""
-    loop: Any = hub.loop
+    loop = hub.loop
     if loop is not None:
         loop.run_callback(_settle, hub)
 

@@ -193,7 +193,7 @@ class Ratchet:
         self._errors: dict[object, BaseException] = {}
         # Whether a greenlet runs it, and what that one sleeps on, or slept on last.
         self._running = False
-        self._looper: Waiter[Any] = Waiter(self._hub)
+        self._looper: Waiter[object] = Waiter(self._hub)
         self._stopping = False
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
@@ -418,9 +418,9 @@ class Ratchet:
             if not kernels:
                 del _entered[entered]
 
-    def _wait_for_change(self, sleep: Callable[[Waiter[Any], object], None]) -> None:
+    def _wait_for_change(self, sleep: Callable[[Waiter[object], object], None]) -> None:
         """Sleep until a thread's end, an error or `stop()`, or as long as `sleep` says."""
-        looper: Waiter[Any] = Waiter(self._hub)
+        looper: Waiter[object] = Waiter(self._hub)
         self._looper = looper
         try:
             sleep(looper, self)

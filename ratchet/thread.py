@@ -18,6 +18,7 @@ from greenlet import getcurrent, greenlet
 
 from ratchet import _clock
 from ratchet._fork import frozen
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused, WrongThread
 from ratchet.kernel import Ratchet, Thread, kernel_of, prepared, space_of
@@ -47,7 +48,7 @@ _READ, _WRITE = 1, 2  # libev's event bits
 _RING_AGAIN = 0.1  # seconds
 
 _paused: dict[greenlet, Waiter[tuple[object, ...]]] = {}
-_signal_waiters: dict[Waiter[Any], _signal.Signals] = {}
+_signal_waiters: dict[Waiter[object], _signal.Signals] = {}
 
 
 def attach(func: Callable[Arguments, object], /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Thread:
@@ -102,7 +103,7 @@ def timer(seconds: float) -> None:
     if seconds is None:
         raise TypeError("seconds must be a number of seconds, not None")
     check_timeout(seconds, "seconds")
-    waiter: Waiter[Any] = Waiter()
+    waiter: Waiter[object] = Waiter()
     if seconds <= 0:
         get_hub().loop.run_callback(waiter.switch, None)
         suspend(waiter, "timer")
@@ -268,7 +269,7 @@ def _pause(current: greenlet) -> Any:
     waiter: Waiter[tuple[object, ...]] = Waiter()
     try:
         _paused[current] = waiter
-        values: Any = suspend(waiter, "pause")
+        values = suspend(waiter, "pause")
         # unpause() has done this, unless it was interrupted.
         _paused.pop(current, None)
         return values if len(values) > 1 else values[0] if values else None
@@ -341,7 +342,7 @@ def _wait_for(thread: gevent.Greenlet[Any, Any], all_of_them: object, end: float
     if thread.ready():
         return True
     timeout = None if end is None else end - _clock.monotonic()
-    waiter: Waiter[Any] = Waiter()
+    waiter: Waiter[object] = Waiter()
     try:
         thread.rawlink(waiter.switch)
         ended = suspend(waiter, "wait_all", all_of_them, timeout) is not TIMED_OUT
@@ -388,9 +389,9 @@ def block_on(
         raise ValueError("block_on needs at least one object to wait for")
     objects = [ready for ready, _ in wanted]
     descriptors = [_open_descriptor(ready) for ready in objects]
-    waiter: Waiter[Any] = Waiter()
-    loop: Any = get_hub().loop
-    watchers: list[Any] = []
+    waiter: Waiter[object] = Waiter()
+    loop = loop_of(get_hub())
+    watchers: list[Watcher] = []
     try:
         for (ready, events), descriptor in zip(wanted, descriptors, strict=True):
             # Two may be ready in one turn; the second finds nobody in the waiter.
@@ -407,7 +408,7 @@ def block_on(
         raise
 
 
-def _close(watchers: list[Any]) -> None:
+def _close(watchers: list[Watcher]) -> None:
     for watcher in watchers:
         watcher.close()
 
@@ -454,11 +455,11 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
     """
     number = _signal_number(signal)
     check_timeout(timeout)
-    loop: Any = get_hub().loop
+    loop = loop_of(get_hub())
     # Not asked of `threading`: in a patched program a greenlet is a thread to it.
     if not loop.default:
         raise WrongThread("sigwait works in the main OS thread only, as Python's signal handlers do")
-    waiter: Waiter[Any] = Waiter()
+    waiter: Waiter[object] = Waiter()
     watcher = loop.signal(number)
     try:
         return _sigwait(waiter, watcher, number, timeout)
@@ -468,7 +469,9 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
         raise
 
 
-def _sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals, timeout: float | None) -> bool:
+def _sigwait(
+    waiter: Waiter[object], watcher: Watcher, number: _signal.Signals, timeout: float | None
+) -> bool:
     try:
         _signal_waiters[waiter] = number
         watcher.start(waiter.switch, True)
@@ -480,7 +483,7 @@ def _sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals, timeout
         raise
 
 
-def _stop_sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals) -> None:
+def _stop_sigwait(waiter: Waiter[object], watcher: Watcher, number: _signal.Signals) -> None:
     watcher.close()
     _signal_waiters.pop(waiter, None)
     _restore_handler(number)

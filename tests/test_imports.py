@@ -17,6 +17,7 @@ from ratchet import __version__, bus
 ERRORS = {"errors"}
 SCHEDULER = {
     *ERRORS,
+    "_loop",
     "_clock",
     "_chance",
     "_log",
@@ -30,7 +31,8 @@ SCHEDULER = {
 COMMAND = {"_clock", "bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "_clock": set(),
+    "_loop": set(),
+    "_clock": {"_loop"},
     "_chance": set(),
     "_log": ERRORS,
     "_wait": {*ERRORS, "_clock", "_log"},

@@ -28,6 +28,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from ratchet import _clock
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
+from ratchet._loop import Watcher
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import is_over
@@ -188,7 +189,7 @@ class IncomingRequests:
 
     def leave_to_hub(self, callback: Callable[..., object], *args: object) -> None:
         """Have the hub call this; may be called in any OS thread."""
-        loop: Any = self.hub.loop
+        loop = self.hub.loop
         if loop is not None:
             loop.run_callback_threadsafe(callback, *args)
 
@@ -280,7 +281,7 @@ class IncomingRequest:
         self.metadata: Mapping[str, str] = _NO_METADATA
         self.kept_answer: Any = None
         # Rings at the deadline, while a thread handles it.
-        self._timer: Any = None
+        self._timer: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x}: {self.state.name.lower()}>"
@@ -454,7 +455,8 @@ class IncomingRequest:
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        timer.close()
+        if timer is not None:
+            timer.close()
 
     def interrupt(self) -> None:
         """Hub callback: its client gave up."""

@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from gevent.hub import Hub, Waiter, get_hub
 
 from ratchet import _clock
+from ratchet._loop import Watcher
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.stats import Counters
@@ -151,8 +152,8 @@ class OutgoingRequest(Generic[Request, Response]):
         self._decode = decode
         self.error: BusError | None = None
         self._value: Any = None
-        self._waiters: list[Waiter[Any]] | None = None
-        self._timer: Any = None
+        self._waiters: list[Waiter[object]] | None = None
+        self._timer: Watcher | None = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
 
@@ -176,7 +177,7 @@ class OutgoingRequest(Generic[Request, Response]):
             check_hub(self.route.hub, self)
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state not in ENDED:
-            waiter: Waiter[Any] = Waiter()
+            waiter: Waiter[object] = Waiter()
             left = None if deadline is None else seconds_until(deadline)
             try:
                 if self._waiters is None:
@@ -216,7 +217,8 @@ class OutgoingRequest(Generic[Request, Response]):
         before = self._timer
         self._timer = _clock.timer(self.route.hub, seconds)
         self._timer.start(self._on_deadline)
-        before.close()
+        if before is not None:
+            before.close()
 
     def _on_deadline(self) -> None:
         """Hub callback: the time of the request is over."""

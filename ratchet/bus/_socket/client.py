@@ -204,7 +204,7 @@ class ClientBus(ClientSide[Request, Response]):
         # Nobody can call it any more, and no request is open.
         if getattr(self, "_closed", True) or not (self._connections or self._dialer):
             return
-        loop: Any = self._hub.loop
+        loop = self._hub.loop
         if loop is not None:
             # The last reference may go in any OS thread, so not in place.
             note_dropped(self._hub)

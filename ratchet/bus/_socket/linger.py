@@ -19,6 +19,7 @@ from gevent.hub import Hub, get_hub
 from gevent.monkey import get_original
 
 from ratchet import _alive, _clock
+from ratchet._loop import loop_of
 from ratchet.bus._core.side import after_last_close
 from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.transport import Transport
@@ -54,7 +55,7 @@ class Linger:
         self._hub = hub
         self._transport = transport
         self._on_undelivered = on_undelivered
-        self._reader: Any = hub.loop.io(transport.fileno(), _READ, ref=False)
+        self._reader = loop_of(hub).io(transport.fileno(), _READ, ref=False)
         self._delivery = DeliveryWatch(hub, transport.undelivered, self._on_delivery_end)
         _alive.lingering.add(self)
 

@@ -24,6 +24,7 @@ from gevent.monkey import get_original
 
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, address_of, format_address
 from ratchet.bus._core.limits import Limits
@@ -84,7 +85,7 @@ class ServerBus(ServerSide[Request, Response]):
         self._listener = listener
         self._address = listening_address(self._raw)
         self._back_off = _FIRST_BACK_OFF
-        self._acceptor: Any = None
+        self._acceptor: Watcher | None = None
         self._retry = _clock.timer(self._hub, 0.0)
         self._start_accepting()
 
@@ -151,8 +152,9 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in list(self._admission.connections):
             connection.settle()
         super()._settle()
-        if not self._inbox.closed and not self._retry.active and not self._acceptor.active:
-            self._acceptor.start(self._on_acceptable)
+        acceptor = self._acceptor
+        if acceptor is not None and not (self._inbox.closed or self._retry.active or acceptor.active):
+            acceptor.start(self._on_acceptable)
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -209,8 +211,7 @@ class ServerBus(ServerSide[Request, Response]):
                 server=process_name(os.getpid()),
             )
         )
-        loop: Any = self._hub.loop
-        self._acceptor = loop.io(self._raw.fileno(), _READ)
+        self._acceptor = loop_of(self._hub).io(self._raw.fileno(), _READ)
         self._acceptor.start(self._on_acceptable)
 
     def _stop_accepting(self) -> None:
@@ -238,6 +239,7 @@ class ServerBus(ServerSide[Request, Response]):
                     return False
                 if error.errno == errno.EINVAL:
                     # It does not listen any more: another process has shut it down.
+                    assert self._acceptor is not None
                     self._acceptor.stop()
                     return False
                 # A client that went away before it was accepted is no trouble.
@@ -284,6 +286,7 @@ class ServerBus(ServerSide[Request, Response]):
             log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
 
     def _accept_later(self) -> None:
+        assert self._acceptor is not None
         self._retry = _clock.timer(self._hub, self._back_off)
         self._retry.start(self._acceptor.start, self._on_acceptable)
         self._acceptor.stop()

@@ -13,6 +13,7 @@ from typing import Final
 from gevent.hub import Hub
 
 from ratchet import _clock
+from ratchet._loop import Watcher
 
 # Seconds until a watch that was struck in the middle of a look looks again.
 _SOON: Final = 0.01
@@ -29,7 +30,7 @@ class Watch:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         # None unless it is watching.
-        self.timer: _clock.Timer | None = None
+        self.timer: Watcher | None = None
 
     def close(self) -> None:
         """Watch no more."""
