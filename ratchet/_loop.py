@@ -1,4 +1,4 @@
-"""gevent's loop and its watchers, as far as they are used here; their stubs do not know all of that.
+"""Types of gevent's loop, watchers and greenlets, as far as its stubs do not have them.
 
 Nothing here runs: whoever wants a loop with these types asks `loop_of`.
 """
@@ -6,9 +6,13 @@ Nothing here runs: whoever wants a loop with these types asks `loop_of`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import gevent
 from gevent.hub import Hub
+
+AnyGreenlet: TypeAlias = "gevent.Greenlet[..., Any]"
+"""A greenlet of gevent's, whatever it was called with and returns."""
 
 
 class Watcher(Protocol):

@@ -47,7 +47,7 @@ Arguments = ParamSpec("Arguments")
 Positional = TypeVarTuple("Positional")
 Result = TypeVar("Result")
 if TYPE_CHECKING:
-    Greenlet = gevent.Greenlet[Any, Any]
+    Greenlet = gevent.Greenlet[..., Any]
 else:
     Greenlet = gevent.Greenlet
 ErrorHandler = Callable[[BaseException, "Thread"], object]
@@ -124,8 +124,8 @@ class Thread(Greenlet):
 
 
 def prepared(
-    func: Callable[..., object], kwargs: Mapping[str, Any]
-) -> tuple[Callable[..., object], Mapping[str, Any]]:
+    func: Callable[..., object], kwargs: Mapping[str, object]
+) -> tuple[Callable[..., object], Mapping[str, object]]:
     """What a `Thread` is made with to call `func(**kwargs)`; refuses what cannot be called."""
     if not callable(func):
         raise TypeError(f"func must be callable, not {func!r}")
@@ -135,7 +135,7 @@ def prepared(
     return func, kwargs
 
 
-def space_of(thread: greenlet, premade: Any = None) -> Any:
+def space_of(thread: greenlet, premade: object = None) -> Any:
     """The scratch object of any greenlet: `premade`, or an empty namespace, on first use."""
     attributes = thread.__dict__
     if "_space" not in attributes:
@@ -610,7 +610,9 @@ def _leave_errors_to_kernels(hub: Hub) -> None:
         return
     inner = hub.handle_error
 
-    def handle_error(context: object, kind: type[BaseException], value: Any, tb: Any) -> None:
+    def handle_error(
+        context: object, kind: type[BaseException], value: Any, tb: TracebackType | None
+    ) -> None:
         ours = isinstance(context, Thread)
         if not ours and (isinstance(context, greenlet) or issubclass(kind, (HubDestroyed, GreenletExit))):
             inner(context, kind, value, tb)

@@ -18,7 +18,7 @@ from greenlet import getcurrent, greenlet
 
 from ratchet import _clock
 from ratchet._fork import frozen
-from ratchet._loop import Watcher, loop_of
+from ratchet._loop import AnyGreenlet, Watcher, loop_of
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.errors import Alarm, NotPaused, WrongThread
 from ratchet.kernel import Ratchet, Thread, kernel_of, prepared, space_of
@@ -85,7 +85,7 @@ def current() -> greenlet:
     return getcurrent()
 
 
-def space(premade: Any = None) -> Any:
+def space(premade: object = None) -> Any:
     """The current thread's own scratch object, made on first use.
 
     Args:
@@ -265,7 +265,7 @@ def pause() -> Any:
         raise
 
 
-def _pause(current: greenlet) -> Any:
+def _pause(current: greenlet) -> object:
     waiter: Waiter[tuple[object, ...]] = Waiter()
     try:
         _paused[current] = waiter
@@ -295,7 +295,7 @@ def unpause(thread: greenlet, *values: object) -> None:
     del _paused[thread]
 
 
-def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None = None) -> bool:
+def wait_all(threads: Iterable[gevent.Greenlet[..., Any]], timeout: float | None = None) -> bool:
     """Wait until all `threads` have ended, by return, error or kill; blocks.
 
     Their errors are not raised here.
@@ -338,7 +338,7 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
     return all(_wait_for(thread, running, end) for thread in running)
 
 
-def _wait_for(thread: gevent.Greenlet[Any, Any], all_of_them: object, end: float | None) -> bool:
+def _wait_for(thread: AnyGreenlet, all_of_them: object, end: float | None) -> bool:
     if thread.ready():
         return True
     timeout = None if end is None else end - _clock.monotonic()
@@ -520,7 +520,7 @@ def _signal_number(signal: int | str) -> _signal.Signals:
     return number
 
 
-def kill(thread: gevent.Greenlet[Any, Any]) -> None:
+def kill(thread: gevent.Greenlet[..., Any]) -> None:
     """End a thread, and wait until it has ended; its `finally` blocks run.
 
     A thread that has ended already is left alone; one that has not started
@@ -530,7 +530,7 @@ def kill(thread: gevent.Greenlet[Any, Any]) -> None:
     kill_all([thread])
 
 
-def kill_all(threads: Iterable[gevent.Greenlet[Any, Any]]) -> None:
+def kill_all(threads: Iterable[gevent.Greenlet[..., Any]]) -> None:
     """End all `threads` at once, and wait until they have ended; see `kill`."""
     threads = list(threads)
     for thread in threads:

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "_alive": set(),
     "_interrupts": {"_alive", "_log"},
     "_fork": {"_alive", "_log"},
-    "_death": set(),
+    "_death": {"_loop"},
     "_context": set(),
     "_turns": SCHEDULER,
     "kernel": {*SCHEDULER, "_turns"},

@@ -46,13 +46,13 @@ def new_server(
 ) -> ServerBus[Request, Response]: ...
 def new_server(
     socket: Any,
-    request_from_bus: FromBus[Any] | None = None,
-    response_to_bus: ToBus[Any] | None = None,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> ServerBus[Any, Any]:
+) -> ServerBus[Request, Response]:
     """The server's side of a bus, on a socket that already listens.  Does not block.
 
     Args:
@@ -108,13 +108,13 @@ def new_client(
 ) -> ClientBus[Request, Response]: ...
 def new_client(
     socket: Any,
-    request_to_bus: ToBus[Any] | None = None,
-    response_from_bus: FromBus[Any] | None = None,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     plain: bool = False,
     limits: Limits | None = None,
-) -> ClientBus[Any, Any]:
+) -> ClientBus[Request, Response]:
     """The client's side of a bus, on a socket that is already connected.  Does not block.
 
     It has this one connection.  When that is lost, further requests fail with
@@ -165,13 +165,13 @@ def listen(
 ) -> ServerBus[Request, Response]: ...
 def listen(
     address: Address,
-    request_from_bus: FromBus[Any] | None = None,
-    response_to_bus: ToBus[Any] | None = None,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> ServerBus[Any, Any]:
+) -> ServerBus[Request, Response]:
     """The server's side of a bus, on an address.  Blocks while a host name is looked up.
 
     Args:
@@ -238,14 +238,14 @@ def connect(
 ) -> ClientBus[Request, Response]: ...
 def connect(
     address: Address,
-    request_to_bus: ToBus[Any] | None = None,
-    response_from_bus: FromBus[Any] | None = None,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     plain: bool = False,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> ClientBus[Any, Any]:
+) -> ClientBus[Request, Response]:
     """The client's side of a bus, on an address; `listen` has an example.
 
     Does not block: it connects in the background, and again whenever the

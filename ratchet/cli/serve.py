@@ -48,7 +48,8 @@ _CODECS: Final[dict[str, Codec[Any, Any] | None]] = {
 }
 _logger: Final = logging.getLogger("ratchet.serve")
 
-Handler = Callable[..., Any]
+Handler = Callable[..., object]
+Server = ServerBus[Any, Any]
 
 
 def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
@@ -130,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     codec = _CODECS[arguments.codec]
     try:
         if codec is None:
-            server: ServerBus[Any, Any] = listen(arguments.address, ssl_context=context)
+            server: Server = listen(arguments.address, ssl_context=context)
         else:
             server = listen(arguments.address, codec=codec, ssl_context=context)
     except OSError as error:
@@ -200,7 +201,7 @@ def cannot_listen(address: str, error: OSError) -> str:
     return f"cannot listen on {address} ({reason(cause)}); {advice}"
 
 
-def serve(server: ServerBus[Any, Any], handler: Handler, workers: int, drain_timeout: float) -> bool:
+def serve(server: Server, handler: Handler, workers: int, drain_timeout: float) -> bool:
     """Serve until a signal ends it; blocks.  False if work was cut off."""
     with Ratchet(errh=log_death) as kernel:
         stop = Stop(kernel, server, drain_timeout)
@@ -221,7 +222,7 @@ def log_death(error: BaseException, thread: Thread) -> None:
 class Stop:
     """What a signal does that ends the server: the first one drains it, the second one closes it."""
 
-    def __init__(self, kernel: Ratchet, server: ServerBus[Any, Any], timeout: float) -> None:
+    def __init__(self, kernel: Ratchet, server: Server, timeout: float) -> None:
         self._kernel = kernel
         self._server = server
         self._timeout = timeout

@@ -33,7 +33,7 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import is_over
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
-from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
+from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import AlreadyAnswered
@@ -158,7 +158,7 @@ class IncomingRequests:
         hub: Hub,
         counters: Counters,
         decode: Decode[Any] | None,
-        encode: Callable[[Any], Any] | None,
+        encode: Callable[[Any], object] | None,
     ) -> None:
         self.hub = hub
         self.run_callback: Callable[..., object] = hub.loop.run_callback
@@ -267,7 +267,7 @@ class IncomingRequest:
         one_way: bool,
         deadline: float | None,
         id: int = 0,
-        client: OutgoingRequest[Any, Any] | None = None,
+        client: AnyOutgoing | None = None,
     ) -> None:
         self.requests = requests
         self.route = route
@@ -335,7 +335,7 @@ class IncomingRequest:
         # The client may have given up meanwhile.
         return self.state is TAKEN
 
-    def respond(self, response: Any) -> bool:
+    def respond(self, response: object) -> bool:
         """Answer it, once; see `ServerTransaction.send_response`."""
         if self.state is not TAKEN:
             return self._refuse_answer()

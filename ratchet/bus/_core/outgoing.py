@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from gevent.hub import Hub, Waiter, get_hub
 
@@ -25,7 +25,7 @@ from ratchet._loop import Watcher
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Decode
+from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import BusError, BusTimeout, Outcome
 
 Request = TypeVar("Request")
@@ -89,20 +89,20 @@ class ClientRoute(Protocol):
         """The server, for texts."""
 
     @property
-    def server_address(self) -> Any:
+    def server_address(self) -> Address:
         """The server, for codecs."""
 
-    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         """Tell the server that nobody waits any more, without blocking.
 
         Returns what is certain about the request.  May be called again if it was
         interrupted.
         """
 
-    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
 
-    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def forget(self, transaction: AnyOutgoing) -> None:
         """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
 
 
@@ -266,7 +266,7 @@ class OutgoingRequest(Generic[Request, Response]):
             self._end(FAIL)
             self.route.counters.failed += 1
 
-    def succeed(self, value: Any) -> None:
+    def succeed(self, value: object) -> None:
         """The response is there."""
         self._value = value
         # One whose giving up was interrupted may have one.
@@ -290,3 +290,7 @@ class OutgoingRequest(Generic[Request, Response]):
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+
+
+AnyOutgoing: TypeAlias = OutgoingRequest[Any, Any]
+"""A request, whatever its objects are."""

@@ -23,6 +23,7 @@ from gevent.monkey import get_original
 
 from ratchet import _clock
 from ratchet._chance import chance
+from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of, check_host
 from ratchet.bus._socket.transport import Transport, begin_tls
 
@@ -63,7 +64,7 @@ class Dialer:
     def __init__(self, client: Client, dial: Dial) -> None:
         self._client = weakref.ref(client)
         self._dial = dial
-        self._running: gevent.Greenlet[Any, Any] | None = None
+        self._running: AnyGreenlet | None = None
         self._stopped = False
         self.back_off = 0.0
 
@@ -88,7 +89,7 @@ class Dialer:
         while not self._connect_once():
             pass
 
-    def _on_end(self, dialing: gevent.Greenlet[Any, Any]) -> None:
+    def _on_end(self, dialing: AnyGreenlet) -> None:
         """Hub callback: whatever struck, the client is not to wait for ever."""
         if dialing.exception is not None:
             self.start()
