@@ -15,7 +15,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from gevent.hub import get_hub
 
@@ -40,7 +40,7 @@ from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
 from ratchet.bus._socket.linger import note_dropped
 from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
-from ratchet.bus._socket.transport import Transport, refused_us, will_never_work
+from ratchet.bus._socket.transport import Socket, Transport, refused_us, will_never_work
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import (
     BusClosed,
@@ -480,7 +480,7 @@ def _abort(connections: list[ClientConnection], dialer: Dialer | None, peer: str
         log_soon(bus_logger, logging.WARNING, _NOT_SENT, peer, unsent)
 
 
-def check_connected(socket: Any) -> Address:
+def check_connected(socket: Socket) -> Address:
     """The address of a socket's peer; refuses anything but a connected stream socket."""
     if not hasattr(socket, "getpeername"):
         raise TypeError(f"new_client needs a connected socket, not {socket!r}")

@@ -124,7 +124,8 @@ def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple
     Returns the transport, over which TLS has shaken hands, and the address.  Raises
     `OSError`, or `ValueError` for a host name that cannot exist.
     """
-    opened: Any = _connect(endpoint)
+    opened = _connect(endpoint)
+    transport: Transport | None = None
     try:
         if isinstance(endpoint, UnixEndpoint):
             name, peer = None, endpoint.address
@@ -132,11 +133,11 @@ def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple
             name, peer = endpoint.host, address_of(opened.family, opened.getpeername())
         if ssl_context is None:
             return Transport(opened), peer
-        opened = transport = begin_tls(ssl_context, opened, server_side=False, server_name=name)
+        transport = begin_tls(ssl_context, opened, server_side=False, server_name=name)
         _shake_hands(transport)
         return transport, peer
     except BaseException:
-        opened.close()
+        (opened if transport is None else transport).close()
         raise
 
 
@@ -153,7 +154,7 @@ def _shake_hands(transport: Transport) -> None:
         transport.shake_hands()
 
 
-def _connect(endpoint: Endpoint) -> Any:
+def _connect(endpoint: Endpoint) -> _socket.socket:
     """A socket that is connected to `endpoint`; each address of a host is tried in turn."""
     if isinstance(endpoint, UnixEndpoint):
         return _connected(socket.AF_UNIX, fitting(endpoint.path))
@@ -166,8 +167,8 @@ def _connect(endpoint: Endpoint) -> Any:
     return _connected(last[0], last[4])
 
 
-def _connected(family: int, where: Any) -> Any:
-    connecting = _plain_socket(family, _socket.SOCK_STREAM)
+def _connected(family: int, where: Any) -> _socket.socket:
+    connecting: _socket.socket = _plain_socket(family, _socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
         number = connecting.connect_ex(where)

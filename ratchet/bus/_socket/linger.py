@@ -10,10 +10,11 @@ program that ends.
 from __future__ import annotations
 
 import os
+import socket as _socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from gevent.hub import Hub, get_hub
 from gevent.monkey import get_original
@@ -38,7 +39,7 @@ def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | 
     `on_undelivered` is called, in the hub, if that does not succeed.  Does not block.
     """
     _forget_lost_hubs()
-    copy: Any = None
+    copy: _socket.socket | None = None
     try:
         copy = _plain_socket(fileno=os.dup(transport.fileno()))
         Linger(hub, Transport(copy), on_undelivered).begin()

@@ -26,6 +26,7 @@ from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of
 from ratchet.bus._socket.dial import fitting, resolve
+from ratchet.bus._socket.transport import Socket
 
 _BACKLOG: Final = 1024
 # Seconds until the lock of a directory is waited for in vain, and between two tries.
@@ -73,7 +74,7 @@ class SocketFile:
         self._identity = None
 
 
-def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
+def open_listener(endpoint: Endpoint) -> tuple[socket.socket, SocketFile | None]:
     """A socket that listens on `endpoint`, and its file if it has one.
 
     Blocks while a host name is looked up, and while others make a socket in the
@@ -96,7 +97,7 @@ def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
 
 
 @contextmanager
-def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
+def _closed_on_failure(listener: socket.socket, where: object) -> Iterator[socket.socket]:
     try:
         yield listener
     except BaseException as error:
@@ -106,12 +107,12 @@ def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
         raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror or error}") from error
 
 
-def _listen(listener: Any, where: Any) -> None:
+def _listen(listener: socket.socket, where: Any) -> None:
     listener.bind(where)
     listener.listen(_BACKLOG)
 
 
-def _listen_on_file(listener: Any, path: str) -> SocketFile:
+def _listen_on_file(listener: socket.socket, path: str) -> SocketFile:
     """Listen there, in place of a server that is no more.
 
     Of those that find the same stale file one gets there first, and is alive for
@@ -190,7 +191,7 @@ def _is_stale(path: str) -> bool:
     return False
 
 
-def listening_address(listener: Any) -> Address:
+def listening_address(listener: Socket) -> Address:
     """Where a socket listens, as users write it; a path is absolute."""
     family, where = listener.family, listener.getsockname()
     if family != socket.AF_UNIX or not where or isinstance(where, bytes):
@@ -219,7 +220,7 @@ class Listener:
         """This child serves too."""
         self._shared[0] = 1
 
-    def end(self, socket: Any) -> None:
+    def end(self, socket: _socket.socket) -> None:
         """The bus of this process closes the socket."""
         if os.getpid() == self._process and not self.shared:
             # Not every system can do that to a socket that listens.
@@ -227,7 +228,7 @@ class Listener:
                 socket.shutdown(_socket.SHUT_RDWR)
 
 
-def check_listens(socket: Any) -> None:
+def check_listens(socket: Socket) -> None:
     """Refuse anything but a listening stream socket."""
     if not hasattr(socket, "accept"):
         raise TypeError(f"new_server needs a socket that listens, not {socket!r}")

@@ -34,7 +34,7 @@ from ratchet.bus._socket import wire
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.listen import Listener, SocketFile, listening_address
 from ratchet.bus._socket.server_connection import ServerConnection
-from ratchet.bus._socket.transport import Transport, begin_tls
+from ratchet.bus._socket.transport import Socket, Transport, begin_tls, raw_of
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusClosed, Outcome
 
@@ -65,7 +65,7 @@ class ServerBus(ServerSide[Request, Response]):
 
     def __init__(
         self,
-        socket: Any,
+        socket: Socket,
         decode: Decode[Request],
         encode: Encode[Response],
         limits: Limits,
@@ -78,7 +78,8 @@ class ServerBus(ServerSide[Request, Response]):
         self._admission: Admission[ServerConnection] = Admission(self._requests, self._inbox, limits)
         self._inbox.on_low = self._admission.let_in
         self._socket = socket
-        self._raw = getattr(socket, "_sock", socket)
+        # `Any`: the stubs do not know `_accept`.
+        self._raw: Any = raw_of(socket)
         self._raw.setblocking(False)
         self._ssl_context = ssl_context
         self._socket_file = socket_file
@@ -248,7 +249,7 @@ class ServerBus(ServerSide[Request, Response]):
     def _accept(self) -> None:
         """Accept one client.  Raises the `OSError` of the system call."""
         accepted: list[tuple[int, Any]] = []
-        socket: Any = None
+        socket: _socket.socket | None = None
         transport: Transport | None = None
         connection: ServerConnection | None = None
         try:
