@@ -18,19 +18,19 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any
+from types import TracebackType
 
 from gevent.hub import Hub
 from greenlet import greenlet
 
-from ratchet._alive import living
+from ratchet._alive import living_on
 from ratchet._log import log_soon, logger
 
 _guarded: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def guard(hub: Hub) -> None:
-    """Have everything on `hub` settled after a callback of the hub has raised.
+    """Settle everything on `hub` whenever one of its callbacks has raised.
 
     Setting `handle_error` on the hub is gevent's own hook for this.
     """
@@ -38,7 +38,12 @@ def guard(hub: Hub) -> None:
         return
     inner = hub.handle_error
 
-    def handle_error(context: object, type: type[BaseException], value: Any, tb: Any) -> None:
+    def handle_error(
+        context: object,
+        type: type[BaseException],
+        value: BaseException | str | None,
+        tb: TracebackType | None,
+    ) -> None:
         if not isinstance(context, greenlet):
             # First, because the inner handler may not return before the next turn.
             settle_soon(hub)
@@ -50,17 +55,16 @@ def guard(hub: Hub) -> None:
 
 def settle_soon(hub: Hub) -> None:
     """Settle everything on `hub` in its next turn; does not block."""
-    loop: Any = hub.loop
+    loop = hub.loop
     if loop is not None:
         loop.run_callback(_settle, hub)
 
 
 def _settle(hub: Hub) -> None:
-    """Hub callback."""
-    for thing in living():
-        if thing._hub is hub:
-            try:
-                thing._settle()
-            except Exception as error:
-                # One that cannot be settled is not to spare the others.
-                log_soon(logger, logging.ERROR, "cannot settle %s", type(thing).__name__, error=error)
+    """Hub callback: settle each scheduler and bus of this hub."""
+    for thing in living_on(hub):
+        try:
+            thing._settle()
+        except Exception as error:
+            # One that cannot be settled is not to spare the others.
+            log_soon(logger, logging.ERROR, "cannot settle %s", type(thing).__name__, error=error)

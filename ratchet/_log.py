@@ -2,7 +2,7 @@
 
 An error that is logged may be anybody's: its text, its truth value and each of
 its attributes may raise.  Whoever logs one goes by way of `log_error`, or of
-`log_soon` in a hub callback, and puts it into a text by way of `shown`; none of
+`log_soon` in a hub callback, and puts it into a text by way of `safe_repr`; none of
 these runs more of the error's code than it can bear.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
@@ -22,10 +23,11 @@ bus_logger: Final = logging.getLogger("ratchet.bus")
 kernel_logger: Final = logging.getLogger("ratchet.kernel")
 
 # `error.__traceback__` would ask the error's own `__getattribute__`.
-_traceback: Final[Any] = BaseException.__dict__["__traceback__"]
+_fields: Final = BaseException.__dict__
+_traceback: Final[Callable[[BaseException], TracebackType | None]] = _fields["__traceback__"].__get__
 
 
-def shown(value: object) -> str:
+def safe_repr(value: object) -> str:
     """`repr(value)`, or a stand-in if that fails."""
     try:
         return repr(value)
@@ -37,8 +39,7 @@ def shown(value: object) -> str:
 
 def traceback_of(error: BaseException) -> TracebackType | None:
     """The traceback of an error, without running code of the error's own."""
-    trace: TracebackType | None = _traceback.__get__(error)
-    return trace
+    return _traceback(error)
 
 
 def log_error(target: logging.Logger, level: int, text: str, *args: object, error: BaseException) -> None:

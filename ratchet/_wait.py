@@ -7,7 +7,7 @@ Rules of this module:
   that comes too late finds no greenlet in the waiter and does nothing.
 - `GreenletExit` and `gevent.Timeout` may come out of `suspend` instead of a
   value.  Whoever registered a waiter takes it back when that happens.
-- What is to be undone is undone within the `try`, and in its `except` as well.
+- Whatever must be undone is undone within the `try`, and in its `except` as well.
   A `finally` or the end of a `with` is skipped by an interrupt that strikes just
   before; here the `except` catches that one, and undoing twice is fine.
 - What a greenlet waits for is not stored anywhere: `waiting_on` reads it from
@@ -20,19 +20,28 @@ from __future__ import annotations
 import threading
 from collections import deque
 from types import FrameType
-from typing import Any, Final
+from typing import Final, TypeVar, overload
 
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
-from ratchet._log import shown
+from ratchet import _clock
+from ratchet._log import safe_repr
 from ratchet.errors import WrongThread
 
+Value = TypeVar("Value")
+
 TIMED_OUT: Final = object()
-"""What `suspend` returns when its time is over."""
+"""Returned by `suspend` when its time is over."""
 
 
-def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: float | None = None) -> object:
+@overload
+def suspend(waiter: Waiter[Value], call: str, subject: object = None) -> Value: ...
+@overload
+def suspend(
+    waiter: Waiter[Value], call: str, subject: object = None, timeout: float | None = None
+) -> object: ...
+def suspend(waiter: Waiter[Value], call: str, subject: object = None, timeout: float | None = None) -> object:
     """Sleep until `waiter.switch(value)`, and return that value.
 
     Args:
@@ -43,10 +52,9 @@ def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: flo
     """
     if timeout is None:
         return waiter.get()
-    timer = get_hub().loop.timer(max(timeout, 0.0))
+    timer = _clock.timer(get_hub(), timeout)
     try:
-        # update=True: a loop that is late must not make the timer fire early.
-        timer.start(waiter.switch, TIMED_OUT, update=True)
+        timer.start(waiter.switch, TIMED_OUT)
         value = waiter.get()
         timer.close()
         return value
@@ -55,7 +63,7 @@ def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: flo
         raise
 
 
-class WaitQueue(deque["Waiter[Any]"]):
+class WaitQueue(deque["Waiter[object]"]):
     """Threads that wait for one condition, woken first come, first served.
 
     `wake_next` runs the woken thread before it returns.  So a thread that was
@@ -65,7 +73,7 @@ class WaitQueue(deque["Waiter[Any]"]):
 
     def wait(self, call: str, subject: object, timeout: float | None = None) -> bool:
         """Sleep until it is this thread's turn; False when the time is over."""
-        waiter: Waiter[Any] = Waiter()
+        waiter: Waiter[object] = Waiter()
         try:
             self.append(waiter)
             woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT
@@ -76,7 +84,7 @@ class WaitQueue(deque["Waiter[Any]"]):
             self._forget(waiter)
             raise
 
-    def _forget(self, waiter: Waiter[Any]) -> None:
+    def _forget(self, waiter: Waiter[object]) -> None:
         # A forked child has cleared the queues of its parent.
         if waiter in self:
             self.remove(waiter)
@@ -135,11 +143,11 @@ def check_timeout(timeout: float | None, name: str = "timeout") -> None:
 
 
 def waiting_on(thread: greenlet) -> str | None:
-    """What a suspended greenlet waits for, in words; None if it does not wait."""
+    """Describe what a suspended greenlet waits for; None if it does not wait."""
     frame = thread.gr_frame
     if not isinstance(frame, FrameType) or thread.dead:
         return None
     if frame.f_code is not suspend.__code__:
         return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}"
     call, subject = frame.f_locals["call"], frame.f_locals["subject"]
-    return str(call) if subject is None else f"{call} on {shown(subject)}"
+    return str(call) if subject is None else f"{call} on {safe_repr(subject)}"

@@ -6,9 +6,9 @@ import argparse
 import socket
 import ssl
 
-import gevent
 from gevent.hub import Hub, get_hub
 
+from ratchet import _clock
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
 from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.transport import Transport
@@ -44,7 +44,7 @@ def add_server_tls(parser: argparse.ArgumentParser) -> None:
 
 
 def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """What the options for TLS ask for; None for no TLS.  Raises `Failure`."""
+    """Make the TLS context that the options ask for; None for no TLS.  Raises `Failure`."""
     options = (arguments.tls, arguments.ca, arguments.cert, arguments.key, arguments.insecure)
     if not any(options):
         return None
@@ -59,7 +59,7 @@ def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def server_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """What the options for TLS ask for; None for no TLS.  Raises `Failure`."""
+    """Make the TLS context that the options ask for; None for no TLS.  Raises `Failure`."""
     if arguments.cert is None:
         if arguments.key is not None or arguments.client_ca is not None:
             raise Failure("--key and --client-ca are for TLS, which needs --cert FILE too", USAGE)
@@ -108,14 +108,14 @@ def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tup
     get_hub().NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
     try:
         # Looking up a host name knows no time-out of its own.
-        with gevent.Timeout(timeout, TimeoutError()):
+        with _clock.Timeout(timeout, TimeoutError()):
             return dial(parse(address), context)
     except (OSError, ValueError) as error:
         raise Failure(_why(error, address, context is not None)) from error
 
 
 def _why(error: Exception, address: str, tls: bool) -> str:
-    """Why a connection failed, and what to do about it."""
+    """Explain why a connection failed, and what to do about it."""
     match error:
         case ConnectionRefusedError():
             return f"nothing listens on {address} ({reason(error)}); is the server running?"

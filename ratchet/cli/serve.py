@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -20,13 +19,14 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
+from ratchet import _clock
 from ratchet._log import log_error
 from ratchet.bus import Codec, ServerBus, codecs, listen
 from ratchet.bus.codecs import required_arguments
 from ratchet.cli.common import (
     FAILED,
     USAGE,
-    CommandParser,
+    Commands,
     Failure,
     address,
     complain,
@@ -48,10 +48,11 @@ _CODECS: Final[dict[str, Codec[Any, Any] | None]] = {
 }
 _logger: Final = logging.getLogger("ratchet.serve")
 
-Handler = Callable[..., Any]
+Handler = Callable[..., object]
+Server = ServerBus[Any, Any]
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "serve",
@@ -130,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     codec = _CODECS[arguments.codec]
     try:
         if codec is None:
-            server: ServerBus[Any, Any] = listen(arguments.address, ssl_context=context)
+            server: Server = listen(arguments.address, ssl_context=context)
         else:
             server = listen(arguments.address, codec=codec, ssl_context=context)
     except OSError as error:
@@ -185,7 +186,7 @@ def is_machinery(module: str | None) -> bool:
 
 
 def cannot_listen(address: str, error: OSError) -> str:
-    """Why a server cannot listen, and what to do about it."""
+    """Explain why a server cannot listen, and what to do about it."""
     match error.errno:
         case errno.EADDRINUSE:
             advice = "stop what listens there, or choose another address"
@@ -200,7 +201,7 @@ def cannot_listen(address: str, error: OSError) -> str:
     return f"cannot listen on {address} ({reason(cause)}); {advice}"
 
 
-def serve(server: ServerBus[Any, Any], handler: Handler, workers: int, drain_timeout: float) -> bool:
+def serve(server: Server, handler: Handler, workers: int, drain_timeout: float) -> bool:
     """Serve until a signal ends it; blocks.  False if work was cut off."""
     with Ratchet(errh=log_death) as kernel:
         stop = Stop(kernel, server, drain_timeout)
@@ -214,14 +215,14 @@ def serve(server: ServerBus[Any, Any], handler: Handler, workers: int, drain_tim
 
 
 def log_death(error: BaseException, thread: Thread) -> None:
-    """A thread that a handler has attached died."""
+    """Log that a thread which a handler has attached died."""
     log_error(_logger, logging.ERROR, "the thread %s died", thread.name, error=error)
 
 
 class Stop:
-    """What a signal does that ends the server: the first one drains it, the second one closes it."""
+    """Handler of the signals that end the server: the first one drains it, the second one closes it."""
 
-    def __init__(self, kernel: Ratchet, server: ServerBus[Any, Any], timeout: float) -> None:
+    def __init__(self, kernel: Ratchet, server: Server, timeout: float) -> None:
         self._kernel = kernel
         self._server = server
         self._timeout = timeout
@@ -231,7 +232,7 @@ class Stop:
 
     def __call__(self) -> None:
         if self._drainer is None:
-            self._end = time.monotonic() + self._timeout
+            self._end = _clock.monotonic() + self._timeout
             self._drainer = self._kernel.attach(self._server.drain, self._timeout)
             say("draining; a second signal ends at once")
         else:
@@ -240,11 +241,11 @@ class Stop:
             self._kernel.stop()
 
     def finish(self) -> bool:
-        """Wait for what is left when the server serves no more; False if some was cut off."""
+        """Wait for what is left once the server has stopped serving; False if some was cut off."""
         drained = self._drainer is None or self._drainer.get()
         # Threads that handlers have attached go on after the last answer.
-        left = max(0.0, self._end - time.monotonic())
-        gevent.with_timeout(left, self._kernel.loop, timeout_value=None)
+        left = max(0.0, self._end - _clock.monotonic())
+        _clock.with_timeout(left, self._kernel.loop, timeout_value=None)
         finished = drained and not self._kernel.num_threads
         self._kernel.close()
         return finished

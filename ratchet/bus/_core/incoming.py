@@ -25,13 +25,15 @@ import gevent
 from gevent.hub import Hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
+from ratchet._loop import Watcher
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import format_address
-from ratchet.bus._core.deadline import is_over, seconds_until
+from ratchet.bus._core.deadline import is_over
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
-from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
+from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import AlreadyAnswered
@@ -156,7 +158,7 @@ class IncomingRequests:
         hub: Hub,
         counters: Counters,
         decode: Decode[Any] | None,
-        encode: Callable[[Any], Any] | None,
+        encode: Callable[[Any], object] | None,
     ) -> None:
         self.hub = hub
         self.run_callback: Callable[..., object] = hub.loop.run_callback
@@ -187,7 +189,7 @@ class IncomingRequests:
 
     def leave_to_hub(self, callback: Callable[..., object], *args: object) -> None:
         """Have the hub call this; may be called in any OS thread."""
-        loop: Any = self.hub.loop
+        loop = self.hub.loop
         if loop is not None:
             loop.run_callback_threadsafe(callback, *args)
 
@@ -263,7 +265,7 @@ class IncomingRequest:
         one_way: bool,
         deadline: float | None,
         id: int = 0,
-        client: OutgoingRequest[Any, Any] | None = None,
+        client: AnyOutgoing | None = None,
     ) -> None:
         self.requests = requests
         self.route = route
@@ -276,7 +278,7 @@ class IncomingRequest:
         self.handler: greenlet | None = None
         self.metadata: Mapping[str, str] = _NO_METADATA
         # Rings at the deadline, while a thread handles it.
-        self._timer: Any = None
+        self._timer: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x}: {self.state.name.lower()}>"
@@ -330,7 +332,7 @@ class IncomingRequest:
         # The client may have given up meanwhile.
         return self.state is TAKEN
 
-    def respond(self, response: Any) -> bool:
+    def respond(self, response: object) -> bool:
         """Answer it, once; see `ServerTransaction.send_response`."""
         if self.state is not TAKEN:
             return self._refuse_answer()
@@ -437,8 +439,8 @@ class IncomingRequest:
         # The client's own word may not come through: it has gone, or so many of its
         # requests are open that nothing more is read.
         if self.state is TAKEN and self._timer is None:
-            timer = self.requests.hub.loop.timer(seconds_until(deadline))
-            timer.start(self.route.give_up, self, update=True)
+            timer = _clock.timer(self.requests.hub, deadline - _clock.monotonic())
+            timer.start(self.route.give_up, self)
             self._timer = timer
 
     def end_handling(self) -> None:
@@ -450,7 +452,8 @@ class IncomingRequest:
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        timer.close()
+        if timer is not None:
+            timer.close()
 
     def interrupt(self) -> None:
         """Hub callback: its client gave up."""

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from gevent.hub import Hub, Waiter, get_hub
 
+from ratchet import _clock
+from ratchet._loop import Watcher
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
-from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until, time_left
+from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Decode
+from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import BusError, BusTimeout, Outcome
 
 Request = TypeVar("Request")
@@ -87,20 +89,20 @@ class ClientRoute(Protocol):
         """The server, for texts."""
 
     @property
-    def server_address(self) -> Any:
+    def server_address(self) -> Address:
         """The server, for codecs."""
 
-    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         """Tell the server that nobody waits any more, without blocking.
 
         Returns what is certain about the request.  May be called again if it was
         interrupted.
         """
 
-    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
 
-    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def forget(self, transaction: AnyOutgoing) -> None:
         """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
 
 
@@ -150,8 +152,8 @@ class OutgoingRequest(Generic[Request, Response]):
         self._decode = decode
         self.error: BusError | None = None
         self._value: Any = None
-        self._waiters: list[Waiter[Any]] | None = None
-        self._timer: Any = None
+        self._waiters: list[Waiter[object]] | None = None
+        self._timer: Watcher | None = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
 
@@ -175,8 +177,8 @@ class OutgoingRequest(Generic[Request, Response]):
             check_hub(self.route.hub, self)
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state not in ENDED:
-            waiter: Waiter[Any] = Waiter()
-            left = None if deadline is None else time_left(deadline)
+            waiter: Waiter[object] = Waiter()
+            left = None if deadline is None else seconds_until(deadline)
             try:
                 if self._waiters is None:
                     self._waiters = [waiter]
@@ -196,9 +198,9 @@ class OutgoingRequest(Generic[Request, Response]):
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
-        self._seconds = seconds_until(deadline)
-        self._timer = self.route.hub.loop.timer(self._seconds)
-        self._timer.start(self._on_deadline, update=True)
+        self._seconds = max(deadline - _clock.monotonic(), 0.0)
+        self._timer = _clock.timer(self.route.hub, self._seconds)
+        self._timer.start(self._on_deadline)
 
     def note_timeout(self, timeout: float) -> None:
         """The user's own number is the better text, if it is the one that counts."""
@@ -213,9 +215,10 @@ class OutgoingRequest(Generic[Request, Response]):
     def _look_again_after(self, seconds: float) -> None:
         """Have `_on_deadline` called once more."""
         before = self._timer
-        self._timer = self.route.hub.loop.timer(seconds)
-        self._timer.start(self._on_deadline, update=True)
-        before.close()
+        self._timer = _clock.timer(self.route.hub, seconds)
+        self._timer.start(self._on_deadline)
+        if before is not None:
+            before.close()
 
     def _on_deadline(self) -> None:
         """Hub callback: the time of the request is over."""
@@ -263,7 +266,7 @@ class OutgoingRequest(Generic[Request, Response]):
             self._end(FAIL)
             self.route.counters.failed += 1
 
-    def succeed(self, value: Any) -> None:
+    def succeed(self, value: object) -> None:
         """The response is there."""
         self._value = value
         # One whose giving up was interrupted may have one.
@@ -287,3 +290,7 @@ class OutgoingRequest(Generic[Request, Response]):
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+
+
+AnyOutgoing: TypeAlias = OutgoingRequest[Any, Any]
+"""A request, whatever its objects are."""

@@ -29,6 +29,7 @@ from greenlet import getcurrent, greenlet
 from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
+from ratchet._loop import AnyGreenlet
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import ServerTransaction, abandon_held, handle
@@ -57,7 +58,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
     def __init__(
         self,
         decode: Decode[Request] | None,
-        encode: Callable[[Response], Any] | None,
+        encode: Callable[[Response], object] | None,
         maxsize: int | None = None,
         max_queued: int | None = None,
     ) -> None:
@@ -68,7 +69,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._draining = False
         # Whether work was left when it was closed.
         self._cut_off = False
-        self._takers: set[gevent.Greenlet[Any, Any]] = set()
+        self._takers: dict[AnyGreenlet, None] = {}
         # The workers of `serve`, each with what starts another like it.
         self._workers: dict[greenlet, Callable[[], Thread]] = {}
         # The handlers that have called `drain`.
@@ -365,7 +366,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self, handler: Callable[..., Response], with_transaction: bool, context: Context, generation: int
     ) -> None:
         """What each thread of `serve` does."""
-        worker: Any = getcurrent()
+        worker = getcurrent()
         self._watch(worker)
         # Whatever started this thread lets go of it.
         gevent.sleep(0)
@@ -440,11 +441,11 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._revive()
         if isinstance(taker, gevent.Greenlet):
             taker.rawlink(self._on_taker_end)
-            self._takers.add(taker)
+            self._takers[taker] = None
 
-    def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
+    def _on_taker_end(self, taker: AnyGreenlet) -> None:
         """Hub callback."""
-        self._takers.discard(taker)
+        self._takers.pop(taker, None)
         death = death_of(taker)
         # The scheduler tells of its own threads.
         if death is not None and not isinstance(taker, Thread):
@@ -457,7 +458,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._takers.clear()
 
 
-def wants_transaction(handler: Callable[..., Any]) -> bool:
+def wants_transaction(handler: Callable[..., object]) -> bool:
     """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
     check_callable(handler, "handler")
     called: Any = handler

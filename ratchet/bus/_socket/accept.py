@@ -22,7 +22,7 @@ from gevent.monkey import get_original
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, address_of, format_address
 from ratchet.bus._socket.listen import SocketFile, listening_address
-from ratchet.bus._socket.transport import Transport, begin_tls
+from ratchet.bus._socket.transport import Socket, Transport, begin_tls, raw_of
 
 # Not gevent's: nobody waits in the calls of an accepted socket, and it takes
 # a fraction of the memory.
@@ -59,13 +59,14 @@ class Listener:
 
     def __init__(
         self,
-        socket: Any,
+        socket: Socket,
         ssl_context: ssl.SSLContext | None = None,
         file: SocketFile | None = None,
         opened_here: bool = False,
     ) -> None:
         self._socket = socket
-        self._raw = getattr(socket, "_sock", socket)
+        # `Any`: the stubs do not know `_accept`.
+        self._raw: Any = raw_of(socket)
         self._raw.setblocking(False)
         self._ssl_context = ssl_context
         self._file = file
@@ -96,7 +97,7 @@ class Listener:
         `OSError` for a client that went away before it was accepted.
         """
         accepted: list[tuple[int, Any]] = []
-        socket: Any = None
+        socket: _socket.socket | None = None
         try:
             # It is kept before the interpreter looks for signals again.
             accepted.extend(starmap(self._raw._accept, _ONCE))

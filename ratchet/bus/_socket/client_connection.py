@@ -11,7 +11,6 @@ ending is interrupted is still there, and ends with the connection or in `settle
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
@@ -27,7 +27,7 @@ from ratchet.bus._core.faults import DRAINING as SERVER_DRAINS
 from ratchet.bus._core.faults import Reason, error_from_reason
 from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, OutgoingRequest
+from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
@@ -119,12 +119,12 @@ class ClientConnection:
         self.counters = counters
         self._decode = decode
         self.server_address = peer
-        self.protocol: ClientProtocol[OutgoingRequest[Any, Any]] = ClientProtocol(limits, peer, plain)
+        self.protocol: ClientProtocol[AnyOutgoing] = ClientProtocol(limits, peer, plain)
         self._sending_plain = False
         # When the last answer came, or the last cast was made.
         self._plain_answer = 0.0
         # What a signal handler sent meanwhile.
-        self._deferred: deque[tuple[OutgoingRequest[Any, Any], wire.Frame]] = deque()
+        self._deferred: deque[tuple[AnyOutgoing, wire.Frame]] = deque()
         # The numbers of frames that are casts and may not have left yet, and the last.
         self._casts: deque[int] = deque()
         self._last_cast = 0
@@ -173,7 +173,7 @@ class ClientConnection:
         if plain:
             # To a plain server it is a request like any other, and one whose client goes
             # away is not run.  So as long as answers come, they are waited for.
-            quiet = time.monotonic() - self._plain_answer > _PLAIN_SILENCE
+            quiet = _clock.monotonic() - self._plain_answer > _PLAIN_SILENCE
             return not self.protocol.order or (quiet and not self.look_undelivered())
         return self._last_cast <= self.stream.output.sent and not self.look_undelivered()
 
@@ -224,7 +224,7 @@ class ClientConnection:
             self._note_cast(transaction.frame_number)
         return transaction
 
-    def _send_plain(self, transaction: OutgoingRequest[Any, Any], frame: wire.Frame) -> None:
+    def _send_plain(self, transaction: AnyOutgoing, frame: wire.Frame) -> None:
         """Send a plain request, and note it for its answer; both in the same order."""
         order = self.protocol.order
         try:
@@ -242,7 +242,7 @@ class ClientConnection:
 
     def _note_cast(self, number: int) -> None:
         self._last_cast = number
-        self._plain_answer = time.monotonic()
+        self._plain_answer = _clock.monotonic()
         self._cast_count += 1
         casts, sent = self._casts, self.stream.output.sent
         while casts and casts[0] <= sent:
@@ -250,7 +250,7 @@ class ClientConnection:
         if number > sent:
             casts.append(number)
 
-    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
         if transaction.frame_number == wire.MAX_ID:
             self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
@@ -262,12 +262,12 @@ class ClientConnection:
             self._tell_cancelled(transaction)
         return Outcome.UNKNOWN
 
-    def _tell_cancelled(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def _tell_cancelled(self, transaction: AnyOutgoing) -> None:
         cancel = self.protocol.cancel((transaction.id,))
         if cancel:
             self.stream.output.write(cancel)
 
-    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def forget(self, transaction: AnyOutgoing) -> None:
         """A transaction has ended."""
         open_requests = self.protocol.open
         if open_requests.get(transaction.id) is transaction:
@@ -297,7 +297,7 @@ class ClientConnection:
                 return False
         return self.stream.output.wait_for_room("send_request", time_left(deadline))
 
-    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         connection = self.stream
         if self.protocol.plain or connection.closed or transaction.frame_number > connection.output.sent:
@@ -369,7 +369,7 @@ class ClientConnection:
     def message_received(self, message: Message) -> None:
         protocol = self.protocol
         if protocol.plain:
-            self._plain_answer = time.monotonic()
+            self._plain_answer = _clock.monotonic()
         hello = protocol.hello
         try:
             event = protocol.receive(message)
@@ -396,9 +396,7 @@ class ClientConnection:
             if client is not None:
                 client._on_hello(self)
 
-    def _on_answer(
-        self, transaction: OutgoingRequest[Any, Any] | None, reason: int | None, parts: list[bytes]
-    ) -> None:
+    def _on_answer(self, transaction: AnyOutgoing | None, reason: int | None, parts: list[bytes]) -> None:
         if transaction is None:
             # The word on a request that has ended here already is no late answer.
             if reason not in _LAST_WORDS:
@@ -410,7 +408,7 @@ class ClientConnection:
             self._end(transaction, reason, parts)
         self.forget(transaction)
 
-    def _end(self, transaction: OutgoingRequest[Any, Any], reason: int | None, parts: list[bytes]) -> None:
+    def _end(self, transaction: AnyOutgoing, reason: int | None, parts: list[bytes]) -> None:
         """Its answer is an error, or comes when its time is over."""
         if reason is None:
             self.counters.dropped_late += 1
@@ -424,7 +422,7 @@ class ClientConnection:
         else:
             transaction.fail(error)
 
-    def _on_go_away(self, not_run: list[OutgoingRequest[Any, Any]]) -> None:
+    def _on_go_away(self, not_run: list[AnyOutgoing]) -> None:
         """The server drains, and will not run these."""
         for transaction in not_run:
             if transaction.state is EXPIRED:

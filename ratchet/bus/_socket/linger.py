@@ -2,25 +2,25 @@
 
 A socket that is closed while something from the peer is unread, or that something
 comes to later, resets the connection, and what the kernel still holds of what was
-sent is lost.  So a copy of it lives on that ends the sending and drops what comes,
-until the peer's side has all, or takes no more of it.  Nobody waits for that but a
-program that ends.
+sent is lost.  So a copy of it lives on, which ends the sending and drops what comes,
+until the peer's side has all, or takes no more of it.  Only a program that ends
+waits for that.
 """
 
 from __future__ import annotations
 
 import os
-import time
+import socket as _socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-import gevent
 from gevent.hub import Hub, get_hub
 from gevent.monkey import get_original
 
-from ratchet._alive import register
+from ratchet import _alive, _clock
+from ratchet._loop import loop_of
 from ratchet.bus._core.side import after_last_close
 from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.transport import Transport
@@ -34,12 +34,12 @@ _plain_socket = get_original("socket", "socket")
 
 
 def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | None) -> None:
-    """See what was sent on a connected socket delivered, although it is about to be closed.
+    """Deliver what was sent on a connected socket, although it is about to be closed.
 
-    `on_undelivered` is called, in the hub, if that does not succeed.  Does not block.
+    `on_undelivered` is called, in the hub, if that fails.  Does not block.
     """
     _forget_lost_hubs()
-    copy: Any = None
+    copy: _socket.socket | None = None
     try:
         copy = _plain_socket(fileno=os.dup(transport.fileno()))
         Linger(hub, Transport(copy), on_undelivered).begin()
@@ -56,12 +56,12 @@ class Linger:
         self._hub = hub
         self._transport = transport
         self._on_undelivered = on_undelivered
-        self._reader: Any = hub.loop.io(transport.fileno(), _READ, ref=False)
+        self._reader = loop_of(hub).io(transport.fileno(), _READ, ref=False)
         self._delivery = DeliveryWatch(hub, transport.undelivered, self._on_delivery_end)
-        register(self)
+        _alive.lingering.add(self)
 
     def begin(self) -> None:
-        """End the sending, and see to the rest in the hub."""
+        """End the sending, and leave the rest to the hub."""
         try:
             _lingering[self] = None
             self._transport.end_output()
@@ -94,7 +94,7 @@ class Linger:
         self._after_fork()
 
     def _after_fork(self) -> None:
-        """Give the socket back; in a forked child, to the parent."""
+        """Release the socket; in a forked child, it is the parent's."""
         self._reader.close()
         self._delivery.close()
         self._transport.close()
@@ -110,12 +110,12 @@ _hubs_with_dropped: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def note_dropped(hub: Hub) -> None:
-    """A client is dropped, and closed in the next turn of its hub, which may never come."""
+    """Note that a dropped client is to be closed in the next turn of its hub, which may never come."""
     _hubs_with_dropped.add(hub)
 
 
 def _forget_lost_hubs() -> None:
-    """An OS thread that has destroyed its hub waits for no delivery any more."""
+    """Drop the sockets of hubs that were destroyed: nothing delivers there any more."""
     for lingering in list(_lingering):
         if lingering._hub.loop is None:
             lingering._transport.close()
@@ -123,15 +123,15 @@ def _forget_lost_hubs() -> None:
 
 
 def _wait_for_delivery() -> None:
-    """The program ends: let its peers have what was sent."""
+    """Give the peers, when the program ends, a little time to take what was sent."""
     if _hubs_with_dropped and get_hub() in _hubs_with_dropped:
-        gevent.sleep(_LOOK)
-    end = time.monotonic() + _PATIENCE
-    while any(lingering._hub is get_hub() for lingering in _lingering) and time.monotonic() < end:
-        gevent.sleep(_LOOK)
+        _clock.sleep(_LOOK)
+    end = _clock.monotonic() + _PATIENCE
+    while any(lingering._hub is get_hub() for lingering in _lingering) and _clock.monotonic() < end:
+        _clock.sleep(_LOOK)
         if not _lingering:
             # What the hub has to say is logged by greenlets of their own.
-            gevent.sleep(_LOOK)
+            _clock.sleep(_LOOK)
 
 
 after_last_close(_wait_for_delivery)

@@ -13,22 +13,22 @@ import logging
 import os
 import socket as _socket
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import gevent
 from gevent import socket
 from gevent.monkey import get_original
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of
 from ratchet.bus._socket.dial import fitting, resolve
+from ratchet.bus._socket.transport import Socket
 
 _BACKLOG: Final = 1024
-# Seconds until the lock of a directory is waited for in vain, and between two tries.
+# Seconds to wait for the lock of a directory, and between two tries.
 _LOCK_TIMEOUT = 10.0
 _LOCK_PAUSE: Final = 0.005
 
@@ -53,7 +53,7 @@ class SocketFile:
         return status.st_dev, status.st_ino
 
     def created(self) -> None:
-        """The file is there, and ours."""
+        """Note that the file is there, and ours."""
         self._identity = self._found()
 
     def remove(self) -> None:
@@ -73,8 +73,8 @@ class SocketFile:
         self._identity = None
 
 
-def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
-    """A socket that listens on `endpoint`, and its file if it has one.
+def open_listener(endpoint: Endpoint) -> tuple[socket.socket, SocketFile | None]:
+    """Open a socket that listens on `endpoint`; return its file too, if it has one.
 
     Blocks while a host name is looked up, and while others make a socket in the
     same directory.  Raises `OSError`, or `ValueError` for a host name that cannot
@@ -96,7 +96,7 @@ def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
 
 
 @contextmanager
-def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
+def _closed_on_failure(listener: socket.socket, where: object) -> Iterator[socket.socket]:
     try:
         yield listener
     except BaseException as error:
@@ -106,16 +106,16 @@ def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
         raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror or error}") from error
 
 
-def _listen(listener: Any, where: Any) -> None:
+def _listen(listener: socket.socket, where: Any) -> None:
     listener.bind(where)
     listener.listen(_BACKLOG)
 
 
-def _listen_on_file(listener: Any, path: str) -> SocketFile:
-    """Listen there, in place of a server that is no more.
+def _listen_on_file(listener: socket.socket, path: str) -> SocketFile:
+    """Listen on `path`, in place of a server that is gone.
 
-    Of those that find the same stale file one gets there first, and is alive for
-    the others: none can look between its removal and the next one's listening.
+    Of the servers that find the same stale file, one gets the lock first, and is alive
+    for the others: none can look between its removal and the next one's listening.
     """
     file = SocketFile(path)
     try:
@@ -143,13 +143,13 @@ class _DirectoryLock:
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def __enter__(self) -> None:
-        end = time.monotonic() + _LOCK_TIMEOUT
+        end = _clock.monotonic() + _LOCK_TIMEOUT
         try:
             while not self._take():
-                if time.monotonic() > end:
+                if _clock.monotonic() > end:
                     reason = f"the directory stayed locked for {_LOCK_TIMEOUT:g} s"
                     raise TimeoutError(errno.ETIMEDOUT, reason)
-                gevent.sleep(_LOCK_PAUSE)
+                _clock.sleep(_LOCK_PAUSE)
         except BaseException:
             self._close()
             raise
@@ -175,7 +175,7 @@ class _DirectoryLock:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether a Unix socket's file is left from a server that is no more."""
+    """Whether a Unix socket's file is left from a server that is gone."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
@@ -190,15 +190,15 @@ def _is_stale(path: str) -> bool:
     return False
 
 
-def listening_address(listener: Any) -> Address:
-    """Where a socket listens, as users write it; a path is absolute."""
+def listening_address(listener: Socket) -> Address:
+    """The address that a socket listens on, as users write it; a path is absolute."""
     family, where = listener.family, listener.getsockname()
     if family != socket.AF_UNIX or not where or isinstance(where, bytes):
         return address_of(family, where)
     return address_of(family, Path(where).absolute())
 
 
-def check_listens(socket: Any) -> None:
+def check_listens(socket: Socket) -> None:
     """Refuse anything but a listening stream socket."""
     if not hasattr(socket, "accept"):
         raise TypeError(f"new_server needs a socket that listens, not {socket!r}")

@@ -18,11 +18,12 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from gevent.hub import get_hub
 
 from ratchet._log import bus_logger, log_soon
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
@@ -133,7 +134,7 @@ class Output:
         self._limits = limits
         self._high_water = limits.high_water
         self._peer = peer
-        self._loop: Any = get_hub().loop
+        self._loop = loop_of(get_hub())
         self._run_callback: Callable[..., object] = self._loop.run_callback
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
@@ -149,7 +150,7 @@ class Output:
         self._writers: WaitQueue | None = None
         self._acknowledge: AcknowledgeWatch | None = None
         self._stall: StallWatch | None = None
-        self._writer: Any = None
+        self._writer: Watcher | None = None
         self.above_high_water = False
         self.wants_resume = False
 
@@ -414,6 +415,7 @@ class Output:
 
     def _on_writable(self) -> None:
         """Hub callback: the socket takes more."""
+        assert self._writer is not None
         self._writer.stop()
         # TLS may have had to write in order to read.
         read_waits = self._transport.wants_write

@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 import uuid
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+from ratchet import _clock
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
@@ -59,9 +61,8 @@ class ServerBus(ServerSide[Request, Response]):
         self._inbox.on_low = self._admission.let_in
         self._listener = listener
         self._back_off = _FIRST_BACK_OFF
-        loop: Any = self._hub.loop
-        self._acceptor: Any = None
-        self._retry = loop.timer(0.0)
+        self._acceptor: Watcher | None = None
+        self._retry = _clock.timer(self._hub, 0.0)
         self._start_accepting()
 
     @property
@@ -127,8 +128,9 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in list(self._admission.connections):
             connection.settle()
         super()._settle()
-        if not self._inbox.closed and not self._retry.active and not self._acceptor.active:
-            self._acceptor.start(self._on_acceptable)
+        acceptor = self._acceptor
+        if acceptor is not None and not (self._inbox.closed or self._retry.active or acceptor.active):
+            acceptor.start(self._on_acceptable)
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -184,8 +186,7 @@ class ServerBus(ServerSide[Request, Response]):
                 server=process_name(os.getpid()),
             )
         )
-        loop: Any = self._hub.loop
-        self._acceptor = loop.io(self._listener.fileno(), _READ)
+        self._acceptor = loop_of(self._hub).io(self._listener.fileno(), _READ)
         self._acceptor.start(self._on_acceptable)
 
     def _stop_accepting(self) -> None:
@@ -206,6 +207,7 @@ class ServerBus(ServerSide[Request, Response]):
                 self._accept_later()
                 return False
             except NotListening:
+                assert self._acceptor is not None
                 self._acceptor.stop()
                 return False
             except OSError:
@@ -232,9 +234,9 @@ class ServerBus(ServerSide[Request, Response]):
             raise
 
     def _accept_later(self) -> None:
-        loop: Any = self._hub.loop
-        self._retry = loop.timer(self._back_off)
-        self._retry.start(self._acceptor.start, self._on_acceptable, update=True)
+        assert self._acceptor is not None
+        self._retry = _clock.timer(self._hub, self._back_off)
+        self._retry.start(self._acceptor.start, self._on_acceptable)
         self._acceptor.stop()
         self._back_off = min(self._back_off * 2, _LAST_BACK_OFF)
 
@@ -242,4 +244,5 @@ class ServerBus(ServerSide[Request, Response]):
 @cache
 def process_name(process: int) -> str:
     """What names this process to its clients, as long as it lives."""
+    # Not drawn from `chance`: no seed may give two processes the same name.
     return uuid.uuid4().hex

@@ -14,14 +14,15 @@ How frames are sent is the affair of `output`.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from gevent.hub import Hub, get_hub
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
+from ratchet._loop import loop_of
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.delivery import DeliveryWatch
@@ -146,8 +147,8 @@ class MessageStream:
         self.left_behind = 0
         self.peer = peer
         self.output = Output(self, owner, transport, limits, peer)
-        self._loop: Any = self._hub.loop
-        self._reader: Any = self._loop.io(transport.fileno(), _READ)
+        self._loop = loop_of(self._hub)
+        self._reader = self._loop.io(transport.fileno(), _READ)
 
     def __repr__(self) -> str:
         state, peer = self.state.name.lower(), format_address(self.peer)
@@ -348,8 +349,8 @@ class MessageStream:
 
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
-        now = time.time()
-        if now - max(self._loop.now(), self._caught_up) > late:
+        now = _clock.wall_time()
+        if now - max(_clock.turn_time(self._loop), self._caught_up) > late:
             self._caught_up = now
             self.read_now()
 

@@ -16,7 +16,7 @@ import sys
 import termios
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 # The system notices within about 30 s that a peer's machine has vanished.  It
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
@@ -36,7 +36,7 @@ _TCP_RTO_MAX_MS: Final = 44
 # Where the system does not tell, it gives the peer up itself if what was sent is
 # unacknowledged for so long, be it only because a busy peer does not read.
 _USER_TIMEOUT_MS: Final = 30_000
-# How much of what comes too late is dropped, at most, in so many reads.
+# Bytes of late input that one read drops, and how many reads are made at most.
 _DISCARD_SIZE: Final = 64 * 1024
 _DISCARDS: Final = 100
 # What TLS puts into one record.
@@ -57,20 +57,40 @@ _REFUSALS: Final = {
 }
 
 
+class Socket(Protocol):
+    """A socket of Python's or of gevent's, with or without TLS."""
+
+    @property
+    def family(self) -> int: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+    def setblocking(self, flag: bool, /) -> None: ...
+    def getpeername(self) -> Any: ...
+    def getsockname(self) -> Any: ...
+    def getsockopt(self, level: int, option: int, /) -> int: ...
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def raw_of(socket: Socket) -> _socket.socket:
+    """The socket whose calls do not switch: gevent's wrap one."""
+    raw: Any = getattr(socket, "_sock", socket)
+    plain: _socket.socket = raw
+    return plain
+
+
 class Transport:
-    """A socket as it is."""
+    """A plain socket, without TLS."""
 
     __slots__ = ("_raw", "_socket", "ready", "receive", "send")
 
     receive: Callable[[int], bytes]
-    """What the peer sent, so many bytes at most; empty if it sends no more."""
+    """Read what the peer has sent, up to this many bytes; empty if it sends no more."""
     send: Callable[[bytes | memoryview], int]
-    """How many bytes were taken."""
+    """Write what the socket takes at once; returns how many bytes that was."""
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: Socket) -> None:
         self._socket = socket
-        # gevent's sockets wrap one whose calls do not switch.
-        self._raw = getattr(socket, "_sock", socket)
+        self._raw = raw_of(socket)
         self._raw.setblocking(False)
         set_options(self._raw)
         # The socket's own, without a function of ours in between.
@@ -84,19 +104,17 @@ class Transport:
         return False
 
     def fileno(self) -> int:
-        descriptor: int = self._raw.fileno()
-        return descriptor
+        return self._raw.fileno()
 
     def shake_hands(self) -> None:
-        """Get on with the handshake; `ready` says whether it is through."""
+        """Continue the handshake; `ready` says whether it is complete."""
 
     def send_buffers(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """As `send`, of several buffers in their order; without TLS in one system call."""
-        count: int = self._raw.sendmsg(buffers)
-        return count
+        """Write several buffers in order, as `send` does; without TLS in one system call."""
+        return self._raw.sendmsg(buffers)
 
     def undelivered(self) -> int:
-        """How many sent bytes the peer's kernel has not got yet; 0 where that cannot be told."""
+        """Count the sent bytes that the peer's kernel has not got yet; 0 where that cannot be told."""
         if self._raw.family not in _INTERNET:
             return 0  # what is sent is delivered
         try:
@@ -114,7 +132,7 @@ class Transport:
         return _TELLS_ANSWERS and self._raw.family in _INTERNET
 
     def awaited_answer(self) -> tuple[int, float] | None:
-        """How the peer's kernel answers: tries in a row that had no answer, and seconds since the last one.
+        """The tries in a row that the peer's kernel did not answer, and the seconds since its last answer.
 
         None if nothing that was sent is undelivered, or the system does not tell.
         """
@@ -158,6 +176,8 @@ class TlsTransport(Transport):
     """
 
     __slots__ = ("_kept", "_read_wants_write")
+
+    _raw: ssl.SSLSocket
 
     def __init__(self, socket: Any, *, ready: bool) -> None:
         # Neither ssl's sockets nor gevent's switch if they are told not to block.
@@ -244,7 +264,7 @@ class TlsTransport(Transport):
             return False
 
 
-def set_options(socket: Any) -> None:
+def set_options(socket: Socket) -> None:
     """Turn on what every TCP connection has: no delay, and the kernel's keepalive.
 
     Linux is not given the user time-out: there `AcknowledgeWatch` does better.
@@ -271,13 +291,13 @@ def set_options(socket: Any) -> None:
             pass  # the kernel is older
 
 
-def transport_of(socket: Any) -> Transport:
+def transport_of(socket: Socket) -> Transport:
     """A connected socket's transport; one that speaks TLS has shaken hands already."""
     return TlsTransport(socket, ready=True) if hasattr(socket, "do_handshake") else Transport(socket)
 
 
 def begin_tls(
-    context: ssl.SSLContext, socket: Any, *, server_side: bool, server_name: str | None = None
+    context: ssl.SSLContext, socket: _socket.socket, *, server_side: bool, server_name: str | None = None
 ) -> TlsTransport:
     """The transport of a connected socket over which TLS has yet to shake hands.
 

@@ -1,23 +1,26 @@
-"""What the watches of a connection have in common: a timer that looks, again and again.
+"""The base of the watches of a connection: a timer that looks, again and again.
 
 A watch begins, looks now and then at how the connection does, and ends by itself
 or by `close`.  Its one timer is used up by each look, which starts the next.  An
-exception that strikes in a look leaves the timer used up and the watch deaf;
-`settle` makes it look again.  When to look, and what for, is not decided here.
+exception that strikes in a look leaves the timer used up, and the watch would never
+look again; `settle` makes it.  When to look, and what for, is not decided here.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from gevent.hub import Hub
+
+from ratchet import _clock
+from ratchet._loop import Watcher
 
 # Seconds until a watch that was struck in the middle of a look looks again.
 _SOON: Final = 0.01
 
 
 class Watch:
-    """A watch; what it looks for is in `_look`."""
+    """A watch; `_look` says what it looks for."""
 
     __slots__ = ("_hub", "timer")
 
@@ -27,10 +30,10 @@ class Watch:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         # None unless it is watching.
-        self.timer: Any = None
+        self.timer: Watcher | None = None
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         timer, self.timer = self.timer, None
         if timer is not None:
             timer.close()
@@ -41,15 +44,15 @@ class Watch:
             self._look_after(_SOON)
 
     def _look_after(self, seconds: float) -> None:
-        timer = self._hub.loop.timer(seconds, ref=self._keeps_loop_alive)
-        timer.start(self._on_timer, update=True)
+        timer = _clock.timer(self._hub, seconds, ref=self._keeps_loop_alive)
+        timer.start(self._on_timer)
         # Only now: whatever strikes, there is a next look.
         used_up, self.timer = self.timer, timer
         if used_up is not None:
             used_up.close()
 
     def _on_timer(self) -> None:
-        """Hub callback: look, unless it was closed by half."""
+        """Hub callback: look, unless an interrupted `close` has left only the timer."""
         if self.timer is not None:
             self._look()
 
