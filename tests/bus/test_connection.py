@@ -23,8 +23,9 @@ from ratchet._wait import waiting_on
 from ratchet.bus._core.address import TcpEndpoint
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.interfaces import StreamOwner
 from ratchet.bus._socket.listen import open_listener
-from ratchet.bus._socket.stream import MessageStream, StreamOwner
+from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message, encode
 from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError
@@ -257,25 +258,25 @@ def test_a_read_that_is_to_be_tried_again_is_tried_again(pair: Pair, error: OSEr
 
 
 def test_while_reading_is_stopped_the_data_stays_in_the_kernel(pair: Pair) -> None:
-    pair.connection.pause_reading()
-    pair.connection.pause_reading()
+    pair.connection.input.pause_reading()
+    pair.connection.input.pause_reading()
     pair.peer.sendall(request(1))
     polls()
     assert pair.owner.messages == []
-    pair.connection.resume_reading()
-    pair.connection.resume_reading()
+    pair.connection.input.resume_reading()
+    pair.connection.input.resume_reading()
     wait_until(lambda: pair.owner.messages)
     assert ids(pair.owner) == [1]
 
 
 def test_an_owner_may_stop_reading_when_told_of_a_message(pair: Pair) -> None:
-    pair.owner.on_message = lambda message: pair.connection.pause_reading()
+    pair.owner.on_message = lambda message: pair.connection.input.pause_reading()
     pair.peer.sendall(request(1))
     wait_until(lambda: pair.owner.messages)
     pair.peer.sendall(request(2))
     polls()
     assert ids(pair.owner) == [1]
-    pair.connection.resume_reading()
+    pair.connection.input.resume_reading()
     wait_until(lambda: len(pair.owner.messages) == 2)
 
 
@@ -867,8 +868,8 @@ def test_after_close_nothing_is_sent_or_read_and_no_call_fails(pair: Pair) -> No
     pair.peer.sendall(request(1))
     pair.connection.abort()
     assert pair.connection.output.write(b"c") > pair.connection.output.sent
-    pair.connection.pause_reading()
-    pair.connection.resume_reading()
+    pair.connection.input.pause_reading()
+    pair.connection.input.resume_reading()
     pair.connection.close()
     polls()
     assert pair.owner.events == ["closed"]
@@ -940,7 +941,7 @@ def test_close_when_sent_reads_no_more(full: Pair) -> None:
     full.connection.close()
     full.peer.sendall(request(1))
     polls()
-    full.connection.resume_reading()
+    full.connection.input.resume_reading()
     polls()
     assert full.owner.events == []
     full.socket.room = ALL_ROOM
@@ -1088,8 +1089,8 @@ def test_to_forsake_a_connection_sends_nothing_tells_nobody_and_leaves_no_watche
     assert crowded.connection.closed
     crowded.connection.abort()
     crowded.connection.close()
-    crowded.connection.pause_reading()
-    crowded.connection.resume_reading()
+    crowded.connection.input.pause_reading()
+    crowded.connection.input.resume_reading()
     polls()
     assert crowded.owner.events == []
     assert crowded.peer.recv(1) == b""
@@ -1115,7 +1116,7 @@ def test_a_peer_that_is_silent_between_messages_is_not_dropped(make_pair: MakePa
     pair = make_pair(stall_timeout=0.4)
 
     def is_watched() -> bool:
-        watch = pair.connection._stall
+        watch = pair.connection.input._stall
         return watch is not None and watch.timer is not None
 
     pair.peer.sendall(request(1)[:-1])
@@ -1143,13 +1144,13 @@ def test_a_peer_that_does_not_read_is_dropped_only_if_the_connection_is_to_be_cl
 
 def test_a_peer_that_we_do_not_read_from_does_not_stall(make_pair: MakePair) -> None:
     pair = make_pair(stall_timeout=0.02)
-    pair.owner.on_message = lambda message: pair.connection.pause_reading()
+    pair.owner.on_message = lambda message: pair.connection.input.pause_reading()
     pair.peer.sendall(request(1) + request(2)[:-1])
     wait_until(lambda: pair.owner.messages)
     gevent.sleep(0.06)
     assert pair.owner.events == ["message"]
     # But from when we do, it has to go on.
-    pair.connection.resume_reading()
+    pair.connection.input.resume_reading()
     wait_until(lambda: pair.connection.closed)
     assert pair.owner.events == ["message", "broken", "closed"]
 

@@ -49,7 +49,7 @@ def test_an_answer_on_its_way_arrives_although_the_client_has_sent_more(
     assert isinstance(bus.server, ServerBus)
     (session,) = (each for each in bus.server._admission.connections if each.protocol.last_id == 1)
     wait_until(lambda: not session.stream.output.unsent or bus.kind == "tls")
-    session.stream.pause_reading()
+    session.stream.input.pause_reading()
     draining = start(bus.server.drain)
     turns()
     raw.request(2)

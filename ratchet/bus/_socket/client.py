@@ -39,10 +39,10 @@ from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
+from ratchet.bus._socket.input import LATE_FOR_QUIET
 from ratchet.bus._socket.linger import note_dropped
 from ratchet.bus._socket.output import LATE_FOR_BUSY
 from ratchet.bus._socket.protocol import DRAINING
-from ratchet.bus._socket.stream import LATE_FOR_QUIET
 from ratchet.bus._socket.transport import Socket, Transport, refused_us, will_never_work
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import (
@@ -287,9 +287,11 @@ class ClientBus(ClientSide[Request, Response]):
             if connection is not None:
                 if self._plain and not len(connection):
                     # It may have closed behind its last answer.
-                    connection.stream.read_now()
+                    connection.stream.input.read_now()
                 else:
-                    connection.stream.catch_up(LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET)
+                    connection.stream.input.catch_up(
+                        LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET
+                    )
                 connection = self._connection
             if (
                 connection is None

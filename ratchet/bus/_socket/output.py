@@ -15,10 +15,9 @@ When the connection ends, and what is received on it, is the affair of `stream`.
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from gevent.hub import get_hub
 
@@ -28,6 +27,7 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
+from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.transport import TlsTransport, Transport
@@ -38,59 +38,6 @@ _WRITE: Final = 2  # libev's event bit
 # Seconds from which on the hub is late for a connection on which much goes on: what has
 # come meanwhile is read before anything is written.
 LATE_FOR_BUSY: Final = 0.02
-
-
-class StreamState(enum.IntEnum):
-    """How far a connection has got towards its end; from `BROKEN` on nothing can be sent."""
-
-    OPEN = 1
-    """Both sides may speak."""
-    CLOSING = 2
-    """It closes as soon as all is delivered, and nothing that comes is wanted."""
-    BROKEN = 3
-    """Nothing can be sent any more; what the peer said before is still read."""
-    CLOSED = 4
-    """The socket is closed."""
-
-
-OPEN, CLOSING, BROKEN, CLOSED = StreamState
-
-
-class Stream(Protocol):
-    """The connection that this is the sending half of."""
-
-    state: StreamState
-
-    def catch_up(self, late: float) -> None:
-        """Read what has come, if the hub is so many seconds late."""
-
-    def read_on(self) -> None:
-        """TLS had to write in order to read, and has."""
-
-    def all_sent(self) -> None:
-        """All that was written has left, while the connection closes."""
-
-    def send_failed(self, error: OSError) -> None:
-        """The socket takes nothing any more."""
-
-    def lose_place(self, error: BaseException) -> None:
-        """An exception struck in the middle of a system call."""
-
-    def gone(self) -> None:
-        """Hub callback: the peer's machine does not answer any more."""
-
-    def stalled(self) -> None:
-        """Hub callback: the peer does not go on with what it has begun, or does not read."""
-
-
-class Writer(Protocol):
-    """Who writes; its callbacks must not block."""
-
-    def pause_writing(self) -> None:
-        """What is unsent has reached the high-water mark."""
-
-    def resume_writing(self) -> None:
-        """What is unsent fell below the high-water mark, and `wants_resume` was set."""
 
 
 class Output:
@@ -126,7 +73,7 @@ class Output:
     )
 
     def __init__(
-        self, stream: Stream, owner: Writer, transport: Transport, limits: Limits, peer: Address
+        self, stream: Stream, owner: StreamOwner, transport: Transport, limits: Limits, peer: Address
     ) -> None:
         self._stream = stream
         self._owner = owner
@@ -307,6 +254,8 @@ class Output:
         if self._stream.state >= BROKEN:
             return
         self.look_for_room()
+        for watch in self._watches():
+            watch.settle()
         if self._transport.ready:
             # Whatever was scheduled may have died; once more does no harm.
             self._schedule_flush()
@@ -315,13 +264,12 @@ class Output:
         """Give the system back what it lent, and drop what is left."""
         if self._writer is not None:
             self._writer.close()
-        for watch in self.watches():
+        for watch in self._watches():
             watch.close()
         self._outbox.clear()
         self.look_for_room()
 
-    def watches(self) -> list[Watch]:
-        """Those that are in use."""
+    def _watches(self) -> list[Watch]:
         return [watch for watch in (self._stall, self._acknowledge) if watch is not None]
 
     def _send(self, data: Buffer | list[Buffer]) -> int:
@@ -350,7 +298,7 @@ class Output:
         if self._stall is not None:
             self._stall.move()
         if self._outbox:
-            self._stream.catch_up(LATE_FOR_BUSY)
+            self._stream.input.catch_up(LATE_FOR_BUSY)
         self.flush()
 
     def flush(self) -> None:
@@ -421,7 +369,7 @@ class Output:
         read_waits = self._transport.wants_write
         self.flush()
         if read_waits:
-            self._stream.read_on()
+            self._stream.input.read_on()
 
     def watch_stall(self) -> None:
         """The connection is to be closed, and the peer has to read on until then."""

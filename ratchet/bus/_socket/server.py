@@ -172,7 +172,7 @@ class ServerBus(ServerSide[Request, Response]):
                     break
             self._stop_accepting()
         for connection in list(self._admission.connections):
-            connection.stream.read_all()
+            connection.stream.input.read_all()
             connection.go_away()
             connection.end_parking()
 

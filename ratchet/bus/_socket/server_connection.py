@@ -115,7 +115,7 @@ class ServerConnection:
         if request.id == PLAIN_ID:
             self.protocol.keep_answer(request, frame)
             self._send_plain_answers()
-            if connection.input_ended:
+            if connection.input.ended:
                 self._close_if_done()
             return True
         open_requests = self.protocol.open
@@ -137,7 +137,7 @@ class ServerConnection:
     def _finish(self, request: IncomingRequest) -> None:
         """One of its requests needs nothing more."""
         self._unfinished.discard(request)
-        if self._held or not self.stream.reading:
+        if self._held or not self.stream.input.reading:
             self.server.requests.run_callback(self.read_or_not)
 
     def read_or_not(self) -> None:
@@ -145,9 +145,9 @@ class ServerConnection:
         if self.parked or self._held:
             self._let_in()
         if self._has_too_much:
-            self.stream.pause_reading()
-        elif not self.stream.input_ended and not self.stream.reading:
-            self.stream.resume_reading()
+            self.stream.input.pause_reading()
+        elif not self.stream.input.ended and not self.stream.input.reading:
+            self.stream.input.resume_reading()
 
     def end_parking(self) -> None:
         """The server drains: what was cast is let in, and nothing else will be run."""
@@ -160,7 +160,7 @@ class ServerConnection:
 
     def go_away(self) -> None:
         """Tell the client that no later request than those it sent will be run."""
-        goaway = self.protocol.goaway(self.stream.begun_kind)
+        goaway = self.protocol.goaway(self.stream.input.begun_kind)
         if goaway:
             self.stream.output.write(goaway)
 
@@ -192,9 +192,9 @@ class ServerConnection:
     def _let_in(self) -> None:
         if self.stream.output.above_high_water:
             return
-        if not self.stream.reading:
+        if not self.stream.input.reading:
             # Some of them may have been given up meanwhile.
-            self.stream.read_anyway()
+            self.stream.input.read_anyway()
         for request in (*self.parked, *self._held):
             if request in self._held and not self._has_room:
                 break
@@ -207,7 +207,7 @@ class ServerConnection:
         self._held[request] = None
         self._held_size += size_while_held(request)
         if self._has_too_much:
-            self.stream.pause_reading()
+            self.stream.input.pause_reading()
 
     def _drop(self, request: IncomingRequest) -> None:
         """It is not kept here any more."""
@@ -236,7 +236,7 @@ class ServerConnection:
             self._finish(request)
 
     def _close_if_done(self) -> None:
-        if self.stream.input_ended and not self.protocol.open and not self.protocol.plain:
+        if self.stream.input.ended and not self.protocol.open and not self.protocol.plain:
             self.stream.close()
 
     def message_received(self, message: Message) -> None:
@@ -295,7 +295,7 @@ class ServerConnection:
     def pause_writing(self) -> None:
         # A client that does not read is not read from either.
         self.stream.output.wants_resume = True
-        self.stream.pause_reading()
+        self.stream.input.pause_reading()
 
     def resume_writing(self) -> None:
         self.read_or_not()

@@ -1,0 +1,97 @@
+"""How far a connection has got, and who tells whom: a stream, its two halves and its owner.
+
+Nothing here runs.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from ratchet.bus._socket.wire import Message
+from ratchet.errors import BusError
+
+
+class StreamState(enum.IntEnum):
+    """How far a connection has got towards its end; from `BROKEN` on nothing can be sent."""
+
+    OPEN = 1
+    """Both sides may speak."""
+    CLOSING = 2
+    """It closes as soon as all is delivered, and nothing that comes is wanted."""
+    BROKEN = 3
+    """Nothing can be sent any more; what the peer said before is still read."""
+    CLOSED = 4
+    """The socket is closed."""
+
+
+OPEN, CLOSING, BROKEN, CLOSED = StreamState
+
+
+class Receiver(Protocol):
+    """The half that receives, as the other one sees it."""
+
+    def catch_up(self, late: float) -> None:
+        """Read what has come, if the hub is so many seconds late."""
+
+    def read_on(self) -> None:
+        """TLS had to write in order to read, and has."""
+
+
+class Stream(Protocol):
+    """A connection, as its two halves see it."""
+
+    state: StreamState
+
+    @property
+    def input(self) -> Receiver:
+        """The half that receives."""
+
+    def shake_hands(self) -> None:
+        """Get on with the handshake of TLS."""
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """Close at once, and tell the owner."""
+
+    def all_sent(self) -> None:
+        """All that was written has left, while the connection closes."""
+
+    def send_failed(self, error: OSError) -> None:
+        """The socket takes nothing any more."""
+
+    def lose_place(self, error: BaseException) -> None:
+        """An exception struck in the middle of a system call."""
+
+    def gone(self) -> None:
+        """Hub callback: the peer's machine does not answer any more."""
+
+    def stalled(self) -> None:
+        """Hub callback: the peer does not go on with what it has begun, or does not read."""
+
+
+class StreamOwner(Protocol):
+    """Callbacks of a connection, from the hub or from a thread that sends; they must not block."""
+
+    def message_received(self, message: Message) -> None:
+        """A whole message has come."""
+
+    def eof_received(self) -> None:
+        """The peer sends no more; it may still read."""
+
+    def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
+        """The peer violated the format or a limit, or disconnected in the middle of a message.
+
+        `refused` is as in `Decoder`.
+        """
+
+    def pause_writing(self) -> None:
+        """What is unsent has reached the high-water mark."""
+
+    def resume_writing(self) -> None:
+        """What is unsent fell below the high-water mark, and `wants_resume` was set."""
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """The connection is closed; by this side if there is no `error`.
+
+        Called again where it was interrupted.
+        """
