@@ -77,7 +77,7 @@ ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport watch stall delivery acknowledge linger dial listen accept"
-    " interfaces output input stream admission server_connection server client_connection client",
+    " interfaces output input stream casts admission server_connection server client_connection client",
     BUS_CORE,
 )
 for client_module in ("client_connection", "client"):

@@ -262,11 +262,11 @@ class ClientBus(ClientSide[Request, Response]):
         return sum(connection.abort() for connection in list(self._connections))
 
     def _casts_are_delivered(self) -> bool:
-        return all(connection.casts_delivered for connection in self._connections)
+        return all(connection.casts.are_delivered for connection in self._connections)
 
     def _is_quiet(self) -> bool:
         """Whether nothing is open, and the server's side has all that was written."""
-        undelivered = sum(connection.look_undelivered() for connection in self._connections)
+        undelivered = sum(connection.casts.look_undelivered() for connection in self._connections)
         return not self._in_flight_count and not undelivered and self._casts_are_delivered()
 
     def _send(

@@ -30,6 +30,7 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.casts import Casts
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport, refused_us
@@ -48,8 +49,6 @@ from ratchet.errors import (
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# Seconds without an answer of a plain server, after which no more are waited for.
-_PLAIN_SILENCE = 0.2
 _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
 
 
@@ -79,20 +78,17 @@ class ClientConnection:
 
     Attributes:
         protocol: the client's role, with the open transactions.
+        casts: those that were sent on it.
         useful: whether an answer has come.
     """
 
     __slots__ = (
-        "_cast_count",
-        "_casts",
         "_client",
         "_decode",
         "_deferred",
-        "_last_cast",
-        "_plain_answer",
-        "_seen_undelivered",
         "_sending_plain",
         "_window",
+        "casts",
         "counters",
         "hub",
         "protocol",
@@ -121,20 +117,13 @@ class ClientConnection:
         self.server_address = peer
         self.protocol: ClientProtocol[AnyOutgoing] = ClientProtocol(limits, peer, plain)
         self._sending_plain = False
-        # When the last answer came, or the last cast was made.
-        self._plain_answer = 0.0
         # What a signal handler sent meanwhile.
         self._deferred: deque[tuple[AnyOutgoing, wire.Frame]] = deque()
-        # The numbers of frames that are casts and may not have left yet, and the last.
-        self._casts: deque[int] = deque()
-        self._last_cast = 0
-        self._cast_count = 0
-        # Bytes that were undelivered when that was asked last.
-        self._seen_undelivered = 0
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
         self.useful = False
         self.stream = MessageStream(transport, limits, self, peer)
+        self.casts = Casts(self.stream, self.protocol)
 
     def open_connection(self) -> None:
         """Say hello, and begin to read; the client knows the link by now, and closes it if this fails."""
@@ -154,44 +143,6 @@ class ClientConnection:
     def __len__(self) -> int:
         """How many transactions are open."""
         return len(self.protocol.open)
-
-    @property
-    def unsent_casts(self) -> int:
-        """How many casts have not left."""
-        sent = self.stream.output.sent
-        return sum(number > sent for number in list(self._casts))
-
-    @property
-    def casts_delivered(self) -> bool:
-        """Whether the server's side has all that was cast; with it what was written before."""
-        if not self._last_cast or self.stream.closed:
-            return True
-        plain = self.protocol.plain
-        if self.stream.is_tls and not plain and self.protocol.hello is None:
-            # It may yet refuse this side's certificate, and then has run nothing.
-            return False
-        if plain:
-            # To a plain server it is a request like any other, and one whose client goes
-            # away is not run.  So as long as answers come, they are waited for.
-            quiet = _clock.monotonic() - self._plain_answer > _PLAIN_SILENCE
-            return not self.protocol.order or (quiet and not self.look_undelivered())
-        return self._last_cast <= self.stream.output.sent and not self.look_undelivered()
-
-    def look_undelivered(self) -> int:
-        """How many bytes the server's side has not got; remembered, for the end of the connection."""
-        self._seen_undelivered = self.stream.output.undelivered
-        return self._seen_undelivered
-
-    def _doubtful_casts(self, error: BaseException | None) -> int:
-        """How many casts have not left, or may have been lost on their way, when the connection ends."""
-        unsent = self.unsent_casts
-        if error is None:
-            # This side has closed it, and what has left is seen delivered all the same.
-            return unsent
-        if self.protocol.hello is None and refused_us(error):
-            return self._cast_count
-        on_their_way = bool(self._seen_undelivered or self.stream.left_behind)
-        return unsent or int(on_their_way and self._cast_count > 0)
 
     def send(
         self, owner: object, request: Request, flags: int, arg: int, parts: Sequence[bytes]
@@ -221,7 +172,7 @@ class ClientConnection:
             protocol.open.pop(id, None)
             raise
         if flags & wire.ONE_WAY and transaction.frame_number != wire.MAX_ID:
-            self._note_cast(transaction.frame_number)
+            self.casts.note(transaction.frame_number)
         return transaction
 
     def _send_plain(self, transaction: AnyOutgoing, frame: wire.Frame) -> None:
@@ -236,19 +187,9 @@ class ClientConnection:
                 later.frame_number = self.stream.output.write(frame)
                 order.append(later.id)
                 if self.protocol.open.get(later.id) is not later:
-                    self._note_cast(later.frame_number)
+                    self.casts.note(later.frame_number)
         finally:
             self._sending_plain = False
-
-    def _note_cast(self, number: int) -> None:
-        self._last_cast = number
-        self._plain_answer = _clock.monotonic()
-        self._cast_count += 1
-        casts, sent = self._casts, self.stream.output.sent
-        while casts and casts[0] <= sent:
-            casts.popleft()
-        if number > sent:
-            casts.append(number)
 
     def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
@@ -335,9 +276,9 @@ class ClientConnection:
         if not self.stream.closed:
             # An older server takes a bare close for one that still wants its answers.
             self.stream.output.write_last(self.protocol.cancel(list(self.protocol.open)))
-        unsent = self.unsent_casts
-        self._casts.clear()
-        self.stream.abort(on_undelivered=self._tell_undelivered if self._cast_count else None)
+        unsent = self.casts.unsent
+        self.casts.clear()
+        self.stream.abort(on_undelivered=self._tell_undelivered if self.casts.count else None)
         return unsent
 
     def _tell_undelivered(self) -> None:
@@ -369,7 +310,7 @@ class ClientConnection:
     def message_received(self, message: Message) -> None:
         protocol = self.protocol
         if protocol.plain:
-            self._plain_answer = _clock.monotonic()
+            self.casts.last_sign = _clock.monotonic()
         hello = protocol.hello
         try:
             event = protocol.receive(message)
@@ -466,7 +407,7 @@ class ClientConnection:
                 # It may never say hello: that is like an attempt to connect that fails.
                 level = logging.WARNING
             log_soon(bus_logger, level, "lost the connection to %s: %s", peer, reason)
-        unsent = self._doubtful_casts(error)
+        unsent = self.casts.doubtful(error)
         if unsent:
             reason = "the bus was closed" if error is None else reason_of(error)
             text = "casts to %s that were lost, or may have been: at least %d; %s"
@@ -479,4 +420,4 @@ class ClientConnection:
             self.fail_all(kind, f"the connection to {peer} was lost: {reason_of(error)}", error)
         if client is not None:
             client._on_connection_lost(self, error, unsent)
-        self._casts.clear()
+        self.casts.clear()

@@ -1,0 +1,95 @@
+"""The casts of one connection, and whether the server's side has got them.
+
+Nobody answers a cast.  So what became of one is told from the bytes that have left, and
+from what the system says of their arrival; in the plain form, from the answers that a
+plain server gives all the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from ratchet import _clock
+from ratchet.bus._core.outgoing import AnyOutgoing
+from ratchet.bus._socket.protocol import ClientProtocol
+from ratchet.bus._socket.stream import MessageStream
+from ratchet.bus._socket.transport import refused_us
+
+# Seconds without an answer of a plain server, after which no more are waited for.
+_PLAIN_SILENCE: Final = 0.2
+
+
+class Casts:
+    """What was cast on one connection.
+
+    Attributes:
+        count: how many there were.
+        last_sign: when the last one was cast, or a plain server answered last.
+    """
+
+    __slots__ = ("_last", "_numbers", "_protocol", "_seen_undelivered", "_stream", "count", "last_sign")
+
+    def __init__(self, stream: MessageStream, protocol: ClientProtocol[AnyOutgoing]) -> None:
+        self._stream = stream
+        self._protocol = protocol
+        # The numbers of their frames that may not have left yet, and the last of all.
+        self._numbers: deque[int] = deque()
+        self._last = 0
+        self.count = 0
+        self.last_sign = 0.0
+        # Bytes that were undelivered when that was asked last.
+        self._seen_undelivered = 0
+
+    def note(self, number: int) -> None:
+        """One has been written, as the frame of this number."""
+        self._last = number
+        self.last_sign = _clock.monotonic()
+        self.count += 1
+        numbers, sent = self._numbers, self._stream.output.sent
+        while numbers and numbers[0] <= sent:
+            numbers.popleft()
+        if number > sent:
+            numbers.append(number)
+
+    @property
+    def unsent(self) -> int:
+        """How many have not left."""
+        sent = self._stream.output.sent
+        return sum(number > sent for number in list(self._numbers))
+
+    @property
+    def are_delivered(self) -> bool:
+        """Whether the server's side has all of them; with them what was written before."""
+        if not self._last or self._stream.closed:
+            return True
+        protocol = self._protocol
+        if self._stream.is_tls and not protocol.plain and protocol.hello is None:
+            # It may yet refuse this side's certificate, and then has run nothing.
+            return False
+        if protocol.plain:
+            # To a plain server it is a request like any other, and one whose client goes
+            # away is not run.  So as long as answers come, they are waited for.
+            quiet = _clock.monotonic() - self.last_sign > _PLAIN_SILENCE
+            return not protocol.order or (quiet and not self.look_undelivered())
+        return self._last <= self._stream.output.sent and not self.look_undelivered()
+
+    def look_undelivered(self) -> int:
+        """How many bytes the server's side has not got; remembered, for the end of the connection."""
+        self._seen_undelivered = self._stream.output.undelivered
+        return self._seen_undelivered
+
+    def doubtful(self, error: BaseException | None) -> int:
+        """How many have not left, or may have been lost on their way, when the connection ends."""
+        unsent = self.unsent
+        if error is None:
+            # This side has closed it, and what has left is seen delivered all the same.
+            return unsent
+        if self._protocol.hello is None and refused_us(error):
+            return self.count
+        on_their_way = bool(self._seen_undelivered or self._stream.left_behind)
+        return unsent or int(on_their_way and self.count > 0)
+
+    def clear(self) -> None:
+        """They have been told of, or are no longer this process's."""
+        self._numbers.clear()
