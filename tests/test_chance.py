@@ -31,10 +31,10 @@ class Client:
     def __init__(self) -> None:
         self.failures = 0
 
-    def _on_connected(self, transport: Transport, peer: Address) -> None:
+    def on_connected(self, transport: Transport, peer: Address) -> None:
         raise AssertionError("nothing to connect to")
 
-    def _on_dial_failed(self, error: Exception) -> None:
+    def on_dial_failed(self, error: Exception) -> None:
         self.failures += 1
 
 

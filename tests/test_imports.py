@@ -77,10 +77,11 @@ ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport watch stall delivery acknowledge linger dial listen accept"
-    " interfaces output input stream casts admission server_connection server client_connection client",
+    " interfaces output input stream casts admission server_connection server failure"
+    " client_connection connections client",
     BUS_CORE,
 )
-for client_module in ("client_connection", "client"):
+for client_module in ("client_connection", "connections", "client"):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 ALLOWED |= {
     "bus._opening": {*BUS_CORE, *BUS_SOCKET},

@@ -139,9 +139,11 @@ def new_client(
     """
     peer = check_connected(socket)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
-    bus = ClientBus(peer, encode, decode, checked_limits(limits), plain)
-    bus._use(transport_of(socket), peer)
-    return bus
+    limits = checked_limits(limits)
+    transport = transport_of(socket)
+    return ClientBus(
+        peer, encode, decode, limits, plain, lambda connections: connections.use(transport, peer)
+    )
 
 
 @overload
@@ -276,6 +278,12 @@ def connect(
         raise ValueError(
             f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
         )
-    bus = ClientBus(endpoint.address, encode, decode, checked_limits(limits), plain)
-    bus._keep_connected(partial(dial, endpoint, ssl_context))
-    return bus
+    dial_it = partial(dial, endpoint, ssl_context)
+    return ClientBus(
+        endpoint.address,
+        encode,
+        decode,
+        checked_limits(limits),
+        plain,
+        lambda connections: connections.keep_connected(dial_it),
+    )

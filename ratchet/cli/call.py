@@ -130,8 +130,14 @@ def exchange(arguments: argparse.Namespace, request: bytes) -> Response:
         failure.status = _STATUS[Outcome.NOT_SENT]
         raise
     encode, decode = client_functions(unchanged, with_count, None)
-    with ClientBus(peer, encode, decode, Limits(), arguments.plain) as client:
-        client._use(transport, peer)
+    with ClientBus(
+        peer,
+        encode,
+        decode,
+        Limits(),
+        arguments.plain,
+        lambda connections: connections.use(transport, peer),
+    ) as client:
         try:
             return client.call(request, max(0.0, end - _clock.monotonic()))
         except BusError as error:

@@ -38,7 +38,7 @@ PARTS: Codec[Any, Any] = Codec(
 def unsent(bus: object) -> int:
     """How many bytes wait in this process for the peers of a bus."""
     if isinstance(bus, ClientBus):
-        return sum(link.stream.output.unsent for link in bus._connections)
+        return sum(link.stream.output.unsent for link in bus._connections.all)
     assert isinstance(bus, ServerBus)
     return sum(session.stream.output.unsent for session in bus._admission.connections)
 
@@ -48,7 +48,7 @@ def wait_until_full(client: ClientBus[Any, Any], high_water: int) -> None:
 
     def full() -> bool:
         before = unsent(client)
-        (link,) = client._connections
+        (link,) = client._connections.all
         turns(50)
         _, writable, _ = select.select([], [link.stream._transport], [], 0.02)
         return not writable and before == unsent(client) >= high_water
@@ -555,7 +555,7 @@ def test_keepalive_and_no_user_time_out_is_set_on_both_sides_of_every_tcp_connec
     client, server = bus.client, bus.server
     assert isinstance(client, ClientBus)
     assert isinstance(server, ServerBus)
-    connections = [link.stream for link in client._connections]
+    connections = [link.stream for link in client._connections.all]
     connections += [session.stream for session in server._admission.connections]
     assert len(connections) == 2
     for connection in connections:

@@ -283,11 +283,14 @@ class SendRequestWithoutRoom(BusScene):
     def prepare(self) -> None:
         client = self.bus.client
         if isinstance(client, ratchet_bus.ClientBus):
-            assert client._connection is not None
-            narrow(client._connection.stream)
+            assert client._connections.current is not None
+            narrow(client._connections.current.stream)
         self.sent = [client.send_request(BIG)]
         if isinstance(client, ratchet_bus.ClientBus):
-            while client._connection is not None and not client._connection.stream.output.above_high_water:
+            while (
+                client._connections.current is not None
+                and not client._connections.current.stream.output.above_high_water
+            ):
                 self.sent.append(client.send_request(BIG))
 
     def call(self) -> object:
@@ -474,7 +477,7 @@ class Disconnected(Scene):
         assert self.client.call("still there?", LONG) == "answer"
         stats = self.client.stats()
         assert (stats.queued, stats.in_flight) == (0, 0)
-        assert not self.client._waiters
+        assert not self.client._connections.senders
         self.server.close()
 
 

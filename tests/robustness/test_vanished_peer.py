@@ -77,7 +77,7 @@ with bus.connect("10.99.0.1:4000") as client:
     print(client.call(b"burn", 60).decode(), time.monotonic() - begun, flush=True)
     sent = [client.send_request(b"wait") for _ in range(3)]
     # A one-way trip and back: the requests are on the other side.
-    while client._connection.stream.output.undelivered:
+    while client._connections.current.stream.output.undelivered:
         gevent.sleep(0.01)
     print("in flight", flush=True)
     sys.stdin.readline()
@@ -303,10 +303,12 @@ def test_a_peer_that_is_stopped_for_long_is_not_taken_for_dead(machines: tuple[s
 def test_every_tcp_connection_is_told_to_give_a_vanished_peer_up_after_thirty_seconds() -> None:
     server: Any = ratchet_bus.listen("127.0.0.1:0")
     with server, ratchet_bus.connect(server.address) as client:
-        wait_until(lambda: server.stats().connections and client._connection is not None, "both ends")
-        assert client._connection is not None
+        wait_until(
+            lambda: server.stats().connections and client._connections.current is not None, "both ends"
+        )
+        assert client._connections.current is not None
         (session,) = server._admission.connections
-        for connection in (client._connection.stream, session.stream):
+        for connection in (client._connections.current.stream, session.stream):
             options = told(connection)
             assert options["SO_KEEPALIVE"] == 1
             silence = options["TCP_KEEPIDLE"] + options["TCP_KEEPINTVL"] * options["TCP_KEEPCNT"]

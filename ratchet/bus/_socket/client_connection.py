@@ -55,21 +55,21 @@ _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
 class ClientConnectionOwner(Protocol):
     """A client, as its connections see it."""
 
-    def _on_hello(self, connection: ClientConnection) -> None:
+    def on_hello(self, connection: ClientConnection) -> None:
         """The server has said hello, or anything else that shows it is one without."""
 
-    def _is_news(self, reason: str) -> bool:
+    def is_news(self, reason: str) -> bool:
         """Whether this reason for not getting on with the server is still to be logged."""
 
-    def _on_draining(self, connection: ClientConnection) -> None:
+    def on_draining(self, connection: ClientConnection) -> None:
         """The server takes no more requests on this connection."""
 
-    def _on_connection_lost(
+    def on_connection_lost(
         self, connection: ClientConnection, error: BaseException | None, unsent_casts: int
     ) -> None:
         """It is closed.  Called again where it was interrupted."""
 
-    _closed: bool
+    closed: bool
     """Whether this side has closed it."""
 
 
@@ -335,7 +335,7 @@ class ClientConnection:
         if protocol.hello is not hello:
             client = self._client()
             if client is not None:
-                client._on_hello(self)
+                client.on_hello(self)
 
     def _on_answer(self, transaction: AnyOutgoing | None, reason: int | None, parts: list[bytes]) -> None:
         if transaction is None:
@@ -373,7 +373,7 @@ class ClientConnection:
                 self.forget(transaction)
         client = self._client()
         if client is not None:
-            client._on_draining(self)
+            client.on_draining(self)
         self._close_if_done()
 
     def eof_received(self) -> None:
@@ -388,7 +388,7 @@ class ClientConnection:
     def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.counters.broken += 1
         peer, client = format_address(self.stream.peer), self._client()
-        if self.protocol.hello is not None or client is None or client._is_news(reason_of(error)):
+        if self.protocol.hello is not None or client is None or client.is_news(reason_of(error)):
             log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
         if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.protocol.open:
             error.outcome = Outcome.RAN
@@ -403,7 +403,7 @@ class ClientConnection:
             reason = reason_of(error)
             level = logging.INFO
             silent = self.protocol.hello is None and not self.protocol.plain
-            if silent and client is not None and client._is_news(reason):
+            if silent and client is not None and client.is_news(reason):
                 # It may never say hello: that is like an attempt to connect that fails.
                 level = logging.WARNING
             log_soon(bus_logger, level, "lost the connection to %s: %s", peer, reason)
@@ -413,11 +413,11 @@ class ClientConnection:
             text = "casts to %s that were lost, or may have been: at least %d; %s"
             log_soon(bus_logger, logging.WARNING, text, peer, unsent, reason)
         self.run_callback(self._window.wake_all)
-        if client is None or client._closed:
+        if client is None or client.closed:
             self.fail_all(BusClosed, f"the bus to {peer} was closed", None)
         else:
             kind = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
             self.fail_all(kind, f"the connection to {peer} was lost: {reason_of(error)}", error)
         if client is not None:
-            client._on_connection_lost(self, error, unsent)
+            client.on_connection_lost(self, error, unsent)
         self.casts.clear()

@@ -47,10 +47,10 @@ _plain_getaddrinfo = get_original("socket", "getaddrinfo")
 class Client(Protocol):
     """The client, which is told of each attempt."""
 
-    def _on_connected(self, transport: Transport, peer: Address) -> None:
+    def on_connected(self, transport: Transport, peer: Address) -> None:
         """Take over the connection that was made, and close it if this fails."""
 
-    def _on_dial_failed(self, error: Exception) -> None:
+    def on_dial_failed(self, error: Exception) -> None:
         """Note that an attempt has failed; another one will follow."""
 
 
@@ -106,7 +106,7 @@ class Dialer:
         except Exception as error:
             client = self._client()
             if client is not None:
-                client._on_dial_failed(error)
+                client.on_dial_failed(error)
             return client is None
         client = self._client()
         if client is None or self._stopped:
@@ -114,7 +114,7 @@ class Dialer:
         else:
             # From here on `start` means another connection.
             self._running = None
-            client._on_connected(transport, peer)
+            client.on_connected(transport, peer)
         return True
 
 
