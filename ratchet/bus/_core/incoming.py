@@ -29,7 +29,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import format_address
-from ratchet.bus._core.deadline import is_over, seconds_until
+from ratchet.bus._core.deadline import Scope, enter_scope, is_over, leave_scope, seconds_until
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
 from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
 from ratchet.bus._core.stats import Counters
@@ -98,6 +98,8 @@ _TAKEN_BACK: Final = TRANSITIONS[ANSWERING, TAKE_BACK]
 
 # Where it has no answer, and one is wanted.
 OPEN: Final = (QUEUED, TAKEN, ANSWERING)
+# Where the thread that has it is still to answer, even if that is in vain.
+UNANSWERED: Final = (TAKEN, CANCELLED)
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
@@ -170,12 +172,6 @@ class IncomingRequests:
         self._dropped: deque[IncomingRequest] = deque()
         self.drained = WaitQueue()
 
-    def forget(self, request: IncomingRequest) -> None:
-        """No thread has the request any more, or nobody wants its answer."""
-        if self.drained:
-            self.wake_drain()
-        self.in_flight.pop(request, None)
-
     def wake_drain(self) -> None:
         """A request has left `in_flight`, or a connection is gone."""
         self.run_callback(self.drained.wake_all)
@@ -237,12 +233,13 @@ class IncomingRequest:
         deadline: when its client gives up; None for never.
         id: what its connection knows it by.
         client: the client's side of it, if that is in this process.
-        handler: the thread that is in `with transaction:`, or decodes it.
+        handler: the thread that handles it, or decodes it.
         metadata: what the client sent along.
         kept_answer: its answer, while that waits for those of earlier requests.
     """
 
     __slots__ = (
+        "_handlings",
         "_timer",
         "client",
         "deadline",
@@ -278,6 +275,8 @@ class IncomingRequest:
         self.handler: greenlet | None = None
         self.metadata: Mapping[str, str] = _NO_METADATA
         self.kept_answer: Any = None
+        # The threads that handle it, each with what ends its deadline; the last one is `handler`.
+        self._handlings: tuple[tuple[greenlet, Scope | None], ...] = ()
         # Rings at the deadline, while a thread handles it.
         self._timer: Any = None
 
@@ -429,12 +428,23 @@ class IncomingRequest:
         return queued
 
     def begin_handling(self, handler: greenlet) -> None:
-        """A thread has entered `with transaction:`."""
-        self.handler = handler
-        if self.state is CANCELLED:
-            self.requests.interrupt_soon(self)
-        if self.deadline is not None and not self.route.in_process:
-            self._watch_deadline(self.deadline)
+        """A thread begins to handle it: what it sends has no more time than this.
+
+        It is interrupted when the client gives up, until `end_handling`.
+        """
+        scope = None
+        try:
+            if self.deadline is not None:
+                scope = enter_scope(self.deadline)
+                if not self.route.in_process:
+                    self._watch_deadline(self.deadline)
+            if self.state is CANCELLED:
+                self.requests.interrupt_soon(self)
+            self._handlings += ((handler, scope),)
+            self.handler = handler
+        except BaseException:
+            leave_scope(scope)
+            raise
 
     def _watch_deadline(self, deadline: float) -> None:
         # The client's own word may not come through: it has gone, or so many of its
@@ -445,7 +455,18 @@ class IncomingRequest:
             self._timer = timer
 
     def end_handling(self) -> None:
-        """It has left the block."""
+        """A thread handles it no longer.
+
+        It is the one that began last: it may be another thread that says so, or a
+        generator's end in any thread.
+        """
+        scope = self._handlings[-1][1]
+        if scope is not None:
+            leave_scope(scope)
+        self._handlings = self._handlings[:-1]
+        if self._handlings:
+            self.handler = self._handlings[-1][0]
+            return
         self.handler = None
         self.requests.to_interrupt.pop(self, None)
         if self._timer is not None:
@@ -477,4 +498,7 @@ class IncomingRequest:
             self._stop_timer()
         if not self.route.in_process:
             self.route.released(self)
-        self.requests.forget(self)
+        requests = self.requests
+        if requests.drained:
+            requests.wake_drain()
+        requests.in_flight.pop(self, None)

@@ -18,7 +18,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, Waiter
 
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until, time_left
@@ -112,18 +112,19 @@ class OutgoingRequest(Generic[Request, Response]):
         route: the way to the server.
         state: where it is.
         error: in what it ended, if not in a response.
+        value: the response, which is still to be decoded if there is a `decode`.
+        decode: decodes the response; None where that is not needed, or is done.
         id: what its connection knows it by.
         frame_number: the number of its frame on the connection.
         incoming: the server's side of it, if that is in this process.
     """
 
     __slots__ = (
-        "_decode",
         "_owner",
         "_seconds",
         "_timer",
-        "_value",
         "_waiters",
+        "decode",
         "error",
         "frame_number",
         "id",
@@ -131,6 +132,7 @@ class OutgoingRequest(Generic[Request, Response]):
         "request",
         "route",
         "state",
+        "value",
     )
 
     # Set by its connection, if it has one.
@@ -146,24 +148,23 @@ class OutgoingRequest(Generic[Request, Response]):
         self.state = WAITING
         self.route = route
         self.incoming: Any = None
-        # None where there is nothing to decode, or no longer.
-        self._decode = decode
+        self.decode = decode
         self.error: BusError | None = None
-        self._value: Any = None
+        self.value: Any = None
         self._waiters: list[Waiter[Any]] | None = None
         self._timer: Any = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
 
-    def response(self) -> Response:
-        """The response, decoded."""
-        if self._decode is not None:
-            response = self._decode(self._value, self.route.server_address)
-            # Another thread may have decoded it meanwhile; all get the same one.
-            if self._decode is not None:
-                self._value = response
-                self._decode = None
-        return self._value  # type: ignore[no-any-return]
+    def load(self) -> None:
+        """Decode the response; may block."""
+        decode = self.decode
+        assert decode is not None
+        value = decode(self.value, self.route.server_address)
+        # Another thread may have decoded it meanwhile; all get the same one.
+        if self.decode is not None:
+            self.value = value
+            self.decode = None
 
     def wait(self, timeout: float | None) -> None:
         """Wait until it has ended; blocks.  Raises `BusTimeout` when the time is over."""
@@ -171,11 +172,11 @@ class OutgoingRequest(Generic[Request, Response]):
         if timeout is not None:
             check_timeout(timeout)
             deadline = deadline_after(timeout)
-        if get_hub() is not self.route.hub:
-            check_hub(self.route.hub, self)
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state not in ENDED:
             waiter: Waiter[Any] = Waiter()
+            if waiter.hub is not self.route.hub:
+                check_hub(self.route.hub, self)
             left = None if deadline is None else time_left(deadline)
             try:
                 if self._waiters is None:
@@ -265,7 +266,7 @@ class OutgoingRequest(Generic[Request, Response]):
 
     def succeed(self, value: Any) -> None:
         """The response is there."""
-        self._value = value
+        self.value = value
         # One whose giving up was interrupted may have one.
         self.error = None
         self._end(SUCCEED)

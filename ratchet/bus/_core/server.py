@@ -3,52 +3,33 @@
 It knows the inbox and transactions, and nothing of how a request came.  A kind of
 bus puts pending requests into the inbox, and says by `_refuse_new` and `_finished`
 how it drains.
-
-`serve` keeps a team of worker threads, each of which handles one request after the
-other.  Nothing passes from one to the next: every request starts in a copy of the
-context in which `serve` was called, with a fresh `thread.space`, and a worker to
-which something still refers afterwards, such as a time-out that was not cancelled,
-is replaced.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextvars import Context, copy_context
-from functools import partial
-from sys import getrefcount
 from typing import Any, Generic, TypeVar
 
 import gevent
-from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
 from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
-from ratchet._log import bus_logger, log_error
+from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.handle import ServerTransaction, abandon_held, handle
+from ratchet.bus._core.handle import ServerTransaction, abandon_held, receive
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import QUEUED, IncomingRequest, IncomingRequests
+from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import BusSide
-from ratchet.bus.codecs import (
-    Decode,
-    check_callable,
-    required_arguments,
-    required_keywords,
-    takes_an_argument,
-)
+from ratchet.bus.codecs import Decode
 from ratchet.errors import BusClosed
 from ratchet.kernel import Thread, kernel_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-_new = ServerTransaction.__new__
 
 
 class ServerSide(BusSide, Generic[Request, Response]):
@@ -63,18 +44,15 @@ class ServerSide(BusSide, Generic[Request, Response]):
     ) -> None:
         super().__init__()
         self._requests = IncomingRequests(self._hub, self._counters, decode, encode)
-        self._decodes = decode is not None
         self._inbox: Inbox[IncomingRequest] = Inbox(self, maxsize, max_queued)
         self._draining = False
         # Whether work was left when it was closed.
         self._cut_off = False
         self._takers: set[gevent.Greenlet[Any, Any]] = set()
-        # The workers of `serve`, each with what starts another like it.
-        self._workers: dict[greenlet, Callable[[], Thread]] = {}
+        # The workers of `serve`, each with its team.
+        self._workers: dict[greenlet, Team[Request, Response]] = {}
         # The handlers that have called `drain`.
         self._drainers: set[greenlet] = set()
-        # This process is a forked child; counted, because it may fork again.
-        self._generation = 0
 
     @property
     def _state(self) -> str:
@@ -124,29 +102,9 @@ class ServerSide(BusSide, Generic[Request, Response]):
             check_timeout(timeout)
             deadline = deadline_after(timeout)
         while True:
-            received = self._receive(deadline)
+            received = receive(self._inbox, deadline)
             if received is not None:
                 return received
-
-    def _receive(self, deadline: float | None) -> tuple[ServerTransaction[Request, Response], Request] | None:
-        """Take the next request; None if it is not to be handled after all."""
-        inbox = self._inbox
-        incoming = inbox.first(None if deadline is None else time_left(deadline))
-        # Before the claim: a request that is claimed is always somebody's.
-        transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
-        transaction._incoming = incoming
-        try:
-            claimed = incoming.claim()
-            inbox.drop(incoming)
-            if claimed and (not self._decodes or incoming.load()):
-                return transaction, incoming.message
-        except BaseException:
-            try:
-                incoming.abandon()
-            finally:
-                settle_soon(self._hub)
-            raise
-        return None
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
@@ -194,38 +152,14 @@ class ServerSide(BusSide, Generic[Request, Response]):
             raise ValueError(f"workers must be a number above 0, not {workers!r}")
         check_hub(self._hub, self)
         self._revive()
-        kernel = kernel_of(getcurrent())
-        work: Callable[[], Thread] = partial(
-            kernel.attach_background,
-            self._work,
-            handler,
-            with_transaction,
-            copy_context(),
-            self._generation,
-        )
-        team: list[Thread] = []
-        one_ended = Event()
-
-        def on_end(worker: object) -> None:
-            one_ended.set()
-
+        team = Team(self._inbox, self._workers, self._watch, handler, with_transaction)
         try:
-            while not self._inbox.closed or len(self._inbox):
-                team = [each for each in team if not each.ready()]
-                for _ in range(workers - len(team)):
-                    # No name is given to it: that would be one more reference, for a while.
-                    team.append(work())
-                    self._workers[team[-1]] = work
-                    team[-1].rawlink(on_end)
-                # A worker ends when the bus does, when it is replaced, or killed.
-                one_ended.wait()
-                one_ended.clear()
-            gevent.joinall(team)
+            team.work(workers)
             while not self._closed:
                 # What is answered is still to be sent, or another thread has work.
                 self._requests.drained.wait("serve", self)
         finally:
-            gevent.killall(team)
+            team.kill()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new work, finish what was taken and what was cast, then close; blocks.
@@ -272,8 +206,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             self._drainers.add(current)
             self._requests.wake_drain()
             if current in self._workers:
-                work = self._workers[current]
-                self._workers[work()] = work
+                self._workers[current].add_worker()
             finished = self._wait_until_finished(deadline)
             if finished:
                 deadline = None
@@ -361,62 +294,6 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._inbox.remove(casts)
         return len(casts)
 
-    def _work(
-        self, handler: Callable[..., Response], with_transaction: bool, context: Context, generation: int
-    ) -> None:
-        """What each thread of `serve` does."""
-        worker: Any = getcurrent()
-        self._watch(worker)
-        # Whatever started this thread lets go of it.
-        gevent.sleep(0)
-        references = getrefcount(worker)
-        try:
-            while generation == self._generation:
-                worker.gr_context = context.copy()
-                worker.__dict__.pop("_space", None)
-                try:
-                    self._handle_next(handler, with_transaction)
-                except BusClosed:
-                    return
-                except gevent.Timeout as error:
-                    log_error(
-                        bus_logger, logging.WARNING, "the handler of a request raised %r", error, error=error
-                    )
-                if getrefcount(worker) > references and self._is_held(worker, references):
-                    return
-        finally:
-            self._workers.pop(worker, None)
-
-    def _is_held(self, worker: greenlet, references: int) -> bool:
-        """Whether something still refers to a worker that has handled a request.
-
-        Most likely that is a time-out or an alarm that was left behind, and that is not to
-        strike another request.
-        """
-        try:
-            # It may be no more than what woke the thread.
-            gevent.sleep(0)
-        except gevent.Timeout:
-            # It is one, and it has just rung.
-            return True
-        # This function and its caller have a name for it each.
-        return getrefcount(worker) > references + 1
-
-    def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
-        # One at a time, also of those whose codec fails: what that leaves behind is not
-        # for the next one to see.
-        received = self._receive(None)
-        if received is not None:
-            handle(*received, handler, with_transaction, self._answer_aside)
-
-    def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
-        """No worker waits for a client that does not read."""
-        kernel_of(getcurrent()).attach_background(self._answer, transaction, response)
-
-    def _answer(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
-        with transaction:
-            transaction.send_response(response)
-
     def _settle(self) -> None:
         self._requests.settle()
         self._inbox.settle()
@@ -425,7 +302,6 @@ class ServerSide(BusSide, Generic[Request, Response]):
             self._refuse_queued()
 
     def _after_fork(self) -> None:
-        self._generation += 1
         self._inbox.forget_all()
         self._requests.leave_to_parent()
         self._workers.clear()
@@ -455,24 +331,3 @@ class ServerSide(BusSide, Generic[Request, Response]):
         for taker in self._takers:
             taker.unlink(self._on_taker_end)
         self._takers.clear()
-
-
-def wants_transaction(handler: Callable[..., Any]) -> bool:
-    """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
-    check_callable(handler, "handler")
-    called: Any = handler
-    while isinstance(called, (partial, staticmethod)):
-        called = called.func if isinstance(called, partial) else called.__func__
-    if not inspect.isroutine(called):
-        called = type(called).__call__
-    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
-        raise TypeError(f"handler must be a plain function, not the coroutine function {handler!r}")
-    required, keywords = required_arguments(handler), required_keywords(handler)
-    if keywords:
-        raise TypeError(f"handler must not require keyword arguments ({', '.join(keywords)}): {handler!r}")
-    if required > 2 or (required == 0 and not takes_an_argument(handler)):
-        raise TypeError(
-            f"handler must take the request, or the request and the transaction; {handler!r} requires"
-            f" {required} arguments"
-        )
-    return required == 2
