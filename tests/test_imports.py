@@ -45,7 +45,8 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline side inbox outgoing incoming handle client serving server",
+    "address limits stats faults deadline side inbox outgoing client requests"
+    " incoming_states incoming handle serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.

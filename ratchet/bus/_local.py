@@ -15,26 +15,22 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from gevent.hub import get_hub
 
 from ratchet._wait import check_hub, check_timeout
-from ratchet.bus._core.client import ClientSide
-from ratchet.bus._core.deadline import (
-    deadline_after,
-    inherited_deadline,
-    request_deadline,
-    time_left,
-)
+from ratchet.bus._core.client import ClientSide, ClientTransaction
+from ratchet.bus._core.deadline import deadline_after, inherited_deadline, request_deadline, time_left
 from ratchet.bus._core.faults import (
     DRAINING,
     ErrorTexts,
     Reason,
     check_size,
-    encode_metadata,
+    copy_metadata,
     error_from_reason,
 )
-from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import ANSWERING, QUEUED, IncomingRequest, IncomingRequests
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
 from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
+from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Address, Codec, Encode, client_functions, server_functions
@@ -53,6 +49,7 @@ else:
     Request = TypeVar("Request")
     Response = TypeVar("Response")
 
+_NAME: Final = "the local bus"
 # How often it is looked in vain for a thread that takes what was cast: one that was
 # attached only now has some turns of the loop to get there.
 _UNSERVED_LOOKS: Final = 5
@@ -63,16 +60,14 @@ class _LocalRoute:
 
     in_process = True
     peer: Address = None
+    server_name = _NAME
+    server_address = None
 
-    def __init__(
-        self, bus: LocalBus[Any, Any], requests: IncomingRequests, inbox: Inbox[IncomingRequest]
-    ) -> None:
+    def __init__(self, requests: IncomingRequests[IncomingRequest], inbox: Inbox[IncomingRequest]) -> None:
         self.hub = requests.hub
         self.run_callback = requests.run_callback
         # Each request is counted once, at the server's side.
         self.counters = Counters()
-        self.server_name = bus.name
-        self.server_address = None
         self._inbox = inbox
 
     # To the client; see `Route`.
@@ -152,7 +147,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     address = None
     """A local bus listens nowhere."""
-    name = "the local bus"
+    name = _NAME
 
     def __init__(self, maxsize: int | None = None, codec: Codec[Request, Response] | None = None) -> None:
         if maxsize is not None and (not isinstance(maxsize, int) or isinstance(maxsize, bool)):
@@ -168,7 +163,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         # None where requests and responses pass as they are.
         self._encode_request = encode_request
         self._decode_response = decode_response
-        self._route = _LocalRoute(self, self._requests, self._inbox)
+        self._route = _LocalRoute(self._requests, self._inbox)
         self._bounded = maxsize is not None
 
     def __repr__(self) -> str:
@@ -191,7 +186,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         incoming = IncomingRequest(self._requests, self._route, message, False, deadline, 0, transaction)
         transaction.incoming = incoming
         if metadata is not None:
-            incoming.metadata = _copied(metadata)
+            incoming.metadata = copy_metadata(metadata)
         self._send(incoming, None if deadline is None else time_left(deadline))
         if deadline is not None:
             transaction.end_at(deadline)
@@ -206,7 +201,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         message = request if self._encode_request is None else self._encode_request(request)
         incoming = IncomingRequest(self._requests, self._route, message, True, None)
         if metadata is not None:
-            incoming.metadata = _copied(metadata)
+            incoming.metadata = copy_metadata(metadata)
         # Its own time is not bounded, but how long it waits for room is.
         self._send(incoming, time_left(request_deadline(timeout)))
 
@@ -306,12 +301,6 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     def _refuse_new(self) -> None:
         """Nothing to tell: `send_request` looks for itself."""
-
-
-def _copied(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Checked as on a socket, and a copy, as over a socket."""
-    encode_metadata(metadata)
-    return dict(metadata)
 
 
 def new_local(

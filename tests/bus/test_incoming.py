@@ -11,7 +11,8 @@ import pytest
 
 from ratchet import AlreadyAnswered
 from ratchet.bus._core.faults import ErrorTexts, Reason
-from ratchet.bus._core.incoming import (
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_states import (
     ANSWER,
     ANSWERED,
     ANSWERING,
@@ -25,10 +26,9 @@ from ratchet.bus._core.incoming import (
     TAKEN,
     TRANSITIONS,
     Event,
-    IncomingRequest,
-    IncomingRequests,
     State,
 )
+from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Address
 
@@ -73,7 +73,7 @@ def client() -> Client:
 
 
 @pytest.fixture
-def requests() -> IncomingRequests:
+def requests() -> IncomingRequests[IncomingRequest]:
     return IncomingRequests(gevent.get_hub(), Counters(), None, None)
 
 
@@ -81,7 +81,7 @@ New = Callable[[], IncomingRequest]
 
 
 @pytest.fixture
-def new(client: Client, requests: IncomingRequests) -> New:
+def new(client: Client, requests: IncomingRequests[IncomingRequest]) -> New:
     return lambda: IncomingRequest(requests, client, "question", False, None)
 
 
@@ -166,7 +166,7 @@ def sequences() -> Iterator[tuple[Event, ...]]:
 
 
 def test_whatever_happens_it_is_counted_once_and_answered_once_at_most(
-    new: New, client: Client, requests: IncomingRequests
+    new: New, client: Client, requests: IncomingRequests[IncomingRequest]
 ) -> None:
     for events in sequences():
         client.got.clear()

@@ -1,9 +1,9 @@
 """A request at its server: it is taken, run and answered, once.
 
-The whole life of a request is here, the same for every kind of bus: `TRANSITIONS`
-says what may follow what, and counters change nowhere else.  A kind of bus makes an
-`IncomingRequest` of what came, puts it into the inbox, and supplies the `Route` by
-which the answer goes back.
+The whole life of a request is here, the same for every kind of bus: no other module
+makes the transitions of `incoming_states`, and counters change nowhere else.  A kind of
+bus makes an `IncomingRequest` of what came, puts it into the inbox, and supplies the
+`Route` by which the answer goes back.
 
 A request is answered only after its answer has been handed over, for that is the step
 that can fail.  Until then it is being answered, and goes back to the thread that has
@@ -14,92 +14,38 @@ Nothing here knows how a message travels, or who runs a handler.
 
 from __future__ import annotations
 
-import enum
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import gevent
-from gevent.hub import Hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
-from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import Scope, enter_scope, is_over, leave_scope, seconds_until
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
+from ratchet.bus._core.incoming_states import (
+    ANSWER,
+    ANSWERING,
+    BEING_ANSWERED,
+    CANCEL,
+    CANCELLED,
+    CLAIMED,
+    FAIL,
+    HANDED_OVER,
+    LATE,
+    OPEN,
+    QUEUED,
+    TAKEN,
+    TAKEN_BACK,
+    TRANSITIONS,
+)
 from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
-from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Address, Decode
+from ratchet.bus._core.requests import IncomingRequests, Route
 from ratchet.errors import AlreadyAnswered
-
-
-class State(enum.IntEnum):
-    """Where a request is on the server's side."""
-
-    QUEUED = 1
-    """It waits for a thread."""
-    TAKEN = 2
-    """A thread has it."""
-    ANSWERING = 3
-    """The thread's answer is being made and handed over."""
-    ANSWERED = 4
-    """It has its answer, which may be an error of the bus itself."""
-    CANCELLED = 5
-    """Its client gave up, and wants no answer."""
-    LATE = 6
-    """It was answered after its client had given up."""
-
-
-class Event(enum.IntEnum):
-    """What can happen to it."""
-
-    CLAIM = 1
-    """A thread takes it from the inbox."""
-    ANSWER = 2
-    """The thread begins to answer it."""
-    HAND_OVER = 3
-    """The answer is on its way."""
-    TAKE_BACK = 4
-    """The answer could not be made."""
-    FAIL = 5
-    """An error is on its way, of the handler or of the bus."""
-    CANCEL = 6
-    """The client gives up."""
-
-
-# Module names, because an enum's attribute takes three times as long to read.
-QUEUED, TAKEN, ANSWERING, ANSWERED, CANCELLED, LATE = State
-CLAIM, ANSWER, HAND_OVER, TAKE_BACK, FAIL, CANCEL = Event
-
-TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
-    (QUEUED, CLAIM): TAKEN,
-    (QUEUED, FAIL): ANSWERED,
-    (QUEUED, CANCEL): CANCELLED,
-    (TAKEN, ANSWER): ANSWERING,
-    (TAKEN, FAIL): ANSWERED,
-    (TAKEN, CANCEL): CANCELLED,
-    (ANSWERING, HAND_OVER): ANSWERED,
-    (ANSWERING, TAKE_BACK): TAKEN,
-    (ANSWERING, CANCEL): CANCELLED,
-    (CANCELLED, ANSWER): LATE,
-}
-"""What may happen in which state, and where it leads; nothing else may."""
-
-# Looked up beforehand: each exchange comes by, and a look-up compares tuples, which fails
-# where the stack is at its end; a step back must not.
-_CLAIMED: Final = TRANSITIONS[QUEUED, CLAIM]
-_BEING_ANSWERED: Final = TRANSITIONS[TAKEN, ANSWER]
-_HANDED_OVER: Final = TRANSITIONS[ANSWERING, HAND_OVER]
-_TAKEN_BACK: Final = TRANSITIONS[ANSWERING, TAKE_BACK]
-
-# Where it has no answer, and one is wanted.
-OPEN: Final = (QUEUED, TAKEN, ANSWERING)
-# Where the thread that has it is still to answer, even if that is in vain.
-UNANSWERED: Final = (TAKEN, CANCELLED)
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
@@ -111,114 +57,6 @@ class Interrupted(BaseException):
 
     Never seen outside of `with transaction:`, which swallows its own.
     """
-
-
-class Route(Protocol):
-    """How answers get back to a client: a connection, or the client's side itself."""
-
-    in_process: bool
-    """Whether the client's side is in this very process.
-
-    Then it sees to the request's deadline itself, always reads, and need not be told
-    what is released.
-    """
-    peer: Address
-    """The client's address."""
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        """Whether the answer of a request would not have to wait until the client reads."""
-
-    def park(self, request: IncomingRequest) -> None:
-        """Keep a request from the threads until the client has read more."""
-
-    def send(self, request: IncomingRequest, message: Any) -> bool:
-        """Hand over a response; may block.  False if nobody waits for it."""
-
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        """Hand over an error; does not block.  False if nobody waits for it."""
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Hub callback: its time is over, so the client gives it up."""
-
-    def released(self, request: IncomingRequest) -> None:
-        """It needs nothing more.  May be told more than once."""
-
-
-class IncomingRequests:
-    """What the requests of one bus share: its counters and codec, and where they are walked.
-
-    Attributes:
-        in_flight: those that a thread has taken and that are open.
-        to_interrupt: those whose handler is to be interrupted.
-        drained: the threads that wait until none is in flight.
-    """
-
-    def __init__(
-        self,
-        hub: Hub,
-        counters: Counters,
-        decode: Decode[Any] | None,
-        encode: Callable[[Any], Any] | None,
-    ) -> None:
-        self.hub = hub
-        self.run_callback: Callable[..., object] = hub.loop.run_callback
-        self.counters = counters
-        # None where requests and responses pass as they are.
-        self.decode = decode
-        self.encode = encode
-        self.in_flight: dict[IncomingRequest, None] = {}
-        self.to_interrupt: dict[IncomingRequest, None] = {}
-        # Those that nobody holds any more.
-        self._dropped: deque[IncomingRequest] = deque()
-        self.drained = WaitQueue()
-
-    def wake_drain(self) -> None:
-        """A request has left `in_flight`, or a connection is gone."""
-        self.run_callback(self.drained.wake_all)
-
-    def drop(self, request: IncomingRequest) -> None:
-        """Nobody holds it any more; may be called in any OS thread."""
-        self._dropped.append(request)
-        self.leave_to_hub(self._abandon_dropped)
-
-    def leave_to_hub(self, callback: Callable[..., object], *args: object) -> None:
-        """Have the hub call this; may be called in any OS thread."""
-        loop: Any = self.hub.loop
-        if loop is not None:
-            loop.run_callback_threadsafe(callback, *args)
-
-    def interrupt_soon(self, request: IncomingRequest) -> None:
-        """Its client gave up while a thread handles it."""
-        self.run_callback(self._interrupt_handlers)
-        self.to_interrupt[request] = None
-
-    def settle(self) -> None:
-        """Hub callback: make good what an exception has interrupted; see `Living`."""
-        self._abandon_dropped()
-        for request in list(self.in_flight):
-            request.settle()
-        self._interrupt_handlers()
-        self.wake_drain()
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: the parent answers them."""
-        for request in self.in_flight:
-            request.state = CANCELLED
-        self.in_flight.clear()
-        self.to_interrupt.clear()
-        self._dropped.clear()
-        self.drained.clear()
-
-    def _abandon_dropped(self) -> None:
-        """Hub callback: tell the clients of requests that nobody holds any more."""
-        while self._dropped:
-            self._dropped[0].abandon()
-            self._dropped.popleft()
-
-    def _interrupt_handlers(self) -> None:
-        """Hub callback: their clients gave up."""
-        for request in list(self.to_interrupt):
-            request.interrupt()
 
 
 class IncomingRequest:
@@ -256,8 +94,8 @@ class IncomingRequest:
 
     def __init__(
         self,
-        requests: IncomingRequests,
-        route: Route,
+        requests: IncomingRequests[IncomingRequest],
+        route: Route[IncomingRequest],
         message: Any,
         one_way: bool,
         deadline: float | None,
@@ -298,7 +136,7 @@ class IncomingRequest:
             self.refuse(Reason.OUT_OF_TIME, ("Rejected", _OUT_OF_TIME, ""))
             return False
         self.requests.in_flight[self] = None
-        self.state = _CLAIMED
+        self.state = CLAIMED
         return True
 
     def load(self) -> bool:
@@ -338,19 +176,19 @@ class IncomingRequest:
             return self._refuse_answer()
         requests, wanted = self.requests, not self.one_way
         try:
-            self.state = _BEING_ANSWERED
+            self.state = BEING_ANSWERED
             if wanted:
                 message = response if requests.encode is None else requests.encode(response)
                 if not self.route.send(self, message):
                     return self._refuse_unwanted()
-            self.state = _HANDED_OVER
+            self.state = HANDED_OVER
             requests.counters.answered += 1
             self._release()
             return wanted
         except BaseException as error:
             try:
                 if self.state is ANSWERING:
-                    self.state = _TAKEN_BACK
+                    self.state = TAKEN_BACK
                     if isinstance(error, Exception):
                         self.refuse(Reason.HANDLER_RAISED, error_texts(error))
                     else:
@@ -482,6 +320,10 @@ class IncomingRequest:
         # Looked at again: the thread may have left the block meanwhile.
         if self.handler is not None and self.state in (CANCELLED, LATE) and not self.handler.dead:
             self.handler.throw(Interrupted(self))
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the parent answers it."""
+        self.state = CANCELLED
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""

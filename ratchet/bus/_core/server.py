@@ -21,7 +21,9 @@ from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import ServerTransaction, abandon_held, receive
 from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import QUEUED, IncomingRequest, IncomingRequests
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_states import QUEUED
+from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import BusSide
 from ratchet.bus.codecs import Decode
@@ -43,7 +45,9 @@ class ServerSide(BusSide, Generic[Request, Response]):
         max_queued: int | None = None,
     ) -> None:
         super().__init__()
-        self._requests = IncomingRequests(self._hub, self._counters, decode, encode)
+        self._requests: IncomingRequests[IncomingRequest] = IncomingRequests(
+            self._hub, self._counters, decode, encode
+        )
         self._inbox: Inbox[IncomingRequest] = Inbox(self, maxsize, max_queued)
         self._draining = False
         # Whether work was left when it was closed.

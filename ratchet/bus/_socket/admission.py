@@ -10,8 +10,9 @@ from collections.abc import Collection
 from typing import Generic, Protocol, TypeVar
 
 from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import IncomingRequest, IncomingRequests
+from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.requests import IncomingRequests
 
 
 class Reader(Protocol):
@@ -35,7 +36,12 @@ class Admission(Generic[Connection]):
         lost_casts: casts that came too late for a drain to run them.
     """
 
-    def __init__(self, requests: IncomingRequests, inbox: Inbox[IncomingRequest], limits: Limits) -> None:
+    def __init__(
+        self,
+        requests: IncomingRequests[IncomingRequest],
+        inbox: Inbox[IncomingRequest],
+        limits: Limits,
+    ) -> None:
         self.requests = requests
         self.inbox = inbox
         self.limits = limits

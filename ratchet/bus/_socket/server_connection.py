@@ -22,7 +22,8 @@ from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import ErrorTexts, Reason, check_size, decode_metadata
-from ratchet.bus._core.incoming import ANSWERING, OPEN, IncomingRequest
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_states import ANSWERING, OPEN
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.outbox import size_of
