@@ -46,11 +46,11 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 BUS_CORE = allow_in_order(
     "bus._core",
     "address limits stats faults deadline side inbox outgoing client requests"
-    " incoming_states incoming handle serving server",
+    " incoming_states incoming handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.
-for server_module in ("serving", "server"):
+for server_module in ("intake", "serving", "server"):
     ALLOWED[f"bus._core.{server_module}"].add("kernel")
 # The kinds of bus know nothing of each other.
 ALLOWED["bus._local"] = BUS_CORE

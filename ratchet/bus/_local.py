@@ -163,13 +163,13 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         # None where requests and responses pass as they are.
         self._encode_request = encode_request
         self._decode_response = decode_response
-        self._route = _LocalRoute(self._requests, self._inbox)
+        self._route = _LocalRoute(self._intake.requests, self._intake.inbox)
         self._bounded = maxsize is not None
 
     def __repr__(self) -> str:
         return (
             f"<LocalBus at {id(self):#x}: {self._state},"
-            f" queued={len(self._inbox)}, in_flight={len(self._requests.in_flight)}>"
+            f" queued={len(self._intake.inbox)}, in_flight={len(self._intake.requests.in_flight)}>"
         )
 
     def send_request(
@@ -183,7 +183,8 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         transaction: ClientTransaction[Request, Response] = ClientTransaction(
             self, self._route, request, self._decode_response
         )
-        incoming = IncomingRequest(self._requests, self._route, message, False, deadline, 0, transaction)
+        requests = self._intake.requests
+        incoming = IncomingRequest(requests, self._route, message, False, deadline, 0, transaction)
         transaction.incoming = incoming
         if metadata is not None:
             incoming.metadata = copy_metadata(metadata)
@@ -199,7 +200,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     ) -> None:
         check_timeout(timeout)
         message = request if self._encode_request is None else self._encode_request(request)
-        incoming = IncomingRequest(self._requests, self._route, message, True, None)
+        incoming = IncomingRequest(self._intake.requests, self._route, message, True, None)
         if metadata is not None:
             incoming.metadata = copy_metadata(metadata)
         # Its own time is not bounded, but how long it waits for room is.
@@ -208,13 +209,13 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     def wait_connected(self, timeout: float | None = None) -> None:
         check_hub(self._hub, self)
         check_timeout(timeout)
-        if self._inbox.closed:
+        if self._intake.inbox.closed:
             self._refuse_sender()
 
     def _send(self, incoming: IncomingRequest, timeout: float | None) -> None:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
-        inbox = self._inbox
+        inbox = self._intake.inbox
         if inbox.closed:
             self._refuse_sender()
         if timeout == 0:
@@ -242,20 +243,20 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         Does not block.  Closing twice is fine.
         """
         check_hub(self._hub, self)
-        self._cut_off = self._cut_off or bool(self._requests.in_flight)
+        self._intake.cut_off = self._intake.cut_off or bool(self._intake.requests.in_flight)
         self._close_and_tell()
 
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""
         self._closed = True
-        casts = self._drop_casts()
-        for request in (*self._inbox.close(), *self._requests.in_flight):
+        casts = self._intake.drop_casts()
+        for request in (*self._intake.inbox.close(), *self._intake.requests.in_flight):
             if request.client is None:
                 request.cancel()
             else:
                 request.client.give_up(BusClosed, "the local bus was closed")
-        self._forget_takers()
-        self._requests.wake_drain()
+        self._intake.forget_takers()
+        self._intake.requests.wake_drain()
         return casts
 
     def __exit__(
@@ -272,28 +273,26 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     def _casts_are_taken(self, unserved_looks: Iterator[int]) -> bool:
         """Whether nothing that was cast is queued, or nobody has been there to take it for some looks."""
-        if not any(request.one_way for request in self._inbox):
+        if not any(request.one_way for request in self._intake.inbox):
             return True
-        served = self._inbox.has_receivers or self._requests.in_flight or self._workers
+        served = self._intake.inbox.has_receivers or self._intake.requests.in_flight or self._intake.workers
         return not served and next(unserved_looks) >= _UNSERVED_LOOKS
 
     def stats(self) -> Stats:
-        return self._counters.snapshot(
-            connections=0, queued=len(self._inbox), in_flight=len(self._requests.in_flight)
-        )
+        return self._intake.stats(connections=0)
 
     def _settle(self) -> None:
         if self._closed and not self._inherited:
             self._close()
-        for request in (*self._inbox, *self._requests.in_flight):
+        for request in (*self._intake.inbox, *self._intake.requests.in_flight):
             if request.client is not None:
                 request.client.settle()
         super()._settle()
 
     def _after_fork(self) -> None:
-        open_requests = [*self._inbox, *self._requests.in_flight]
+        open_requests = [*self._intake.inbox, *self._intake.requests.in_flight]
         super()._after_fork()
-        self._closed = self._inherited = self._inbox.closed = True
+        self._closed = self._inherited = self._intake.inbox.closed = True
         for request in open_requests:
             if request.client is not None:
                 request.client.leave_to_parent()

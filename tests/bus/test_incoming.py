@@ -161,6 +161,20 @@ def test_an_answer_that_cannot_be_made_is_an_error_at_once(new: New, client: Cli
     assert client.got == [Reason.HANDLER_RAISED]
 
 
+def test_the_thread_that_began_last_is_its_handler_until_it_ends(new: New) -> None:
+    outer, inner = gevent.Greenlet(), gevent.Greenlet()
+    request = new()
+    assert request.claim()
+    request.begin_handling(outer)
+    request.begin_handling(inner)
+    assert request.handler is inner
+    request.end_handling()
+    assert request.handler is outer
+    request.end_handling()
+    assert request.handler is None
+    request.abandon()
+
+
 def sequences() -> Iterator[tuple[Event, ...]]:
     return product(CALLS, repeat=4)
 

@@ -11,24 +11,19 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-import gevent
 from greenlet import getcurrent, greenlet
 
-from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.handle import ServerTransaction, abandon_held, receive
-from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_states import QUEUED
-from ratchet.bus._core.requests import IncomingRequests
+from ratchet.bus._core.handle import ServerTransaction, receive
+from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import BusSide
 from ratchet.bus.codecs import Decode
 from ratchet.errors import BusClosed
-from ratchet.kernel import Thread, kernel_of
+from ratchet.kernel import kernel_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -45,22 +40,13 @@ class ServerSide(BusSide, Generic[Request, Response]):
         max_queued: int | None = None,
     ) -> None:
         super().__init__()
-        self._requests: IncomingRequests[IncomingRequest] = IncomingRequests(
-            self._hub, self._counters, decode, encode
-        )
-        self._inbox: Inbox[IncomingRequest] = Inbox(self, maxsize, max_queued)
-        self._draining = False
-        # Whether work was left when it was closed.
-        self._cut_off = False
-        self._takers: set[gevent.Greenlet[Any, Any]] = set()
-        # The workers of `serve`, each with its team.
-        self._workers: dict[greenlet, Team[Request, Response]] = {}
+        self._intake = Intake(self, self._hub, self._counters, decode, encode, maxsize, max_queued)
         # The handlers that have called `drain`.
         self._drainers: set[greenlet] = set()
 
     @property
     def _state(self) -> str:
-        return "closed" if self._closed else "draining" if self._draining else "open"
+        return "closed" if self._closed else "draining" if self._intake.draining else "open"
 
     def recv_request(
         self, timeout: float | None = None
@@ -99,14 +85,16 @@ class ServerSide(BusSide, Generic[Request, Response]):
             and nothing more
         """
         current = getcurrent()
-        if current not in self._takers:
-            self._watch(current)
+        if current not in self._intake.takers:
+            check_hub(self._hub, self)
+            self._revive()
+            self._intake.watch(current)
         deadline = None
         if timeout is not None:
             check_timeout(timeout)
             deadline = deadline_after(timeout)
         while True:
-            received = receive(self._inbox, deadline)
+            received = receive(self._intake.inbox, deadline)
             if received is not None:
                 return received
 
@@ -156,12 +144,12 @@ class ServerSide(BusSide, Generic[Request, Response]):
             raise ValueError(f"workers must be a number above 0, not {workers!r}")
         check_hub(self._hub, self)
         self._revive()
-        team = Team(self._inbox, self._workers, self._watch, handler, with_transaction)
+        team: Team[Request, Response] = Team(self._intake, handler, with_transaction)
         try:
             team.work(workers)
             while not self._closed:
                 # What is answered is still to be sent, or another thread has work.
-                self._requests.drained.wait("serve", self)
+                self._intake.requests.drained.wait("serve", self)
         finally:
             team.kill()
 
@@ -202,15 +190,15 @@ class ServerSide(BusSide, Generic[Request, Response]):
         deadline = deadline_after(timeout)
         self._begin_drain()
         current = getcurrent()
-        if not any(request.handler is current for request in self._requests.in_flight):
+        if not any(request.handler is current for request in self._intake.requests.in_flight):
             return self._end_drain(deadline)
         # This thread's own request can end only after this call: the rest of the drain
         # goes on without it, and another worker takes this one's place.
         try:
             self._drainers.add(current)
-            self._requests.wake_drain()
-            if current in self._workers:
-                self._workers[current].add_worker()
+            self._intake.requests.wake_drain()
+            if current in self._intake.workers:
+                self._intake.workers[current]()
             finished = self._wait_until_finished(deadline)
             if finished:
                 deadline = None
@@ -222,30 +210,23 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     def _begin_drain(self) -> None:
         """Take no new work; what was cast is kept, to be run."""
-        if self._draining or self._closed:
+        if self._intake.draining or self._closed:
             return
         try:
-            self._draining = True
+            self._intake.draining = True
             self._refuse_new()
-            self._refuse_queued()
+            self._intake.refuse_queued()
         except BaseException:
             settle_soon(self._hub)
             raise
 
-    def _refuse_queued(self) -> None:
-        """Let nothing in any more, and refuse what waits for an answer."""
-        refused = [request for request in self._inbox.close() if not request.one_way]
-        for request in refused:
-            request.refuse_draining()
-        self._inbox.remove(refused)
-
     def _wait_until_finished(self, deadline: float | None) -> bool:
         """Wait until all is answered but the requests of handlers that drain; False when the time is over."""
         while not self._closed and (
-            len(self._inbox)
-            or any(request.handler not in self._drainers for request in self._requests.in_flight)
+            len(self._intake.inbox)
+            or any(request.handler not in self._drainers for request in self._intake.requests.in_flight)
         ):
-            if not self._requests.drained.wait("drain", self, time_left(deadline)):
+            if not self._intake.requests.drained.wait("drain", self, time_left(deadline)):
                 return False
         return True
 
@@ -253,14 +234,14 @@ class ServerSide(BusSide, Generic[Request, Response]):
         """Wait until all is answered and delivered, and close.  Whether it was."""
         try:
             if self._wait_until_finished(deadline):
-                while not self._closed and (self._requests.in_flight or not self._finished()):
-                    if not self._requests.drained.wait("drain", self, time_left(deadline)):
+                while not self._closed and (self._intake.requests.in_flight or not self._finished()):
+                    if not self._intake.requests.drained.wait("drain", self, time_left(deadline)):
                         break
         except BaseException:
             settle_soon(self._hub)
             raise
         self.close()
-        return not self._cut_off
+        return not self._intake.cut_off
 
     def _finished(self) -> bool:
         """Whether all answers have been delivered; asked again after each `_wake_drain`."""
@@ -279,59 +260,28 @@ class ServerSide(BusSide, Generic[Request, Response]):
         try:
             current = getcurrent()
             begun = sum(
-                request.one_way for request in self._requests.in_flight if request.handler is not current
+                request.one_way
+                for request in self._intake.requests.in_flight
+                if request.handler is not current
             )
             casts = self._close()
         except BaseException:
             settle_soon(self._hub)
             raise
         if casts:
-            self._cut_off = True
+            self._intake.cut_off = True
             bus_logger.warning("casts not run when %s was closed: %d", self.name, casts)
         if begun:
             bus_logger.warning("casts interrupted when %s was closed: %d", self.name, begun)
 
-    def _drop_casts(self) -> int:
-        """The bus is closed: what was cast and not begun is not run.  Returns how many those are."""
-        casts = [request for request in self._inbox if request.one_way and request.state is QUEUED]
-        self._counters.failed += len(casts)
-        self._inbox.remove(casts)
-        return len(casts)
-
     def _settle(self) -> None:
-        self._requests.settle()
-        self._inbox.settle()
-        if self._draining and not self._closed:
+        self._intake.settle()
+        if self._intake.draining and not self._closed:
             self._refuse_new()
-            self._refuse_queued()
+            self._intake.refuse_queued()
 
     def _after_fork(self) -> None:
-        self._inbox.forget_all()
-        self._requests.leave_to_parent()
-        self._workers.clear()
-        self._forget_takers()
+        self._intake.leave_to_parent()
 
     def _revive(self) -> None:
         """A forked child is to serve, in its parent's place or beside it."""
-
-    def _watch(self, taker: object) -> None:
-        """See to it that what a thread has taken goes with it when it dies."""
-        check_hub(self._hub, self)
-        self._revive()
-        if isinstance(taker, gevent.Greenlet):
-            taker.rawlink(self._on_taker_end)
-            self._takers.add(taker)
-
-    def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
-        """Hub callback."""
-        self._takers.discard(taker)
-        death = death_of(taker)
-        # The scheduler tells of its own threads.
-        if death is not None and not isinstance(taker, Thread):
-            abandon_held(death)
-
-    def _forget_takers(self) -> None:
-        """The bus is closed, and no thread is to keep it in memory."""
-        for taker in self._takers:
-            taker.unlink(self._on_taker_end)
-        self._takers.clear()

@@ -21,8 +21,7 @@ from greenlet import getcurrent, greenlet
 
 from ratchet._log import bus_logger, log_error
 from ratchet.bus._core.handle import ServerTransaction, handle, receive
-from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.intake import Intake
 from ratchet.bus.codecs import (
     check_callable,
     required_arguments,
@@ -40,24 +39,18 @@ class Team(Generic[Request, Response]):
     """The workers of one call of `serve`, threads of the current thread's scheduler.
 
     Args:
-        inbox: whence they take requests.
-        workers: the workers of all teams that may go on, each with its team.
-        watch: called by each worker first.
+        intake: whence they take requests.
         handler: what answers a request.
         with_transaction: whether it is called with the transaction too.
     """
 
     def __init__(
         self,
-        inbox: Inbox[IncomingRequest],
-        workers: dict[greenlet, Team[Request, Response]],
-        watch: Callable[[greenlet], object],
+        intake: Intake,
         handler: Callable[..., Response],
         with_transaction: bool,
     ) -> None:
-        self._inbox = inbox
-        self._workers = workers
-        self._watch = watch
+        self._intake = intake
         self._handler = handler
         self._with_transaction = with_transaction
         self._kernel = kernel_of(getcurrent())
@@ -67,7 +60,8 @@ class Team(Generic[Request, Response]):
 
     def work(self, size: int) -> None:
         """Answer requests with so many workers, until none is left and none can come; blocks."""
-        while not self._inbox.closed or len(self._inbox):
+        inbox = self._intake.inbox
+        while not inbox.closed or len(inbox):
             self._threads = [each for each in self._threads if not each.ready()]
             for _ in range(size - len(self._threads)):
                 self.add_worker()
@@ -80,7 +74,7 @@ class Team(Generic[Request, Response]):
         """Start one more; does not block."""
         # No name is given to it: that would be one more reference, for a while.
         self._threads.append(self._kernel.attach_background(self._work))
-        self._workers[self._threads[-1]] = self
+        self._intake.workers[self._threads[-1]] = self.add_worker
         self._threads[-1].rawlink(self._on_end)
 
     def kill(self) -> None:
@@ -89,24 +83,25 @@ class Team(Generic[Request, Response]):
 
     def _on_end(self, worker: greenlet) -> None:
         """Hub callback: have it replaced."""
-        self._workers.pop(worker, None)
+        self._intake.workers.pop(worker, None)
         self._one_ended.set()
 
     def _work(self) -> None:
         """Handle one request after the other; the function of each worker."""
         worker: Any = getcurrent()
-        self._watch(worker)
+        intake = self._intake
+        intake.watch(worker)
         # Whatever started this thread lets go of it.
         gevent.sleep(0)
         references = getrefcount(worker)
         # In a forked child, the parent's are not in the register any more.
-        while worker in self._workers:
+        while worker in intake.workers:
             worker.gr_context = self._context.copy()
             worker.__dict__.pop("_space", None)
             try:
                 # One at a time, also of those whose codec fails: what that leaves behind
                 # is not for the next one to see.
-                handle(receive(self._inbox, None), self._handler, self._with_transaction, self._answer_aside)
+                handle(receive(intake.inbox, None), self._handler, self._with_transaction, self._answer_aside)
             except BusClosed:
                 return
             except gevent.Timeout as error:

@@ -73,8 +73,8 @@ class ServerBus(ServerSide[Request, Response]):
     ) -> None:
         super().__init__(decode, encode, max_queued=limits.max_queued)
         self._limits = limits
-        self._admission: Admission[ServerConnection] = Admission(self._requests, self._inbox, limits)
-        self._inbox.on_low = self._admission.let_in
+        self._admission: Admission[ServerConnection] = Admission(self._intake, limits)
+        self._intake.inbox.on_low = self._admission.let_in
         self._socket = socket
         self._raw = getattr(socket, "_sock", socket)
         self._raw.setblocking(False)
@@ -95,8 +95,8 @@ class ServerBus(ServerSide[Request, Response]):
     def __repr__(self) -> str:
         return (
             f"<ServerBus at {id(self):#x} on {self.name}: {self._state},"
-            f" connections={len(self._admission.connections)}, queued={len(self._inbox)},"
-            f" in_flight={len(self._requests.in_flight)}>"
+            f" connections={len(self._admission.connections)}, queued={len(self._intake.inbox)},"
+            f" in_flight={len(self._intake.requests.in_flight)}>"
         )
 
     @property
@@ -115,7 +115,7 @@ class ServerBus(ServerSide[Request, Response]):
         check_hub(self._hub, self)
         if self._closed:
             return
-        self._cut_off = bool(self._requests.in_flight) or any(
+        self._intake.cut_off = bool(self._intake.requests.in_flight) or any(
             connection.stream.undelivered for connection in self._admission.connections
         )
         self._close_and_tell()
@@ -126,24 +126,20 @@ class ServerBus(ServerSide[Request, Response]):
         self._stop_accepting()
         for connection in list(self._admission.connections):
             connection.stream.abort()
-        casts = self._drop_casts() + self._admission.lost_casts
+        casts = self._intake.drop_casts() + self._admission.lost_casts
         self._admission.lost_casts = 0
-        left = self._inbox.close()
+        left = self._intake.inbox.close()
         # What no connection waits for: one-way requests.
-        for request in (*left, *self._requests.in_flight):
+        for request in (*left, *self._intake.requests.in_flight):
             request.cancel()
-        self._inbox.remove(left)
-        self._forget_takers()
-        self._requests.wake_drain()
+        self._intake.inbox.remove(left)
+        self._intake.forget_takers()
+        self._intake.requests.wake_drain()
         return casts
 
     def stats(self) -> Stats:
         parked = sum(len(connection.parked) for connection in list(self._admission.connections))
-        return self._counters.snapshot(
-            connections=len(self._admission.connections),
-            queued=len(self._inbox) + parked,
-            in_flight=len(self._requests.in_flight),
-        )
+        return self._intake.stats(len(self._admission.connections), parked)
 
     def _settle(self) -> None:
         if self._closed:
@@ -151,7 +147,7 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in list(self._admission.connections):
             connection.settle()
         super()._settle()
-        if not self._inbox.closed and not self._retry.active and not self._acceptor.active:
+        if not self._intake.inbox.closed and not self._retry.active and not self._acceptor.active:
             self._acceptor.start(self._on_acceptable)
 
     def _after_fork(self) -> None:
@@ -164,7 +160,7 @@ class ServerBus(ServerSide[Request, Response]):
             self._retry.close()
             self._acceptor = None
             # Dead, until `_revive`.
-            self._inbox.closed = self._inherited = True
+            self._intake.inbox.closed = self._inherited = True
 
     def _revive(self) -> None:
         if self._inherited:
@@ -175,10 +171,10 @@ class ServerBus(ServerSide[Request, Response]):
             if self._listener is not None:
                 self._listener.share()
             self._start_accepting()
-            self._inbox.closed = self._inherited = False
+            self._intake.inbox.closed = self._inherited = False
 
     def _finished(self) -> bool:
-        if self._requests.in_flight:
+        if self._intake.requests.in_flight:
             return False
         # All answers are written; a connection that is gone has sent its own.
         for connection in list(self._admission.connections):
@@ -186,7 +182,6 @@ class ServerBus(ServerSide[Request, Response]):
         return not self._admission.connections
 
     def _refuse_new(self) -> None:
-        self._admission.draining = True
         if self._acceptor is not None:
             # Who has asked already is to hear that it will not be run.
             self._retry.close()

@@ -279,7 +279,7 @@ class ServerConnection(StreamOwner):
             except ProtocolError as error:
                 self.protocol_error(error, None)
                 return
-            let_in = self.server.draining or (not self._held and self._has_room)
+            let_in = self.server.intake.draining or (not self._held and self._has_room)
             self._unfinished.add(request)
             if let_in:
                 self.server.enqueue(request)
