@@ -29,7 +29,7 @@ from ratchet._log import shown
 from ratchet.errors import WrongThread
 
 TIMED_OUT: Final = object()
-"""What `suspend` returns when its time is over."""
+"""Returned by `suspend` when its time is over."""
 
 
 def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: float | None = None) -> object:
@@ -133,7 +133,7 @@ def check_timeout(timeout: float | None, name: str = "timeout") -> None:
 
 
 def waiting_on(thread: greenlet) -> str | None:
-    """What a suspended greenlet waits for, in words; None if it does not wait."""
+    """Describe what a suspended greenlet waits for; None if it does not wait."""
     frame = thread.gr_frame
     if not isinstance(frame, FrameType) or thread.dead:
         return None

@@ -299,7 +299,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
                 request.client.fail(BusClosed("the request was sent before fork(), by the parent process"))
 
     def _refuse_new(self) -> None:
-        """Nothing to tell: `send_request` looks for itself."""
+        """Tell nobody: `send_request` looks for itself."""
 
 
 def new_local(

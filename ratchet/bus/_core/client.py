@@ -131,7 +131,7 @@ class ClientTransaction(OutgoingRequest[Request, Response]):
 
 
 class ClientSide(BusSide, Generic[Request, Response]):
-    """What the client's side of a local bus and of a socket bus have in common."""
+    """The common part of the client's side of a local bus and of a socket bus."""
 
     @abstractmethod
     def send_request(

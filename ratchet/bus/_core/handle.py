@@ -90,7 +90,7 @@ class ServerTransaction(Generic[Request, Response]):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the client sent along: a dict of strings, empty if it sent none."""
+        """The metadata that the client sent along: a dict of strings, empty if it sent none."""
         return self._incoming.metadata
 
     @property
@@ -244,7 +244,7 @@ def _finish_call(incoming: IncomingRequest, error: BaseException, tb: TracebackT
 
 
 def _finish(incoming: IncomingRequest, error: BaseException | None) -> None:
-    """Nobody handles it any more: answer with an error, if there is one and no answer yet."""
+    """Answer with an error, if there is one and no answer yet; otherwise abandon it, if it has none."""
     try:
         if error is not None and incoming.state in UNANSWERED:
             incoming.respond_error(error)
@@ -268,7 +268,7 @@ def _strikes(kind: type[BaseException]) -> bool:
 
 
 def abandon_held(death: BaseException) -> None:
-    """Hub callback: a thread died of `death`; what it had taken, and nobody else has, is abandoned.
+    """Hub callback: abandon what a thread that died of `death` had taken, and nobody else has.
 
     The error's traceback keeps the thread's variables, and with them its transactions.
     """

@@ -122,7 +122,7 @@ class IncomingRequest:
         return f"<{type(self).__name__} at {id(self):#x}: {self.state.name.lower()}>"
 
     def claim(self) -> bool:
-        """A thread takes it from the inbox; False if it is not to be handled after all."""
+        """Take it from the inbox, for a thread; False if it is not to be handled after all."""
         if self.state is not QUEUED or (self.client is not None and self.client.state in ENDED):
             # Its client may have been told that it was not run, and no more.
             return False
@@ -198,7 +198,7 @@ class IncomingRequest:
             raise
 
     def _refuse_unwanted(self) -> bool:
-        """The client gave up while its answer was made, or on the way to it."""
+        """Refuse an answer whose client gave up while it was made, or on the way to it."""
         if self.state is ANSWERING:
             self.state = TRANSITIONS[self.state, CANCEL]
             self.requests.counters.cancelled += 1
@@ -212,7 +212,7 @@ class IncomingRequest:
         return self._fail(Reason.HANDLER_RAISED, error_texts(error))
 
     def _refuse_answer(self) -> bool:
-        """An answer comes too late, so False; or it is the second one."""
+        """Refuse an answer that comes too late, by False; or that is the second one, by an error."""
         if self.state is CANCELLED:
             self.state = TRANSITIONS[self.state, ANSWER]
             self.requests.counters.dropped_late += 1
@@ -227,11 +227,11 @@ class IncomingRequest:
             self._fail(reason, texts)
 
     def refuse_draining(self) -> None:
-        """The server takes no new work, and this was not taken yet."""
+        """Refuse it, if it was not taken yet, because the server takes no new work."""
         self.refuse(Reason.DRAINING, ("Rejected", DRAINING, ""))
 
     def abandon(self) -> None:
-        """No thread can answer it any more."""
+        """Tell its client that no thread can answer it any more, if it has no answer."""
         if self.state is TAKEN:
             self._fail(Reason.ABANDONED, ("Abandoned", _ABANDONED, ""))
 
@@ -252,7 +252,7 @@ class IncomingRequest:
             raise
 
     def cancel(self) -> bool:
-        """The client gave up.  True if no thread has taken the request.
+        """End it because its client gave up.  True if no thread has taken it.
 
         Does not block, also from a hub callback.
         """
@@ -266,9 +266,10 @@ class IncomingRequest:
         return queued
 
     def begin_handling(self, handler: greenlet) -> None:
-        """A thread begins to handle it: what it sends has no more time than this.
+        """Let a thread handle it.
 
-        It is interrupted when the client gives up, until `end_handling`.
+        Until `end_handling`, what the thread sends has no more time than this request, and
+        the thread is interrupted when the client gives up.
         """
         scope = None
         try:
@@ -293,10 +294,9 @@ class IncomingRequest:
             self._timer = timer
 
     def end_handling(self) -> None:
-        """A thread handles it no longer.
+        """End what was begun last by `begin_handling`.
 
-        It is the one that began last: it may be another thread that says so, or a
-        generator's end in any thread.
+        Another thread may do so than began, or a generator's end in any thread.
         """
         scope = self._handlings[-1][1]
         if scope is not None:
@@ -315,14 +315,14 @@ class IncomingRequest:
         timer.close()
 
     def interrupt(self) -> None:
-        """Hub callback: its client gave up."""
+        """Hub callback: interrupt the thread that handles it, because its client gave up."""
         self.requests.to_interrupt.pop(self, None)
         # Looked at again: the thread may have left the block meanwhile.
         if self.handler is not None and self.state in (CANCELLED, LATE) and not self.handler.dead:
             self.handler.throw(Interrupted(self))
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the parent answers it."""
+        """Leave it alone in a forked child: the parent answers it."""
         self.state = CANCELLED
 
     def settle(self) -> None:
@@ -334,7 +334,7 @@ class IncomingRequest:
             self.route.give_up(self)
 
     def _release(self) -> None:
-        """It has its answer, or needs none.  Calling it twice is the same as once."""
+        """Forget it: it has its answer, or needs none.  Calling it twice is the same as once."""
         if self._timer is not None:
             # From now on another request may have the id.
             self._stop_timer()

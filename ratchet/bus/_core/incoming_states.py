@@ -11,7 +11,7 @@ from typing import Final
 
 
 class State(enum.IntEnum):
-    """Where a request is on the server's side."""
+    """The state of a request on the server's side."""
 
     QUEUED = 1
     """It waits for a thread."""
@@ -28,7 +28,7 @@ class State(enum.IntEnum):
 
 
 class Event(enum.IntEnum):
-    """What can happen to it."""
+    """An event in the life of a request."""
 
     CLAIM = 1
     """A thread takes it from the inbox."""
@@ -60,7 +60,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
     (ANSWERING, CANCEL): CANCELLED,
     (CANCELLED, ANSWER): LATE,
 }
-"""What may happen in which state, and where it leads; nothing else may."""
+"""Every event that may come in each state, and the state that it leads to; no other may come."""
 
 # Looked up beforehand: each exchange comes by, and a look-up compares tuples, which fails
 # where the stack is at its end; a step back must not.

@@ -66,7 +66,7 @@ class Intake:
         self.inbox.remove(refused)
 
     def drop_casts(self) -> int:
-        """The bus is closed: what was cast and not begun is not run.  Returns how many those are."""
+        """Drop what was cast and not begun, because the bus is closed.  Returns how many those are."""
         casts = [request for request in self.inbox if request.one_way and request.state is QUEUED]
         self.requests.counters.failed += len(casts)
         self.inbox.remove(casts)
@@ -86,7 +86,7 @@ class Intake:
         self.inbox.settle()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the parent answers them, by its own threads."""
+        """Leave them alone in a forked child: the parent answers them, by its own threads."""
         self.inbox.forget_all()
         self.requests.leave_to_parent()
         self.workers.clear()
@@ -107,7 +107,7 @@ class Intake:
             abandon_held(death)
 
     def forget_takers(self) -> None:
-        """The bus is closed, and no thread is to keep it in memory."""
+        """Let no thread keep a bus in memory that is closed."""
         for taker in self.takers:
             taker.unlink(self._on_taker_end)
         self.takers.clear()

@@ -36,7 +36,7 @@ _LAST_WORD_TIMEOUT: Final = 0.1
 
 
 class State(enum.IntEnum):
-    """Where a request is on the client's side."""
+    """The state of a request on the client's side."""
 
     WAITING = 1
     """Its response is to come."""
@@ -51,7 +51,7 @@ class State(enum.IntEnum):
 
 
 class Event(enum.IntEnum):
-    """What can happen to it."""
+    """An event in the life of a request."""
 
     EXPIRE = 1
     SUCCEED = 2
@@ -70,7 +70,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
     (WAITING, GIVE_UP): GIVEN_UP,
     (EXPIRED, GIVE_UP): GIVEN_UP,
 }
-"""What may happen in which state, and where it leads; nothing else may."""
+"""Every event that may come in each state, and the state that it leads to; no other may come."""
 
 ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
 
@@ -101,7 +101,7 @@ class ClientRoute(Protocol):
         """Tell the server that a request's time is over; False if no answer can come of that."""
 
     def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
-        """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
+        """Let the bus have it no longer: it has ended.  Calling it twice is the same as once."""
 
 
 class OutgoingRequest(Generic[Request, Response]):
@@ -202,7 +202,7 @@ class OutgoingRequest(Generic[Request, Response]):
         self._timer.start(self._on_deadline, update=True)
 
     def note_timeout(self, timeout: float) -> None:
-        """The user's own number is the better text, if it is the one that counts."""
+        """Name the user's own number in errors, if it is the one that counts."""
         if self._seconds > timeout / 2:
             self._seconds = timeout
 
@@ -219,7 +219,7 @@ class OutgoingRequest(Generic[Request, Response]):
         before.close()
 
     def _on_deadline(self) -> None:
-        """Hub callback: the time of the request is over."""
+        """Hub callback: end it, or ask for the last word first, now that its time is over."""
         if self.state is EXPIRED or not self.route.ask_for_last_word(self):
             self.give_up(BusTimeout, self._no_response_within(self._seconds))
         else:
@@ -238,7 +238,7 @@ class OutgoingRequest(Generic[Request, Response]):
             self._look_again_after(0.0)
 
     def give_up(self, error_type: type[BusError], message: str) -> None:
-        """It ends, by this side's wish."""
+        """End it by this side's wish; does nothing if it has ended."""
         if self.state not in ENDED:
             self._end_given_up(error_type(message, outcome=self.route.withdraw(self)))
 
@@ -247,7 +247,7 @@ class OutgoingRequest(Generic[Request, Response]):
         return BusTimeout(self._no_response_within(self._seconds), outcome=outcome)
 
     def time_out(self, outcome: Outcome) -> None:
-        """Its time was over, and now it is known what became of it."""
+        """End it, now that its time is over and its outcome is known; does nothing if it has ended."""
         if self.state not in ENDED:
             self._end_given_up(self.time_over(outcome))
 
@@ -258,14 +258,14 @@ class OutgoingRequest(Generic[Request, Response]):
         self.route.forget(self)
 
     def fail(self, error: BusError) -> None:
-        """It ended in an error that is not this side's wish."""
+        """End it in an error that is not this side's wish; does nothing if it has ended."""
         if self.state not in ENDED:
             self.error = error
             self._end(FAIL)
             self.route.counters.failed += 1
 
     def succeed(self, value: Any) -> None:
-        """The response is there."""
+        """End it in a response."""
         self.value = value
         # One whose giving up was interrupted may have one.
         self.error = None
@@ -273,11 +273,11 @@ class OutgoingRequest(Generic[Request, Response]):
         self.route.counters.answered += 1
 
     def leave_to_parent(self) -> None:
-        """In a forked child: who waits is the parent's thread, and is not to wake."""
+        """Wake nobody in a forked child: those who wait are the parent's threads."""
         self._waiters = None
 
     def _end(self, event: Event) -> None:
-        """The outcome is there: let those who wait have it.
+        """Wake those who wait, now that the outcome is there.
 
         Does not block, also from a hub callback.
         """

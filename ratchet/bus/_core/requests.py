@@ -1,7 +1,7 @@
-"""What the requests at one server share, and the way by which an answer goes back.
+"""State that the requests at one server share, and the way by which an answer goes back.
 
-What cannot be done in place, such as to interrupt a handler or to answer in another OS
-thread, is left to the hub here.
+Handlers are interrupted by the hub, and so are requests abandoned that another OS thread
+drops: neither can be done in place.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Taken(Protocol):
     """A request that a thread has taken, as far as it matters here."""
 
     def abandon(self) -> None:
-        """No thread can answer it any more."""
+        """Tell its client that no thread can answer it any more."""
 
     def interrupt(self) -> None:
-        """Hub callback: its client gave up."""
+        """Hub callback: interrupt its handler, because its client gave up."""
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the parent answers it."""
+        """Leave it alone in a forked child: the parent answers it."""
 
 
 Request = TypeVar("Request", bound=Taken)
@@ -63,10 +63,10 @@ class Route(Protocol[AnyRequest]):
         """Hand over an error; does not block.  False if nobody waits for it."""
 
     def give_up(self, request: AnyRequest) -> None:
-        """Hub callback: its time is over, so the client gives it up."""
+        """Hub callback: give it up in its client's place, because its time is over."""
 
     def released(self, request: AnyRequest) -> None:
-        """It needs nothing more.  May be told more than once."""
+        """Forget a request that needs nothing more.  May be called more than once."""
 
 
 class IncomingRequests(Generic[Request]):
@@ -98,11 +98,11 @@ class IncomingRequests(Generic[Request]):
         self.drained = WaitQueue()
 
     def wake_drain(self) -> None:
-        """A request has left `in_flight`, or a connection is gone."""
+        """Wake those who drain: a request has left `in_flight`, or a connection is gone."""
         self.run_callback(self.drained.wake_all)
 
     def drop(self, request: Request) -> None:
-        """Nobody holds it any more; may be called in any OS thread."""
+        """Abandon a request that nobody holds any more; may be called in any OS thread."""
         self._dropped.append(request)
         self.leave_to_hub(self._abandon_dropped)
 
@@ -113,7 +113,7 @@ class IncomingRequests(Generic[Request]):
             loop.run_callback_threadsafe(callback, *args)
 
     def interrupt_soon(self, request: Request) -> None:
-        """Its client gave up while a thread handles it."""
+        """Have the hub interrupt a handler whose client gave up."""
         self.run_callback(self._interrupt_handlers)
         self.to_interrupt[request] = None
 
@@ -126,7 +126,7 @@ class IncomingRequests(Generic[Request]):
         self.wake_drain()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the parent answers them."""
+        """Leave them alone in a forked child: the parent answers them."""
         for request in self.in_flight:
             request.leave_to_parent()
         self.in_flight.clear()
@@ -141,6 +141,6 @@ class IncomingRequests(Generic[Request]):
             self._dropped.popleft()
 
     def _interrupt_handlers(self) -> None:
-        """Hub callback: their clients gave up."""
+        """Hub callback: interrupt the handlers whose clients gave up."""
         for request in list(self.to_interrupt):
             request.interrupt()

@@ -30,7 +30,7 @@ Response = TypeVar("Response")
 
 
 class ServerSide(BusSide, Generic[Request, Response]):
-    """What the server's side of a local bus and of a socket bus have in common."""
+    """The common part of the server's side of a local bus and of a socket bus."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     @abstractmethod
     def _refuse_new(self) -> None:
-        """A drain begins: stop taking requests, and tell the clients."""
+        """Stop taking requests, and tell the clients: a drain begins."""
 
     @abstractmethod
     def _close(self) -> int:
@@ -284,4 +284,4 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._intake.leave_to_parent()
 
     def _revive(self) -> None:
-        """A forked child is to serve, in its parent's place or beside it."""
+        """Make a forked child ready to serve, in its parent's place or beside it."""

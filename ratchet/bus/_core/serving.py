@@ -127,7 +127,7 @@ class Team(Generic[Request, Response]):
         return getrefcount(worker) > references + 1
 
     def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
-        """No worker waits for a client that does not read."""
+        """Answer in another thread: no worker waits for a client that does not read."""
         kernel_of(getcurrent()).attach_background(_answer, transaction, response)
 
 

@@ -46,7 +46,7 @@ class Admission(Generic[Connection]):
         self.lost_casts = 0
 
     def enqueue(self, request: IncomingRequest) -> None:
-        """A request has come that a thread is to take."""
+        """Let a thread take a request that has come."""
         if self.inbox.closed or (self.intake.draining and not request.one_way):
             request.refuse_draining()
             self.lost_casts += request.one_way
@@ -54,11 +54,11 @@ class Admission(Generic[Connection]):
             self.inbox.put(request)
 
     def dequeue(self, requests: Collection[IncomingRequest]) -> None:
-        """Queued requests are not to be taken any more."""
+        """Let no thread take these queued requests any more."""
         if requests:
             self.inbox.remove(requests)
 
     def let_in(self) -> None:
-        """Hub callback: there is room for what the clients have sent meanwhile."""
+        """Hub callback: let in what the clients have sent meanwhile, now that there is room."""
         for connection in list(self.connections):
             connection.read_or_not()
