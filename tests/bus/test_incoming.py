@@ -194,9 +194,3 @@ def test_whatever_happens_it_is_counted_once_and_answered_once_at_most(
         assert (request in requests.in_flight) is (request.state is TAKEN), events
         request.cancel()
     assert not requests.in_flight
-
-
-def test_every_state_is_reached_and_the_last_ones_are_not_left() -> None:
-    assert {QUEUED, *TRANSITIONS.values()} == set(State)
-    assert {event for _, event in TRANSITIONS} == set(Event)
-    assert {state for state, _ in TRANSITIONS} == set(State) - {ANSWERED, LATE}
