@@ -176,8 +176,9 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> ClientTransaction[Request, Response]:
         message = request if self._encode_request is None else self._encode_request(request)
-        deadline = inherited_deadline()
-        if timeout is not None:
+        if timeout is None:
+            deadline = inherited_deadline()
+        else:
             check_timeout(timeout)
             deadline = request_deadline(timeout)
         transaction: ClientTransaction[Request, Response] = ClientTransaction(
