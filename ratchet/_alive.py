@@ -1,4 +1,4 @@
-"""A register of what is alive: the schedulers and buses, in the order in which they were made.
+"""A register of the schedulers and buses that are alive, in the order in which they were made.
 
 Forking and repair after an interrupt walk it.  It keeps nothing alive, imports
 nothing of ours, and knows no more of its entries than `Living` says.
@@ -19,13 +19,13 @@ class Living(Protocol):
     _hub: Hub
 
     def _after_fork(self) -> None:
-        """In a forked child: let go of what is the parent's.
+        """Release, in a forked child, what is the parent's.
 
         Sends nothing, wakes nobody, does not block.
         """
 
     def _settle(self) -> None:
-        """Make true again what an exception may have left half done.
+        """Complete what an exception may have left half done.
 
         Runs in the hub and does not block.  Where nothing is half done, it
         changes nothing, and calling it twice is the same as once.
@@ -42,5 +42,10 @@ def register(thing: Living) -> None:
 
 
 def living() -> list[Living]:
-    """All that is alive now, oldest first."""
+    """List all that is alive now, oldest first."""
     return list(_living.values())
+
+
+def living_on(hub: Hub) -> list[Living]:
+    """List what is alive now and belongs to a hub, oldest first."""
+    return [thing for thing in living() if thing._hub is hub]

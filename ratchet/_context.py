@@ -17,12 +17,12 @@ _registered: list[tuple[ContextVar[Any], Any]] = []
 
 
 def belongs_to_one_request(variable: ContextVar[Value], outside: Value) -> None:
-    """Have `variable` be `outside` in whatever outlives the request."""
+    """Reset `variable` to `outside` in whatever outlives the request."""
     _registered.append((variable, outside))
 
 
 def context_that_outlives() -> Context:
-    """A copy of the current context, without what belongs to one request."""
+    """Copy the current context, without what belongs to one request."""
     context = copy_context()
     for variable, outside in _registered:
         if variable in context:

@@ -1,4 +1,4 @@
-"""What is done about a thread that was killed, or died of an error.
+"""The steps that follow when a thread is killed, or dies of an error.
 
 It imports nothing of ours.  Whoever has something to do registers it; whoever
 sees a thread end says so.
@@ -36,12 +36,12 @@ _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 
 
 def after_death(act: Callable[[BaseException], None]) -> None:
-    """Have `act(error)` called, in the hub, for each death that is seen; it must not block."""
+    """Register `act(error)` to be called, in the hub, for each death that is seen; it must not block."""
     _registered.append(act)
 
 
 def death_of(thread: gevent.Greenlet[Any, Any]) -> BaseException | None:
-    """What a thread that has ended died of; None if it returned."""
+    """The error or the kill that ended a thread; None if it returned."""
     if thread.exception is not None:
         return thread.exception
     # The type is asked, not the value: its attributes may be anything.
@@ -104,7 +104,7 @@ class _References:
                 self.add_referents(self._objects[key])
 
     def alone_of_kind(self, kind: type[Held]) -> list[Any]:
-        """Those of a type, or of one that is derived from it, to which nothing else refers."""
+        """The objects of a type, or of one derived from it, to which nothing else refers."""
         # Not `isinstance`: that asks the object for its class.
         return [
             self._objects[key]
@@ -117,7 +117,7 @@ class _References:
 
 
 def _references(objects: dict[int, object], key: int) -> int:
-    """How many references there are to an object, but for those that come of asking."""
+    """Count the references to an object, without those that counting makes."""
     return sys.getrefcount(objects[key]) - _OF_ASKING
 
 

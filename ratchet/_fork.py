@@ -1,4 +1,4 @@
-"""What a child process must not inherit when its parent forks.
+"""Releasing, in a forked child, what it must not inherit from its parent.
 
 A child has copies of its parent's greenlets and of its connections' descriptors.
 Were they used, the parent's work would be done twice, and bytes of both would
@@ -9,7 +9,7 @@ are the parent's business: they are frozen.  Nothing that could switch to one is
 left in the child's hub, and they are kept for ever.  The thread that forked is
 the only one that goes on.
 
-Each scheduler and bus says itself what it lets go of (`Living._after_fork`).
+Each scheduler and bus decides itself what it releases (`Living._after_fork`).
 This module knows gevent's objects through which a greenlet is resumed, and no
 more of the others than `_alive` does.
 """
@@ -35,11 +35,11 @@ _ROLES: Final = ("waiter", "method", "callback", "greenlet", "linkable")
 _module: Final[Any] = type.__dict__["__module__"].__get__
 
 frozen: Final[dict[greenlet, None]] = {}
-"""The threads that are copies of the parent's.  They are kept, or they would be ended."""
+"""The threads that are copies of the parent's.  They are kept, because dropping one would end it."""
 
 
 def freeze(threads: Iterable[greenlet]) -> None:
-    """In a forked child: see to it that these are never resumed."""
+    """Make sure, in a forked child, that these threads are never resumed."""
     frozen.update(dict.fromkeys(threads))
 
 
@@ -90,7 +90,7 @@ def _take_out_wakers() -> None:
 
 
 def _role(kind: type) -> str:
-    """What objects of a type are to gevent."""
+    """The role that objects of a type play in gevent."""
     # The type is asked, because an object may answer `isinstance` with an error.
     if issubclass(kind, Waiter):
         return "waiter"
@@ -107,7 +107,7 @@ def _role(kind: type) -> str:
 
 
 def _parts(callback: object) -> Iterable[object]:
-    """What a callback or a watcher calls, and with what."""
+    """The function that a callback or a watcher calls, and its arguments."""
     for part in gc.get_referents(callback):
         yield part
         if type(part) in (tuple, list):

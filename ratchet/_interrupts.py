@@ -23,14 +23,14 @@ from typing import Any
 from gevent.hub import Hub
 from greenlet import greenlet
 
-from ratchet._alive import living
+from ratchet._alive import living_on
 from ratchet._log import log_soon, logger
 
 _guarded: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def guard(hub: Hub) -> None:
-    """Have everything on `hub` settled after a callback of the hub has raised.
+    """Settle everything on `hub` whenever one of its callbacks has raised.
 
     Setting `handle_error` on the hub is gevent's own hook for this.
     """
@@ -56,11 +56,10 @@ def settle_soon(hub: Hub) -> None:
 
 
 def _settle(hub: Hub) -> None:
-    """Hub callback."""
-    for thing in living():
-        if thing._hub is hub:
-            try:
-                thing._settle()
-            except Exception as error:
-                # One that cannot be settled is not to spare the others.
-                log_soon(logger, logging.ERROR, "cannot settle %s", type(thing).__name__, error=error)
+    """Hub callback: settle each scheduler and bus of this hub."""
+    for thing in living_on(hub):
+        try:
+            thing._settle()
+        except Exception as error:
+            # One that cannot be settled is not to spare the others.
+            log_soon(logger, logging.ERROR, "cannot settle %s", type(thing).__name__, error=error)

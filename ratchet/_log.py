@@ -2,7 +2,7 @@
 
 An error that is logged may be anybody's: its text, its truth value and each of
 its attributes may raise.  Whoever logs one goes by way of `log_error`, or of
-`log_soon` in a hub callback, and puts it into a text by way of `shown`; none of
+`log_soon` in a hub callback, and puts it into a text by way of `safe_repr`; none of
 these runs more of the error's code than it can bear.
 """
 
@@ -25,7 +25,7 @@ kernel_logger: Final = logging.getLogger("ratchet.kernel")
 _traceback: Final[Any] = BaseException.__dict__["__traceback__"]
 
 
-def shown(value: object) -> str:
+def safe_repr(value: object) -> str:
     """`repr(value)`, or a stand-in if that fails."""
     try:
         return repr(value)

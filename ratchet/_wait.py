@@ -7,7 +7,7 @@ Rules of this module:
   that comes too late finds no greenlet in the waiter and does nothing.
 - `GreenletExit` and `gevent.Timeout` may come out of `suspend` instead of a
   value.  Whoever registered a waiter takes it back when that happens.
-- What is to be undone is undone within the `try`, and in its `except` as well.
+- Whatever must be undone is undone within the `try`, and in its `except` as well.
   A `finally` or the end of a `with` is skipped by an interrupt that strikes just
   before; here the `except` catches that one, and undoing twice is fine.
 - What a greenlet waits for is not stored anywhere: `waiting_on` reads it from
@@ -25,7 +25,7 @@ from typing import Any, Final
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
-from ratchet._log import shown
+from ratchet._log import safe_repr
 from ratchet.errors import WrongThread
 
 TIMED_OUT: Final = object()
@@ -140,4 +140,4 @@ def waiting_on(thread: greenlet) -> str | None:
     if frame.f_code is not suspend.__code__:
         return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}"
     call, subject = frame.f_locals["call"], frame.f_locals["subject"]
-    return str(call) if subject is None else f"{call} on {shown(subject)}"
+    return str(call) if subject is None else f"{call} on {safe_repr(subject)}"

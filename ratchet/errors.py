@@ -121,7 +121,7 @@ class BusError(RatchetError):
 
     @property
     def message(self) -> str:
-        """What happened, without the outcome."""
+        """The description of what happened, without the outcome."""
         return super().__str__()
 
     def __str__(self) -> str:
@@ -215,7 +215,7 @@ class AlreadyAnswered(BusError):
 
 
 class ProtocolError(BusError):
-    """The peer broke the wire format."""
+    """The peer violated the wire format."""
 
     code = "protocol_error"
 
@@ -236,7 +236,7 @@ class Alarm(gevent.Timeout):
     """
 
     def start(self) -> None:
-        """Do nothing: `alarm()` has started it, and it rings but once."""
+        """Do nothing: `alarm()` has started it, and it rings only once."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # All but what makes it ring.

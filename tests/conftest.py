@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from helpers import active_watchers, wait_until
-from ratchet import _turns, kernel, thread
+from ratchet import _pause, _sigwait, _turns, kernel
 
 
 def leftovers() -> list[str]:
     """The registers that should be empty between two tests, and are not."""
     registers = {
-        "paused threads": thread._paused,
-        "waiters for signals": thread._signal_waiters,
+        "paused threads": _pause.paused,
+        "waiters for signals": _sigwait.waiters,
         "schedulers that were entered": kernel._entered,
         "loops off the main greenlet": _turns._off_main,
         "threads of the shared scheduler": [
-            owned for shared in kernel._shared.values() for owned in shared._threads
+            owned for shared in kernel._shared.values() for owned in shared._scheduler.threads
         ],
     }
     return [f"{name}: {register!r}" for name, register in registers.items() if register]
@@ -34,3 +36,24 @@ def nothing_is_left_behind() -> Iterator[None]:
         wait_until(lambda: active_watchers() <= before and leftovers() in ([], known), seconds=5)
     except AssertionError:
         pytest.fail(f"watchers left: {active_watchers() - before}; {leftovers()}")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def hits() -> Iterator[list[int]]:
+    """The signals that reached Python's own handler for SIGUSR1 and SIGUSR2."""
+    caught: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: caught.append(number))
+        for number in (signal.SIGUSR1, signal.SIGUSR2)
+    }
+    yield caught
+    for number, handler in before.items():
+        signal.signal(number, handler)

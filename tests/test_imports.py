@@ -27,8 +27,15 @@ ALLOWED: dict[str, set[str]] = {
     "_death": set(),
     "_context": set(),
     "_turns": SCHEDULER,
-    "kernel": {*SCHEDULER, "_turns"},
-    "thread": {*SCHEDULER, "kernel"},
+    "_thread": SCHEDULER,
+    "_scheduler": {*SCHEDULER, "_turns", "_thread"},
+    "_hub_errors": {*SCHEDULER, "_thread", "_scheduler"},
+    "kernel": {*SCHEDULER, "_thread", "_scheduler", "_hub_errors"},
+    "_alarm": {*SCHEDULER, "kernel"},
+    "_block_on": SCHEDULER,
+    "_pause": SCHEDULER,
+    "_sigwait": SCHEDULER,
+    "thread": {*SCHEDULER, "_thread", "kernel", "_alarm", "_block_on", "_pause", "_sigwait"},
     "bus.codecs": SCHEDULER,
 }
 

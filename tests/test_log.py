@@ -9,7 +9,7 @@ import pytest
 
 from helpers import output_of, wait_until
 from ratchet import Ratchet, thread
-from ratchet._log import kernel_logger, log_error, log_soon, shown, traceback_of
+from ratchet._log import kernel_logger, log_error, log_soon, safe_repr, traceback_of
 
 
 class Odd(Exception):
@@ -45,8 +45,8 @@ def test_an_error_is_logged_whatever_it_does(
     kind: type[BaseException], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     error = raised(kind)
-    log_error(kernel_logger, logging.ERROR, "it died of %s", shown(error), error=error)
-    log_soon(kernel_logger, logging.ERROR, "it died of %s", shown(error), error=error)
+    log_error(kernel_logger, logging.ERROR, "it died of %s", safe_repr(error), error=error)
+    log_soon(kernel_logger, logging.ERROR, "it died of %s", safe_repr(error), error=error)
     wait_until(lambda: len(caplog.records) == 2)
     for record in caplog.records:
         assert record.getMessage().startswith("it died of ")
@@ -91,12 +91,12 @@ def test_a_thread_that_dies_of_it_harms_neither_loop_nor_a_thread_that_waits_for
     assert capfd.readouterr() == ("", "")
 
 
-def test_ctrl_c_while_an_error_is_shown_is_not_swallowed() -> None:
+def test_ctrl_c_while_an_error_is_safe_repr_is_not_swallowed() -> None:
     assert (
         output_of(
             """
             import os, signal
-            from ratchet._log import shown
+            from ratchet._log import safe_repr
 
             class Interrupting(Exception):
                 def __repr__(self):
@@ -104,7 +104,7 @@ def test_ctrl_c_while_an_error_is_shown_is_not_swallowed() -> None:
                     return "not interrupted"
 
             try:
-                print(shown(Interrupting()))
+                print(safe_repr(Interrupting()))
             except KeyboardInterrupt:
                 print("interrupted")
             """

@@ -1,4 +1,4 @@
-"""How objects become bytes: codecs, and the way a bus calls them.
+"""Codecs, which turn objects into bytes and back, and the way a bus calls them.
 
 Codecs run in the thread that made the call, never in the hub, so they may block.
 Nothing here ever unpickles.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ratchet._log import shown
+from ratchet._log import safe_repr
 
 __all__ = ["Address", "Codec", "json", "msgpack", "text"]
 
@@ -85,7 +85,7 @@ class Codec(Generic[Request, Response]):
 
 
 def check_callable(function: object, name: str) -> None:
-    """Refuse what cannot be called, at the call that brought it."""
+    """Refuse what cannot be called, in the call that passed it."""
     if not callable(function):
         raise TypeError(f"{name} must be a callable, not {function!r}")
 
@@ -94,7 +94,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def parameters_of(function: Callable[..., object]) -> list[inspect.Parameter]:
-    """The parameters of a function; one, where a built-in one does not tell."""
+    """The parameters of a function; a single one for a built-in that does not tell."""
     try:
         return list(inspect.signature(function).parameters.values())
     except ValueError:
@@ -102,7 +102,7 @@ def parameters_of(function: Callable[..., object]) -> list[inspect.Parameter]:
 
 
 def required_arguments(function: Callable[..., object]) -> int:
-    """How many positional arguments a function cannot be called without."""
+    """Count the positional arguments that a function cannot be called without."""
     return sum(
         parameter.kind in _POSITIONAL and parameter.default is inspect.Parameter.empty
         for parameter in parameters_of(function)
@@ -148,7 +148,9 @@ def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
         if isinstance(result, bytes):
             return [result]
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], (list, tuple)):
-            raise TypeError(f"{name} must return bytes or (bytes, [attachment, ...]), not {shown(result)}")
+            raise TypeError(
+                f"{name} must return bytes or (bytes, [attachment, ...]), not {safe_repr(result)}"
+            )
         return [checked_bytes(part, f"each part that {name} returns") for part in (result[0], *result[1])]
 
     return encode
@@ -174,7 +176,7 @@ def server_functions(
     response_to_bus: ToBus[Response] | None,
     codec: Codec[Request, Response] | None,
 ) -> tuple[Decode[Request], Encode[Response]]:
-    """What the server's side of a bus calls, from what its maker was given."""
+    """Make the functions that the server's side of a bus calls, from what its maker was given."""
     if codec is not None:
         _check_codec(codec, request_from_bus, response_to_bus)
         request_from_bus, response_to_bus = codec.request_from_bus, codec.response_to_bus
@@ -186,7 +188,7 @@ def client_functions(
     response_from_bus: FromBus[Response] | None,
     codec: Codec[Request, Response] | None,
 ) -> tuple[Encode[Request], Decode[Response]]:
-    """What the client's side of a bus calls, from what its maker was given."""
+    """Make the functions that the client's side of a bus calls, from what its maker was given."""
     if codec is not None:
         _check_codec(codec, request_to_bus, response_from_bus)
         request_to_bus, response_from_bus = codec.request_to_bus, codec.response_from_bus
@@ -203,7 +205,7 @@ def _check_codec(codec: object, *functions: object) -> None:
 def checked_bytes(value: object, what: str) -> bytes:
     """Refuse what is not `bytes`."""
     if not isinstance(value, bytes):
-        raise TypeError(f"{what} must be bytes, not {shown(value)}")
+        raise TypeError(f"{what} must be bytes, not {safe_repr(value)}")
     return value
 
 
@@ -240,7 +242,7 @@ text: Codec[str, str] = Codec(_dump_text, _load_text, _dump_text, _load_text)
 """Strings, as UTF-8."""
 
 json: Codec[Any, Any] = Codec(_dump_json, _json.loads, _dump_json, _json.loads)
-"""Anything that JSON can say: None, numbers, strings, lists, dicts of them.
+"""Anything that JSON can express: None, numbers, strings, lists, dicts of them.
 
 What it cannot say, NaN included, raises `TypeError` or `ValueError` at the call.
 """

@@ -18,7 +18,7 @@ from ratchet.cli import connection
 from ratchet.cli.common import (
     FAILED,
     INTERRUPTED,
-    CommandParser,
+    Commands,
     Failure,
     address,
     put,
@@ -38,7 +38,7 @@ _PERCENTILES: Final = (50, 90, 99, 99.9)
 _CLEAR_REST: Final = "\x1b[K"
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "bench",
@@ -150,7 +150,7 @@ def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[Cli
 
 
 class Load:
-    """What all threads of the load share: the request, and what came of it.
+    """The state that all threads of the load share: the request, and what came of it.
 
     Attributes:
         latencies: those of the requests that were answered.

@@ -12,7 +12,7 @@ from ratchet.bus import ClientBus, Limits
 from ratchet.bus.codecs import client_functions
 from ratchet.cli.common import (
     USAGE,
-    CommandParser,
+    Commands,
     Failure,
     address,
     complain,
@@ -39,7 +39,7 @@ _ADVICE: Final = {
 }
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "call",
@@ -143,12 +143,12 @@ def exchange(arguments: argparse.Namespace, request: bytes) -> Response:
 
 
 def unchanged(request: bytes) -> bytes:
-    """How a request becomes bytes."""
+    """Encode a request, which is bytes already."""
     return request
 
 
 def with_count(body: bytes, attachments: list[bytes]) -> Response:
-    """How a message becomes a response."""
+    """Decode a message: its body, and the number of its attachments."""
     return body, len(attachments)
 
 
@@ -177,7 +177,7 @@ def is_terminal() -> bool:
 
 
 def parse_json(data: bytes) -> object:
-    """What JSON says; raises `ValueError` for what is none, such as NaN or a nesting without end."""
+    """Decode JSON; raises `ValueError` for anything else, such as NaN or endless nesting."""
     try:
         value: object = json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:

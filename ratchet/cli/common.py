@@ -1,4 +1,4 @@
-"""What the commands share: the parser, types of arguments, requests, output and failures."""
+"""Code that the commands share: the parser, types of arguments, requests, output and failures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO, TypeAlias
 
 from ratchet.bus._core.address import Address, TcpEndpoint, parse
 
@@ -62,6 +62,10 @@ class CommandParser(Parser):
             self._inner = False
 
 
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
+"""The commands of a parser, to which each command adds its own."""
+
+
 def complain(message: str) -> None:
     """One line on stderr, whatever the message has in it."""
     say(f"ratchet: {' '.join(message.split())}")
@@ -79,7 +83,7 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def lead_nowhere(stream: TextIO) -> None:
-    """What is left in the buffer of a broken stream would fail once more when the program ends."""
+    """Redirect a broken stream: its buffer would fail once more when the program ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
@@ -105,7 +109,7 @@ def put(output: str | bytes) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, without the number."""
+    """The text of an error, without its number."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -44,7 +44,7 @@ def add_server_tls(parser: argparse.ArgumentParser) -> None:
 
 
 def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """What the options for TLS ask for; None for no TLS.  Raises `Failure`."""
+    """Make the TLS context that the options ask for; None for no TLS.  Raises `Failure`."""
     options = (arguments.tls, arguments.ca, arguments.cert, arguments.key, arguments.insecure)
     if not any(options):
         return None
@@ -59,7 +59,7 @@ def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def server_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """What the options for TLS ask for; None for no TLS.  Raises `Failure`."""
+    """Make the TLS context that the options ask for; None for no TLS.  Raises `Failure`."""
     if arguments.cert is None:
         if arguments.key is not None or arguments.client_ca is not None:
             raise Failure("--key and --client-ca are for TLS, which needs --cert FILE too", USAGE)
@@ -115,7 +115,7 @@ def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tup
 
 
 def _why(error: Exception, address: str, tls: bool) -> str:
-    """Why a connection failed, and what to do about it."""
+    """Explain why a connection failed, and what to do about it."""
     match error:
         case ConnectionRefusedError():
             return f"nothing listens on {address} ({reason(error)}); is the server running?"

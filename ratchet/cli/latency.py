@@ -89,12 +89,12 @@ def _bucket(seconds: float) -> int:
 
 
 def _begin(bucket: int) -> float:
-    """Where a bucket begins, and the one before it ends, in seconds."""
+    """The lower bound of a bucket, in seconds."""
     return _SHORTEST * math.pow(10.0, bucket / _PER_DECADE)
 
 
 def shown_time(seconds: float) -> str:
-    """A time with three digits, in the unit that suits it."""
+    """Format a time with three digits, in the unit that suits it."""
     unit, size = next((unit for unit in _UNITS if seconds >= 0.9995 * unit[1]), _UNITS[-1])
     value = seconds / size
     decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2

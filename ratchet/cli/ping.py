@@ -18,7 +18,7 @@ from ratchet.bus._socket import wire
 from ratchet.bus._socket.transport import Transport
 from ratchet.cli.common import (
     FAILED,
-    CommandParser,
+    Commands,
     Failure,
     address,
     put,
@@ -37,7 +37,7 @@ _KEPT_TIMES: Final = 100_000
 _READ_SIZE: Final = 64 * 1024
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "ping",
@@ -171,7 +171,7 @@ class Pinger:
         # A PONG that comes too late has the id of an older PING.
         id = sequence & wire.MAX_ID
         began = time.perf_counter()
-        # Does not wait: so few bytes find room, unless the connection is stuck.
+        # Does not wait: so few bytes fit, unless the connection is stuck.
         transport.send(wire.encode(wire.PING, 0, id, 0, ()))
         while True:
             messages = self._decoder.feed(receive(transport))

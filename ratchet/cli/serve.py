@@ -26,7 +26,7 @@ from ratchet.bus.codecs import required_arguments
 from ratchet.cli.common import (
     FAILED,
     USAGE,
-    CommandParser,
+    Commands,
     Failure,
     address,
     complain,
@@ -51,7 +51,7 @@ _logger: Final = logging.getLogger("ratchet.serve")
 Handler = Callable[..., Any]
 
 
-def add_to(commands: argparse._SubParsersAction[CommandParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "serve",
@@ -185,7 +185,7 @@ def is_machinery(module: str | None) -> bool:
 
 
 def cannot_listen(address: str, error: OSError) -> str:
-    """Why a server cannot listen, and what to do about it."""
+    """Explain why a server cannot listen, and what to do about it."""
     match error.errno:
         case errno.EADDRINUSE:
             advice = "stop what listens there, or choose another address"
@@ -214,12 +214,12 @@ def serve(server: ServerBus[Any, Any], handler: Handler, workers: int, drain_tim
 
 
 def log_death(error: BaseException, thread: Thread) -> None:
-    """A thread that a handler has attached died."""
+    """Log that a thread which a handler has attached died."""
     log_error(_logger, logging.ERROR, "the thread %s died", thread.name, error=error)
 
 
 class Stop:
-    """What a signal does that ends the server: the first one drains it, the second one closes it."""
+    """Handler of the signals that end the server: the first one drains it, the second one closes it."""
 
     def __init__(self, kernel: Ratchet, server: ServerBus[Any, Any], timeout: float) -> None:
         self._kernel = kernel
@@ -240,7 +240,7 @@ class Stop:
             self._kernel.stop()
 
     def finish(self) -> bool:
-        """Wait for what is left when the server serves no more; False if some was cut off."""
+        """Wait for what is left once the server has stopped serving; False if some was cut off."""
         drained = self._drainer is None or self._drainer.get()
         # Threads that handlers have attached go on after the last answer.
         left = max(0.0, self._end - time.monotonic())

@@ -85,7 +85,10 @@ def cast_until_full(client: Any) -> None:
         try:
             client.cast(LARGE, timeout=0.05)
         except BusTimeout:
-            return
+            # On a busy machine the time may be over for no other reason.
+            if client._connection.stream.above_high_water:
+                return
+    raise AssertionError("the kernel takes it all")
 
 
 @on_sockets

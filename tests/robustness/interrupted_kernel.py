@@ -27,12 +27,25 @@ import greenlet
 
 import ratchet
 from helpers import active_watchers, wait_until
-from ratchet import Alarm, DeadlockError, NotPaused, Ratchet, Thread, _turns, kernel, thread
+from ratchet import Alarm, DeadlockError, NotPaused, Ratchet, Thread, _pause, _sigwait, _turns, kernel, thread
 from ratchet._wait import WaitQueue
 
 FILES = {
-    os.path.join(os.path.dirname(ratchet.__file__), name)
-    for name in ("kernel.py", "thread.py", "_wait.py", "_turns.py", "_death.py")
+    os.path.join(os.path.dirname(ratchet.__file__), f"{name}.py")
+    for name in [
+        "kernel",
+        "_thread",
+        "_scheduler",
+        "_hub_errors",
+        "thread",
+        "_alarm",
+        "_pause",
+        "_block_on",
+        "_sigwait",
+        "_wait",
+        "_turns",
+        "_death",
+    ]
 }
 LATE = 0.1
 """Seconds of a time-out that is over only where a wake-up was lost."""
@@ -186,7 +199,7 @@ under_way: list[object] = []
 
 def left_behind() -> list[Any]:
     """The registers that should be empty between two runs, and are not."""
-    registers = [thread._paused, thread._signal_waiters, _turns._off_main, kernel._entered]
+    registers = [_pause.paused, _sigwait.waiters, _turns._off_main, kernel._entered]
     return [register for register in registers if register]
 
 

@@ -1,11 +1,11 @@
-"""Notices that a peer's machine is gone while something that was sent is on its way to it.
+"""Detection of a peer whose machine is gone while something sent is on its way to it.
 
 TCP's own keepalive rests as long as anything is unacknowledged, and the kernel
 would go on trying for a quarter of an hour.  Its user time-out does not tell a
 machine that is gone from a program that does not read: then the window is closed,
 and what is behind it waits, but the peer's kernel answers each probe.  So the
 kernel is asked what it knows: how often in a row it has tried in vain, and how
-long the last answer is ago.  Neither depends on how late our hub is.
+long ago the last answer came.  Neither depends on how late our hub is.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ratchet.bus._socket.watch import Watch
 # How often it is asked, in seconds.
 _LOOK: Final = 3.0
 # A machine is gone if so many tries in a row had no answer, and no answer came for
-# so many seconds.  Keepalive sees to it that the last one is not much older than
+# so many seconds.  Keepalive makes sure that the last one is not much older than
 # the first try.
 _TRIES: Final = 3
 _SILENCE: Final = 30.0
 
 
 class AcknowledgeWatch(Watch):
-    """Calls `on_gone` once the peer's machine answers no more.
+    """Calls `on_gone` once the peer's machine no longer answers.
 
-    Of a Unix socket it says nothing, nor where the system does not tell.
+    It never does so for a Unix socket, or where the system does not tell.
 
     Args:
         transport: what the connection sends over.
@@ -45,7 +45,7 @@ class AcknowledgeWatch(Watch):
         self._on_gone = on_gone
 
     def begin(self) -> None:
-        """Something was sent; does nothing if it is being watched already."""
+        """Start to watch, when something was sent; do nothing if it is being watched already."""
         if self.timer is None and self._transport.tells_answers:
             self._look_after(_LOOK)
 

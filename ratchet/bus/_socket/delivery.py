@@ -1,4 +1,4 @@
-"""Notices that the peer's side has got all that was sent, or takes no more of it.
+"""Detection of the end of delivery: the peer's side has got all that was sent, or takes no more.
 
 It asks again and again, because the system tells nobody.  It looks at the last
 bytes of a connection alone, so that this costs little.
@@ -39,7 +39,7 @@ class DeliveryWatch(Watch):
         self._looks = 0
 
     def begin(self) -> None:
-        """All is sent; does nothing if it is being watched already."""
+        """Start to watch, when all is sent; do nothing if it is being watched already."""
         if self.timer is None:
             self._look()
 

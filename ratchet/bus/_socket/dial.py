@@ -44,13 +44,13 @@ _plain_getaddrinfo = get_original("socket", "getaddrinfo")
 
 
 class Client(Protocol):
-    """What is told of the attempts."""
+    """The client, which is told of each attempt."""
 
     def _on_connected(self, transport: Transport, peer: Address) -> None:
-        """There is a connection, which is the client's from now on, to close it if this fails."""
+        """Take over the connection that was made, and close it if this fails."""
 
     def _on_dial_failed(self, error: Exception) -> None:
-        """An attempt has failed; another one will follow."""
+        """Note that an attempt has failed; another one will follow."""
 
 
 class Dialer:
@@ -84,17 +84,17 @@ class Dialer:
             self._running.kill(block=False)
 
     def _run(self) -> None:
-        """What the dialing greenlet does."""
+        """Attempt until there is a connection: the dialing greenlet."""
         while not self._connect_once():
             pass
 
     def _on_end(self, dialing: gevent.Greenlet[Any, Any]) -> None:
-        """Hub callback: whatever struck, the client is not to wait for ever."""
+        """Hub callback: start again if an exception struck, so that the client does not wait for ever."""
         if dialing.exception is not None:
             self.start()
 
     def _connect_once(self) -> bool:
-        """Pause, and make one attempt.  Whether there is no need for another."""
+        """Pause, and make one attempt; return whether there is no need for another."""
         if self.back_off:
             # Jitter, so that the clients of a server that starts again do not all
             # come at the same instant.
@@ -153,7 +153,7 @@ def _shake_hands(transport: Transport) -> None:
 
 
 def _connect(endpoint: Endpoint) -> Any:
-    """A socket that is connected to `endpoint`; each address of a host is tried in turn."""
+    """Connect a socket to `endpoint`; try each address of a host in turn."""
     if isinstance(endpoint, UnixEndpoint):
         return _connected(socket.AF_UNIX, fitting(endpoint.path))
     *others, last = resolve(endpoint.host, endpoint.port)

@@ -2,9 +2,9 @@
 
 A socket that is closed while something from the peer is unread, or that something
 comes to later, resets the connection, and what the kernel still holds of what was
-sent is lost.  So a copy of it lives on that ends the sending and drops what comes,
-until the peer's side has all, or takes no more of it.  Nobody waits for that but a
-program that ends.
+sent is lost.  So a copy of it lives on, which ends the sending and drops what comes,
+until the peer's side has all, or takes no more of it.  Only a program that ends
+waits for that.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _plain_socket = get_original("socket", "socket")
 
 
 def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | None) -> None:
-    """See what was sent on a connected socket delivered, although it is about to be closed.
+    """Deliver what was sent on a connected socket, although it is about to be closed.
 
-    `on_undelivered` is called, in the hub, if that does not succeed.  Does not block.
+    `on_undelivered` is called, in the hub, if that fails.  Does not block.
     """
     _forget_lost_hubs()
     copy: Any = None
@@ -61,7 +61,7 @@ class Linger:
         register(self)
 
     def begin(self) -> None:
-        """End the sending, and see to the rest in the hub."""
+        """End the sending, and leave the rest to the hub."""
         try:
             _lingering[self] = None
             self._transport.end_output()
@@ -94,7 +94,7 @@ class Linger:
         self._after_fork()
 
     def _after_fork(self) -> None:
-        """Give the socket back; in a forked child, to the parent."""
+        """Release the socket; in a forked child, it is the parent's."""
         self._reader.close()
         self._delivery.close()
         self._transport.close()
@@ -110,12 +110,12 @@ _hubs_with_dropped: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def note_dropped(hub: Hub) -> None:
-    """A client is dropped, and closed in the next turn of its hub, which may never come."""
+    """Note that a dropped client is to be closed in the next turn of its hub, which may never come."""
     _hubs_with_dropped.add(hub)
 
 
 def _forget_lost_hubs() -> None:
-    """An OS thread that has destroyed its hub waits for no delivery any more."""
+    """Drop the sockets of hubs that were destroyed: nothing delivers there any more."""
     for lingering in list(_lingering):
         if lingering._hub.loop is None:
             lingering._transport.close()
@@ -123,7 +123,7 @@ def _forget_lost_hubs() -> None:
 
 
 def _wait_for_delivery() -> None:
-    """The program ends: let its peers have what was sent."""
+    """Give the peers, when the program ends, a little time to take what was sent."""
     if _hubs_with_dropped and get_hub() in _hubs_with_dropped:
         gevent.sleep(_LOOK)
     end = time.monotonic() + _PATIENCE

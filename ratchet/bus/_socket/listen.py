@@ -1,7 +1,7 @@
 """Sockets that listen, and the files of Unix sockets.
 
-A stale file is replaced and a live one refused.  Which it is, and whose turn, is
-decided under a lock on the directory.  No bytes are sent or received here, and
+A stale file is replaced and a live one refused.  Which of the two it is, is decided
+under a lock on the directory.  No bytes are sent or received here, and
 nothing is remembered but which socket file is ours, and who listens.
 """
 
@@ -29,7 +29,7 @@ from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_o
 from ratchet.bus._socket.dial import fitting, resolve
 
 _BACKLOG: Final = 1024
-# Seconds until the lock of a directory is waited for in vain, and between two tries.
+# Seconds to wait for the lock of a directory, and between two tries.
 _LOCK_TIMEOUT = 10.0
 _LOCK_PAUSE: Final = 0.005
 
@@ -54,7 +54,7 @@ class SocketFile:
         return status.st_dev, status.st_ino
 
     def created(self) -> None:
-        """The file is there, and ours."""
+        """Note that the file is there, and ours."""
         self._identity = self._found()
 
     def remove(self) -> None:
@@ -75,7 +75,7 @@ class SocketFile:
 
 
 def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
-    """A socket that listens on `endpoint`, and its file if it has one.
+    """Open a socket that listens on `endpoint`; return its file too, if it has one.
 
     Blocks while a host name is looked up, and while others make a socket in the
     same directory.  Raises `OSError`, or `ValueError` for a host name that cannot
@@ -113,10 +113,10 @@ def _listen(listener: Any, where: Any) -> None:
 
 
 def _listen_on_file(listener: Any, path: str) -> SocketFile:
-    """Listen there, in place of a server that is no more.
+    """Listen on `path`, in place of a server that is gone.
 
-    Of those that find the same stale file one gets there first, and is alive for
-    the others: none can look between its removal and the next one's listening.
+    Of the servers that find the same stale file, one gets the lock first, and is alive
+    for the others: none can look between its removal and the next one's listening.
     """
     file = SocketFile(path)
     try:
@@ -176,7 +176,7 @@ class _DirectoryLock:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether a Unix socket's file is left from a server that is no more."""
+    """Whether a Unix socket's file is left from a server that is gone."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
@@ -192,7 +192,7 @@ def _is_stale(path: str) -> bool:
 
 
 def listening_address(listener: Any) -> Address:
-    """Where a socket listens, as users write it; a path is absolute."""
+    """The address that a socket listens on, as users write it; a path is absolute."""
     family, where = listener.family, listener.getsockname()
     if family != socket.AF_UNIX or not where or isinstance(where, bytes):
         return address_of(family, where)
@@ -202,8 +202,8 @@ def listening_address(listener: Any) -> Address:
 class Listener:
     """A listening socket that was opened here, and that forked children have a copy of.
 
-    A copy keeps the port alive, whether its process serves or not.  So who opened it
-    ends it for all when it closes it, unless a child has taken to serving too.
+    A copy keeps the port alive, whether its process serves or not.  So the process that
+    opened it ends it for all on closing, unless a child serves too.
     """
 
     def __init__(self) -> None:
@@ -217,11 +217,11 @@ class Listener:
         return bool(self._shared[0])
 
     def share(self) -> None:
-        """This child serves too."""
+        """Note that this forked child serves too."""
         self._shared[0] = 1
 
     def end(self, socket: Any) -> None:
-        """The bus of this process closes the socket."""
+        """End the listening for all processes, if that is for this one to do; its bus closes the socket."""
         if os.getpid() == self._process and not self.shared:
             # Not every system can do that to a socket that listens.
             with suppress(OSError):

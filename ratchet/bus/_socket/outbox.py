@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ratchet.bus._socket.wire import WORTH_NO_COPY, Frame
 
-# How much is sent in one call.  More helps nobody: it is about what a socket's
+# How much is sent in one call.  More does not help: this is about what a socket's
 # buffer takes.
 _CHUNK_SIZE: Final = 256 * 1024
 
@@ -29,7 +29,7 @@ Kept = Buffer | list[bytes] | list[Buffer]
 
 
 def size_of(frame: Kept) -> int:
-    """The bytes of a frame."""
+    """The number of bytes of a frame."""
     return sum(map(len, frame)) if isinstance(frame, list) else len(frame)
 
 
@@ -80,12 +80,12 @@ class Outbox:
         self.size += len(rest)
 
     def left_at_once(self, number: int) -> None:
-        """A frame has left as a whole that was never kept."""
+        """Note that a frame which was never kept has left as a whole."""
         if number > self.sent:
             self.sent = number
 
     def chunk(self) -> list[Buffer]:
-        """What to send next in one call: whole frames that make a good size, at least one."""
+        """Return what to send next in one call: whole frames that make a good size, at least one."""
         assert self._frames
         # A copy, because a deque that a signal handler adds to cannot be walked.
         frames = list(self._frames)
@@ -99,7 +99,7 @@ class Outbox:
         return buffers
 
     def _gather(self, frames: list[tuple[int, Kept]]) -> list[Buffer]:
-        """As many frames as make a good size; the others are removed from the list."""
+        """Take as many frames as make a good size, and remove the others from the list."""
         buffers: list[Buffer] = []
         # Short pieces in a row are joined, long ones are sent from where they are.
         short: list[Buffer] = []
@@ -123,7 +123,7 @@ class Outbox:
         return buffers
 
     def advance(self, count: int) -> None:
-        """So many bytes of the last chunk have left."""
+        """Note that `count` bytes of the last chunk have left."""
         frames = self._frames
         assert frames is not None
         self.size -= count
@@ -165,7 +165,7 @@ class Outbox:
 
 
 def _rest(frame: Kept, count: int) -> Kept:
-    """What is left of a frame behind its first `count` bytes."""
+    """The rest of a frame behind its first `count` bytes."""
     if not isinstance(frame, list):
         return memoryview(frame)[count:]
     for index, piece in enumerate(frame):

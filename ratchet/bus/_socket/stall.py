@@ -1,7 +1,7 @@
-"""Notices that a peer has stopped in the middle of something.
+"""Detection of a peer that has stopped in the middle of something.
 
-A hub that is late is not mistaken for a peer that stalls.  What has gone on well
-costs no more than a timer that runs out once.
+A hub that is late is not mistaken for a peer that stalls.  As long as
+all goes well, it costs no more than a timer that runs out once.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from gevent.hub import Hub
 
 from ratchet.bus._socket.watch import Watch
 
-# A peer that seems to stall is looked at again so often, each time after so many
-# seconds and thus in a turn of its own.
+# How many times a peer that seems to stall is looked at again, and seconds between
+# two looks, so that each is in a turn of its own.
 _LAST_LOOKS: Final = 5
 _LAST_LOOK: Final = 0.01
 
 
 class StallWatch(Watch):
-    """Sees to it that what began moves on within `timeout` seconds, again and again.
+    """Calls `on_stall` when something that has begun does not move for `timeout` seconds.
 
     Args:
         expects_move: whether something has begun that has to go on.
-        on_stall: called from the hub when nothing moved for the whole time-out.
+        on_stall: called from the hub.
     """
 
     __slots__ = ("_expects_move", "_last_move", "_looks", "_on_stall", "_timeout")
@@ -41,14 +41,14 @@ class StallWatch(Watch):
         self._looks = 0
 
     def begin(self) -> None:
-        """Something has begun; does nothing if it is being watched already."""
+        """Start to watch, when something has begun; do nothing if it is being watched already."""
         if self.timer is None:
             self.move()
             self._looks = 0
             self._look_after(self._timeout)
 
     def move(self) -> None:
-        """Something has moved."""
+        """Note that something has moved."""
         self._last_move = self._hub.loop.now()
 
     def _look(self) -> None:

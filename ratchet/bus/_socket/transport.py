@@ -36,7 +36,7 @@ _TCP_RTO_MAX_MS: Final = 44
 # Where the system does not tell, it gives the peer up itself if what was sent is
 # unacknowledged for so long, be it only because a busy peer does not read.
 _USER_TIMEOUT_MS: Final = 30_000
-# How much of what comes too late is dropped, at most, in so many reads.
+# Bytes of late input that one read drops, and how many reads are made at most.
 _DISCARD_SIZE: Final = 64 * 1024
 _DISCARDS: Final = 100
 # What TLS puts into one record.
@@ -58,14 +58,14 @@ _REFUSALS: Final = {
 
 
 class Transport:
-    """A socket as it is."""
+    """A plain socket, without TLS."""
 
     __slots__ = ("_raw", "_socket", "ready", "receive", "send")
 
     receive: Callable[[int], bytes]
-    """What the peer sent, so many bytes at most; empty if it sends no more."""
+    """Read what the peer has sent, up to this many bytes; empty if it sends no more."""
     send: Callable[[bytes | memoryview], int]
-    """How many bytes were taken."""
+    """Write what the socket takes at once; returns how many bytes that was."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
@@ -88,15 +88,15 @@ class Transport:
         return descriptor
 
     def shake_hands(self) -> None:
-        """Get on with the handshake; `ready` says whether it is through."""
+        """Continue the handshake; `ready` says whether it is complete."""
 
     def send_buffers(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """As `send`, of several buffers in their order; without TLS in one system call."""
+        """Write several buffers in order, as `send` does; without TLS in one system call."""
         count: int = self._raw.sendmsg(buffers)
         return count
 
     def undelivered(self) -> int:
-        """How many sent bytes the peer's kernel has not got yet; 0 where that cannot be told."""
+        """Count the sent bytes that the peer's kernel has not got yet; 0 where that cannot be told."""
         if self._raw.family not in _INTERNET:
             return 0  # what is sent is delivered
         try:
@@ -114,7 +114,7 @@ class Transport:
         return _TELLS_ANSWERS and self._raw.family in _INTERNET
 
     def awaited_answer(self) -> tuple[int, float] | None:
-        """How the peer's kernel answers: tries in a row that had no answer, and seconds since the last one.
+        """The tries in a row that the peer's kernel did not answer, and the seconds since its last answer.
 
         None if nothing that was sent is undelivered, or the system does not tell.
         """

@@ -1,9 +1,9 @@
-"""What the watches of a connection have in common: a timer that looks, again and again.
+"""The base of the watches of a connection: a timer that looks, again and again.
 
 A watch begins, looks now and then at how the connection does, and ends by itself
 or by `close`.  Its one timer is used up by each look, which starts the next.  An
-exception that strikes in a look leaves the timer used up and the watch deaf;
-`settle` makes it look again.  When to look, and what for, is not decided here.
+exception that strikes in a look leaves the timer used up, and the watch would never
+look again; `settle` makes it.  When to look, and what for, is not decided here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SOON: Final = 0.01
 
 
 class Watch:
-    """A watch; what it looks for is in `_look`."""
+    """A watch; `_look` says what it looks for."""
 
     __slots__ = ("_hub", "timer")
 
@@ -30,7 +30,7 @@ class Watch:
         self.timer: Any = None
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         timer, self.timer = self.timer, None
         if timer is not None:
             timer.close()
@@ -49,7 +49,7 @@ class Watch:
             used_up.close()
 
     def _on_timer(self) -> None:
-        """Hub callback: look, unless it was closed by half."""
+        """Hub callback: look, unless an interrupted `close` has left only the timer."""
         if self.timer is not None:
             self._look()
 

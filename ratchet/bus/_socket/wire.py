@@ -1,7 +1,7 @@
 """Bytes to messages and messages to bytes.
 
-It knows no socket, no greenlet and no clock.  What is
-incomplete is no error: `Decoder.feed` returns the messages that are whole, and keeps
+It knows no socket, no greenlet and no clock.  Incomplete
+input is not an error: `Decoder.feed` returns the messages that are whole, and keeps
 the rest.  A failure is sticky: after `Decoder.error` is set, nothing more is decoded.
 
 A message is a head and some parts; the first part is the body, the others are
@@ -68,7 +68,7 @@ _HEAD: Final = struct.Struct(">HBBII")
 _LENGTH: Final = struct.Struct(">I")
 _HEAD_AND_LENGTH: Final = struct.Struct(">HBBIII")
 _ONE_PART: Final = EXTENDED | 1
-# A body of so many bytes is sent from where it is: that takes a second buffer in
+# A body of this many bytes is sent from where it is: that takes a second buffer in
 # the system call, and a copy of it would take longer from here on.
 WORTH_NO_COPY: Final = 64 * 1024
 
@@ -104,7 +104,7 @@ def encode_error(id: int, number: int, texts: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Hello:
-    """What a peer says of itself first; None where it says nothing.
+    """The limits that a peer declares first; None where it declares nothing.
 
     Attributes:
         max_message: bytes of the largest message that it takes.
@@ -128,7 +128,7 @@ def encode_hello(hello: Hello) -> bytes:
 
 
 def decode_hello(part: bytes) -> Hello:
-    """What the part of a HELLO says; unknown members are ignored.  Raises `ProtocolError`."""
+    """Decode the part of a HELLO; unknown members are ignored.  Raises `ProtocolError`."""
     members = json_object(part, "HELLO")
     numbers = {name: members.get(name) for name in ("max_message", "max_parts", "max_in_flight")}
     for name, number in numbers.items():
@@ -243,7 +243,7 @@ class Decoder:
             position = next_position
 
     def _decode_short(self, data: bytes, position: int, messages: list[Message]) -> int:
-        """The common case in one go: requests and responses of one part, as many as there are."""
+        """Decode the common case in one go: requests and responses of one part, as many as there are."""
         end, max_message = len(data), self._max_message
         last, unpack = end - 16, _HEAD_AND_LENGTH.unpack_from
         while position <= last:
@@ -306,7 +306,7 @@ class Decoder:
             return None
         length: int = _LENGTH.unpack_from(data, position)[0]
         assert self._head is not None
-        # These are no messages of the user's, so the user's limit is not meant for them.
+        # These are not the user's messages, so the user's limit does not apply to them.
         limit = _OWN_LIMITS.get(self._head[0], self._max_message)
         if self._size + length > limit:
             self.refused = (self._head[0], self._head[2])

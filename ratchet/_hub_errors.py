@@ -1,0 +1,63 @@
+"""The routing of errors that nobody catches, of threads and of the hub's callbacks.
+
+gevent gives every error that nobody catches to `handle_error` of its hub, which
+prints it.  On a hub that has schedulers, the errors of their threads are kept by
+those, and the errors of the hub's callbacks come out of the `loop()` that runs.
+Those of other greenlets, and those of callbacks while no `loop()` runs on the hub,
+go where they went before.  This module keeps none itself.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from gevent.exceptions import HubDestroyed
+from gevent.hub import Hub
+from greenlet import GreenletExit, greenlet
+
+from ratchet._alive import living_on
+from ratchet._interrupts import settle_soon
+from ratchet._scheduler import Scheduler
+from ratchet._thread import ScheduledThread
+
+_quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+def leave_errors_to_schedulers(hub: Hub) -> None:
+    """Let the errors of threads and of the hub's callbacks come out of `loop()`, instead of being printed.
+
+    Setting `handle_error` on the hub is gevent's own hook for this.
+    """
+    if hub in _quiet_hubs:
+        return
+    inner = hub.handle_error
+
+    def handle_error(context: object, kind: type[BaseException], value: Any, tb: Any) -> None:
+        ours = isinstance(context, ScheduledThread)
+        if not ours and (isinstance(context, greenlet) or issubclass(kind, (HubDestroyed, GreenletExit))):
+            inner(context, kind, value, tb)
+        elif issubclass(kind, hub.SYSTEM_ERROR):
+            # KeyboardInterrupt and SystemExit end the program from any thread.
+            if not ours:
+                settle_soon(hub)
+            hub.handle_system_error(kind, value, tb)
+        elif not ours:
+            scheduler = _running_on(hub)
+            # Its type is asked, not the error: its attributes may be anything.
+            if scheduler is None or not issubclass(type(value), BaseException):
+                inner(context, kind, value, tb)
+            else:
+                settle_soon(hub)
+                scheduler.take_error(BaseException.with_traceback(value, tb))
+
+    setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
+    _quiet_hubs.add(hub)
+
+
+def _running_on(hub: Hub) -> Scheduler[ScheduledThread] | None:
+    """The oldest scheduler that a greenlet of this hub runs."""
+    for thing in living_on(hub):
+        if isinstance(thing, Scheduler) and thing.running:
+            return thing
+    return None
