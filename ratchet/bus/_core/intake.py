@@ -55,7 +55,7 @@ class Intake:
         self.inbox: Inbox[IncomingRequest] = Inbox(owner, maxsize, high_water)
         self.draining = False
         self.cut_off = False
-        self.takers: set[gevent.Greenlet[Any, Any]] = set()
+        self.takers: dict[gevent.Greenlet[Any, Any], None] = {}
         self.workers: dict[greenlet, Callable[[], object]] = {}
 
     def refuse_queued(self) -> None:
@@ -96,11 +96,11 @@ class Intake:
         """See to it that what a thread has taken goes with it when it dies."""
         if isinstance(taker, gevent.Greenlet):
             taker.rawlink(self._on_taker_end)
-            self.takers.add(taker)
+            self.takers[taker] = None
 
     def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
         """Hub callback: abandon what a thread that has died held."""
-        self.takers.discard(taker)
+        self.takers.pop(taker, None)
         death = death_of(taker)
         # The scheduler tells of its own threads.
         if death is not None and not isinstance(taker, Thread):
