@@ -47,9 +47,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", "(?s).*"),
     ("py:.*", r"(collections|contextlib|enum|gevent|greenlet|ssl|types|typing)\..*"),
-    # Type variables and names of function types say enough by themselves.
+    # Type variables and names of types of functions and sockets say enough by themselves.
     ("py:class", r"(.*\.|~)?(Arguments|Object|Positional|Ready|Request|Response|Result|Self)"),
-    ("py:class", r"(.*\.)?(ErrorHandler|FromBus|ToBus)"),
+    ("py:class", r"(.*\.)?(ErrorHandler|FromBus|Socket|ToBus)"),
 ]
 
 autodoc_member_order = "bysource"

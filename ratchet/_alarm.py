@@ -16,6 +16,7 @@ import gevent
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._wait import check_timeout
 from ratchet.errors import Alarm
 from ratchet.kernel import kernel_of
@@ -36,10 +37,9 @@ class AlarmClock:
         self._alarm: Alarm | None = alarm
         self._callback = callback
         self._thread = getcurrent()
-        loop: Any = get_hub().loop
         # The priority of gevent's own: what is ready goes before a time-out of the same turn.
         # It repeats, in case an interrupt strikes just as it rings.
-        self._timer = loop.timer(seconds, _RING_AGAIN, priority=-1)
+        self._timer = _clock.timer(get_hub(), seconds, _RING_AGAIN, priority=-1)
 
     @property
     def pending(self) -> bool:
@@ -51,7 +51,7 @@ class AlarmClock:
             # An alarm that outlives its thread would keep the loop from ending.
             self._thread.rawlink(self._on_thread_end)
         # With the thread, as gevent does it, so that a forked child finds what is for a frozen one.
-        self._timer.start(self._on_expiration, self._thread, update=True)
+        self._timer.start(self._on_expiration, self._thread)
 
     def stop(self) -> None:
         # The timer first: it is what would keep the loop from ending.

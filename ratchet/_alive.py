@@ -1,20 +1,21 @@
-"""A register of the schedulers and buses that are alive, in the order in which they were made.
+"""Registers of what is alive: the schedulers, the buses, and the sockets that still deliver.
 
-Forking and repair after an interrupt walk it.  It keeps nothing alive, imports
-nothing of ours, and knows no more of its entries than `Living` says.
+Forking, repair after an interrupt and the end of a program walk them, in the order in
+which things were made.  They keep nothing alive, import nothing of ours, and know no
+more of their entries than the protocols here say.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from gevent.hub import Hub
 
 
 class Living(Protocol):
-    """A scheduler or a bus."""
+    """A scheduler, a bus or a socket."""
 
     _hub: Hub
 
@@ -32,20 +33,53 @@ class Living(Protocol):
         """
 
 
-_numbers = itertools.count()
-_living: weakref.WeakValueDictionary[int, Living] = weakref.WeakValueDictionary()
+class LivingScheduler(Living, Protocol):
+    """A scheduler."""
+
+    running: bool
+
+    def take_error(self, error: BaseException) -> None:
+        """Have `loop()` raise what a callback of the hub has raised."""
 
 
-def register(thing: Living) -> None:
-    """Enter `thing`, for as long as it lives."""
-    _living[next(_numbers)] = thing
+class LivingBus(Living, Protocol):
+    """A side of a bus, or both."""
+
+    _closed: bool
+
+    def close(self) -> None:
+        """Close at once; does not block."""
+
+
+Entry = TypeVar("Entry", bound=Living)
+
+
+class Register(Generic[Entry]):
+    """What is alive of one kind."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._entries: weakref.WeakValueDictionary[int, Entry] = weakref.WeakValueDictionary()
+
+    def add(self, entry: Entry) -> None:
+        """Enter it, for as long as it lives."""
+        self._entries[next(self._numbers)] = entry
+
+    def living(self) -> list[Entry]:
+        """All that is alive now, oldest first."""
+        return list(self._entries.values())
+
+
+schedulers: Final[Register[LivingScheduler]] = Register()
+buses: Final[Register[LivingBus]] = Register()
+lingering: Final[Register[Living]] = Register()
 
 
 def living() -> list[Living]:
-    """List all that is alive now, oldest first."""
-    return list(_living.values())
+    """List all that is alive now: the schedulers first, because they freeze a parent's threads."""
+    return [*schedulers.living(), *buses.living(), *lingering.living()]
 
 
 def living_on(hub: Hub) -> list[Living]:
-    """List what is alive now and belongs to a hub, oldest first."""
+    """List what is alive now and belongs to a hub, in the same order."""
     return [thing for thing in living() if thing._hub is hub]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gevent.hub import Waiter, get_hub
 
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import TIMED_OUT, check_timeout, suspend
 
 Ready = TypeVar("Ready")
@@ -55,9 +56,9 @@ def block_on(
         raise ValueError("block_on needs at least one object to wait for")
     objects = [ready for ready, _ in wanted]
     descriptors = [_open_descriptor(ready) for ready in objects]
-    waiter: Waiter[Any] = Waiter()
-    loop: Any = get_hub().loop
-    watchers: list[Any] = []
+    waiter: Waiter[object] = Waiter()
+    loop = loop_of(get_hub())
+    watchers: list[Watcher] = []
     try:
         for (ready, events), descriptor in zip(wanted, descriptors, strict=True):
             # Two may be ready in one turn; the second finds nobody in the waiter.
@@ -74,7 +75,7 @@ def block_on(
         raise
 
 
-def _close(watchers: list[Any]) -> None:
+def _close(watchers: list[Watcher]) -> None:
     for watcher in watchers:
         watcher.close()
 

@@ -17,20 +17,22 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from types import CellType, FrameType, FunctionType, TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
-import gevent
 from greenlet import GreenletExit
+
+from ratchet._loop import AnyGreenlet
 
 Held = TypeVar("Held")
 
 _registered: list[Callable[[BaseException], None]] = []
 
 # Asked of the class: an error may have attributes of these names that do anything.
-_cause: Final[Any] = BaseException.__dict__["__cause__"].__get__
-_context: Final[Any] = BaseException.__dict__["__context__"].__get__
-_traceback: Final[Any] = BaseException.__dict__["__traceback__"].__get__
-_mro: Final[Any] = type.__dict__["__mro__"].__get__
+_fields: Final = BaseException.__dict__
+_cause: Final[Callable[[BaseException], BaseException | None]] = _fields["__cause__"].__get__
+_context: Final[Callable[[BaseException], BaseException | None]] = _fields["__context__"].__get__
+_traceback: Final[Callable[[BaseException], TracebackType | None]] = _fields["__traceback__"].__get__
+_mro: Final[Callable[[type], tuple[type, ...]]] = type.__dict__["__mro__"].__get__
 
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 
@@ -40,7 +42,7 @@ def after_death(act: Callable[[BaseException], None]) -> None:
     _registered.append(act)
 
 
-def death_of(thread: gevent.Greenlet[Any, Any]) -> BaseException | None:
+def death_of(thread: AnyGreenlet) -> BaseException | None:
     """The error or the kill that ended a thread; None if it returned."""
     if thread.exception is not None:
         return thread.exception
@@ -48,7 +50,7 @@ def death_of(thread: gevent.Greenlet[Any, Any]) -> BaseException | None:
     return thread.value if issubclass(type(thread.value), GreenletExit) else None
 
 
-def on_thread_end(thread: gevent.Greenlet[Any, Any]) -> None:
+def on_thread_end(thread: AnyGreenlet) -> None:
     """Hub callback: a thread has ended, by return, error or kill."""
     death = death_of(thread)
     if death is None:
@@ -103,17 +105,18 @@ class _References:
                 self._opened.add(key)
                 self.add_referents(self._objects[key])
 
-    def alone_of_kind(self, kind: type[Held]) -> list[Any]:
+    def alone_of_kind(self, kind: type[Held]) -> list[Held]:
         """The objects of a type, or of one derived from it, to which nothing else refers."""
         # Not `isinstance`: that asks the object for its class.
-        return [
-            self._objects[key]
-            for key in self._keys_alone()
-            if any(base is kind for base in _mro(type(self._objects[key])))
-        ]
+        alone = [self._objects[key] for key in self._keys_alone()]
+        return [thing for thing in alone if _is_of_kind(thing, kind)]
 
     def _keys_alone(self) -> list[int]:
         return [key for key, count in self._counts.items() if _references(self._objects, key) == count]
+
+
+def _is_of_kind(thing: object, kind: type[Held]) -> TypeGuard[Held]:
+    return any(base is kind for base in _mro(type(thing)))
 
 
 def _references(objects: dict[int, object], key: int) -> int:
@@ -136,7 +139,7 @@ def _left_frames(error: BaseException) -> Iterator[FrameType]:
             continue
         seen[id(current)] = current
         errors += (_cause(current), _context(current))
-        trace: TracebackType | None = _traceback(current)
+        trace = _traceback(current)
         while trace is not None:
             if id(trace.tb_frame) not in seen:
                 seen[id(trace.tb_frame)] = trace.tb_frame

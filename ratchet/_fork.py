@@ -19,7 +19,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import BuiltinMethodType, MethodType
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from ratchet._alive import living
 from ratchet._log import log_error, logger
 
 _ROLES: Final = ("waiter", "method", "callback", "greenlet", "linkable")
-_module: Final[Any] = type.__dict__["__module__"].__get__
+_module: Final[Callable[[type], object]] = type.__dict__["__module__"].__get__
 
 frozen: Final[dict[greenlet, None]] = {}
 """The threads that are copies of the parent's.  They are kept, because dropping one would end it."""

@@ -10,15 +10,15 @@ go where they went before.  This module keeps none itself.
 from __future__ import annotations
 
 import weakref
+from types import TracebackType
 from typing import Any
 
 from gevent.exceptions import HubDestroyed
 from gevent.hub import Hub
 from greenlet import GreenletExit, greenlet
 
-from ratchet._alive import living_on
+from ratchet import _alive
 from ratchet._interrupts import settle_soon
-from ratchet._scheduler import Scheduler
 from ratchet._thread import ScheduledThread
 
 _quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
@@ -33,7 +33,9 @@ def leave_errors_to_schedulers(hub: Hub) -> None:
         return
     inner = hub.handle_error
 
-    def handle_error(context: object, kind: type[BaseException], value: Any, tb: Any) -> None:
+    def handle_error(
+        context: object, kind: type[BaseException], value: Any, tb: TracebackType | None
+    ) -> None:
         ours = isinstance(context, ScheduledThread)
         if not ours and (isinstance(context, greenlet) or issubclass(kind, (HubDestroyed, GreenletExit))):
             inner(context, kind, value, tb)
@@ -55,9 +57,9 @@ def leave_errors_to_schedulers(hub: Hub) -> None:
     _quiet_hubs.add(hub)
 
 
-def _running_on(hub: Hub) -> Scheduler[ScheduledThread] | None:
+def _running_on(hub: Hub) -> _alive.LivingScheduler | None:
     """The oldest scheduler that a greenlet of this hub runs."""
-    for thing in living_on(hub):
-        if isinstance(thing, Scheduler) and thing.running:
-            return thing
+    for scheduler in _alive.schedulers.living():
+        if scheduler._hub is hub and scheduler.running:
+            return scheduler
     return None

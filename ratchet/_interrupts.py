@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any
+from types import TracebackType
 
 from gevent.hub import Hub
 from greenlet import greenlet
@@ -38,7 +38,12 @@ def guard(hub: Hub) -> None:
         return
     inner = hub.handle_error
 
-    def handle_error(context: object, type: type[BaseException], value: Any, tb: Any) -> None:
+    def handle_error(
+        context: object,
+        type: type[BaseException],
+        value: BaseException | str | None,
+        tb: TracebackType | None,
+    ) -> None:
         if not isinstance(context, greenlet):
             # First, because the inner handler may not return before the next turn.
             settle_soon(hub)
@@ -50,7 +55,7 @@ def guard(hub: Hub) -> None:
 
 def settle_soon(hub: Hub) -> None:
     """Settle everything on `hub` in its next turn; does not block."""
-    loop: Any = hub.loop
+    loop = hub.loop
     if loop is not None:
         loop.run_callback(_settle, hub)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
@@ -22,7 +23,8 @@ bus_logger: Final = logging.getLogger("ratchet.bus")
 kernel_logger: Final = logging.getLogger("ratchet.kernel")
 
 # `error.__traceback__` would ask the error's own `__getattribute__`.
-_traceback: Final[Any] = BaseException.__dict__["__traceback__"]
+_fields: Final = BaseException.__dict__
+_traceback: Final[Callable[[BaseException], TracebackType | None]] = _fields["__traceback__"].__get__
 
 
 def safe_repr(value: object) -> str:
@@ -37,8 +39,7 @@ def safe_repr(value: object) -> str:
 
 def traceback_of(error: BaseException) -> TracebackType | None:
     """The traceback of an error, without running code of the error's own."""
-    trace: TracebackType | None = _traceback.__get__(error)
-    return trace
+    return _traceback(error)
 
 
 def log_error(target: logging.Logger, level: int, text: str, *args: object, error: BaseException) -> None:

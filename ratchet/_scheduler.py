@@ -25,7 +25,7 @@ import logging
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import gevent
 from gevent.exceptions import LoopExit
@@ -83,7 +83,7 @@ class Scheduler(Generic[Owned]):
         self._errors: dict[Owned | _HubCallback, BaseException] = {}
         self.running = False
         # What the greenlet that runs the loop sleeps on, or slept on last.
-        self._looper: Waiter[Any] = Waiter(hub)
+        self._looper: Waiter[object] = Waiter(hub)
         self._stopping = False
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
@@ -150,9 +150,9 @@ class Scheduler(Generic[Owned]):
             else:
                 return
 
-    def _wait_for_change(self, sleep: Callable[[Waiter[Any], object], None]) -> None:
+    def _wait_for_change(self, sleep: Callable[[Waiter[object], object], None]) -> None:
         """Sleep until a thread's end, an error or `stop()`, or as long as `sleep` says."""
-        looper: Waiter[Any] = Waiter(self._hub)
+        looper: Waiter[object] = Waiter(self._hub)
         self._looper = looper
         try:
             sleep(looper, self._owner)

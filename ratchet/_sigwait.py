@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import signal as _signal
-from typing import Any
 
 from gevent.hub import Waiter, get_hub
 
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import check_timeout, suspend
 from ratchet.errors import WrongThread
 
-waiters: dict[Waiter[Any], _signal.Signals] = {}
+waiters: dict[Waiter[object], _signal.Signals] = {}
 """The signal that each thread waits for, by the waiter that the thread sleeps on."""
 
 
@@ -49,11 +49,11 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
     """
     number = _signal_number(signal)
     check_timeout(timeout)
-    loop: Any = get_hub().loop
+    loop = loop_of(get_hub())
     # Not asked of `threading`: in a patched program a greenlet is a thread to it.
     if not loop.default:
         raise WrongThread("sigwait works in the main OS thread only, as Python's signal handlers do")
-    waiter: Waiter[Any] = Waiter()
+    waiter: Waiter[object] = Waiter()
     watcher = loop.signal(number)
     try:
         return _sigwait(waiter, watcher, number, timeout)
@@ -63,7 +63,9 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
         raise
 
 
-def _sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals, timeout: float | None) -> bool:
+def _sigwait(
+    waiter: Waiter[object], watcher: Watcher, number: _signal.Signals, timeout: float | None
+) -> bool:
     try:
         waiters[waiter] = number
         watcher.start(waiter.switch, True)
@@ -75,7 +77,7 @@ def _sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals, timeout
         raise
 
 
-def _stop_sigwait(waiter: Waiter[Any], watcher: Any, number: _signal.Signals) -> None:
+def _stop_sigwait(waiter: Waiter[object], watcher: Watcher, number: _signal.Signals) -> None:
     watcher.close()
     waiters.pop(waiter, None)
     _restore_handler(number)

@@ -21,7 +21,7 @@ from ratchet._context import context_that_outlives
 from ratchet._wait import waiting_on
 
 if TYPE_CHECKING:
-    Greenlet = gevent.Greenlet[Any, Any]
+    Greenlet = gevent.Greenlet[..., Any]
 else:
     Greenlet = gevent.Greenlet
 
@@ -70,8 +70,8 @@ class ScheduledThread(Greenlet):
 
 
 def prepared(
-    func: Callable[..., object], kwargs: Mapping[str, Any]
-) -> tuple[Callable[..., object], Mapping[str, Any]]:
+    func: Callable[..., object], kwargs: Mapping[str, object]
+) -> tuple[Callable[..., object], Mapping[str, object]]:
     """Return what a `Thread` is made with to call `func(**kwargs)`; refuse what cannot be called."""
     if not callable(func):
         raise TypeError(f"func must be callable, not {func!r}")
@@ -101,7 +101,7 @@ def described(thread: ScheduledThread) -> str:
     return head + "\n" + "".join(traceback.format_stack(thread.gr_frame)).rstrip()
 
 
-def space_of(thread: greenlet, premade: Any = None) -> Any:
+def space_of(thread: greenlet, premade: object = None) -> Any:
     """The scratch object of any greenlet: `premade`, or an empty namespace, on first use."""
     attributes = thread.__dict__
     if "_space" not in attributes:

@@ -8,21 +8,23 @@ poll, then what the poll found; check watchers are the last of that.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from gevent.exceptions import LoopExit
 from gevent.hub import Hub, Waiter
 from greenlet import getcurrent
 
+from ratchet import _clock
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import suspend
 
 _NOTHING_LEFT: Final = object()
 
 # What greenlets other than the main one sleep on that are told when nothing is left.
-_off_main: dict[Waiter[Any], Hub] = {}
+_off_main: dict[Waiter[object], Hub] = {}
 
 
-def suspend_until_nothing_is_left(looper: Waiter[Any], subject: object) -> None:
+def suspend_until_nothing_is_left(looper: Waiter[object], subject: object) -> None:
     """Sleep until `looper` is woken.
 
     Raises `LoopExit` when nothing is left that could ever wake it.
@@ -30,14 +32,14 @@ def suspend_until_nothing_is_left(looper: Waiter[Any], subject: object) -> None:
     _suspend(looper, subject, None)
 
 
-def suspend_for_a_turn(looper: Waiter[Any], subject: object, *, noblock: bool) -> None:
+def suspend_for_a_turn(looper: Waiter[object], subject: object, *, noblock: bool) -> None:
     """Sleep until `looper` is woken, or the turn ends.
 
     The poll of that turn does not wait if `noblock`, or if something can run
     already: then that is what the turn is for.  Raises `LoopExit` when nothing is
     left that could ever wake it.
     """
-    loop: Any = looper.hub.loop
+    loop = loop_of(looper.hub)
     # MINPRI: everything that this turn's poll found runs before.
     turn = loop.check(ref=False, priority=loop.MINPRI)
     nudge = loop.idle(ref=False)
@@ -52,8 +54,8 @@ def suspend_for_a_turn(looper: Waiter[Any], subject: object, *, noblock: bool) -
         raise
 
 
-def _suspend(looper: Waiter[Any], subject: object, turn: Any) -> None:
-    hub: Any = looper.hub
+def _suspend(looper: Waiter[object], subject: object, turn: Watcher | None) -> None:
+    hub = looper.hub
     if getcurrent() is not hub.parent:
         _suspend_off_main(looper, subject, turn)
         return
@@ -62,17 +64,17 @@ def _suspend(looper: Waiter[Any], subject: object, turn: Any) -> None:
     suspend(looper, "loop", subject)
 
 
-def _suspend_off_main(looper: Waiter[Any], subject: object, turn: Any) -> None:
+def _suspend_off_main(looper: Waiter[object], subject: object, turn: Watcher | None) -> None:
     """Sleep in a greenlet to which the hub does not say by itself that nothing is left.
 
     gevent raises `LoopExit` in the main greenlet only.  This watcher looks for
     the same thing, last before each poll, and tells this greenlet.  It counts as
     something left itself, or the hub could end before it looks.
     """
-    hub: Any = looper.hub
-    loop: Any = hub.loop
+    hub = looper.hub
+    loop = loop_of(hub)
     before_poll = loop.prepare(priority=loop.MINPRI)
-    next_turn = loop.timer(0.0)
+    next_turn = _clock.timer(hub, 0.0)
     try:
         before_poll.start(_tell_if_nothing_left, hub, next_turn, looper)
         # A prepare watcher that starts in the midst of a turn misses this turn's poll.
@@ -96,30 +98,29 @@ def _suspend_off_main(looper: Waiter[Any], subject: object, turn: Any) -> None:
         raise LoopExit
 
 
-def _close(*watchers: Any) -> None:
+def _close(*watchers: Watcher) -> None:
     for watcher in watchers:
         watcher.close()
 
 
-def _tell_if_nothing_left(hub: Hub, next_turn: Any, looper: Waiter[Any]) -> None:
+def _tell_if_nothing_left(hub: Hub, next_turn: Watcher, looper: Waiter[object]) -> None:
     """Hub callback.  It does not switch itself: gevent has run this turn's
     callbacks already, and those that a woken thread adds would wait for an event.
     """
-    loop: Any = hub.loop
+    loop = loop_of(hub)
     # A waiter without a greenlet is that of one which a forked child has left to its parent.
     told = sum(1 for other, its_hub in _off_main.items() if its_hub is hub and other.greenlet is not None)
     if loop.activecnt == told:
         next_turn.start(looper.switch, _NOTHING_LEFT)
 
 
-def _end_with_turn(turn: Any, looper: Waiter[Any]) -> None:
+def _end_with_turn(turn: Watcher, looper: Waiter[object]) -> None:
     """Wake `looper` when the turn ends and all that can run now has run.
 
     The last of what is queued says when that is: gevent puts callbacks off to a
     later turn when those of one take long.
     """
-    hub: Any = looper.hub
-    loop: Any = hub.loop
+    loop = loop_of(looper.hub)
     last = loop.run_callback(_do_nothing) if loop._callbacks else None
 
     def wake() -> None:

@@ -20,19 +20,28 @@ from __future__ import annotations
 import threading
 from collections import deque
 from types import FrameType
-from typing import Any, Final
+from typing import Final, TypeVar, overload
 
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._log import safe_repr
 from ratchet.errors import WrongThread
+
+Value = TypeVar("Value")
 
 TIMED_OUT: Final = object()
 """Returned by `suspend` when its time is over."""
 
 
-def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: float | None = None) -> object:
+@overload
+def suspend(waiter: Waiter[Value], call: str, subject: object = None) -> Value: ...
+@overload
+def suspend(
+    waiter: Waiter[Value], call: str, subject: object = None, timeout: float | None = None
+) -> object: ...
+def suspend(waiter: Waiter[Value], call: str, subject: object = None, timeout: float | None = None) -> object:
     """Sleep until `waiter.switch(value)`, and return that value.
 
     Args:
@@ -43,10 +52,9 @@ def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: flo
     """
     if timeout is None:
         return waiter.get()
-    timer = get_hub().loop.timer(max(timeout, 0.0))
+    timer = _clock.timer(get_hub(), timeout)
     try:
-        # update=True: a loop that is late must not make the timer fire early.
-        timer.start(waiter.switch, TIMED_OUT, update=True)
+        timer.start(waiter.switch, TIMED_OUT)
         value = waiter.get()
         timer.close()
         return value
@@ -55,7 +63,7 @@ def suspend(waiter: Waiter[Any], call: str, subject: object = None, timeout: flo
         raise
 
 
-class WaitQueue(deque["Waiter[Any]"]):
+class WaitQueue(deque["Waiter[object]"]):
     """Threads that wait for one condition, woken first come, first served.
 
     `wake_next` runs the woken thread before it returns.  So a thread that was
@@ -65,7 +73,7 @@ class WaitQueue(deque["Waiter[Any]"]):
 
     def wait(self, call: str, subject: object, timeout: float | None = None) -> bool:
         """Sleep until it is this thread's turn; False when the time is over."""
-        waiter: Waiter[Any] = Waiter()
+        waiter: Waiter[object] = Waiter()
         try:
             self.append(waiter)
             woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT

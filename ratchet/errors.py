@@ -8,7 +8,7 @@ not swallow is a `BaseException`: `Alarm` is a `gevent.Timeout`.
 from __future__ import annotations
 
 import enum
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import gevent
 
@@ -238,7 +238,7 @@ class Alarm(gevent.Timeout):
     def start(self) -> None:
         """Do nothing: `alarm()` has started it, and it rings only once."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # All but what makes it ring.
         return type(self), (), {name: value for name, value in vars(self).items() if name != "timer"}
 

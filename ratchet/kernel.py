@@ -17,7 +17,7 @@ from typing import NoReturn, ParamSpec, TypeVar, TypeVarTuple
 from gevent.hub import Hub, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from ratchet._alive import register
+from ratchet import _alive
 from ratchet._fork import frozen
 from ratchet._hub_errors import leave_errors_to_schedulers
 from ratchet._interrupts import guard
@@ -93,7 +93,7 @@ class Ratchet:
         self._scheduler = Scheduler(self, self._hub, errh)
         guard(self._hub)
         leave_errors_to_schedulers(self._hub)
-        register(self._scheduler)
+        _alive.schedulers.add(self._scheduler)
         if entry is not None:
             self.attach(entry)
 

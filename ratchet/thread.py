@@ -10,7 +10,6 @@ and are named here.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
 
@@ -18,8 +17,10 @@ import gevent
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._alarm import alarm
 from ratchet._block_on import block_on
+from ratchet._loop import AnyGreenlet
 from ratchet._pause import pause, unpause
 from ratchet._sigwait import sigwait
 from ratchet._thread import prepared, space_of
@@ -84,7 +85,7 @@ def current() -> greenlet:
     return getcurrent()
 
 
-def space(premade: Any = None) -> Any:
+def space(premade: object = None) -> Any:
     """The current thread's own scratch object, made on first use.
 
     Args:
@@ -102,7 +103,7 @@ def timer(seconds: float) -> None:
     if seconds is None:
         raise TypeError("seconds must be a number of seconds, not None")
     check_timeout(seconds, "seconds")
-    waiter: Waiter[Any] = Waiter()
+    waiter: Waiter[object] = Waiter()
     if seconds <= 0:
         get_hub().loop.run_callback(waiter.switch, None)
         suspend(waiter, "timer")
@@ -110,7 +111,7 @@ def timer(seconds: float) -> None:
         suspend(waiter, "timer", timeout=seconds)
 
 
-def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None = None) -> bool:
+def wait_all(threads: Iterable[gevent.Greenlet[..., Any]], timeout: float | None = None) -> bool:
     """Wait until all `threads` have ended, by return, error or kill; blocks.
 
     Their errors are not raised here.
@@ -148,16 +149,16 @@ def wait_all(threads: Iterable[gevent.Greenlet[Any, Any]], timeout: float | None
             raise ValueError(f"{thread!r} cannot wait for itself")
         if not thread.ready():
             running.append(thread)
-    end = None if timeout is None else time.monotonic() + timeout
+    end = None if timeout is None else _clock.monotonic() + timeout
     # One after the other, and without a callback of ours in which an end could be lost.
     return all(_wait_for(thread, running, end) for thread in running)
 
 
-def _wait_for(thread: gevent.Greenlet[Any, Any], all_of_them: object, end: float | None) -> bool:
+def _wait_for(thread: AnyGreenlet, all_of_them: object, end: float | None) -> bool:
     if thread.ready():
         return True
-    timeout = None if end is None else end - time.monotonic()
-    waiter: Waiter[Any] = Waiter()
+    timeout = None if end is None else end - _clock.monotonic()
+    waiter: Waiter[object] = Waiter()
     try:
         thread.rawlink(waiter.switch)
         ended = suspend(waiter, "wait_all", all_of_them, timeout) is not TIMED_OUT
@@ -168,7 +169,7 @@ def _wait_for(thread: gevent.Greenlet[Any, Any], all_of_them: object, end: float
         raise
 
 
-def kill(thread: gevent.Greenlet[Any, Any]) -> None:
+def kill(thread: gevent.Greenlet[..., Any]) -> None:
     """End a thread, and wait until it has ended; its `finally` blocks run.
 
     A thread that has ended already is left alone; one that has not started
@@ -178,7 +179,7 @@ def kill(thread: gevent.Greenlet[Any, Any]) -> None:
     kill_all([thread])
 
 
-def kill_all(threads: Iterable[gevent.Greenlet[Any, Any]]) -> None:
+def kill_all(threads: Iterable[gevent.Greenlet[..., Any]]) -> None:
     """End all `threads` at once, and wait until they have ended; see `kill`."""
     threads = list(threads)
     for thread in threads:

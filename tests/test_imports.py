@@ -15,16 +15,31 @@ from ratchet import __version__, bus
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
 ERRORS = {"errors"}
-SCHEDULER = {*ERRORS, "_log", "_wait", "_alive", "_interrupts", "_death", "_context", "_fork"}
-COMMAND = {"bus", "cli.common", "cli.connection"}
+SCHEDULER = {
+    *ERRORS,
+    "_loop",
+    "_clock",
+    "_chance",
+    "_log",
+    "_wait",
+    "_alive",
+    "_interrupts",
+    "_death",
+    "_context",
+    "_fork",
+}
+COMMAND = {"_clock", "bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "_loop": set(),
+    "_clock": {"_loop"},
+    "_chance": set(),
     "_log": ERRORS,
-    "_wait": {*ERRORS, "_log"},
+    "_wait": {*ERRORS, "_clock", "_log"},
     "_alive": set(),
     "_interrupts": {"_alive", "_log"},
     "_fork": {"_alive", "_log"},
-    "_death": set(),
+    "_death": {"_loop"},
     "_context": set(),
     "_turns": SCHEDULER,
     "_thread": SCHEDULER,
@@ -77,7 +92,13 @@ ALLOWED |= {
     "": {*ERRORS, "_fork", "_version", "kernel", "thread", "bus"},
     # The command line is one more program: it uses the library and is used by nobody.
     "cli.common": {"bus._core.address"},
-    "cli.connection": {"bus._core.address", "bus._socket.dial", "bus._socket.transport", "cli.common"},
+    "cli.connection": {
+        "_clock",
+        "bus._core.address",
+        "bus._socket.dial",
+        "bus._socket.transport",
+        "cli.common",
+    },
     "cli.latency": set(),
     "cli.call": {*COMMAND, *ERRORS, "bus.codecs"},
     "cli.serve": {*COMMAND, "_log", "bus.codecs", "kernel"},

@@ -92,8 +92,8 @@ def test_a_wake_that_comes_too_late_does_nothing() -> None:
 
 
 def test_waiting_on_names_the_call_and_its_subject() -> None:
-    with_subject = gevent.spawn(suspend, Waiter(), "recv", ["a bus"])
-    without = gevent.spawn(suspend, Waiter(), "pause", None, 60)
+    with_subject: gevent.Greenlet[..., object] = gevent.spawn(suspend, Waiter(), "recv", ["a bus"])
+    without: gevent.Greenlet[..., object] = gevent.spawn(suspend, Waiter(), "pause", None, 60)
     turns()
     try:
         assert waiting_on(with_subject) == "recv on ['a bus']"

@@ -29,7 +29,7 @@ from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
-from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
+from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
 from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.stats import Counters, Stats
@@ -109,15 +109,15 @@ class _LocalRoute:
 
     # To the server; see `ClientRoute`.
 
-    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         # Nothing is to be told: the server's side sees it in `forget`.
         incoming = transaction.incoming
         return Outcome.NOT_RUN if incoming is not None and incoming.state is QUEUED else Outcome.UNKNOWN
 
-    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         return False
 
-    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def forget(self, transaction: AnyOutgoing) -> None:
         # After the client's side has ended, so that it is in a register until then.
         incoming = transaction.incoming
         if incoming is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
 from ratchet.bus._core.limits import Limits, checked_limits
@@ -16,7 +16,7 @@ from ratchet.bus._socket.client import ClientBus, check_connected
 from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.listen import Listener, check_listens, open_listener
 from ratchet.bus._socket.server import ServerBus
-from ratchet.bus._socket.transport import check_context, transport_of
+from ratchet.bus._socket.transport import Socket, check_context, transport_of
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
 
 Request = TypeVar("Request")
@@ -25,11 +25,11 @@ Response = TypeVar("Response")
 
 @overload
 def new_server(
-    socket: Any, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
+    socket: Socket, *, limits: Limits | None = None, ssl_context: ssl.SSLContext | None = None
 ) -> ServerBus[bytes, bytes]: ...
 @overload
 def new_server(
-    socket: Any,
+    socket: Socket,
     *,
     codec: Codec[Request, Response],
     limits: Limits | None = None,
@@ -37,7 +37,7 @@ def new_server(
 ) -> ServerBus[Request, Response]: ...
 @overload
 def new_server(
-    socket: Any,
+    socket: Socket,
     request_from_bus: FromBus[Request] | None = None,
     response_to_bus: ToBus[Response] | None = None,
     *,
@@ -45,14 +45,14 @@ def new_server(
     ssl_context: ssl.SSLContext | None = None,
 ) -> ServerBus[Request, Response]: ...
 def new_server(
-    socket: Any,
-    request_from_bus: FromBus[Any] | None = None,
-    response_to_bus: ToBus[Any] | None = None,
+    socket: Socket,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> ServerBus[Any, Any]:
+) -> ServerBus[Request, Response]:
     """The server's side of a bus, on a socket that already listens.  Does not block.
 
     Args:
@@ -91,15 +91,15 @@ def new_server(
 
 @overload
 def new_client(
-    socket: Any, *, plain: bool = False, limits: Limits | None = None
+    socket: Socket, *, plain: bool = False, limits: Limits | None = None
 ) -> ClientBus[bytes, bytes]: ...
 @overload
 def new_client(
-    socket: Any, *, codec: Codec[Request, Response], plain: bool = False, limits: Limits | None = None
+    socket: Socket, *, codec: Codec[Request, Response], plain: bool = False, limits: Limits | None = None
 ) -> ClientBus[Request, Response]: ...
 @overload
 def new_client(
-    socket: Any,
+    socket: Socket,
     request_to_bus: ToBus[Request] | None = None,
     response_from_bus: FromBus[Response] | None = None,
     *,
@@ -107,14 +107,14 @@ def new_client(
     limits: Limits | None = None,
 ) -> ClientBus[Request, Response]: ...
 def new_client(
-    socket: Any,
-    request_to_bus: ToBus[Any] | None = None,
-    response_from_bus: FromBus[Any] | None = None,
+    socket: Socket,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     plain: bool = False,
     limits: Limits | None = None,
-) -> ClientBus[Any, Any]:
+) -> ClientBus[Request, Response]:
     """The client's side of a bus, on a socket that is already connected.  Does not block.
 
     It has this one connection.  When that is lost, further requests fail with
@@ -165,13 +165,13 @@ def listen(
 ) -> ServerBus[Request, Response]: ...
 def listen(
     address: Address,
-    request_from_bus: FromBus[Any] | None = None,
-    response_to_bus: ToBus[Any] | None = None,
+    request_from_bus: FromBus[Request] | None = None,
+    response_to_bus: ToBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> ServerBus[Any, Any]:
+) -> ServerBus[Request, Response]:
     """The server's side of a bus, on an address.  Blocks while a host name is looked up.
 
     Args:
@@ -238,14 +238,14 @@ def connect(
 ) -> ClientBus[Request, Response]: ...
 def connect(
     address: Address,
-    request_to_bus: ToBus[Any] | None = None,
-    response_from_bus: FromBus[Any] | None = None,
+    request_to_bus: ToBus[Request] | None = None,
+    response_from_bus: FromBus[Response] | None = None,
     *,
-    codec: Codec[Any, Any] | None = None,
+    codec: Codec[Request, Response] | None = None,
     plain: bool = False,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> ClientBus[Any, Any]:
+) -> ClientBus[Request, Response]:
     """The client's side of a bus, on an address; `listen` has an example.
 
     Does not block: it connects in the background, and again whenever the

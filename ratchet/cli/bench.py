@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from typing import Final
 
 import gevent
 
-from ratchet import thread
+from ratchet import _clock, thread
 from ratchet.bus import ClientBus, Limits, connect
 from ratchet.cli import connection
 from ratchet.cli.common import (
@@ -141,11 +140,11 @@ def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[Cli
         connections.enter_context(connect(arguments.address, plain=arguments.plain, ssl_context=context))
         for _ in range(arguments.connections)
     ]
-    end = time.monotonic() + arguments.timeout
+    end = _clock.monotonic() + arguments.timeout
     while not all(client.stats().connections for client in clients):
-        if time.monotonic() > end:
+        if _clock.monotonic() > end:
             raise Failure(f"{arguments.address} did not take {len(clients)} connections in time; try fewer")
-        gevent.sleep(0.001)
+        _clock.sleep(0.001)
     return clients
 
 
@@ -172,7 +171,7 @@ class Load:
 
     def work(self, client: ClientBus[bytes, bytes]) -> None:
         """One thread of the load: one request after the other."""
-        clock, add = time.perf_counter, self.latencies.add
+        clock, add = _clock.monotonic, self.latencies.add
         while True:
             began = clock()
             self._sent += 1
@@ -189,20 +188,20 @@ class Load:
 
     def measure(self, seconds: float) -> None:
         """The thread that ends the measurement, when the time is over or at Ctrl-C."""
-        began = time.monotonic()
+        began = _clock.monotonic()
         self.interrupted = thread.sigwait("SIGINT", seconds)
-        self._seconds = time.monotonic() - began
+        self._seconds = _clock.monotonic() - began
         self._unfinished = self._sent - self.latencies.count - self.errors.total()
 
     def show_progress(self, seconds: float) -> None:
         """A background thread: one line that changes, or, in a log, one a second."""
         live = sys.stderr is not None and sys.stderr.isatty()
-        began = then = time.monotonic()
+        began = then = _clock.monotonic()
         answered = 0
         try:
             while True:
-                gevent.sleep(0.2 if live else 1.0)
-                now, before = time.monotonic(), answered
+                _clock.sleep(0.2 if live else 1.0)
+                now, before = _clock.monotonic(), answered
                 answered = self.latencies.count
                 line = (
                     f"{now - began:.1f} of {seconds:g} s: {answered:,} answered,"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from typing import Final
 
+from ratchet import _clock
 from ratchet.bus import ClientBus, Limits
 from ratchet.bus.codecs import client_functions
 from ratchet.cli.common import (
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def exchange(arguments: argparse.Namespace, request: bytes) -> Response:
     """Send a request and return the response; blocks.  Raises `Failure`."""
-    end = time.monotonic() + arguments.timeout
+    end = _clock.monotonic() + arguments.timeout
     context = client_context(arguments)
     try:
         transport, peer = connect(arguments.address, arguments.timeout, context)
@@ -133,7 +133,7 @@ def exchange(arguments: argparse.Namespace, request: bytes) -> Response:
     with ClientBus(peer, encode, decode, Limits(), arguments.plain) as client:
         client._use(transport, peer)
         try:
-            return client.call(request, max(0.0, end - time.monotonic()))
+            return client.call(request, max(0.0, end - _clock.monotonic()))
         except BusError as error:
             if isinstance(error, RemoteError):
                 say(error.remote_traceback.rstrip())

@@ -6,9 +6,9 @@ import argparse
 import socket
 import ssl
 
-import gevent
 from gevent.hub import Hub, get_hub
 
+from ratchet import _clock
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
 from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.transport import Transport
@@ -108,7 +108,7 @@ def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tup
     get_hub().NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
     try:
         # Looking up a host name knows no time-out of its own.
-        with gevent.Timeout(timeout, TimeoutError()):
+        with _clock.Timeout(timeout, TimeoutError()):
             return dial(parse(address), context)
     except (OSError, ValueError) as error:
         raise Failure(_why(error, address, context is not None)) from error

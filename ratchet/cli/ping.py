@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import ssl
 import statistics
-import time
 from collections import deque
 from itertools import count
 from typing import Final
 
-import gevent
 from gevent import socket
 
+from ratchet import _clock
 from ratchet.bus import Limits
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.transport import Transport
@@ -89,12 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     pinger = Pinger(arguments.address, arguments.timeout, client_context(arguments))
     try:
         pinger.connect()
-        began = time.monotonic()
+        began = _clock.monotonic()
         try:
             pinger.ping(arguments.count, arguments.interval)
         except KeyboardInterrupt:
             pass
-        put(pinger.summary(time.monotonic() - began))
+        put(pinger.summary(_clock.monotonic() - began))
     finally:
         pinger.close()
     return 0 if pinger.received else FAILED
@@ -125,18 +124,18 @@ class Pinger:
 
     def ping(self, number: int | None, interval: float) -> None:
         """Send `number` PINGs, or go on for ever, and print what becomes of each; blocks."""
-        due = time.monotonic()
+        due = _clock.monotonic()
         for sequence in count(1) if number is None else range(1, number + 1):
-            gevent.sleep(max(0.0, due - time.monotonic()))
+            _clock.sleep(max(0.0, due - _clock.monotonic()))
             put(self.line(sequence))
             # After a wait that was longer than the interval there is nothing to catch up with.
-            due = max(due + interval, time.monotonic())
+            due = max(due + interval, _clock.monotonic())
 
     def line(self, sequence: int) -> str:
         """Send one PING, and say what became of it; blocks."""
         try:
             transport = self._transport or self.connect()
-            seconds: float | None = gevent.with_timeout(
+            seconds: float | None = _clock.with_timeout(
                 self._timeout, self._round_trip, transport, sequence, timeout_value=None
             )
         except (Failure, OSError, BusError) as error:
@@ -170,13 +169,13 @@ class Pinger:
         """Seconds until the PONG came; blocks."""
         # A PONG that comes too late has the id of an older PING.
         id = sequence & wire.MAX_ID
-        began = time.perf_counter()
+        began = _clock.monotonic()
         # Does not wait: so few bytes fit, unless the connection is stuck.
         transport.send(wire.encode(wire.PING, 0, id, 0, ()))
         while True:
             messages = self._decoder.feed(receive(transport))
             if any(message[0] == wire.PONG and message[2] == id for message in messages):
-                return time.perf_counter() - began
+                return _clock.monotonic() - began
             if self._decoder.error is not None:
                 raise self._decoder.error
 

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -20,6 +19,7 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
+from ratchet import _clock
 from ratchet._log import log_error
 from ratchet.bus import Codec, ServerBus, codecs, listen
 from ratchet.bus.codecs import required_arguments
@@ -48,7 +48,8 @@ _CODECS: Final[dict[str, Codec[Any, Any] | None]] = {
 }
 _logger: Final = logging.getLogger("ratchet.serve")
 
-Handler = Callable[..., Any]
+Handler = Callable[..., object]
+Server = ServerBus[Any, Any]
 
 
 def add_to(commands: Commands) -> None:
@@ -130,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     codec = _CODECS[arguments.codec]
     try:
         if codec is None:
-            server: ServerBus[Any, Any] = listen(arguments.address, ssl_context=context)
+            server: Server = listen(arguments.address, ssl_context=context)
         else:
             server = listen(arguments.address, codec=codec, ssl_context=context)
     except OSError as error:
@@ -200,7 +201,7 @@ def cannot_listen(address: str, error: OSError) -> str:
     return f"cannot listen on {address} ({reason(cause)}); {advice}"
 
 
-def serve(server: ServerBus[Any, Any], handler: Handler, workers: int, drain_timeout: float) -> bool:
+def serve(server: Server, handler: Handler, workers: int, drain_timeout: float) -> bool:
     """Serve until a signal ends it; blocks.  False if work was cut off."""
     with Ratchet(errh=log_death) as kernel:
         stop = Stop(kernel, server, drain_timeout)
@@ -221,7 +222,7 @@ def log_death(error: BaseException, thread: Thread) -> None:
 class Stop:
     """Handler of the signals that end the server: the first one drains it, the second one closes it."""
 
-    def __init__(self, kernel: Ratchet, server: ServerBus[Any, Any], timeout: float) -> None:
+    def __init__(self, kernel: Ratchet, server: Server, timeout: float) -> None:
         self._kernel = kernel
         self._server = server
         self._timeout = timeout
@@ -231,7 +232,7 @@ class Stop:
 
     def __call__(self) -> None:
         if self._drainer is None:
-            self._end = time.monotonic() + self._timeout
+            self._end = _clock.monotonic() + self._timeout
             self._drainer = self._kernel.attach(self._server.drain, self._timeout)
             say("draining; a second signal ends at once")
         else:
@@ -243,8 +244,8 @@ class Stop:
         """Wait for what is left once the server has stopped serving; False if some was cut off."""
         drained = self._drainer is None or self._drainer.get()
         # Threads that handlers have attached go on after the last answer.
-        left = max(0.0, self._end - time.monotonic())
-        gevent.with_timeout(left, self._kernel.loop, timeout_value=None)
+        left = max(0.0, self._end - _clock.monotonic())
+        _clock.with_timeout(left, self._kernel.loop, timeout_value=None)
         finished = drained and not self._kernel.num_threads
         self._kernel.close()
         return finished

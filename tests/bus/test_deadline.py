@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import time
-from types import SimpleNamespace
 
 import gevent
 import pytest
 
 from helpers import LONG
-from ratchet.bus._core import deadline
+from ratchet import _clock
 from ratchet.bus._core.deadline import deadline_after, enter_scope, leave_scope, request_deadline, time_left
 
 
@@ -27,8 +26,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock()
-    # In this module alone: the whole process goes on with the real clock.
-    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=stopped.monotonic))
+    # Of the package alone: the rest of the process goes on with the real clock.
+    monkeypatch.setattr(_clock, "monotonic", stopped.monotonic)
     return stopped
 
 

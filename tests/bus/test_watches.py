@@ -12,6 +12,7 @@ import gevent
 import pytest
 
 from helpers import active_watchers, burn, wait_until
+from ratchet import _clock
 from ratchet.bus._socket import acknowledge, delivery
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.delivery import DeliveryWatch
@@ -126,7 +127,10 @@ class Hub:
     def now(self) -> float:
         return self.time
 
-    def timer(self, seconds: float, ref: bool) -> Timer:
+    def update_now(self) -> None:
+        """It is never late."""
+
+    def timer(self, seconds: float, repeat: float, ref: bool, priority: int | None) -> Timer:
         return Timer(self, seconds)
 
     def go_on(self) -> None:
@@ -141,8 +145,7 @@ class Timer:
         self.hub = hub
         self.seconds = seconds
 
-    def start(self, callback: Callable[[], None], update: bool) -> None:
-        assert update
+    def start(self, callback: Callable[[], None]) -> None:
         self.callback = callback
         self.hub.timers.append(self)
 
@@ -190,6 +193,7 @@ def test_an_exception_at_any_line_of_a_look_leaves_no_watch_deaf(
     def whole_life(strike: int) -> int:
         watched, hub = Watched(), Hub()
         monkeypatch.setattr(gevent, "get_hub", lambda: hub)
+        monkeypatch.setattr(_clock, "monotonic", hub.now)
         watch = kind(watched)
 
         def live() -> None:

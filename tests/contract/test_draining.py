@@ -159,4 +159,6 @@ def test_a_socket_that_is_shut_down_for_all_its_processes_keeps_nobody_busy() ->
     listener, server = listening()
     with server:
         listener.shutdown(socket.SHUT_RDWR)
-        wait_until(lambda: not server._acceptor.active, "the server to stop accepting")
+        acceptor = server._acceptor
+        assert acceptor is not None
+        wait_until(lambda: not acceptor.active, "the server to stop accepting")

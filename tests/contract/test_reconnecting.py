@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -16,10 +15,9 @@ from gevent.server import StreamServer
 
 from contract.buses import Start, client_tls, on_sockets, server_tls
 from helpers import LONG, turns, wait_until
-from ratchet import BusClosed, BusTimeout, ConnectionLost, Rejected
+from ratchet import BusClosed, BusTimeout, ConnectionLost, Rejected, _clock
 from ratchet import bus as ratchet_bus
 from ratchet.bus import ClientBus, ServerBus, codecs
-from ratchet.bus._socket import dial as dialer
 from ratchet.bus._socket import wire
 from raw_peer import RawPeer
 
@@ -139,8 +137,7 @@ def test_a_connection_that_is_lost_at_once_is_made_again_after_growing_pauses(
         pauses.append(seconds)
         gevent.sleep(0)
 
-    fake = SimpleNamespace(sleep=sleep, spawn=gevent.spawn, Greenlet=gevent.Greenlet, get_hub=gevent.get_hub)
-    monkeypatch.setattr(dialer, "gevent", fake)
+    monkeypatch.setattr(_clock, "sleep", sleep)
     clients = [place.connect() for _ in range(2)]
     wait_until(lambda: len(pauses) >= 40)
     for each in clients:

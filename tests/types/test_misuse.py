@@ -46,6 +46,10 @@ bus.connect(server.address, codecs.text)  # call-overload
 bus.listen(8000)  # call-overload
 bus.connect(("127.0.0.1", "8000"))  # arg-type
 
+# An address is not a socket.
+bus.new_server("127.0.0.1:8000")  # call-overload
+bus.new_client(("127.0.0.1", 8000))  # call-overload
+
 # A local bus that has been given types keeps to them.
 local_server, local_client = bus.new_local(codec=codecs.text)
 local_client.call(1)  # arg-type

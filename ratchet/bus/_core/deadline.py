@@ -10,9 +10,9 @@ Nothing here suspends.
 
 from __future__ import annotations
 
-import time
 from contextvars import ContextVar
 
+from ratchet import _clock
 from ratchet._context import belongs_to_one_request
 
 
@@ -41,17 +41,17 @@ def inherited_deadline() -> float | None:
 
 def deadline_after(timeout: float | None) -> float | None:
     """The deadline `timeout` seconds from now."""
-    return None if timeout is None else time.monotonic() + timeout
+    return None if timeout is None else _clock.monotonic() + timeout
 
 
 def seconds_until(deadline: float) -> float:
     """Seconds left, not below 0."""
-    return max(deadline - time.monotonic(), 0.0)
+    return max(deadline - _clock.monotonic(), 0.0)
 
 
 def is_over(deadline: float) -> bool:
     """Whether the time is over."""
-    return time.monotonic() >= deadline
+    return _clock.monotonic() >= deadline
 
 
 def request_deadline(timeout: float | None) -> float | None:
@@ -63,7 +63,7 @@ def request_deadline(timeout: float | None) -> float | None:
     outer = inherited_deadline()
     if timeout is None:
         return outer
-    own = time.monotonic() + timeout
+    own = _clock.monotonic() + timeout
     return own if outer is None else min(own, outer)
 
 

@@ -22,10 +22,12 @@ from typing import Any, Final
 import gevent
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from ratchet import _clock
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
+from ratchet._loop import Watcher
 from ratchet.bus._core.address import format_address
-from ratchet.bus._core.deadline import Scope, enter_scope, is_over, leave_scope, seconds_until
+from ratchet.bus._core.deadline import Scope, enter_scope, is_over, leave_scope
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
 from ratchet.bus._core.incoming_states import (
     ANSWER,
@@ -43,7 +45,7 @@ from ratchet.bus._core.incoming_states import (
     TAKEN_BACK,
     TRANSITIONS,
 )
-from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
+from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
 from ratchet.bus._core.requests import IncomingRequests, Route
 from ratchet.errors import AlreadyAnswered
 
@@ -100,7 +102,7 @@ class IncomingRequest:
         one_way: bool,
         deadline: float | None,
         id: int = 0,
-        client: OutgoingRequest[Any, Any] | None = None,
+        client: AnyOutgoing | None = None,
     ) -> None:
         self.requests = requests
         self.route = route
@@ -116,7 +118,7 @@ class IncomingRequest:
         # The threads that handle it, each with what ends its deadline; the last one is `handler`.
         self._handlings: tuple[tuple[greenlet, Scope | None], ...] = ()
         # Rings at the deadline, while a thread handles it.
-        self._timer: Any = None
+        self._timer: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x}: {self.state.name.lower()}>"
@@ -170,7 +172,7 @@ class IncomingRequest:
         # The client may have given up meanwhile.
         return self.state is TAKEN
 
-    def respond(self, response: Any) -> bool:
+    def respond(self, response: object) -> bool:
         """Answer it, once; see `ServerTransaction.send_response`."""
         if self.state is not TAKEN:
             return self._refuse_answer()
@@ -289,8 +291,8 @@ class IncomingRequest:
         # The client's own word may not come through: it has gone, or so many of its
         # requests are open that nothing more is read.
         if self.state is TAKEN and self._timer is None:
-            timer = self.requests.hub.loop.timer(seconds_until(deadline))
-            timer.start(self.route.give_up, self, update=True)
+            timer = _clock.timer(self.requests.hub, deadline - _clock.monotonic())
+            timer.start(self.route.give_up, self)
             self._timer = timer
 
     def end_handling(self) -> None:
@@ -312,7 +314,8 @@ class IncomingRequest:
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        timer.close()
+        if timer is not None:
+            timer.close()
 
     def interrupt(self) -> None:
         """Hub callback: interrupt the thread that handles it, because its client gave up."""

@@ -14,6 +14,7 @@ from gevent.hub import Hub
 from greenlet import greenlet
 
 from ratchet._death import death_of
+from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.handle import abandon_held
 from ratchet.bus._core.inbox import Inbox, Named
 from ratchet.bus._core.incoming import IncomingRequest
@@ -47,7 +48,7 @@ class Intake:
         hub: Hub,
         counters: Counters,
         decode: Decode[Any] | None,
-        encode: Callable[[Any], Any] | None,
+        encode: Callable[[Any], object] | None,
         maxsize: int | None,
         high_water: int | None,
     ) -> None:
@@ -55,7 +56,7 @@ class Intake:
         self.inbox: Inbox[IncomingRequest] = Inbox(owner, maxsize, high_water)
         self.draining = False
         self.cut_off = False
-        self.takers: dict[gevent.Greenlet[Any, Any], None] = {}
+        self.takers: dict[AnyGreenlet, None] = {}
         self.workers: dict[greenlet, Callable[[], object]] = {}
 
     def refuse_queued(self) -> None:
@@ -98,7 +99,7 @@ class Intake:
             taker.rawlink(self._on_taker_end)
             self.takers[taker] = None
 
-    def _on_taker_end(self, taker: gevent.Greenlet[Any, Any]) -> None:
+    def _on_taker_end(self, taker: AnyGreenlet) -> None:
         """Hub callback: abandon what a thread that has died held."""
         self.takers.pop(taker, None)
         death = death_of(taker)

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from gevent.hub import Hub, Waiter
 
+from ratchet import _clock
+from ratchet._loop import Watcher
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
-from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until, time_left
+from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Decode
+from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import BusError, BusTimeout, Outcome
 
 Request = TypeVar("Request")
@@ -87,20 +89,20 @@ class ClientRoute(Protocol):
         """The server, for texts."""
 
     @property
-    def server_address(self) -> Any:
+    def server_address(self) -> Address:
         """The server, for codecs."""
 
-    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         """Tell the server that nobody waits any more, without blocking.
 
         Returns what is certain about the request.  May be called again if it was
         interrupted.
         """
 
-    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
 
-    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def forget(self, transaction: AnyOutgoing) -> None:
         """Let the bus have it no longer: it has ended.  Calling it twice is the same as once."""
 
 
@@ -151,8 +153,8 @@ class OutgoingRequest(Generic[Request, Response]):
         self.decode = decode
         self.error: BusError | None = None
         self.value: Any = None
-        self._waiters: list[Waiter[Any]] | None = None
-        self._timer: Any = None
+        self._waiters: list[Waiter[object]] | None = None
+        self._timer: Watcher | None = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
 
@@ -174,10 +176,10 @@ class OutgoingRequest(Generic[Request, Response]):
             deadline = deadline_after(timeout)
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state not in ENDED:
-            waiter: Waiter[Any] = Waiter()
+            waiter: Waiter[object] = Waiter()
             if waiter.hub is not self.route.hub:
                 check_hub(self.route.hub, self)
-            left = None if deadline is None else time_left(deadline)
+            left = None if deadline is None else seconds_until(deadline)
             try:
                 if self._waiters is None:
                     self._waiters = [waiter]
@@ -197,9 +199,9 @@ class OutgoingRequest(Generic[Request, Response]):
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
-        self._seconds = seconds_until(deadline)
-        self._timer = self.route.hub.loop.timer(self._seconds)
-        self._timer.start(self._on_deadline, update=True)
+        self._seconds = max(deadline - _clock.monotonic(), 0.0)
+        self._timer = _clock.timer(self.route.hub, self._seconds)
+        self._timer.start(self._on_deadline)
 
     def note_timeout(self, timeout: float) -> None:
         """Name the user's own number in errors, if it is the one that counts."""
@@ -214,9 +216,10 @@ class OutgoingRequest(Generic[Request, Response]):
     def _look_again_after(self, seconds: float) -> None:
         """Have `_on_deadline` called once more."""
         before = self._timer
-        self._timer = self.route.hub.loop.timer(seconds)
-        self._timer.start(self._on_deadline, update=True)
-        before.close()
+        self._timer = _clock.timer(self.route.hub, seconds)
+        self._timer.start(self._on_deadline)
+        if before is not None:
+            before.close()
 
     def _on_deadline(self) -> None:
         """Hub callback: end it, or ask for the last word first, now that its time is over."""
@@ -264,7 +267,7 @@ class OutgoingRequest(Generic[Request, Response]):
             self._end(FAIL)
             self.route.counters.failed += 1
 
-    def succeed(self, value: Any) -> None:
+    def succeed(self, value: object) -> None:
         """End it in a response."""
         self.value = value
         # One whose giving up was interrupted may have one.
@@ -288,3 +291,7 @@ class OutgoingRequest(Generic[Request, Response]):
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+
+
+AnyOutgoing: TypeAlias = OutgoingRequest[Any, Any]
+"""A request, whatever its objects are."""

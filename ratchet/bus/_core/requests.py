@@ -83,7 +83,7 @@ class IncomingRequests(Generic[Request]):
         hub: Hub,
         counters: Counters,
         decode: Decode[Any] | None,
-        encode: Callable[[Any], Any] | None,
+        encode: Callable[[Any], object] | None,
     ) -> None:
         self.hub = hub
         self.run_callback: Callable[..., object] = hub.loop.run_callback
@@ -108,7 +108,7 @@ class IncomingRequests(Generic[Request]):
 
     def leave_to_hub(self, callback: Callable[..., object], *args: object) -> None:
         """Have the hub call this; may be called in any OS thread."""
-        loop: Any = self.hub.loop
+        loop = self.hub.loop
         if loop is not None:
             loop.run_callback_threadsafe(callback, *args)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
 
@@ -35,7 +35,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
     def __init__(
         self,
         decode: Decode[Request] | None,
-        encode: Callable[[Response], Any] | None,
+        encode: Callable[[Response], object] | None,
         maxsize: int | None = None,
         max_queued: int | None = None,
     ) -> None:

@@ -88,7 +88,7 @@ class Team(Generic[Request, Response]):
 
     def _work(self) -> None:
         """Handle one request after the other; the function of each worker."""
-        worker: Any = getcurrent()
+        worker = getcurrent()
         intake = self._intake
         intake.watch(worker)
         # Whatever started this thread lets go of it.
@@ -136,7 +136,7 @@ def _answer(transaction: ServerTransaction[Request, Response], response: Respons
         transaction.send_response(response)
 
 
-def wants_transaction(handler: Callable[..., Any]) -> bool:
+def wants_transaction(handler: Callable[..., object]) -> bool:
     """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
     check_callable(handler, "handler")
     called: Any = handler

@@ -10,7 +10,7 @@ from typing import Final, NoReturn, TypeVar
 
 from gevent.hub import Hub, Waiter, get_hub
 
-from ratchet._alive import living, register
+from ratchet._alive import buses
 from ratchet._interrupts import guard
 from ratchet._wait import suspend
 from ratchet.bus._core.deadline import time_left
@@ -34,7 +34,7 @@ class BusSide(ABC):
         # This process is a forked child, and the bus was made by its parent.
         self._inherited = False
         guard(self._hub)
-        register(self)
+        buses.add(self)
 
     @abstractmethod
     def close(self) -> None:
@@ -85,9 +85,9 @@ class BusSide(ABC):
 
 def _close_all() -> None:
     """Hand over what was cast as far as possible, and log what was not run: the program ends."""
-    for thing in living():
-        if isinstance(thing, BusSide) and thing._hub is get_hub() and not thing._closed:
-            thing.close()
+    for bus in buses.living():
+        if bus._hub is get_hub() and not bus._closed:
+            bus.close()
     for act in _last_acts:
         act()
 

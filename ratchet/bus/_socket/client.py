@@ -15,7 +15,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from gevent.hub import get_hub
 
@@ -39,7 +39,7 @@ from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
 from ratchet.bus._socket.linger import note_dropped
 from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
-from ratchet.bus._socket.transport import Transport, refused_us, will_never_work
+from ratchet.bus._socket.transport import Socket, Transport, refused_us, will_never_work
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import (
     BusClosed,
@@ -76,7 +76,7 @@ class ClientBus(ClientSide[Request, Response]):
         self._plain = plain
         # The connection on which requests go; others may still wait for answers.
         self._connection: ClientConnection | None = None
-        self._connections: set[ClientConnection] = set()
+        self._connections: dict[ClientConnection, None] = {}
         # Those who wait to send, and those who wait for the server's hello.
         self._waiters = WaitQueue()
         self._greeters = WaitQueue()
@@ -203,7 +203,7 @@ class ClientBus(ClientSide[Request, Response]):
         # Nobody can call it any more, and no request is open.
         if getattr(self, "_closed", True) or not (self._connections or self._dialer):
             return
-        loop: Any = self._hub.loop
+        loop = self._hub.loop
         if loop is not None:
             # The last reference may go in any OS thread, so not in place.
             note_dropped(self._hub)
@@ -389,7 +389,7 @@ class ClientBus(ClientSide[Request, Response]):
             connection = ClientConnection(
                 self, transport, peer, self._decode, self._limits, self._plain, self._counters
             )
-            self._connections.add(connection)
+            self._connections[connection] = None
             connection.open_connection()
             if not self._hopeless and not self._draining:
                 self._connection = connection
@@ -398,7 +398,7 @@ class ClientBus(ClientSide[Request, Response]):
                 transport.close()
             else:
                 # A connection that nobody knows would outlive its client.
-                self._connections.discard(connection)
+                self._connections.pop(connection, None)
                 connection.stream.abandon()
             raise
 
@@ -463,7 +463,7 @@ class ClientBus(ClientSide[Request, Response]):
             if not self._plain:
                 self._dial_again()
             self._waiters_look_again()
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
 
     def _dial_again(self) -> None:
         if self._dialer is not None and not self._draining:
@@ -479,7 +479,7 @@ def _abort(connections: list[ClientConnection], dialer: Dialer | None, peer: str
         log_soon(bus_logger, logging.WARNING, _NOT_SENT, peer, unsent)
 
 
-def check_connected(socket: Any) -> Address:
+def check_connected(socket: Socket) -> Address:
     """The address of a socket's peer; refuses anything but a connected stream socket."""
     if not hasattr(socket, "getpeername"):
         raise TypeError(f"new_client needs a connected socket, not {socket!r}")

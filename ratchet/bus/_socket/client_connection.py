@@ -11,7 +11,6 @@ is interrupted is still there, and ends with the connection or in `settle`.
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
@@ -26,7 +26,7 @@ from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import DRAINING, Reason, check_size, error_from_reason
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, OutgoingRequest
+from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.stream import MessageStream, StreamOwner
@@ -131,15 +131,15 @@ class ClientConnection(StreamOwner):
         self._limits = limits
         self._plain = plain
         self.server_address = peer
-        self.open: dict[int, OutgoingRequest[Any, Any]] = {}
+        self.open: dict[int, AnyOutgoing] = {}
         # If plain, they are also in the order of their answers, with those that were
         # given up still in their places.
-        self._plain_order: deque[OutgoingRequest[Any, Any]] = deque()
+        self._plain_order: deque[AnyOutgoing] = deque()
         self._sending_plain = False
         # When the last answer came, or the last cast was made.
         self._plain_answer = 0.0
         # What a signal handler sent meanwhile.
-        self._deferred: deque[tuple[OutgoingRequest[Any, Any], wire.Frame]] = deque()
+        self._deferred: deque[tuple[AnyOutgoing, wire.Frame]] = deque()
         # The numbers of frames that are casts and may not have left yet, and the last.
         self._casts: deque[int] = deque()
         self._last_cast = 0
@@ -193,7 +193,7 @@ class ClientConnection(StreamOwner):
         if self._plain:
             # To a plain server it is a request like any other, and one whose client goes
             # away is not run.  So as long as answers come, they are waited for.
-            quiet = time.monotonic() - self._plain_answer > _PLAIN_SILENCE
+            quiet = _clock.monotonic() - self._plain_answer > _PLAIN_SILENCE
             return not self._plain_order or (quiet and not self.look_undelivered())
         return self._last_cast <= self.stream.sent and not self.look_undelivered()
 
@@ -251,7 +251,7 @@ class ClientConnection(StreamOwner):
             self._note_cast(transaction.frame_number)
         return transaction
 
-    def _send_plain(self, transaction: OutgoingRequest[Any, Any], frame: wire.Frame) -> None:
+    def _send_plain(self, transaction: AnyOutgoing, frame: wire.Frame) -> None:
         """Send a plain request, and note it for its answer; both in the same order."""
         try:
             self._sending_plain = True
@@ -268,7 +268,7 @@ class ClientConnection(StreamOwner):
 
     def _note_cast(self, number: int) -> None:
         self._last_cast = number
-        self._plain_answer = time.monotonic()
+        self._plain_answer = _clock.monotonic()
         self._cast_count += 1
         casts, sent = self._casts, self.stream.sent
         while casts and casts[0] <= sent:
@@ -276,7 +276,7 @@ class ClientConnection(StreamOwner):
         if number > sent:
             casts.append(number)
 
-    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
         if transaction.frame_number == wire.MAX_ID:
             self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
@@ -288,7 +288,7 @@ class ClientConnection(StreamOwner):
             self.stream.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
         return Outcome.UNKNOWN
 
-    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def forget(self, transaction: AnyOutgoing) -> None:
         """A transaction has ended."""
         if self.open.get(transaction.id) is transaction:
             del self.open[transaction.id]
@@ -312,7 +312,7 @@ class ClientConnection(StreamOwner):
                 return False
         return self.stream.wait_for_room("send_request", time_left(deadline))
 
-    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         connection = self.stream
         if self._plain or connection.closed or transaction.frame_number > connection.sent:
@@ -395,7 +395,7 @@ class ClientConnection(StreamOwner):
             self._on_answer(kind, arg, parts, transaction)
         elif kind == wire.PLAIN and self._plain_order:
             transaction = self._plain_order.popleft()
-            self._plain_answer = time.monotonic()
+            self._plain_answer = _clock.monotonic()
             is_open = self.open.get(transaction.id) is transaction
             self._on_answer(kind, arg, parts, transaction if is_open else None)
         elif kind == wire.PING:
@@ -443,9 +443,7 @@ class ClientConnection(StreamOwner):
             self.server_address,
         )
 
-    def _on_answer(
-        self, kind: int, arg: int, parts: list[bytes], transaction: OutgoingRequest[Any, Any] | None
-    ) -> None:
+    def _on_answer(self, kind: int, arg: int, parts: list[bytes], transaction: AnyOutgoing | None) -> None:
         if transaction is None:
             # The word on a request that has ended here already is no late answer.
             if kind != wire.ERROR or arg not in _LAST_WORDS:

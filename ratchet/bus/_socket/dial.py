@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import socket as _socket
 import ssl
 import sys
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -23,6 +21,9 @@ import gevent
 from gevent import socket
 from gevent.monkey import get_original
 
+from ratchet import _clock
+from ratchet._chance import chance
+from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of, check_host
 from ratchet.bus._socket.transport import Transport, begin_tls
 
@@ -63,7 +64,7 @@ class Dialer:
     def __init__(self, client: Client, dial: Dial) -> None:
         self._client = weakref.ref(client)
         self._dial = dial
-        self._running: gevent.Greenlet[Any, Any] | None = None
+        self._running: AnyGreenlet | None = None
         self._stopped = False
         self.back_off = 0.0
 
@@ -88,7 +89,7 @@ class Dialer:
         while not self._connect_once():
             pass
 
-    def _on_end(self, dialing: gevent.Greenlet[Any, Any]) -> None:
+    def _on_end(self, dialing: AnyGreenlet) -> None:
         """Hub callback: start again if an exception struck, so that the client does not wait for ever."""
         if dialing.exception is not None:
             self.start()
@@ -98,7 +99,7 @@ class Dialer:
         if self.back_off:
             # Jitter, so that the clients of a server that starts again do not all
             # come at the same instant.
-            gevent.sleep(self.back_off * random.uniform(0.5, 1.0))
+            _clock.sleep(self.back_off * chance.uniform(0.5, 1.0))
         self.back_off = min(max(self.back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
         try:
             transport, peer = self._dial()
@@ -123,7 +124,8 @@ def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple
     Returns the transport, over which TLS has shaken hands, and the address.  Raises
     `OSError`, or `ValueError` for a host name that cannot exist.
     """
-    opened: Any = _connect(endpoint)
+    opened = _connect(endpoint)
+    transport: Transport | None = None
     try:
         if isinstance(endpoint, UnixEndpoint):
             name, peer = None, endpoint.address
@@ -131,28 +133,28 @@ def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple
             name, peer = endpoint.host, address_of(opened.family, opened.getpeername())
         if ssl_context is None:
             return Transport(opened), peer
-        opened = transport = begin_tls(ssl_context, opened, server_side=False, server_name=name)
+        transport = begin_tls(ssl_context, opened, server_side=False, server_name=name)
         _shake_hands(transport)
         return transport, peer
     except BaseException:
-        opened.close()
+        (opened if transport is None else transport).close()
         raise
 
 
 def _shake_hands(transport: Transport) -> None:
     late = TimeoutError(errno.ETIMEDOUT, f"the TLS handshake took more than {_CONNECT_TIMEOUT:g} s")
-    end = time.monotonic() + _CONNECT_TIMEOUT
+    end = _clock.monotonic() + _CONNECT_TIMEOUT
     transport.shake_hands()
     while not transport.ready:
-        left = end - time.monotonic()
+        left = end - _clock.monotonic()
         if left <= 0:
             raise late
-        wait = socket.wait_write if transport.wants_write else socket.wait_read
+        wait = _clock.wait_write if transport.wants_write else _clock.wait_read
         wait(transport.fileno(), timeout=left, timeout_exc=late)
         transport.shake_hands()
 
 
-def _connect(endpoint: Endpoint) -> Any:
+def _connect(endpoint: Endpoint) -> _socket.socket:
     """Connect a socket to `endpoint`; try each address of a host in turn."""
     if isinstance(endpoint, UnixEndpoint):
         return _connected(socket.AF_UNIX, fitting(endpoint.path))
@@ -165,14 +167,14 @@ def _connect(endpoint: Endpoint) -> Any:
     return _connected(last[0], last[4])
 
 
-def _connected(family: int, where: Any) -> Any:
-    connecting = _plain_socket(family, _socket.SOCK_STREAM)
+def _connected(family: int, where: Any) -> _socket.socket:
+    connecting: _socket.socket = _plain_socket(family, _socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
         number = connecting.connect_ex(where)
         if number == errno.EINPROGRESS:
             late = TimeoutError(errno.ETIMEDOUT, f"no connection within {_CONNECT_TIMEOUT:g} s")
-            socket.wait_write(connecting.fileno(), timeout=_CONNECT_TIMEOUT, timeout_exc=late)
+            _clock.wait_write(connecting.fileno(), timeout=_CONNECT_TIMEOUT, timeout_exc=late)
             number = connecting.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         if number:
             full = number == errno.EAGAIN and family == socket.AF_UNIX

@@ -10,17 +10,17 @@ waits for that.
 from __future__ import annotations
 
 import os
-import time
+import socket as _socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-import gevent
 from gevent.hub import Hub, get_hub
 from gevent.monkey import get_original
 
-from ratchet._alive import register
+from ratchet import _alive, _clock
+from ratchet._loop import loop_of
 from ratchet.bus._core.side import after_last_close
 from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.transport import Transport
@@ -39,7 +39,7 @@ def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | 
     `on_undelivered` is called, in the hub, if that fails.  Does not block.
     """
     _forget_lost_hubs()
-    copy: Any = None
+    copy: _socket.socket | None = None
     try:
         copy = _plain_socket(fileno=os.dup(transport.fileno()))
         Linger(hub, Transport(copy), on_undelivered).begin()
@@ -56,9 +56,9 @@ class Linger:
         self._hub = hub
         self._transport = transport
         self._on_undelivered = on_undelivered
-        self._reader: Any = hub.loop.io(transport.fileno(), _READ, ref=False)
+        self._reader = loop_of(hub).io(transport.fileno(), _READ, ref=False)
         self._delivery = DeliveryWatch(hub, transport.undelivered, self._on_delivery_end)
-        register(self)
+        _alive.lingering.add(self)
 
     def begin(self) -> None:
         """End the sending, and leave the rest to the hub."""
@@ -125,13 +125,13 @@ def _forget_lost_hubs() -> None:
 def _wait_for_delivery() -> None:
     """Give the peers, when the program ends, a little time to take what was sent."""
     if _hubs_with_dropped and get_hub() in _hubs_with_dropped:
-        gevent.sleep(_LOOK)
-    end = time.monotonic() + _PATIENCE
-    while any(lingering._hub is get_hub() for lingering in _lingering) and time.monotonic() < end:
-        gevent.sleep(_LOOK)
+        _clock.sleep(_LOOK)
+    end = _clock.monotonic() + _PATIENCE
+    while any(lingering._hub is get_hub() for lingering in _lingering) and _clock.monotonic() < end:
+        _clock.sleep(_LOOK)
         if not _lingering:
             # What the hub has to say is logged by greenlets of their own.
-            gevent.sleep(_LOOK)
+            _clock.sleep(_LOOK)
 
 
 after_last_close(_wait_for_delivery)

@@ -14,19 +14,19 @@ import mmap
 import os
 import socket as _socket
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import gevent
 from gevent import socket
 from gevent.monkey import get_original
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of
 from ratchet.bus._socket.dial import fitting, resolve
+from ratchet.bus._socket.transport import Socket
 
 _BACKLOG: Final = 1024
 # Seconds to wait for the lock of a directory, and between two tries.
@@ -74,7 +74,7 @@ class SocketFile:
         self._identity = None
 
 
-def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
+def open_listener(endpoint: Endpoint) -> tuple[socket.socket, SocketFile | None]:
     """Open a socket that listens on `endpoint`; return its file too, if it has one.
 
     Blocks while a host name is looked up, and while others make a socket in the
@@ -97,7 +97,7 @@ def open_listener(endpoint: Endpoint) -> tuple[Any, SocketFile | None]:
 
 
 @contextmanager
-def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
+def _closed_on_failure(listener: socket.socket, where: object) -> Iterator[socket.socket]:
     try:
         yield listener
     except BaseException as error:
@@ -107,12 +107,12 @@ def _closed_on_failure(listener: Any, where: Any) -> Iterator[Any]:
         raise OSError(error.errno, f"cannot listen on {where!r}: {error.strerror or error}") from error
 
 
-def _listen(listener: Any, where: Any) -> None:
+def _listen(listener: socket.socket, where: Any) -> None:
     listener.bind(where)
     listener.listen(_BACKLOG)
 
 
-def _listen_on_file(listener: Any, path: str) -> SocketFile:
+def _listen_on_file(listener: socket.socket, path: str) -> SocketFile:
     """Listen on `path`, in place of a server that is gone.
 
     Of the servers that find the same stale file, one gets the lock first, and is alive
@@ -144,13 +144,13 @@ class _DirectoryLock:
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def __enter__(self) -> None:
-        end = time.monotonic() + _LOCK_TIMEOUT
+        end = _clock.monotonic() + _LOCK_TIMEOUT
         try:
             while not self._take():
-                if time.monotonic() > end:
+                if _clock.monotonic() > end:
                     reason = f"the directory stayed locked for {_LOCK_TIMEOUT:g} s"
                     raise TimeoutError(errno.ETIMEDOUT, reason)
-                gevent.sleep(_LOCK_PAUSE)
+                _clock.sleep(_LOCK_PAUSE)
         except BaseException:
             self._close()
             raise
@@ -191,7 +191,7 @@ def _is_stale(path: str) -> bool:
     return False
 
 
-def listening_address(listener: Any) -> Address:
+def listening_address(listener: Socket) -> Address:
     """The address that a socket listens on, as users write it; a path is absolute."""
     family, where = listener.family, listener.getsockname()
     if family != socket.AF_UNIX or not where or isinstance(where, bytes):
@@ -220,7 +220,7 @@ class Listener:
         """Note that this forked child serves too."""
         self._shared[0] = 1
 
-    def end(self, socket: Any) -> None:
+    def end(self, socket: _socket.socket) -> None:
         """End the listening for all processes, if that is for this one to do; its bus closes the socket."""
         if os.getpid() == self._process and not self.shared:
             # Not every system can do that to a socket that listens.
@@ -228,7 +228,7 @@ class Listener:
                 socket.shutdown(_socket.SHUT_RDWR)
 
 
-def check_listens(socket: Any) -> None:
+def check_listens(socket: Socket) -> None:
     """Refuse anything but a listening stream socket."""
     if not hasattr(socket, "accept"):
         raise TypeError(f"new_server needs a socket that listens, not {socket!r}")

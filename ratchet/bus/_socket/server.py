@@ -22,7 +22,9 @@ from typing import Any, Final, TypeVar
 
 from gevent.monkey import get_original
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, address_of, format_address
 from ratchet.bus._core.limits import Limits
@@ -32,7 +34,7 @@ from ratchet.bus._socket import wire
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.listen import Listener, SocketFile, listening_address
 from ratchet.bus._socket.server_connection import ServerConnection
-from ratchet.bus._socket.transport import Transport, begin_tls
+from ratchet.bus._socket.transport import Socket, Transport, begin_tls, raw_of
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusClosed, Outcome
 
@@ -63,7 +65,7 @@ class ServerBus(ServerSide[Request, Response]):
 
     def __init__(
         self,
-        socket: Any,
+        socket: Socket,
         decode: Decode[Request],
         encode: Encode[Response],
         limits: Limits,
@@ -76,16 +78,16 @@ class ServerBus(ServerSide[Request, Response]):
         self._admission: Admission[ServerConnection] = Admission(self._intake, limits)
         self._intake.inbox.on_low = self._admission.let_in
         self._socket = socket
-        self._raw = getattr(socket, "_sock", socket)
+        # `Any`: the stubs do not know `_accept`.
+        self._raw: Any = raw_of(socket)
         self._raw.setblocking(False)
         self._ssl_context = ssl_context
         self._socket_file = socket_file
         self._listener = listener
         self._address = listening_address(self._raw)
         self._back_off = _FIRST_BACK_OFF
-        loop: Any = self._hub.loop
-        self._acceptor: Any = None
-        self._retry = loop.timer(0.0)
+        self._acceptor: Watcher | None = None
+        self._retry = _clock.timer(self._hub, 0.0)
         self._start_accepting()
 
     @property
@@ -147,8 +149,9 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in list(self._admission.connections):
             connection.settle()
         super()._settle()
-        if not self._intake.inbox.closed and not self._retry.active and not self._acceptor.active:
-            self._acceptor.start(self._on_acceptable)
+        acceptor, inbox = self._acceptor, self._intake.inbox
+        if acceptor is not None and not (inbox.closed or self._retry.active or acceptor.active):
+            acceptor.start(self._on_acceptable)
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -204,8 +207,7 @@ class ServerBus(ServerSide[Request, Response]):
                 server=process_name(os.getpid()),
             )
         )
-        loop: Any = self._hub.loop
-        self._acceptor = loop.io(self._raw.fileno(), _READ)
+        self._acceptor = loop_of(self._hub).io(self._raw.fileno(), _READ)
         self._acceptor.start(self._on_acceptable)
 
     def _stop_accepting(self) -> None:
@@ -233,6 +235,7 @@ class ServerBus(ServerSide[Request, Response]):
                     return False
                 if error.errno == errno.EINVAL:
                     # It does not listen any more: another process has shut it down.
+                    assert self._acceptor is not None
                     self._acceptor.stop()
                     return False
                 # A client that went away before it was accepted is no trouble.
@@ -241,7 +244,7 @@ class ServerBus(ServerSide[Request, Response]):
     def _accept(self) -> None:
         """Accept one client.  Raises the `OSError` of the system call."""
         accepted: list[tuple[int, Any]] = []
-        socket: Any = None
+        socket: _socket.socket | None = None
         transport: Transport | None = None
         connection: ServerConnection | None = None
         try:
@@ -279,9 +282,9 @@ class ServerBus(ServerSide[Request, Response]):
             log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
 
     def _accept_later(self) -> None:
-        loop: Any = self._hub.loop
-        self._retry = loop.timer(self._back_off)
-        self._retry.start(self._acceptor.start, self._on_acceptable, update=True)
+        assert self._acceptor is not None
+        self._retry = _clock.timer(self._hub, self._back_off)
+        self._retry.start(self._acceptor.start, self._on_acceptable)
         self._acceptor.stop()
         self._back_off = min(self._back_off * 2, _LAST_BACK_OFF)
 
@@ -289,4 +292,5 @@ class ServerBus(ServerSide[Request, Response]):
 @cache
 def process_name(process: int) -> str:
     """What names this process to its clients, as long as it lives."""
+    # Not drawn from `chance`: no seed may give two processes the same name.
     return uuid.uuid4().hex

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from ratchet._log import bus_logger, log_soon
@@ -349,14 +349,14 @@ class ServerConnection(StreamOwner):
     def _cancel(self, request: IncomingRequest) -> None:
         """The client wants no answer any more; it is told whether the request ran."""
         if request.cancel():
-            self._unqueue({request})
+            self._unqueue((request,))
             reason, text = Reason.OUT_OF_TIME, "the request was given up before it ran"
         else:
             reason, text = Reason.CANCELLED, "the request was given up while it ran"
         self.stream.write(wire.encode_error(request.id, reason, ("Cancelled", text, "")))
         self._open.pop(request.id, None)
 
-    def _unqueue(self, requests: set[IncomingRequest]) -> None:
+    def _unqueue(self, requests: Collection[IncomingRequest]) -> None:
         for request in requests:
             self._drop(request)
         self.server.dequeue(requests)
@@ -396,7 +396,7 @@ class ServerConnection(StreamOwner):
                 self._drop(request)
         # One that ends the connection by its own answer, as a plain error does, has that.
         unanswered = (request for request in self._plain or () if request.kept_answer is None)
-        open_requests = {*self._open.values(), *unanswered}
+        open_requests = dict.fromkeys((*self._open.values(), *unanswered))
         for request in open_requests:
             request.cancel()
         self._unqueue(open_requests)

@@ -11,6 +11,7 @@ from typing import Final
 
 from gevent.hub import Hub
 
+from ratchet import _clock
 from ratchet.bus._socket.watch import Watch
 
 # How many times a peer that seems to stall is looked at again, and seconds between
@@ -49,13 +50,13 @@ class StallWatch(Watch):
 
     def move(self) -> None:
         """Note that something has moved."""
-        self._last_move = self._hub.loop.now()
+        self._last_move = _clock.monotonic()
 
     def _look(self) -> None:
         if not self._expects_move():
             self.close()
             return
-        left = self._last_move + self._timeout - self._hub.loop.now()
+        left = self._last_move + self._timeout - _clock.monotonic()
         if left > 0:
             self._looks = 0
             self._look_after(left)

@@ -15,15 +15,16 @@
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from gevent.hub import Hub, get_hub
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
+from ratchet._loop import Watcher, loop_of
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
@@ -201,9 +202,9 @@ class MessageStream:
         self.error: BaseException | None = None
         self.left_behind = 0
         self.peer = peer
-        self._loop: Any = self._hub.loop
-        self._reader: Any = self._loop.io(transport.fileno(), _READ)
-        self._writer: Any = None
+        self._loop = loop_of(self._hub)
+        self._reader = self._loop.io(transport.fileno(), _READ)
+        self._writer: Watcher | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "closing" if self.closing else "open"
@@ -510,8 +511,8 @@ class MessageStream:
 
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
-        now = time.time()
-        if now - max(self._loop.now(), self._caught_up) > late:
+        now = _clock.wall_time()
+        if now - max(_clock.turn_time(self._loop), self._caught_up) > late:
             self._caught_up = now
             self.read_now()
 
@@ -748,6 +749,7 @@ class MessageStream:
 
     def _on_writable(self) -> None:
         """Hub callback."""
+        assert self._writer is not None
         self._writer.stop()
         # TLS may have had to write in order to read.
         read_waits = self._transport.wants_write

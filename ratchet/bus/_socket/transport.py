@@ -16,7 +16,7 @@ import sys
 import termios
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 # The system notices within about 30 s that a peer's machine has vanished.  It
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
@@ -57,6 +57,27 @@ _REFUSALS: Final = {
 }
 
 
+class Socket(Protocol):
+    """A socket of Python's or of gevent's, with or without TLS."""
+
+    @property
+    def family(self) -> int: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+    def setblocking(self, flag: bool, /) -> None: ...
+    def getpeername(self) -> Any: ...
+    def getsockname(self) -> Any: ...
+    def getsockopt(self, level: int, option: int, /) -> int: ...
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def raw_of(socket: Socket) -> _socket.socket:
+    """The socket whose calls do not switch: gevent's wrap one."""
+    raw: Any = getattr(socket, "_sock", socket)
+    plain: _socket.socket = raw
+    return plain
+
+
 class Transport:
     """A plain socket, without TLS."""
 
@@ -67,10 +88,9 @@ class Transport:
     send: Callable[[bytes | memoryview], int]
     """Write what the socket takes at once; returns how many bytes that was."""
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: Socket) -> None:
         self._socket = socket
-        # gevent's sockets wrap one whose calls do not switch.
-        self._raw = getattr(socket, "_sock", socket)
+        self._raw = raw_of(socket)
         self._raw.setblocking(False)
         set_options(self._raw)
         # The socket's own, without a function of ours in between.
@@ -84,16 +104,14 @@ class Transport:
         return False
 
     def fileno(self) -> int:
-        descriptor: int = self._raw.fileno()
-        return descriptor
+        return self._raw.fileno()
 
     def shake_hands(self) -> None:
         """Continue the handshake; `ready` says whether it is complete."""
 
     def send_buffers(self, buffers: Sequence[bytes | memoryview]) -> int:
         """Write several buffers in order, as `send` does; without TLS in one system call."""
-        count: int = self._raw.sendmsg(buffers)
-        return count
+        return self._raw.sendmsg(buffers)
 
     def undelivered(self) -> int:
         """Count the sent bytes that the peer's kernel has not got yet; 0 where that cannot be told."""
@@ -158,6 +176,8 @@ class TlsTransport(Transport):
     """
 
     __slots__ = ("_kept", "_read_wants_write")
+
+    _raw: ssl.SSLSocket
 
     def __init__(self, socket: Any, *, ready: bool) -> None:
         # Neither ssl's sockets nor gevent's switch if they are told not to block.
@@ -244,7 +264,7 @@ class TlsTransport(Transport):
             return False
 
 
-def set_options(socket: Any) -> None:
+def set_options(socket: Socket) -> None:
     """Turn on what every TCP connection has: no delay, and the kernel's keepalive.
 
     Linux is not given the user time-out: there `AcknowledgeWatch` does better.
@@ -271,13 +291,13 @@ def set_options(socket: Any) -> None:
             pass  # the kernel is older
 
 
-def transport_of(socket: Any) -> Transport:
+def transport_of(socket: Socket) -> Transport:
     """A connected socket's transport; one that speaks TLS has shaken hands already."""
     return TlsTransport(socket, ready=True) if hasattr(socket, "do_handshake") else Transport(socket)
 
 
 def begin_tls(
-    context: ssl.SSLContext, socket: Any, *, server_side: bool, server_name: str | None = None
+    context: ssl.SSLContext, socket: _socket.socket, *, server_side: bool, server_name: str | None = None
 ) -> TlsTransport:
     """The transport of a connected socket over which TLS has yet to shake hands.
 

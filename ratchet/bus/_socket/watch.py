@@ -8,9 +8,12 @@ look again; `settle` makes it.  When to look, and what for, is not decided here.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from gevent.hub import Hub
+
+from ratchet import _clock
+from ratchet._loop import Watcher
 
 # Seconds until a watch that was struck in the middle of a look looks again.
 _SOON: Final = 0.01
@@ -27,7 +30,7 @@ class Watch:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         # None unless it is watching.
-        self.timer: Any = None
+        self.timer: Watcher | None = None
 
     def close(self) -> None:
         """Stop watching."""
@@ -41,8 +44,8 @@ class Watch:
             self._look_after(_SOON)
 
     def _look_after(self, seconds: float) -> None:
-        timer = self._hub.loop.timer(seconds, ref=self._keeps_loop_alive)
-        timer.start(self._on_timer, update=True)
+        timer = _clock.timer(self._hub, seconds, ref=self._keeps_loop_alive)
+        timer.start(self._on_timer)
         # Only now: whatever strikes, there is a next look.
         used_up, self.timer = self.timer, timer
         if used_up is not None:
