@@ -78,8 +78,8 @@ for server_module in ("intake", "serving", "server"):
 ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "wire outbox transport watch stall delivery acknowledge linger dial listen stream admission"
-    " server_connection server client_connection client",
+    "wire outbox protocol transport watch stall delivery acknowledge linger dial listen accept output stream"
+    " admission server_connection server client_connection client",
     BUS_CORE,
 )
 for client_module in ("client_connection", "client"):

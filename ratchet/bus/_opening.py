@@ -12,9 +12,10 @@ from typing import TypeVar, overload
 
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
 from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._socket.accept import Listener
 from ratchet.bus._socket.client import ClientBus, check_connected
 from ratchet.bus._socket.dial import dial
-from ratchet.bus._socket.listen import Listener, check_listens, open_listener
+from ratchet.bus._socket.listen import check_listens, open_listener
 from ratchet.bus._socket.server import ServerBus
 from ratchet.bus._socket.transport import Socket, check_context, transport_of
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
@@ -86,7 +87,8 @@ def new_server(
     check_listens(socket)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context, server_side=True)
-    return ServerBus(socket, decode, encode, checked_limits(limits), ssl_context)
+    limits = checked_limits(limits)
+    return ServerBus(Listener(socket, ssl_context), decode, encode, limits)
 
 
 @overload
@@ -205,8 +207,8 @@ def listen(
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context, server_side=True)
     limits = checked_limits(limits)
-    socket, socket_file = open_listener(endpoint)
-    return ServerBus(socket, decode, encode, limits, ssl_context, socket_file, Listener())
+    socket, file = open_listener(endpoint)
+    return ServerBus(Listener(socket, ssl_context, file, opened_here=True), decode, encode, limits)
 
 
 @overload

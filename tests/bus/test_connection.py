@@ -299,7 +299,7 @@ def test_the_end_of_input_is_told_once_and_the_peer_may_still_read(pair: Pair) -
     polls()
     assert pair.owner.events == ["message", "input end"]
     assert not pair.connection.closed
-    pair.connection.write(b"answer")
+    pair.connection.output.write(b"answer")
     assert pair.read(6) == b"answer"
 
 
@@ -348,8 +348,8 @@ def test_what_breaks_the_format_is_told_once_after_the_messages_before_it(
     def part() -> None:
         # What to do about it, and what to say first, is the owner's business.
         assert not pair.connection.closed
-        pair.connection.write(b"sorry")
-        pair.connection.write(b", no")
+        pair.connection.output.write(b"sorry")
+        pair.connection.output.write(b", no")
         pair.connection.close()
 
     pair.owner.on_broken = part
@@ -368,26 +368,26 @@ def test_what_breaks_the_format_is_told_once_after_the_messages_before_it(
 
 
 def test_the_first_write_of_a_turn_goes_out_at_once(pair: Pair) -> None:
-    pair.connection.write(b"first")
+    pair.connection.output.write(b"first")
     assert pair.sends == [b"first"]
     assert pair.read_now() == b"first"
 
 
 def test_later_writes_of_the_same_turn_go_out_in_one_send(pair: Pair) -> None:
     for frame in (b"first", b"second", b"third", b"fourth"):
-        pair.connection.write(frame)
+        pair.connection.output.write(frame)
     assert pair.sends == [b"first"]
-    assert pair.connection.unsent == len(b"secondthirdfourth")
+    assert pair.connection.output.unsent == len(b"secondthirdfourth")
     polls()
     assert pair.sends == [b"first", b"secondthirdfourth"]
-    assert pair.connection.unsent == 0
+    assert pair.connection.output.unsent == 0
     assert pair.read_now() == b"firstsecondthirdfourth"
 
 
 def test_each_turn_has_its_own_first_write(pair: Pair) -> None:
     for number in range(3):
-        pair.connection.write(b"a")
-        pair.connection.write(b"b")
+        pair.connection.output.write(b"a")
+        pair.connection.output.write(b"b")
         assert len(pair.sends) == 2 * number + 1
         polls()
     assert pair.sends == [b"a", b"b"] * 3
@@ -395,7 +395,7 @@ def test_each_turn_has_its_own_first_write(pair: Pair) -> None:
 
 def test_writes_from_the_hub_are_collected_too(pair: Pair) -> None:
     def answer(message: Message) -> None:
-        pair.connection.write(b"<%d>" % message[2])
+        pair.connection.output.write(b"<%d>" % message[2])
 
     pair.owner.on_message = answer
     pair.peer.sendall(b"".join(request(id) for id in range(1, 6)))
@@ -404,7 +404,7 @@ def test_writes_from_the_hub_are_collected_too(pair: Pair) -> None:
 
 
 def test_writes_of_several_threads_in_one_turn_are_collected(pair: Pair) -> None:
-    gevent.joinall([gevent.spawn(pair.connection.write, b"<%d>" % number) for number in range(9)])
+    gevent.joinall([gevent.spawn(pair.connection.output.write, b"<%d>" % number) for number in range(9)])
     assert pair.read(27) == b"".join(b"<%d>" % number for number in range(9))
     assert pair.sends[0] == b"<0>"
     assert len(pair.sends) == 2
@@ -413,16 +413,16 @@ def test_writes_of_several_threads_in_one_turn_are_collected(pair: Pair) -> None
 def test_a_great_many_writes_of_one_turn_take_few_sends(pair: Pair) -> None:
     frames = [b"%06d" % number for number in range(5000)]
     for frame in frames:
-        pair.connection.write(frame)
+        pair.connection.output.write(frame)
     assert pair.read(6 * 5000) == b"".join(frames)
     assert len(pair.sends) <= 10
-    assert pair.connection.sent == 5000
+    assert pair.connection.output.sent == 5000
 
 
 def test_a_large_outbox_is_not_joined_anew_for_each_send(full: Pair) -> None:
     frames = [b"%06d" % number + b"x" * 10_000 for number in range(400)]
     for frame in frames:
-        full.connection.write(frame)
+        full.connection.output.write(frame)
     full.socket.room = ALL_ROOM
     assert full.read(400 * 10_006) == b"".join(frames)
     assert max(full.socket.offered) <= 512 * 1024
@@ -431,27 +431,31 @@ def test_a_large_outbox_is_not_joined_anew_for_each_send(full: Pair) -> None:
 def test_a_write_that_nobody_waits_for_leaves_no_watcher_on_the_socket(pair: Pair) -> None:
     polls()
     before = active_watchers()
-    pair.connection.write(b"a")
-    pair.connection.write(b"b")
+    pair.connection.output.write(b"a")
+    pair.connection.output.write(b"b")
     polls()
     assert active_watchers() <= before
 
 
 def test_frames_are_numbered_from_1_and_sent_says_which_ones_are_out(pair: Pair) -> None:
-    assert [pair.connection.write(b"a") > pair.connection.sent for _ in range(3)] == [False, True, True]
-    assert pair.connection.sent == 1
+    assert [pair.connection.output.write(b"a") > pair.connection.output.sent for _ in range(3)] == [
+        False,
+        True,
+        True,
+    ]
+    assert pair.connection.output.sent == 1
     polls()
-    assert pair.connection.sent == 3
-    assert pair.connection.write(b"a") == 4
-    assert pair.connection.sent == 4
+    assert pair.connection.output.sent == 3
+    assert pair.connection.output.write(b"a") == 4
+    assert pair.connection.output.sent == 4
 
 
 def test_a_frame_of_no_bytes_is_sent_like_any_other(pair: Pair) -> None:
     for frame in (b"", b"a", b"", b"b", b""):
-        pair.connection.write(frame)
+        pair.connection.output.write(frame)
     assert pair.read(2) == b"ab"
-    wait_until(lambda: pair.connection.sent == 5)
-    assert pair.connection.unsent == 0
+    wait_until(lambda: pair.connection.output.sent == 5)
+    assert pair.connection.output.unsent == 0
 
 
 def test_a_socket_that_takes_little_gets_every_byte_in_order() -> None:
@@ -462,12 +466,12 @@ def test_a_socket_that_takes_little_gets_every_byte_in_order() -> None:
     chance = random.Random(3)
     frames = [chance.randbytes(chance.choice([0, 1, 100, 5000, 70_000, 300_000])) for _ in range(30)]
     for frame in frames:
-        pair.connection.write(frame)
-    assert pair.connection.unsent > 0
+        pair.connection.output.write(frame)
+    assert pair.connection.output.unsent > 0
     before = active_watchers()
     assert pair.read(sum(map(len, frames))) == b"".join(frames)
-    wait_until(lambda: pair.connection.unsent == 0)
-    assert pair.connection.sent == 30
+    wait_until(lambda: pair.connection.output.unsent == 0)
+    assert pair.connection.output.sent == 30
     # It waits for the socket no more.
     wait_until(lambda: active_watchers() <= before - 1)
     pair.close()
@@ -478,24 +482,24 @@ def test_sent_counts_whole_frames_at_each_step(make_pair: MakePair, room: int) -
     frames = [b"", b"a", b"bcd", b"", b"efghij", b"k", b""]
     pair = make_pair(room=NO_ROOM)
     for frame in frames:
-        pair.connection.write(frame)
+        pair.connection.output.write(frame)
     out = 0
-    while pair.connection.sent < len(frames):
+    while pair.connection.output.sent < len(frames):
         pair.socket.room = room
-        wait_until(lambda: pair.socket.room == 0 or pair.connection.sent == len(frames))
+        wait_until(lambda: pair.socket.room == 0 or pair.connection.output.sent == len(frames))
         out += room - pair.socket.room
         ends = [len(b"".join(frames[: number + 1])) for number in range(len(frames))]
-        assert pair.connection.sent == sum(end <= out for end in ends)
-        assert pair.connection.unsent == 11 - out
+        assert pair.connection.output.sent == sum(end <= out for end in ends)
+        assert pair.connection.output.unsent == 11 - out
     assert pair.read_now() == b"abcdefghijk"
 
 
 def test_writes_while_the_socket_is_full_are_collected_and_not_tried(full: Pair) -> None:
     for _ in range(5):
-        full.connection.write(b"abc")
+        full.connection.output.write(b"abc")
         polls()
     assert full.sends == []
-    assert full.connection.unsent == 15
+    assert full.connection.output.unsent == 15
     full.socket.room = ALL_ROOM
     assert full.read(15) == b"abc" * 5
     assert len(full.sends) == 1
@@ -505,62 +509,62 @@ def test_writes_while_the_socket_is_full_are_collected_and_not_tried(full: Pair)
 
 
 def test_a_frame_of_which_nothing_was_sent_can_be_taken_back(pair: Pair) -> None:
-    sequences = [pair.connection.write(frame) for frame in (b"one", b"two", b"three", b"four")]
-    assert pair.connection.take_back(sequences[2]) is True
-    assert pair.connection.unsent == len(b"twofour")
+    sequences = [pair.connection.output.write(frame) for frame in (b"one", b"two", b"three", b"four")]
+    assert pair.connection.output.take_back(sequences[2]) is True
+    assert pair.connection.output.unsent == len(b"twofour")
     assert pair.read(10) == b"onetwofour"
-    wait_until(lambda: pair.connection.sent == 4)
-    assert pair.connection.unsent == 0
+    wait_until(lambda: pair.connection.output.sent == 4)
+    assert pair.connection.output.unsent == 0
 
 
 def test_a_frame_that_was_sent_cannot_be_taken_back(pair: Pair) -> None:
-    first, second = pair.connection.write(b"one"), pair.connection.write(b"two")
-    assert pair.connection.take_back(first) is False
+    first, second = pair.connection.output.write(b"one"), pair.connection.output.write(b"two")
+    assert pair.connection.output.take_back(first) is False
     polls()
-    assert pair.connection.take_back(second) is False
+    assert pair.connection.output.take_back(second) is False
     assert pair.read(6) == b"onetwo"
 
 
 @pytest.mark.parametrize("room", [1, 2])
 def test_a_frame_of_which_a_part_was_sent_cannot_be_taken_back(make_pair: MakePair, room: int) -> None:
     pair = make_pair(room=room)
-    first, second = pair.connection.write(b"one"), pair.connection.write(b"two")
-    assert pair.connection.take_back(first) is False
-    assert pair.connection.take_back(second) is True
-    pair.connection.write(b"three")
+    first, second = pair.connection.output.write(b"one"), pair.connection.output.write(b"two")
+    assert pair.connection.output.take_back(first) is False
+    assert pair.connection.output.take_back(second) is True
+    pair.connection.output.write(b"three")
     pair.socket.room = ALL_ROOM
     # Frames on the wire stay whole.
     assert pair.read(8) == b"onethree"
 
 
 def test_a_frame_of_which_a_part_was_sent_in_a_later_turn_cannot_be_taken_back(full: Pair) -> None:
-    sequences = [full.connection.write(frame) for frame in (b"one", b"two", b"three")]
+    sequences = [full.connection.output.write(frame) for frame in (b"one", b"two", b"three")]
     full.socket.room = 4
     wait_until(lambda: full.socket.room == 0)
-    assert full.connection.sent == 1
-    assert [full.connection.take_back(sequence) for sequence in sequences] == [False, False, True]
+    assert full.connection.output.sent == 1
+    assert [full.connection.output.take_back(sequence) for sequence in sequences] == [False, False, True]
     full.socket.room = ALL_ROOM
     assert full.read(6) == b"onetwo"
 
 
 def test_a_frame_can_be_taken_back_twice(full: Pair) -> None:
-    full.connection.write(b"one")
-    second = full.connection.write(b"two")
-    assert full.connection.take_back(second)
-    assert full.connection.take_back(second)
-    assert full.connection.unsent == 3
+    full.connection.output.write(b"one")
+    second = full.connection.output.write(b"two")
+    assert full.connection.output.take_back(second)
+    assert full.connection.output.take_back(second)
+    assert full.connection.output.unsent == 3
     full.socket.room = ALL_ROOM
     assert full.read(3) == b"one"
 
 
 def test_all_frames_can_be_taken_back(full: Pair) -> None:
-    sequences = [full.connection.write(b"abc") for _ in range(5)]
-    assert all(map(full.connection.take_back, sequences))
-    assert full.connection.unsent == 0
+    sequences = [full.connection.output.write(b"abc") for _ in range(5)]
+    assert all(map(full.connection.output.take_back, sequences))
+    assert full.connection.output.unsent == 0
     full.socket.room = ALL_ROOM
-    wait_until(lambda: full.connection.sent == 5)
+    wait_until(lambda: full.connection.output.sent == 5)
     assert full.sends == []
-    full.connection.write(b"next")
+    full.connection.output.write(b"next")
     assert full.read(4) == b"next"
 
 
@@ -572,28 +576,28 @@ def test_any_frames_can_be_taken_back_at_any_time(full: Pair, seed: int) -> None
     for number in range(60):
         full.socket.room = chance.randint(0, 12)
         frame = b"<%s>" % (b"%d" % number * chance.randint(1, 3))
-        written[connection.write(frame)] = frame
+        written[connection.output.write(frame)] = frame
         if chance.random() < 0.4:
             turns(1)
         for sequence in chance.sample(sorted(written), min(2, len(written))):
-            sent = connection.sent
-            if connection.take_back(sequence):
+            sent = connection.output.sent
+            if connection.output.take_back(sequence):
                 assert sequence > sent
                 del written[sequence]
-            assert connection.sent == sent
+            assert connection.output.sent == sent
     full.socket.room = ALL_ROOM
-    wait_until(lambda: connection.sent == 60)
-    assert connection.unsent == 0
+    wait_until(lambda: connection.output.sent == 60)
+    assert connection.output.unsent == 0
     assert full.read_now() == b"".join(written.values())
 
 
 def test_what_is_unsent_when_the_connection_closes_can_be_taken_back(full: Pair) -> None:
     full.socket.room = 3
-    first, second = full.connection.write(b"one"), full.connection.write(b"two")
+    first, second = full.connection.output.write(b"one"), full.connection.output.write(b"two")
     full.connection.abort()
-    assert full.connection.take_back(first) is False
-    assert full.connection.take_back(second) is True
-    assert full.connection.take_back(full.connection.write(b"three")) is True
+    assert full.connection.output.take_back(first) is False
+    assert full.connection.output.take_back(second) is True
+    assert full.connection.output.take_back(full.connection.output.write(b"three")) is True
 
 
 # The high-water mark
@@ -603,9 +607,9 @@ def writer(pair: Pair, frame: bytes, timeout: float | None = None) -> gevent.Gre
     """A thread that writes when there is room, and has come to its wait."""
 
     def write() -> int:
-        if pair.connection.above_high_water:
-            pair.connection.wait_for_room("send_request", timeout)
-        return pair.connection.write(frame)
+        if pair.connection.output.above_high_water:
+            pair.connection.output.wait_for_room("send_request", timeout)
+        return pair.connection.output.write(frame)
 
     thread = gevent.spawn(write)
     wait_until(lambda: thread.ready() or waiting_on(thread))
@@ -616,20 +620,20 @@ def writer(pair: Pair, frame: bytes, timeout: float | None = None) -> gevent.Gre
 def crowded(make_pair: MakePair) -> Pair:
     """A pair with as much unsent as may be."""
     pair = make_pair(room=NO_ROOM, high_water=10)
-    pair.connection.write(b"x" * 10)
+    pair.connection.output.write(b"x" * 10)
     return pair
 
 
 def test_below_the_high_water_mark_nobody_waits(make_pair: MakePair) -> None:
     pair = make_pair(room=NO_ROOM, high_water=10)
-    pair.connection.write(b"x" * 9)
-    assert not pair.connection.above_high_water
+    pair.connection.output.write(b"x" * 9)
+    assert not pair.connection.output.above_high_water
     others: list[str] = []
     get_hub().loop.run_callback(others.append, "ran")
-    pair.connection.wait_for_room("send_request", 0)
+    pair.connection.output.wait_for_room("send_request", 0)
     assert others == []
-    pair.connection.write(b"x")
-    assert pair.connection.above_high_water
+    pair.connection.output.write(b"x")
+    assert pair.connection.output.above_high_water
 
 
 def test_a_writer_at_the_high_water_mark_waits_until_the_peer_reads(crowded: Pair) -> None:
@@ -639,7 +643,7 @@ def test_a_writer_at_the_high_water_mark_waits_until_the_peer_reads(crowded: Pai
     assert "unsent=10" in str(waiting_on(waiting))
     crowded.socket.room = 1
     wait_until(lambda: waiting.ready())
-    assert crowded.connection.unsent == 13
+    assert crowded.connection.output.unsent == 13
     crowded.socket.room = ALL_ROOM
     assert crowded.read(14) == b"x" * 10 + b"next"
 
@@ -660,30 +664,30 @@ def test_writers_are_served_in_the_order_in_which_they_came_and_none_barges_in(c
 
 def test_a_newcomer_waits_behind_those_who_wait_even_if_there_is_room(make_pair: MakePair) -> None:
     pair = make_pair(room=NO_ROOM, high_water=10)
-    pair.connection.write(b"x" * 5)
-    second = pair.connection.write(b"y" * 5)
+    pair.connection.output.write(b"x" * 5)
+    second = pair.connection.output.write(b"y" * 5)
     first, next_one = writer(pair, b"1"), writer(pair, b"2")
-    pair.connection.take_back(second)
-    assert pair.connection.unsent < 10
-    assert pair.connection.above_high_water
+    pair.connection.output.take_back(second)
+    assert pair.connection.output.unsent < 10
+    assert pair.connection.output.above_high_water
     pair.socket.room = ALL_ROOM
     assert pair.read(7) == b"xxxxx12"
     assert (first.get(timeout=LONG), next_one.get(timeout=LONG)) == (3, 4)
-    assert not pair.connection.above_high_water
+    assert not pair.connection.output.above_high_water
 
 
 def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair: MakePair) -> None:
     pair = make_pair(high_water=1000)
-    pair.connection.write(b"")
+    pair.connection.output.write(b"")
     highest = 0
 
     def write_much() -> None:
         nonlocal highest
         for _ in range(50):
-            if pair.connection.above_high_water:
-                pair.connection.wait_for_room("send_request", LONG)
-            pair.connection.write(b"x" * 100)
-            highest = max(highest, pair.connection.unsent)
+            if pair.connection.output.above_high_water:
+                pair.connection.output.wait_for_room("send_request", LONG)
+            pair.connection.output.write(b"x" * 100)
+            highest = max(highest, pair.connection.output.unsent)
 
     pair.socket.room = NO_ROOM
     threads = [gevent.spawn(write_much) for _ in range(5)]
@@ -701,7 +705,7 @@ def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair
 def test_a_writer_that_has_no_room_in_time_is_told_and_leaves_the_line(crowded: Pair) -> None:
     before = active_watchers()
     for timeout in (0.01, 0, -1):
-        assert crowded.connection.wait_for_room("send_request", timeout) is False
+        assert crowded.connection.output.wait_for_room("send_request", timeout) is False
     assert active_watchers() <= before
     waiting = writer(crowded, b"next")
     crowded.socket.room = ALL_ROOM
@@ -716,7 +720,7 @@ def test_a_writer_that_is_ended_leaves_the_line_and_disturbs_no_other(crowded: P
 
     def wait() -> None:
         try:
-            crowded.connection.wait_for_room("send_request", 60)
+            crowded.connection.output.wait_for_room("send_request", 60)
         except BaseException as caught:
             raised.append(caught)
 
@@ -744,12 +748,12 @@ def test_room_is_not_lost_on_a_writer_that_is_killed_in_the_same_turn(
         crowded.socket.room = ALL_ROOM
     assert crowded.read(11)[:10] == b"x" * 10
     second.get(timeout=LONG)
-    assert not crowded.connection.above_high_water
+    assert not crowded.connection.output.above_high_water
 
 
 def test_writers_that_wait_when_the_connection_closes_return_and_find_it_closed(crowded: Pair) -> None:
     def wait() -> bool:
-        assert crowded.connection.wait_for_room("send_request", LONG)
+        assert crowded.connection.output.wait_for_room("send_request", LONG)
         return crowded.connection.closed
 
     threads = [gevent.spawn(wait) for _ in range(3)]
@@ -760,8 +764,8 @@ def test_writers_that_wait_when_the_connection_closes_return_and_find_it_closed(
 
 def test_nobody_waits_on_a_closed_connection_however_much_was_unsent(crowded: Pair) -> None:
     crowded.connection.abort()
-    assert not crowded.connection.above_high_water
-    assert crowded.connection.wait_for_room("send_request", 0) is True
+    assert not crowded.connection.output.above_high_water
+    assert crowded.connection.output.wait_for_room("send_request", 0) is True
 
 
 def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crowded: Pair) -> None:
@@ -769,13 +773,13 @@ def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crow
 
     def insist() -> None:
         for _ in range(3):
-            returned.append(crowded.connection.wait_for_room("send_request", LONG))
+            returned.append(crowded.connection.output.wait_for_room("send_request", LONG))
 
     threads = [gevent.spawn(insist) for _ in range(2)]
     wait_until(lambda: all(map(waiting_on, threads)))
     crowded.connection.abort()
     # And one that comes between the close and the wake of the others.
-    assert crowded.connection.wait_for_room("send_request", 0)
+    assert crowded.connection.output.wait_for_room("send_request", 0)
     gevent.joinall(threads, timeout=LONG)
     assert returned == [True] * 6
 
@@ -784,13 +788,13 @@ def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crow
 
 
 def test_an_owner_that_asks_is_told_once_when_there_is_room(crowded: Pair) -> None:
-    crowded.connection.wants_resume = True
+    crowded.connection.output.wants_resume = True
     polls()
     assert crowded.owner.events == []
     crowded.socket.room = 1
     wait_until(lambda: crowded.owner.events)
     assert crowded.owner.events == ["room"]
-    assert not crowded.connection.wants_resume
+    assert not crowded.connection.output.wants_resume
     crowded.socket.room = ALL_ROOM
     assert crowded.read(10) == b"x" * 10
     polls()
@@ -805,7 +809,7 @@ def test_an_owner_that_does_not_ask_is_not_told_of_room(crowded: Pair) -> None:
 
 
 def test_an_owner_is_not_told_of_room_on_a_closed_connection(crowded: Pair) -> None:
-    crowded.connection.wants_resume = True
+    crowded.connection.output.wants_resume = True
     crowded.connection.abort()
     crowded.socket.room = ALL_ROOM
     polls()
@@ -838,14 +842,14 @@ def test_close_with_unsent_data_leaves_no_watcher_and_drops_the_data() -> None:
     counting = CountingSocket(ours)
     counting.room = 2
     pair = Pair(Limits(), counting, socket.socket(fileno=peer.detach()))
-    pair.connection.write(b"frame")
+    pair.connection.output.write(b"frame")
     # Now it waits for the socket, to read and to write.
     wait_until(lambda: active_watchers() == before + 2)
     polls()
     assert active_watchers() == before + 2
     pair.connection.abort()
     wait_until(lambda: active_watchers() == before)
-    assert pair.connection.unsent == 0
+    assert pair.connection.output.unsent == 0
     polls()
     assert pair.read_now() == b"fr"
     pair.peer.close()
@@ -858,11 +862,11 @@ def test_close_tells_its_reason_to_the_owner(pair: Pair) -> None:
 
 
 def test_after_close_nothing_is_sent_or_read_and_no_call_fails(pair: Pair) -> None:
-    pair.connection.write(b"a")
-    pair.connection.write(b"b")
+    pair.connection.output.write(b"a")
+    pair.connection.output.write(b"b")
     pair.peer.sendall(request(1))
     pair.connection.abort()
-    assert pair.connection.write(b"c") > pair.connection.sent
+    assert pair.connection.output.write(b"c") > pair.connection.output.sent
     pair.connection.pause_reading()
     pair.connection.resume_reading()
     pair.connection.close()
@@ -875,7 +879,7 @@ def test_a_closed_connection_is_not_kept_in_memory() -> None:
     owner = Owner()
     ours, peer = stdlib_socket.socketpair()
     connection = connection_over(ours, owner)
-    connection.write(b"x" * 10_000_000)
+    connection.output.write(b"x" * 10_000_000)
     polls()
     connection.abort()
     polls()
@@ -890,7 +894,7 @@ def test_a_closed_connection_keeps_nothing_of_what_was_unsent(full: Pair) -> Non
     frame = bytes(bytearray(50))
     before = sys.getrefcount(frame)
     for _ in range(5):
-        full.connection.write(frame)
+        full.connection.output.write(frame)
     assert sys.getrefcount(frame) > before
     full.connection.abort()
     polls()
@@ -898,7 +902,7 @@ def test_a_closed_connection_keeps_nothing_of_what_was_unsent(full: Pair) -> Non
 
 
 def test_close_when_sent_closes_at_once_if_all_is_sent(pair: Pair) -> None:
-    pair.connection.write(b"frame")
+    pair.connection.output.write(b"frame")
     pair.connection.close()
     assert pair.connection.closed
     assert pair.owner.errors == [None]
@@ -908,7 +912,7 @@ def test_close_when_sent_closes_at_once_if_all_is_sent(pair: Pair) -> None:
 
 def test_close_when_sent_sends_the_other_writes_of_the_turn_first(pair: Pair) -> None:
     for frame in (b"a", b"b", b"c"):
-        pair.connection.write(frame)
+        pair.connection.output.write(frame)
     pair.connection.close()
     assert not pair.connection.closed
     assert pair.connection.closing
@@ -918,7 +922,7 @@ def test_close_when_sent_sends_the_other_writes_of_the_turn_first(pair: Pair) ->
 
 
 def test_close_when_sent_waits_for_a_peer_that_reads_slowly(full: Pair) -> None:
-    full.connection.write(b"frame")
+    full.connection.output.write(b"frame")
     polls()
     full.connection.close()
     full.connection.close()
@@ -932,7 +936,7 @@ def test_close_when_sent_waits_for_a_peer_that_reads_slowly(full: Pair) -> None:
 
 
 def test_close_when_sent_reads_no_more(full: Pair) -> None:
-    full.connection.write(b"frame")
+    full.connection.output.write(b"frame")
     full.connection.close()
     full.peer.sendall(request(1))
     polls()
@@ -946,7 +950,7 @@ def test_close_when_sent_reads_no_more(full: Pair) -> None:
 
 
 def test_an_owner_that_closes_when_sent_is_told_of_no_more_messages(full: Pair) -> None:
-    full.connection.write(b"frame")
+    full.connection.output.write(b"frame")
     full.owner.on_message = lambda message: full.connection.close()
     full.peer.sendall(request(1) + request(2) + request(3))
     wait_until(lambda: full.owner.messages)
@@ -957,7 +961,7 @@ def test_an_owner_that_closes_when_sent_is_told_of_no_more_messages(full: Pair) 
 
 
 def test_close_when_sent_gives_up_when_the_peer_is_gone(full: Pair) -> None:
-    full.connection.write(b"frame")
+    full.connection.output.write(b"frame")
     polls()
     full.connection.close()
     full.peer.close()
@@ -973,7 +977,7 @@ def test_close_when_sent_gives_up_when_the_peer_is_gone(full: Pair) -> None:
 def test_what_the_peer_said_before_it_went_is_read_before_the_connection_closes(pair: Pair) -> None:
     pair.peer.sendall(request(1) + request(2))
     pair.peer.close()
-    pair.connection.write(b"too late")
+    pair.connection.output.write(b"too late")
     # A write raises nothing, and tells nothing yet.
     assert pair.owner.events == []
     wait_until(lambda: pair.connection.closed)
@@ -988,28 +992,32 @@ def test_all_that_the_peer_said_before_it_went_is_read(pair: Pair) -> None:
     for id in (1, 2, 3):
         pair.peer.sendall(request(id, b"x" * size))
     pair.peer.close()
-    pair.connection.write(b"too late")
+    pair.connection.output.write(b"too late")
     wait_until(lambda: pair.connection.closed)
     assert ids(pair.owner) == [1, 2, 3]
 
 
 def test_a_later_write_of_a_turn_may_be_the_one_that_finds_the_peer_gone(pair: Pair) -> None:
-    pair.connection.write(b"in time")
-    second = pair.connection.write(b"too late")
+    pair.connection.output.write(b"in time")
+    second = pair.connection.output.write(b"too late")
     pair.peer.sendall(request(1))
     pair.peer.close()
     wait_until(lambda: pair.connection.closed)
     assert pair.owner.events == ["message", "closed"]
-    assert pair.connection.sent == 1
-    assert pair.connection.take_back(second)
+    assert pair.connection.output.sent == 1
+    assert pair.connection.output.take_back(second)
 
 
 def test_writes_after_a_failed_one_are_numbered_and_never_sent(pair: Pair) -> None:
     pair.peer.close()
-    assert [pair.connection.write(b"a") > pair.connection.sent for _ in range(3)] == [True, True, True]
-    assert [pair.connection.take_back(sequence) for sequence in (1, 2, 3)] == [True, True, True]
+    assert [pair.connection.output.write(b"a") > pair.connection.output.sent for _ in range(3)] == [
+        True,
+        True,
+        True,
+    ]
+    assert [pair.connection.output.take_back(sequence) for sequence in (1, 2, 3)] == [True, True, True]
     wait_until(lambda: pair.connection.closed)
-    assert pair.connection.sent == 0
+    assert pair.connection.output.sent == 0
     assert pair.sends == []
 
 
@@ -1017,7 +1025,7 @@ def test_an_owner_that_closes_while_the_rest_is_read_is_told_of_no_more(pair: Pa
     pair.owner.on_message = lambda message: pair.connection.abort()
     pair.peer.sendall(request(1) + request(2))
     pair.peer.close()
-    pair.connection.write(b"too late")
+    pair.connection.output.write(b"too late")
     wait_until(lambda: pair.connection.closed)
     polls()
     assert ids(pair.owner) == [1]
@@ -1026,7 +1034,7 @@ def test_an_owner_that_closes_while_the_rest_is_read_is_told_of_no_more(pair: Pa
 
 def test_a_peer_that_is_gone_leaves_no_watcher_and_wakes_the_writers(crowded: Pair) -> None:
     polls()
-    waiting = gevent.spawn(crowded.connection.wait_for_room, "send_request", LONG)
+    waiting = gevent.spawn(crowded.connection.output.wait_for_room, "send_request", LONG)
     wait_until(lambda: waiting_on(waiting))
     crowded.peer.close()
     crowded.socket.room = ALL_ROOM
@@ -1048,27 +1056,27 @@ def test_an_error_of_a_read_closes_the_connection_with_it(pair: Pair) -> None:
 
 
 def test_a_last_frame_goes_out_at_once_or_not_at_all(pair: Pair) -> None:
-    pair.connection.write_last(b"last")
+    pair.connection.output.write_last(b"last")
     assert pair.read_now() == b"last"
     pair.connection.abort()
-    pair.connection.write_last(b"too late")
+    pair.connection.output.write_last(b"too late")
     assert pair.sends == [b"last"]
 
 
 def test_a_last_frame_does_not_tear_another_apart(make_pair: MakePair) -> None:
     pair = make_pair(room=2)
-    pair.connection.write(b"frame")
+    pair.connection.output.write(b"frame")
     pair.socket.room = 2
-    pair.connection.write_last(b"last")
+    pair.connection.output.write_last(b"last")
     assert b"".join(pair.sends) == b"fram"
 
 
 def test_a_last_frame_goes_behind_all_that_is_written(make_pair: MakePair) -> None:
     pair = make_pair(room=2)
-    pair.connection.write(b"frame")
-    pair.connection.write(b"another")
+    pair.connection.output.write(b"frame")
+    pair.connection.output.write(b"another")
     pair.socket.room = ALL_ROOM
-    pair.connection.write_last(b"last")
+    pair.connection.output.write_last(b"last")
     assert b"".join(pair.sends) == b"frameanotherlast"
     assert pair.read(5) == b"frame"
 
@@ -1107,7 +1115,7 @@ def test_a_peer_that_is_silent_between_messages_is_not_dropped(make_pair: MakePa
     pair = make_pair(stall_timeout=0.4)
 
     def is_watched() -> bool:
-        watch = pair.connection._input_watch
+        watch = pair.connection._stall
         return watch is not None and watch.timer is not None
 
     pair.peer.sendall(request(1)[:-1])
@@ -1123,7 +1131,7 @@ def test_a_peer_that_does_not_read_is_dropped_only_if_the_connection_is_to_be_cl
     make_pair: MakePair, closing: bool
 ) -> None:
     pair = make_pair(room=NO_ROOM, stall_timeout=0.02)
-    pair.connection.write(b"frame")
+    pair.connection.output.write(b"frame")
     if closing:
         pair.connection.close()
         wait_until(lambda: pair.connection.closed)
@@ -1187,8 +1195,8 @@ def test_a_connection_never_blocks_on_its_socket() -> None:
     ours, peer = stdlib_socket.socketpair()
     connection = connection_over(ours, Owner())
     assert ours.getblocking() is False
-    connection.write(b"x" * 10_000_000)
-    assert connection.unsent > 0
+    connection.output.write(b"x" * 10_000_000)
+    assert connection.output.unsent > 0
     connection.abort()
     peer.close()
 
@@ -1199,8 +1207,8 @@ def test_messages_pass_over_tcp_in_both_directions() -> None:
     connection = connection_over(ours, here)
     other = connection_over(peer, there)
     for id in range(1, 4):
-        connection.write(request(id))
-        other.write(request(10 * id))
+        connection.output.write(request(id))
+        other.output.write(request(10 * id))
     wait_until(lambda: len(here.messages) == len(there.messages) == 3)
     assert (ids(here), ids(there)) == ([10, 20, 30], [1, 2, 3])
     connection.close()
@@ -1210,7 +1218,7 @@ def test_messages_pass_over_tcp_in_both_directions() -> None:
 
 def test_a_connection_shows_its_peer_and_its_state(full: Pair) -> None:
     assert "with the peer: open, unsent=0" in repr(full.connection)
-    full.connection.write(b"frame")
+    full.connection.output.write(b"frame")
     assert "open, unsent=5" in repr(full.connection)
     full.connection.close()
     assert "closing, unsent=5" in repr(full.connection)

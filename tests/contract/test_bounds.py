@@ -25,7 +25,7 @@ def server_of(bus: Bus) -> ServerBus[Any, Any]:
 
 
 def unsent_of(bus: Bus) -> int:
-    return sum(session.stream.unsent for session in server_of(bus)._admission.connections)
+    return sum(session.stream.output.unsent for session in server_of(bus)._admission.connections)
 
 
 @on_sockets

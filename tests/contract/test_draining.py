@@ -47,8 +47,8 @@ def test_an_answer_on_its_way_arrives_although_the_client_has_sent_more(
     # All is with the kernel, and the client has read nothing.
     wait_until(lambda: bus.server.stats().answered == 1)
     assert isinstance(bus.server, ServerBus)
-    (session,) = (each for each in bus.server._admission.connections if each._last_id == 1)
-    wait_until(lambda: not session.stream.unsent or bus.kind == "tls")
+    (session,) = (each for each in bus.server._admission.connections if each.protocol.last_id == 1)
+    wait_until(lambda: not session.stream.output.unsent or bus.kind == "tls")
     session.stream.pause_reading()
     draining = start(bus.server.drain)
     turns()

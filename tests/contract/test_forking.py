@@ -632,7 +632,7 @@ def test_one_object_that_cannot_be_left_to_the_parent_does_not_spare_the_others(
             check(kernel.num_threads == 0, kernel.dump())
             check(logged == ["cannot leave Failing to the parent"], logged)
 
-        from ratchet._alive import kernels
+        from ratchet._alive import schedulers
 
         logged = []
         handler = logging.Handler()
@@ -640,7 +640,7 @@ def test_one_object_that_cannot_be_left_to_the_parent_does_not_spare_the_others(
         logging.getLogger("ratchet").addHandler(handler)
         parent = os.getpid()
         failing = Failing()
-        kernels.add(failing)
+        schedulers.add(failing)
         kernel = ratchet.Ratchet(wait)
         kernel.loop_once(noblock=True)
         check(in_child(child) == 0, "the child failed")

@@ -38,9 +38,9 @@ PARTS: Codec[Any, Any] = Codec(
 def unsent(bus: object) -> int:
     """How many bytes wait in this process for the peers of a bus."""
     if isinstance(bus, ClientBus):
-        return sum(link.stream.unsent for link in bus._connections)
+        return sum(link.stream.output.unsent for link in bus._connections)
     assert isinstance(bus, ServerBus)
-    return sum(session.stream.unsent for session in bus._admission.connections)
+    return sum(session.stream.output.unsent for session in bus._admission.connections)
 
 
 def wait_until_full(client: ClientBus[Any, Any], high_water: int) -> None:

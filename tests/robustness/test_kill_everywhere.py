@@ -287,7 +287,7 @@ class SendRequestWithoutRoom(BusScene):
             narrow(client._connection.stream)
         self.sent = [client.send_request(BIG)]
         if isinstance(client, ratchet_bus.ClientBus):
-            while client._connection is not None and not client._connection.stream.above_high_water:
+            while client._connection is not None and not client._connection.stream.output.above_high_water:
                 self.sent.append(client.send_request(BIG))
 
     def call(self) -> object:

@@ -77,7 +77,7 @@ with bus.connect("10.99.0.1:4000") as client:
     print(client.call(b"burn", 60).decode(), time.monotonic() - begun, flush=True)
     sent = [client.send_request(b"wait") for _ in range(3)]
     # A one-way trip and back: the requests are on the other side.
-    while client._connection.stream.undelivered:
+    while client._connection.stream.output.undelivered:
         gevent.sleep(0.01)
     print("in flight", flush=True)
     sys.stdin.readline()

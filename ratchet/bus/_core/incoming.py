@@ -75,7 +75,6 @@ class IncomingRequest:
         client: the client's side of it, if that is in this process.
         handler: the thread that handles it, or decodes it.
         metadata: what the client sent along.
-        kept_answer: its answer, while that waits for those of earlier requests.
     """
 
     __slots__ = (
@@ -85,7 +84,6 @@ class IncomingRequest:
         "deadline",
         "handler",
         "id",
-        "kept_answer",
         "message",
         "metadata",
         "one_way",
@@ -114,7 +112,6 @@ class IncomingRequest:
         self.client = client
         self.handler: greenlet | None = None
         self.metadata: Mapping[str, str] = _NO_METADATA
-        self.kept_answer: Any = None
         # The threads that handle it, each with what ends its deadline; the last one is `handler`.
         self._handlings: tuple[tuple[greenlet, Scope | None], ...] = ()
         # Rings at the deadline, while a thread handles it.

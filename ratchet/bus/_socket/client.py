@@ -31,14 +31,17 @@ from ratchet.bus._core.deadline import (
     request_deadline,
     time_left,
 )
-from ratchet.bus._core.faults import DRAINING, check_size, encode_metadata
+from ratchet.bus._core.faults import DRAINING as SERVER_DRAINS
+from ratchet.bus._core.faults import check_size, encode_metadata
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
 from ratchet.bus._socket.linger import note_dropped
-from ratchet.bus._socket.stream import LATE_FOR_BUSY, LATE_FOR_QUIET
+from ratchet.bus._socket.output import LATE_FOR_BUSY
+from ratchet.bus._socket.protocol import DRAINING
+from ratchet.bus._socket.stream import LATE_FOR_QUIET
 from ratchet.bus._socket.transport import Socket, Transport, refused_us, will_never_work
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import (
@@ -129,7 +132,7 @@ class ClientBus(ClientSide[Request, Response]):
         while True:
             self._check_open()
             connection = self._connection
-            if connection is not None and (self._plain or connection.hello is not None):
+            if connection is not None and (self._plain or connection.protocol.hello is not None):
                 return
             if connection is None:
                 self._check_hope()
@@ -281,20 +284,20 @@ class ClientBus(ClientSide[Request, Response]):
         try:
             connection = self._connection
             if connection is not None:
-                if self._plain and not connection.open:
+                if self._plain and not len(connection):
                     # It may have closed behind its last answer.
                     connection.stream.read_now()
                 else:
-                    connection.stream.catch_up(LATE_FOR_BUSY if connection.open else LATE_FOR_QUIET)
+                    connection.stream.catch_up(LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET)
                 connection = self._connection
             if (
                 connection is None
-                or connection.stream.above_high_water
-                or len(connection.open) >= connection.max_in_flight
+                or connection.stream.output.above_high_water
+                or len(connection.protocol.open) >= connection.protocol.max_in_flight
             ):
                 connection = self._wait_for_connection(deadline)
-            if connection.narrow:
-                connection.check_size(parts)
+            if connection.protocol.narrow:
+                connection.protocol.check_size(parts)
             if deadline is None:
                 return connection.send(self, request, flags, 0, parts)
             left = time_left(deadline)
@@ -349,14 +352,14 @@ class ClientBus(ClientSide[Request, Response]):
                 self._check_hope()
                 if not self._waiters.wait("send_request", self, time_left(deadline)):
                     raise self._not_connected(timeout)
-            elif connection.stream.above_high_water or len(connection.open) >= connection.max_in_flight:
+            elif connection.stream.output.above_high_water or connection.is_full:
                 if not connection.wait_for_room(time_left(deadline)):
                     raise BusTimeout(
                         f"{self._peer} took too little within {in_words(timeout or 0.0)}",
                         outcome=Outcome.NOT_SENT,
                     )
                 # It is this thread's turn, even if others still wait.
-                if connection is self._connection and len(connection.open) < connection.max_in_flight:
+                if connection is self._connection and not connection.is_full:
                     return connection
             else:
                 return connection
@@ -373,7 +376,7 @@ class ClientBus(ClientSide[Request, Response]):
 
     def _lost_error(self) -> BusError:
         if isinstance(self._lost, Rejected):
-            return Rejected(f"{DRAINING} ({self._peer})")
+            return Rejected(f"{SERVER_DRAINS} ({self._peer})")
         refused = self._lost is not None and refused_us(self._lost)
         return ConnectionLost(
             f"the connection to {self._peer} was lost: {reason_of(self._lost)}",
@@ -435,7 +438,7 @@ class ClientBus(ClientSide[Request, Response]):
         self._lost = None if error is None else error.with_traceback(None)
 
     def _on_hello(self, connection: ClientConnection) -> None:
-        if connection in self._connections and not connection.draining:
+        if connection in self._connections and connection.protocol.state is not DRAINING:
             self._hopeless = False
             self._told = None
             if self._connection is None and not self._draining:
@@ -445,8 +448,8 @@ class ClientBus(ClientSide[Request, Response]):
     def _on_draining(self, connection: ClientConnection) -> None:
         if connection is self._connection:
             self._connection = None
-            self._lost = Rejected(DRAINING)
-            connection.stream.wake_writers()
+            self._lost = Rejected(SERVER_DRAINS)
+            connection.stream.output.wake_writers()
             self._dial_again()
 
     def _on_connection_lost(

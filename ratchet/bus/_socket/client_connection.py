@@ -1,11 +1,11 @@
 """One connection to a server, as the client sees it, and the requests that it carries.
 
-What a message means on the client's side is decided here; how it travels is the
-connection's affair.  Every transaction ends, whatever becomes of the connection,
-and its error says whether the request ran.
+It acts on what `ClientProtocol` makes of the messages that come, and sends on a
+`MessageStream` what that makes of the requests.  Every transaction ends, whatever
+becomes of the connection, and its error says whether the request ran.
 
-A transaction leaves the connection's register after it has ended, so one whose ending
-is interrupted is still there, and ends with the connection or in `settle`.
+A transaction leaves the register of the open ones after it has ended, so one whose
+ending is interrupted is still there, and ends with the connection or in `settle`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.faults import DRAINING, Reason, check_size, error_from_reason
+from ratchet.bus._core.faults import DRAINING as SERVER_DRAINS
+from ratchet.bus._core.faults import Reason, error_from_reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.stream import MessageStream, StreamOwner
+from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
+from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport, refused_us
 from ratchet.bus._socket.wire import Message
 from ratchet.bus.codecs import Decode
@@ -72,16 +74,12 @@ class ClientConnectionOwner(Protocol):
     """Whether this side has closed it."""
 
 
-class ClientConnection(StreamOwner):
+class ClientConnection:
     """One connection to a server.
 
     Attributes:
-        open: the open transactions, by id.
-        max_in_flight: the most of them that the server takes.
-        hello: what the server has said of itself; None until it has said anything.
-        draining: whether the server has said that it runs no more requests.
+        protocol: the client's role, with the open transactions.
         useful: whether an answer has come.
-        narrow: whether the server takes less than this side's own limits allow.
     """
 
     __slots__ = (
@@ -91,21 +89,13 @@ class ClientConnection(StreamOwner):
         "_decode",
         "_deferred",
         "_last_cast",
-        "_last_id",
-        "_limits",
-        "_plain",
         "_plain_answer",
-        "_plain_order",
         "_seen_undelivered",
         "_sending_plain",
         "_window",
         "counters",
-        "draining",
-        "hello",
         "hub",
-        "max_in_flight",
-        "narrow",
-        "open",
+        "protocol",
         "run_callback",
         "server_address",
         "stream",
@@ -128,13 +118,8 @@ class ClientConnection(StreamOwner):
         self.run_callback: Callable[..., object] = self.hub.loop.run_callback
         self.counters = counters
         self._decode = decode
-        self._limits = limits
-        self._plain = plain
         self.server_address = peer
-        self.open: dict[int, AnyOutgoing] = {}
-        # If plain, they are also in the order of their answers, with those that were
-        # given up still in their places.
-        self._plain_order: deque[AnyOutgoing] = deque()
+        self.protocol: ClientProtocol[AnyOutgoing] = ClientProtocol(limits, peer, plain)
         self._sending_plain = False
         # When the last answer came, or the last cast was made.
         self._plain_answer = 0.0
@@ -146,26 +131,20 @@ class ClientConnection(StreamOwner):
         self._cast_count = 0
         # Bytes that were undelivered when that was asked last.
         self._seen_undelivered = 0
-        self._last_id = 0
-        self.hello: wire.Hello | None = None
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
-        self.narrow = False
-        self.max_in_flight = wire.MAX_ID
-        self.draining = False
         self.useful = False
         self.stream = MessageStream(transport, limits, self, peer)
 
     def open_connection(self) -> None:
         """Say hello, and begin to read; the client knows the link by now, and closes it if this fails."""
-        if not self._plain:
-            limits = self._limits
-            hello = wire.Hello(max_message=limits.max_message, max_parts=limits.max_parts)
-            self.stream.write_later(wire.encode_hello(hello))
+        greeting = self.protocol.greeting()
+        if greeting:
+            self.stream.output.write_later(greeting)
         self.stream.open()
 
     def __repr__(self) -> str:
-        state = "draining, " if self.draining else ""
+        state = "draining, " if self.protocol.state is DRAINING else ""
         return f"<ClientConnection at {id(self):#x}: {state}unanswered={len(self)}, {self.stream!r}>"
 
     @property
@@ -174,12 +153,12 @@ class ClientConnection(StreamOwner):
 
     def __len__(self) -> int:
         """How many transactions are open."""
-        return len(self.open)
+        return len(self.protocol.open)
 
     @property
     def unsent_casts(self) -> int:
         """How many casts have not left."""
-        sent = self.stream.sent
+        sent = self.stream.output.sent
         return sum(number > sent for number in list(self._casts))
 
     @property
@@ -187,19 +166,20 @@ class ClientConnection(StreamOwner):
         """Whether the server's side has all that was cast; with it what was written before."""
         if not self._last_cast or self.stream.closed:
             return True
-        if self.stream.is_tls and not self._plain and self.hello is None:
+        plain = self.protocol.plain
+        if self.stream.is_tls and not plain and self.protocol.hello is None:
             # It may yet refuse this side's certificate, and then has run nothing.
             return False
-        if self._plain:
+        if plain:
             # To a plain server it is a request like any other, and one whose client goes
             # away is not run.  So as long as answers come, they are waited for.
             quiet = _clock.monotonic() - self._plain_answer > _PLAIN_SILENCE
-            return not self._plain_order or (quiet and not self.look_undelivered())
-        return self._last_cast <= self.stream.sent and not self.look_undelivered()
+            return not self.protocol.order or (quiet and not self.look_undelivered())
+        return self._last_cast <= self.stream.output.sent and not self.look_undelivered()
 
     def look_undelivered(self) -> int:
         """How many bytes the server's side has not got; remembered, for the end of the connection."""
-        self._seen_undelivered = self.stream.undelivered
+        self._seen_undelivered = self.stream.output.undelivered
         return self._seen_undelivered
 
     def _doubtful_casts(self, error: BaseException | None) -> int:
@@ -208,7 +188,7 @@ class ClientConnection(StreamOwner):
         if error is None:
             # This side has closed it, and what has left is seen delivered all the same.
             return unsent
-        if self.hello is None and refused_us(error):
+        if self.protocol.hello is None and refused_us(error):
             return self._cast_count
         on_their_way = bool(self._seen_undelivered or self.stream.left_behind)
         return unsent or int(on_their_way and self._cast_count > 0)
@@ -217,21 +197,14 @@ class ClientConnection(StreamOwner):
         self, owner: object, request: Request, flags: int, arg: int, parts: Sequence[bytes]
     ) -> ClientTransaction[Request, Any]:
         """Send a request of its client, whose parts are checked; does not block."""
-        # An id that no open transaction has; 0 is never one.
-        # Noted at once: a signal handler may send something in the middle of this.
-        self._last_id = id = self._last_id % wire.MAX_ID + 1
-        while id in self.open:
-            self._last_id = id = id % wire.MAX_ID + 1
+        protocol = self.protocol
         transaction: ClientTransaction[Request, Any] = ClientTransaction(owner, self, request, self._decode)
+        id, frame = protocol.request(flags, arg, parts)
         transaction.id = id
-        plain = self._plain
-        if plain:
-            frame = wire.frame(wire.PLAIN, 0, 0, 0, parts)
-        else:
-            frame = wire.frame(wire.REQUEST, flags, id, arg, parts)
+        plain = protocol.plain
         try:
             if not flags & wire.ONE_WAY:
-                self.open[id] = transaction
+                protocol.open[id] = transaction
             if plain and self._sending_plain:
                 # By a signal handler in the middle of another send, whose answer comes first.
                 transaction.frame_number = wire.MAX_ID
@@ -239,13 +212,13 @@ class ClientConnection(StreamOwner):
             elif plain:
                 self._send_plain(transaction, frame)
             else:
-                transaction.frame_number = self.stream.write(frame)
+                transaction.frame_number = self.stream.output.write(frame)
         except BaseException as error:
             if plain:
                 # Answers are told by their order, which nobody knows any more.
                 self.stream.lose_place(error)
             # Nobody waits for it, whether it was sent or not.
-            self.open.pop(id, None)
+            protocol.open.pop(id, None)
             raise
         if flags & wire.ONE_WAY and transaction.frame_number != wire.MAX_ID:
             self._note_cast(transaction.frame_number)
@@ -253,15 +226,16 @@ class ClientConnection(StreamOwner):
 
     def _send_plain(self, transaction: AnyOutgoing, frame: wire.Frame) -> None:
         """Send a plain request, and note it for its answer; both in the same order."""
+        order = self.protocol.order
         try:
             self._sending_plain = True
-            transaction.frame_number = self.stream.write(frame)
-            self._plain_order.append(transaction)
+            transaction.frame_number = self.stream.output.write(frame)
+            order.append(transaction.id)
             while self._deferred:
                 later, frame = self._deferred.popleft()
-                later.frame_number = self.stream.write(frame)
-                self._plain_order.append(later)
-                if self.open.get(later.id) is not later:
+                later.frame_number = self.stream.output.write(frame)
+                order.append(later.id)
+                if self.protocol.open.get(later.id) is not later:
                     self._note_cast(later.frame_number)
         finally:
             self._sending_plain = False
@@ -270,7 +244,7 @@ class ClientConnection(StreamOwner):
         self._last_cast = number
         self._plain_answer = _clock.monotonic()
         self._cast_count += 1
-        casts, sent = self._casts, self.stream.sent
+        casts, sent = self._casts, self.stream.output.sent
         while casts and casts[0] <= sent:
             casts.popleft()
         if number > sent:
@@ -280,19 +254,25 @@ class ClientConnection(StreamOwner):
         """A transaction is given up: take its frame back, or tell the server."""
         if transaction.frame_number == wire.MAX_ID:
             self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
-        if self.stream.take_back(transaction.frame_number):
-            if self._plain and transaction in self._plain_order:
-                self._plain_order.remove(transaction)
+        if self.stream.output.take_back(transaction.frame_number):
+            if transaction.id in self.protocol.order:
+                self.protocol.order.remove(transaction.id)
             return Outcome.NOT_SENT
-        if not self._plain and transaction.state is not EXPIRED:
-            self.stream.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
+        if transaction.state is not EXPIRED:
+            self._tell_cancelled(transaction)
         return Outcome.UNKNOWN
+
+    def _tell_cancelled(self, transaction: AnyOutgoing) -> None:
+        cancel = self.protocol.cancel((transaction.id,))
+        if cancel:
+            self.stream.output.write(cancel)
 
     def forget(self, transaction: AnyOutgoing) -> None:
         """A transaction has ended."""
-        if self.open.get(transaction.id) is transaction:
-            del self.open[transaction.id]
-            if self.draining or self._window:
+        open_requests = self.protocol.open
+        if open_requests.get(transaction.id) is transaction:
+            del open_requests[transaction.id]
+            if self._window or self.protocol.state is DRAINING:
                 self._on_ended()
 
     def _on_ended(self) -> None:
@@ -301,29 +281,34 @@ class ClientConnection(StreamOwner):
             self.run_callback(self._window.wake_all)
         self._close_if_done()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the server takes no more requests at once."""
+        return len(self.protocol.open) >= self.protocol.max_in_flight
+
     def wait_for_room(self, timeout: float | None) -> bool:
         """Wait until it is this thread's turn to `send`; blocks.  False when the time is over.
 
         Returns at once when the connection is closed.
         """
         deadline = deadline_after(timeout)
-        while len(self.open) >= self.max_in_flight and not self.stream.closed:
+        while self.is_full and not self.stream.closed:
             if not self._window.wait("send_request", self, time_left(deadline)):
                 return False
-        return self.stream.wait_for_room("send_request", time_left(deadline))
+        return self.stream.output.wait_for_room("send_request", time_left(deadline))
 
     def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         connection = self.stream
-        if self._plain or connection.closed or transaction.frame_number > connection.sent:
+        if self.protocol.plain or connection.closed or transaction.frame_number > connection.output.sent:
             return False
-        connection.write(wire.encode(wire.CANCEL, 0, transaction.id, 0, ()))
+        self._tell_cancelled(transaction)
         return True
 
     def fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
         """End every open transaction in an error that says whether it was sent."""
-        for transaction in list(self.open.values()):
-            unsent = transaction.frame_number > self.stream.sent
+        for transaction in list(self.protocol.open.values()):
+            unsent = transaction.frame_number > self.stream.output.sent
             if transaction.state is EXPIRED:
                 transaction.time_out(Outcome.UNKNOWN)
                 continue
@@ -332,11 +317,11 @@ class ClientConnection(StreamOwner):
             error.__cause__ = cause
             transaction.fail(error)
             self.forget(transaction)
-        self._plain_order.clear()
+        self.protocol.order.clear()
 
     def _outcome_of_loss(self, cause: BaseException | None, unsent: bool) -> Outcome:
         """What is certain about a request when the connection is lost."""
-        if self.hello is None and cause is not None and refused_us(cause):
+        if self.protocol.hello is None and cause is not None and refused_us(cause):
             # A server that let nobody in ran nothing.
             return Outcome.NOT_RUN
         return Outcome.NOT_SENT if unsent else Outcome.UNKNOWN
@@ -349,8 +334,7 @@ class ClientConnection(StreamOwner):
         """
         if not self.stream.closed:
             # An older server takes a bare close for one that still wants its answers.
-            cancels = () if self._plain else list(self.open)
-            self.stream.write_last(b"".join(wire.encode(wire.CANCEL, 0, id, 0, ()) for id in cancels))
+            self.stream.output.write_last(self.protocol.cancel(list(self.protocol.open)))
         unsent = self.unsent_casts
         self._casts.clear()
         self.stream.abort(on_undelivered=self._tell_undelivered if self._cast_count else None)
@@ -363,7 +347,7 @@ class ClientConnection(StreamOwner):
 
     def abandon(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
-        for transaction in self.open.values():
+        for transaction in self.protocol.open.values():
             transaction.leave_to_parent()
         self.fail_all(BusClosed, "the request was sent before fork(), by the parent process", None)
         self.stream.abandon()
@@ -374,113 +358,78 @@ class ClientConnection(StreamOwner):
         if self.stream.closed:
             self.connection_lost(self.stream.error)
             return
-        for transaction in list(self.open.values()):
+        for transaction in list(self.protocol.open.values()):
             transaction.settle()
         self._on_ended()
 
     def _close_if_done(self) -> None:
-        if self.draining and not self.open:
+        if self.protocol.state is DRAINING and not self.protocol.open:
             self.stream.close()
 
     def message_received(self, message: Message) -> None:
-        kind, _, id, arg, parts = message
-        transaction = self.open.get(id)
-        if kind == wire.RESPONSE and transaction is not None and transaction.state is WAITING:
-            self.useful = True
-            transaction.succeed(parts)
-            del self.open[id]
-            if self.draining or self._window:
-                self._on_ended()
-        elif kind == wire.RESPONSE or kind == wire.ERROR:
-            self._on_answer(kind, arg, parts, transaction)
-        elif kind == wire.PLAIN and self._plain_order:
-            transaction = self._plain_order.popleft()
+        protocol = self.protocol
+        if protocol.plain:
             self._plain_answer = _clock.monotonic()
-            is_open = self.open.get(transaction.id) is transaction
-            self._on_answer(kind, arg, parts, transaction if is_open else None)
-        elif kind == wire.PING:
-            if self.stream.above_high_water:
-                return  # such a server has no use for another answer
-            self.stream.write(wire.encode(wire.PONG, 0, id, arg, ()))
-        elif kind == wire.GOAWAY:
-            self._on_go_away(id)
-        elif kind == wire.HELLO:
-            self._on_hello(parts[0])
-        elif kind != wire.PONG:
-            self.protocol_error(ProtocolError(f"the server sent an unexpected message of kind {kind}"), None)
-        if self.hello is None and kind != wire.PLAIN:
-            # A server that speaks without it is an older one.
-            self.hello = wire.Hello()
-            self._tell_hello()
-
-    def _tell_hello(self) -> None:
-        client = self._client()
-        if client is not None:
-            client._on_hello(self)
-
-    def _on_hello(self, part: bytes) -> None:
+        hello = protocol.hello
         try:
-            hello = wire.decode_hello(part)
+            event = protocol.receive(message)
         except ProtocolError as error:
             self.protocol_error(error, None)
             return
-        limits = self._limits
-        self.narrow = (hello.max_message or limits.max_message) < limits.max_message or (
-            hello.max_parts or limits.max_parts
-        ) < limits.max_parts
-        self.max_in_flight = hello.max_in_flight or self.max_in_flight
-        self.hello = hello
-        self._tell_hello()
+        if type(event) is tuple:
+            transaction, reason, parts = event
+            if reason is None and transaction is not None and transaction.state is WAITING:
+                # Almost every message is one of these.
+                self.useful = True
+                transaction.succeed(parts)
+                self.forget(transaction)
+            else:
+                self._on_answer(transaction, reason, parts)
+        elif isinstance(event, bytes):
+            # A server that does not read has no use for another answer.
+            if not self.stream.output.above_high_water:
+                self.stream.output.write(event)
+        elif isinstance(event, list):
+            self._on_go_away(event)
+        if protocol.hello is not hello:
+            client = self._client()
+            if client is not None:
+                client._on_hello(self)
 
-    def check_size(self, parts: Sequence[bytes]) -> None:
-        """Refuse at home a message that the server would refuse; raises `MessageTooLarge`."""
-        assert self.hello is not None
-        limits = self._limits
-        check_size(
-            parts,
-            min(self.hello.max_message or limits.max_message, limits.max_message),
-            min(self.hello.max_parts or limits.max_parts, limits.max_parts),
-            self.server_address,
-        )
-
-    def _on_answer(self, kind: int, arg: int, parts: list[bytes], transaction: AnyOutgoing | None) -> None:
+    def _on_answer(self, transaction: AnyOutgoing | None, reason: int | None, parts: list[bytes]) -> None:
         if transaction is None:
             # The word on a request that has ended here already is no late answer.
-            if kind != wire.ERROR or arg not in _LAST_WORDS:
+            if reason not in _LAST_WORDS:
                 self.counters.dropped_late += 1
             return
         self.useful = True
-        if transaction.state in ENDED:
-            # Interrupted before it was taken out.
-            self.forget(transaction)
-            return
-        if kind == wire.ERROR:
-            name, text, trace = (part.decode("utf-8", "replace") for part in parts)
-            error = error_from_reason(arg, (name, text, trace), self.server_name)
-        if transaction.state is EXPIRED:
-            if kind != wire.ERROR:
-                self.counters.dropped_late += 1
-            transaction.time_out(Outcome.RAN if kind != wire.ERROR else error.outcome)
-        elif kind == wire.ERROR and arg == Reason.CANCELLED and transaction.is_timed:
-            # The server saw the request's time end before this side did.
-            transaction.time_out(error.outcome)
-        elif kind == wire.ERROR:
-            transaction.fail(error)
-        else:
-            transaction.succeed(parts)
+        if transaction.state not in ENDED:
+            # Else it was interrupted before it was taken out.
+            self._end(transaction, reason, parts)
         self.forget(transaction)
 
-    def _on_go_away(self, last_id: int) -> None:
-        """The server drains: it will not run what was sent after `last_id`."""
-        self.draining = True
-        for id, transaction in list(self.open.items()):
-            # Ids go round, so "later" is the shorter way from the last one.
-            if 0 < (id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2:
-                if transaction.state is EXPIRED:
-                    transaction.time_out(Outcome.NOT_RUN)
-                else:
-                    transaction.fail(Rejected(f"{DRAINING} ({self.server_name})"))
-                    self.forget(transaction)
+    def _end(self, transaction: AnyOutgoing, reason: int | None, parts: list[bytes]) -> None:
+        """Its answer is an error, or comes when its time is over."""
+        if reason is None:
+            self.counters.dropped_late += 1
+            transaction.time_out(Outcome.RAN)
+            return
+        name, text, trace = (part.decode("utf-8", "replace") for part in parts)
+        error = error_from_reason(reason, (name, text, trace), self.server_name)
+        if transaction.state is EXPIRED or (reason == Reason.CANCELLED and transaction.is_timed):
+            # The server may have seen the request's time end before this side did.
+            transaction.time_out(error.outcome)
+        else:
+            transaction.fail(error)
+
+    def _on_go_away(self, not_run: list[AnyOutgoing]) -> None:
+        """The server drains, and will not run these."""
+        for transaction in not_run:
+            if transaction.state is EXPIRED:
+                transaction.time_out(Outcome.NOT_RUN)
+            else:
+                transaction.fail(Rejected(f"{SERVER_DRAINS} ({self.server_name})"))
+                self.forget(transaction)
         client = self._client()
         if client is not None:
             client._on_draining(self)
@@ -498,11 +447,11 @@ class ClientConnection(StreamOwner):
     def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.counters.broken += 1
         peer, client = format_address(self.stream.peer), self._client()
-        if self.hello is not None or client is None or client._is_news(reason_of(error)):
+        if self.protocol.hello is not None or client is None or client._is_news(reason_of(error)):
             log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
-        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.open:
+        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.protocol.open:
             error.outcome = Outcome.RAN
-            transaction = self.open[refused[1]]
+            transaction = self.protocol.open[refused[1]]
             transaction.fail(error)
             self.forget(transaction)
         self.stream.abort(error)
@@ -512,7 +461,8 @@ class ClientConnection(StreamOwner):
         if error is not None:
             reason = reason_of(error)
             level = logging.INFO
-            if self.hello is None and not self._plain and client is not None and client._is_news(reason):
+            silent = self.protocol.hello is None and not self.protocol.plain
+            if silent and client is not None and client._is_news(reason):
                 # It may never say hello: that is like an attempt to connect that fails.
                 level = logging.WARNING
             log_soon(bus_logger, level, "lost the connection to %s: %s", peer, reason)

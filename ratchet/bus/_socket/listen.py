@@ -1,8 +1,8 @@
-"""Sockets that listen, and the files of Unix sockets.
+"""Opening sockets that listen, and the files of Unix sockets.
 
-A stale file is replaced and a live one refused.  Which of the two it is, is decided
-under a lock on the directory.  No bytes are sent or received here, and
-nothing is remembered but which socket file is ours, and who listens.
+A stale file is replaced and a live one refused.  Which it is, and whose turn, is
+decided under a lock on the directory.  No bytes are sent or received here, no client
+is accepted, and nothing is remembered but which socket file is ours.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import mmap
 import os
 import socket as _socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -197,35 +196,6 @@ def listening_address(listener: Socket) -> Address:
     if family != socket.AF_UNIX or not where or isinstance(where, bytes):
         return address_of(family, where)
     return address_of(family, Path(where).absolute())
-
-
-class Listener:
-    """A listening socket that was opened here, and that forked children have a copy of.
-
-    A copy keeps the port alive, whether its process serves or not.  So the process that
-    opened it ends it for all on closing, unless a child serves too.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.getpid()
-        # One byte that all forked children share.
-        self._shared = mmap.mmap(-1, 1)
-
-    @property
-    def shared(self) -> bool:
-        """Whether a forked child serves too."""
-        return bool(self._shared[0])
-
-    def share(self) -> None:
-        """Note that this forked child serves too."""
-        self._shared[0] = 1
-
-    def end(self, socket: _socket.socket) -> None:
-        """End the listening for all processes, if that is for this one to do; its bus closes the socket."""
-        if os.getpid() == self._process and not self.shared:
-            # Not every system can do that to a socket that listens.
-            with suppress(OSError):
-                socket.shutdown(_socket.SHUT_RDWR)
 
 
 def check_listens(socket: Socket) -> None:

@@ -38,7 +38,8 @@ class Outbox:
 
     Attributes:
         written: the number of the frame that was written last; its owner counts it.
-        sent: the number of the last frame that has left as a whole.
+        sent: the number of the last frame that has left as a whole; its owner notes those
+            that left at once and were never kept.
         size: bytes that are written and have not left.
     """
 
@@ -78,11 +79,6 @@ class Outbox:
             self._frames = deque()
         self._frames.appendleft((number, rest))
         self.size += len(rest)
-
-    def left_at_once(self, number: int) -> None:
-        """Note that a frame which was never kept has left as a whole."""
-        if number > self.sent:
-            self.sent = number
 
     def chunk(self) -> list[Buffer]:
         """Return what to send next in one call: whole frames that make a good size, at least one."""
@@ -131,13 +127,13 @@ class Outbox:
             for _ in range(self._chunk_frames):
                 number, _ = frames.popleft()
             self._begun = False
-            self.left_at_once(number)
+            self.sent = max(self.sent, number)
         else:
             while size_of(frames[0][1]) <= count:
                 number, frame = frames.popleft()
                 count -= size_of(frame)
                 self._begun = False
-                self.left_at_once(number)
+                self.sent = max(self.sent, number)
             if count:
                 number, frame = frames[0]
                 frames[0] = number, _rest(frame, count)

@@ -9,43 +9,29 @@ request from it: then it listens again, beside the parent.
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-import socket as _socket
-import ssl
 import uuid
-from contextlib import suppress
 from functools import cache
-from itertools import starmap
-from typing import Any, Final, TypeVar
-
-from gevent.monkey import get_original
+from typing import Final, TypeVar
 
 from ratchet import _clock
-from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
 from ratchet._wait import check_hub
-from ratchet.bus._core.address import Address, address_of, format_address
+from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.accept import Exhausted, Listener, NotListening
 from ratchet.bus._socket.admission import Admission
-from ratchet.bus._socket.listen import Listener, SocketFile, listening_address
 from ratchet.bus._socket.server_connection import ServerConnection
-from ratchet.bus._socket.transport import Socket, Transport, begin_tls, raw_of
+from ratchet.bus._socket.transport import Transport
 from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusClosed, Outcome
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# Not gevent's: nobody waits in the calls of an accepted socket, and it takes
-# a fraction of the memory.
-_plain_socket = get_original("socket", "socket")
-
-_ONCE: Final = ((),)
 _READ = 1  # libev's event bit
 # How many clients are accepted before others get their turn.
 _ACCEPTS_PER_TURN: Final = 100
@@ -53,7 +39,6 @@ _ACCEPTS_PER_TURN: Final = 100
 _LAST_ACCEPTS: Final = 50
 # Seconds without accepting when the system is out of something; doubled up to the last.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
-_OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class ServerBus(ServerSide[Request, Response]):
@@ -65,26 +50,16 @@ class ServerBus(ServerSide[Request, Response]):
 
     def __init__(
         self,
-        socket: Socket,
+        listener: Listener,
         decode: Decode[Request],
         encode: Encode[Response],
         limits: Limits,
-        ssl_context: ssl.SSLContext | None = None,
-        socket_file: SocketFile | None = None,
-        listener: Listener | None = None,
     ) -> None:
         super().__init__(decode, encode, max_queued=limits.max_queued)
         self._limits = limits
         self._admission: Admission[ServerConnection] = Admission(self._intake, limits)
         self._intake.inbox.on_low = self._admission.let_in
-        self._socket = socket
-        # `Any`: the stubs do not know `_accept`.
-        self._raw: Any = raw_of(socket)
-        self._raw.setblocking(False)
-        self._ssl_context = ssl_context
-        self._socket_file = socket_file
         self._listener = listener
-        self._address = listening_address(self._raw)
         self._back_off = _FIRST_BACK_OFF
         self._acceptor: Watcher | None = None
         self._retry = _clock.timer(self._hub, 0.0)
@@ -92,7 +67,7 @@ class ServerBus(ServerSide[Request, Response]):
 
     @property
     def name(self) -> str:
-        return format_address(self._address)
+        return format_address(self._listener.address)
 
     def __repr__(self) -> str:
         return (
@@ -104,7 +79,7 @@ class ServerBus(ServerSide[Request, Response]):
     @property
     def address(self) -> Address:
         """Where it listens, in a form that `connect` takes: `(host, port)` or `"unix:/path"`."""
-        return self._address
+        return self._listener.address
 
     def close(self) -> None:
         """Close the listening socket and every connection at once.
@@ -118,7 +93,7 @@ class ServerBus(ServerSide[Request, Response]):
         if self._closed:
             return
         self._intake.cut_off = bool(self._intake.requests.in_flight) or any(
-            connection.stream.undelivered for connection in self._admission.connections
+            connection.stream.output.undelivered for connection in self._admission.connections
         )
         self._close_and_tell()
 
@@ -167,12 +142,11 @@ class ServerBus(ServerSide[Request, Response]):
 
     def _revive(self) -> None:
         if self._inherited:
-            if not self._raw.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+            if not self._listener.listens:
                 raise BusClosed(
                     f"{self.name} was closed by the process that opened it", outcome=Outcome.NOT_RUN
                 )
-            if self._listener is not None:
-                self._listener.share()
+            self._listener.share()
             self._start_accepting()
             self._intake.inbox.closed = self._inherited = False
 
@@ -207,7 +181,7 @@ class ServerBus(ServerSide[Request, Response]):
                 server=process_name(os.getpid()),
             )
         )
-        self._acceptor = loop_of(self._hub).io(self._raw.fileno(), _READ)
+        self._acceptor = loop_of(self._hub).io(self._listener.fileno(), _READ)
         self._acceptor.start(self._on_acceptable)
 
     def _stop_accepting(self) -> None:
@@ -215,71 +189,44 @@ class ServerBus(ServerSide[Request, Response]):
             self._acceptor.close()
             self._retry.close()
             self._acceptor = None
-        # Before the socket: afterwards another server may take over the path.
-        if self._socket_file is not None and (self._listener is None or not self._listener.shared):
-            self._socket_file.remove()
-        if self._listener is not None:
-            self._listener.end(self._raw)
-        self._socket.close()
+        self._listener.close()
 
     def _on_acceptable(self) -> bool:
-        """Hub callback, and the last thing before a drain.  Whether there may be more."""
+        """Hub callback, and the last thing before a drain: accept clients.  Whether there may be more."""
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 self._accept()
             except BlockingIOError:
                 return False
-            except OSError as error:
-                if error.errno in _OUT_OF_SOMETHING:
-                    self._accept_later()
-                    return False
-                if error.errno == errno.EINVAL:
-                    # It does not listen any more: another process has shut it down.
-                    assert self._acceptor is not None
-                    self._acceptor.stop()
-                    return False
+            except Exhausted:
+                self._accept_later()
+                return False
+            except NotListening:
+                assert self._acceptor is not None
+                self._acceptor.stop()
+                return False
+            except OSError:
                 # A client that went away before it was accepted is no trouble.
+                continue
         return True
 
     def _accept(self) -> None:
-        """Accept one client.  Raises the `OSError` of the system call."""
-        accepted: list[tuple[int, Any]] = []
-        socket: _socket.socket | None = None
+        """Accept one client; raises as `Listener.accept` does."""
         transport: Transport | None = None
         connection: ServerConnection | None = None
         try:
-            # It is kept before the interpreter looks for signals again.
-            accepted.extend(starmap(self._raw._accept, _ONCE))
-            descriptor, peer = accepted[0]
+            transport, peer = self._listener.accept()
             self._back_off = _FIRST_BACK_OFF
-            # Reuse the listener's attributes; saves a getsockopt for each.
-            family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
-            socket = _plain_socket(family, kind, protocol, fileno=descriptor)
-            if self._ssl_context is None:
-                transport = Transport(socket)
-            else:
-                transport = begin_tls(self._ssl_context, socket, server_side=True)
-            connection = ServerConnection(self._admission, transport, address_of(family, peer))
+            connection = ServerConnection(self._admission, transport, peer)
             self._admission.connections[connection] = None
             connection.stream.open()
-        except BaseException as error:
+        except BaseException:
             if connection is not None:
                 self._admission.connections.pop(connection, None)
                 connection.stream.abandon()
             elif transport is not None:
-                # With TLS, the socket is the transport's by now.
                 transport.close()
-            elif socket is not None:
-                socket.close()
-            elif accepted:
-                # An interrupted constructor has closed it already.
-                with suppress(OSError):
-                    os.close(accepted[0][0])
-            if not accepted or not isinstance(error, (OSError, ValueError)):
-                raise
-            # The client has gone away already, or the context is not fit for it.
-            name = format_address(address_of(self._raw.family, accepted[0][1]))
-            log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
+            raise
 
     def _accept_later(self) -> None:
         assert self._acceptor is not None

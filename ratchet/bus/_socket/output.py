@@ -1,0 +1,438 @@
+"""The sending half of a connection: frames that are written, and how they leave.
+
+- Writes never block.  The first one of a loop turn goes straight to the socket,
+  which keeps a lone request's latency low; the others of the same turn go out
+  together, in one send.
+- Frames have a number, counted from 1, so that it can be told afterwards which ones
+  reached the kernel as a whole.
+- Whoever has to wait until the peer reads waits in a line here, above the high-water
+  mark; nothing is dropped, and nothing grows.
+- An exception that strikes between a system call and its bookkeeping leaves nobody
+  who knows how far it came: nothing more is sent, and the connection is closed.
+
+When the connection ends, and what is received on it, is the affair of `stream`.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from gevent.hub import get_hub
+
+from ratchet._log import bus_logger, log_soon
+from ratchet._loop import Watcher, loop_of
+from ratchet._wait import WaitQueue
+from ratchet.bus._core.address import Address
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket.acknowledge import AcknowledgeWatch
+from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
+from ratchet.bus._socket.stall import StallWatch
+from ratchet.bus._socket.transport import TlsTransport, Transport
+from ratchet.bus._socket.watch import Watch
+from ratchet.bus._socket.wire import Frame
+
+_WRITE: Final = 2  # libev's event bit
+# Seconds from which on the hub is late for a connection on which much goes on: what has
+# come meanwhile is read before anything is written.
+LATE_FOR_BUSY: Final = 0.02
+
+
+class StreamState(enum.IntEnum):
+    """How far a connection has got towards its end; from `BROKEN` on nothing can be sent."""
+
+    OPEN = 1
+    """Both sides may speak."""
+    CLOSING = 2
+    """It closes as soon as all is delivered, and nothing that comes is wanted."""
+    BROKEN = 3
+    """Nothing can be sent any more; what the peer said before is still read."""
+    CLOSED = 4
+    """The socket is closed."""
+
+
+OPEN, CLOSING, BROKEN, CLOSED = StreamState
+
+
+class Stream(Protocol):
+    """The connection that this is the sending half of."""
+
+    state: StreamState
+
+    def catch_up(self, late: float) -> None:
+        """Read what has come, if the hub is so many seconds late."""
+
+    def read_on(self) -> None:
+        """TLS had to write in order to read, and has."""
+
+    def all_sent(self) -> None:
+        """All that was written has left, while the connection closes."""
+
+    def send_failed(self, error: OSError) -> None:
+        """The socket takes nothing any more."""
+
+    def lose_place(self, error: BaseException) -> None:
+        """An exception struck in the middle of a system call."""
+
+    def gone(self) -> None:
+        """Hub callback: the peer's machine does not answer any more."""
+
+    def stalled(self) -> None:
+        """Hub callback: the peer does not go on with what it has begun, or does not read."""
+
+
+class Writer(Protocol):
+    """Who writes; its callbacks must not block."""
+
+    def pause_writing(self) -> None:
+        """What is unsent has reached the high-water mark."""
+
+    def resume_writing(self) -> None:
+        """What is unsent fell below the high-water mark, and `wants_resume` was set."""
+
+
+class Output:
+    """The frames of one connection, on their way to its socket.
+
+    Attributes:
+        above_high_water: whether a writer has to wait for room, or behind those who do.
+        wants_resume: set by who wants to hear once when there is room.
+    """
+
+    __slots__ = (
+        "_acknowledge",
+        "_flush_scheduled",
+        "_high_water",
+        "_keeps_records",
+        "_limits",
+        "_logs_frames",
+        "_loop",
+        "_outbox",
+        "_owner",
+        "_peer",
+        "_run_callback",
+        "_sending",
+        "_stall",
+        "_stream",
+        "_tells_answers",
+        "_transport",
+        "_turn",
+        "_writer",
+        "_writers",
+        "above_high_water",
+        "wants_resume",
+    )
+
+    def __init__(
+        self, stream: Stream, owner: Writer, transport: Transport, limits: Limits, peer: Address
+    ) -> None:
+        self._stream = stream
+        self._owner = owner
+        self._transport = transport
+        self._limits = limits
+        self._high_water = limits.high_water
+        self._peer = peer
+        self._loop = loop_of(get_hub())
+        self._run_callback: Callable[..., object] = self._loop.run_callback
+        # Looked at once: asking the logger for each frame would cost more than the frame.
+        self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
+        self._outbox = Outbox()
+        # The turn of the loop in which a frame was last tried at once.
+        self._turn = -1
+        self._flush_scheduled = False
+        self._keeps_records = isinstance(transport, TlsTransport)
+        self._tells_answers = transport.tells_answers
+        # Whether a write or a flush is in the middle of a system call.
+        self._sending = False
+        # Made on first use: most connections never need them.
+        self._writers: WaitQueue | None = None
+        self._acknowledge: AcknowledgeWatch | None = None
+        self._stall: StallWatch | None = None
+        self._writer: Watcher | None = None
+        self.above_high_water = False
+        self.wants_resume = False
+
+    def write(self, frame: Frame) -> int:
+        """Send a frame as soon as the socket takes it; returns its number.
+
+        Does not block, and a failure of the socket comes to the owner.  If anything
+        else is raised, the frame may have been sent or not, but not in part: a
+        connection that has lost its place sends nothing more, and is closed.
+        """
+        outbox = self._outbox
+        if self._logs_frames:
+            self._log_frame(frame)
+        outbox.written = number = outbox.written + 1
+        if self._stream.state >= BROKEN:
+            return number
+        busy = self._flush_scheduled
+        turn = self._loop.iteration
+        if busy or self._sending or self._turn == turn or isinstance(frame, list):
+            if not busy:
+                # First, so that what is kept is sure to be sent.
+                self._schedule_flush()
+            outbox.add(number, frame)
+            tries = self._turn != turn or (not busy and isinstance(frame, list))
+            if tries and not self._waits_until_writable:
+                self._turn = turn
+                self._send_outbox()
+        else:
+            self._turn = turn
+            count = None
+            try:
+                # A signal handler may write in the middle of this; its frames go behind.
+                self._sending = True
+                count = self._send(frame)
+                if count == len(frame):
+                    if number > outbox.sent:
+                        outbox.sent = number
+                    self._sending = False
+                    if self._keeps_records:
+                        self._schedule_flush()
+                    return number
+                self._schedule_flush()
+                if count:
+                    outbox.add_begun(number, memoryview(frame)[count:])
+                else:
+                    outbox.add(number, frame)
+                self._sending = False
+            except BaseException as error:
+                # A system call that the interpreter refuses to make sends nothing.
+                self._sending = False
+                if count is not None or self._keeps_records or not isinstance(error, RecursionError):
+                    # Nobody knows how far it came.  Set here, where it takes no call.
+                    if self._stream.state < BROKEN:
+                        self._stream.state = BROKEN
+                    outbox.sent = outbox.written
+                    self._stream.lose_place(error)
+                raise
+        if outbox.size >= self._high_water:
+            self.above_high_water = True
+            self._owner.pause_writing()
+        return number
+
+    @property
+    def _waits_until_writable(self) -> bool:
+        return self._writer is not None and self._writer.active
+
+    def _schedule_flush(self) -> None:
+        self._run_callback(self._flush_turn)
+        self._flush_scheduled = True
+
+    def _log_frame(self, frame: Frame) -> None:
+        head = frame[0] if isinstance(frame, list) else frame
+        text = "to %s: %d bytes, %s"
+        log_soon(bus_logger, logging.DEBUG, text, self._peer, size_of(frame), head[:16].hex())
+
+    def write_later(self, frame: bytes) -> None:
+        """Send a frame together with what else is written in this turn."""
+        outbox = self._outbox
+        outbox.written = number = outbox.written + 1
+        if self._logs_frames:
+            self._log_frame(frame)
+        if not self._flush_scheduled:
+            self._schedule_flush()
+        outbox.add(number, frame)
+
+    def write_last(self, frame: bytes) -> None:
+        """Hand the kernel what it takes at once of all that is written, and then of `frame`.
+
+        The connection is about to be closed.
+        """
+        if self._stream.state >= BROKEN:
+            return
+        self._send_outbox()
+        if self._outbox.between_frames:
+            self._send(frame)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that are written and not sent."""
+        return self._outbox.size
+
+    @property
+    def undelivered(self) -> int:
+        """Bytes that are written, and that the peer's side has not got."""
+        return self._outbox.size + self._transport.undelivered()
+
+    @property
+    def sent(self) -> int:
+        """The number of the last frame that was sent as a whole."""
+        return self._outbox.sent
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to be sent, records of TLS included."""
+        return not self._outbox and not self._transport.wants_write
+
+    def wait_for_room(self, call: str, timeout: float | None) -> bool:
+        """Wait while too much is unsent; blocks.  False when the time is over.
+
+        Returns at once when the connection is closed.
+        """
+        if not self.above_high_water:
+            return True
+        if self._writers is None:
+            self._writers = WaitQueue()
+        try:
+            return self._writers.wait(call, self._stream, timeout)
+        finally:
+            self.look_for_room()
+
+    def look_for_room(self) -> None:
+        """Bring `above_high_water` up to date, after anything but a write."""
+        # There will be no more room on a closed connection, and nobody to tell of it.
+        gone = self._stream.state >= BROKEN
+        self.above_high_water = not gone and (self._outbox.size >= self._high_water or bool(self._writers))
+
+    def wake_writers(self) -> None:
+        """Let those who wait for room look again at whether they still want it."""
+        if self._writers:
+            self._run_callback(self._writers.wake_all)
+
+    def take_back(self, number: int) -> bool:
+        """Remove a frame of which nothing was sent yet; False if that is too late."""
+        if self._sending:
+            # By a signal handler: it may be leaving right now.
+            return False
+        taken = self._outbox.take_back(number)
+        self.look_for_room()
+        return taken
+
+    def settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self._sending = False
+        if self._stream.state >= BROKEN:
+            return
+        self.look_for_room()
+        if self._transport.ready:
+            # Whatever was scheduled may have died; once more does no harm.
+            self._schedule_flush()
+
+    def abandon(self) -> None:
+        """Give the system back what it lent, and drop what is left."""
+        if self._writer is not None:
+            self._writer.close()
+        for watch in self.watches():
+            watch.close()
+        self._outbox.clear()
+        self.look_for_room()
+
+    def watches(self) -> list[Watch]:
+        """Those that are in use."""
+        return [watch for watch in (self._stall, self._acknowledge) if watch is not None]
+
+    def _send(self, data: Buffer | list[Buffer]) -> int:
+        """How many bytes the socket took."""
+        transport = self._transport
+        if not transport.ready:
+            return 0
+        try:
+            if self._tells_answers and (self._acknowledge is None or self._acknowledge.timer is None):
+                self._watch_acknowledged()
+            return transport.send_buffers(data) if isinstance(data, list) else transport.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._stream.send_failed(error)
+            return 0
+
+    def _watch_acknowledged(self) -> None:
+        """Something is sent, and the peer's machine has to answer."""
+        if self._acknowledge is None:
+            self._acknowledge = AcknowledgeWatch(get_hub(), self._transport, self._stream.gone)
+        self._acknowledge.begin()
+
+    def _flush_turn(self) -> None:
+        """Hub callback: send what was written behind the turn's first write."""
+        if self._stall is not None:
+            self._stall.move()
+        if self._outbox:
+            self._stream.catch_up(LATE_FOR_BUSY)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is left, as far as the socket takes it, and let those go on who wait for that."""
+        if self._stream.state >= BROKEN or not self._transport.ready:
+            return
+        self._flush_scheduled = False
+        if self._outbox:
+            self._send_outbox()
+            self.look_for_room()
+        elif self._transport.wants_write:
+            self._send(b"")
+        if self._stream.state >= BROKEN:
+            return
+        if not self.is_empty:
+            self.wait_until_writable()
+        elif self._stream.state is CLOSING:
+            self._stream.all_sent()
+            return
+        while self._writers and self._outbox.size < self._high_water and self._stream.state is not CLOSED:
+            self._writers.wake_next()
+        if self.wants_resume and self._outbox.size < self._high_water:
+            self.wants_resume = False
+            self._owner.resume_writing()
+
+    def _send_outbox(self) -> None:
+        """Send as much of the outbox as the socket takes."""
+        outbox = self._outbox
+        if self._sending:
+            # By a signal handler in the middle of this: what it wrote is sent by the other.
+            return
+        try:
+            self._sending = True
+            while outbox:
+                chunk = outbox.chunk()
+                size = sum(map(len, chunk))
+                count = self._send(chunk if len(chunk) > 1 else chunk[0]) if size else 0
+                outbox.advance(count)
+                if count and self._stall is not None:
+                    self._stall.move()
+                if count < size:
+                    break
+            self._sending = False
+        except BaseException as error:
+            self._sending = False
+            # As in `write`.
+            if self._stream.state < BROKEN:
+                self._stream.state = BROKEN
+            outbox.sent = outbox.written
+            self._stream.lose_place(error)
+            raise
+
+    def wait_until_writable(self) -> None:
+        """Go on when the socket takes more."""
+        if self._writer is None:
+            self._writer = self._loop.io(self._transport.fileno(), _WRITE)
+        self._writer.start(self._on_writable)
+        # While it waits, this keeps writers from trying themselves.
+        self._flush_scheduled = True
+        if self._stream.state is CLOSING:
+            self.watch_stall()
+
+    def _on_writable(self) -> None:
+        """Hub callback: the socket takes more."""
+        assert self._writer is not None
+        self._writer.stop()
+        # TLS may have had to write in order to read.
+        read_waits = self._transport.wants_write
+        self.flush()
+        if read_waits:
+            self._stream.read_on()
+
+    def watch_stall(self) -> None:
+        """The connection is to be closed, and the peer has to read on until then."""
+        if self._stall is None:
+            seconds = self._limits.stall_timeout
+            self._stall = StallWatch(get_hub(), seconds, self._expects_output, self._stream.stalled)
+        self._stall.begin()
+
+    def _expects_output(self) -> bool:
+        """Whether the peer has to read on.
+
+        While the connection stays open it may take its time: being busy is no fault.
+        """
+        return self._stream.state is CLOSING and not self.is_empty

@@ -1,0 +1,338 @@
+"""The two roles on one connection: messages and calls in, events and frames out.
+
+`ServerProtocol` and `ClientProtocol` know which requests are open, by which id or in
+which order they are answered, what the other side takes, and who has said hello or
+goodbye.  A connection gives them each message that has come, acts on the event that
+`receive` returns, and sends the frames that it is given.
+
+A role changes its registers at once where a message says so.  What it sends, it only
+encodes: a request is entered, and taken out, by the connection, after the step that can
+fail.
+
+No socket, no greenlet, no timer and no log may live here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from ratchet.bus._core.address import Address
+from ratchet.bus._core.faults import ErrorTexts, Reason, check_size, decode_metadata
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.outbox import size_of
+from ratchet.bus._socket.wire import Frame, Hello, Message
+from ratchet.errors import BusError, MessageTooLarge, ProtocolError
+
+Request = TypeVar("Request")
+
+PLAIN_ID: Final = -1
+"""The id of a plain request, which has none: its answer goes in the order of the requests."""
+
+
+class GivenUp(NamedTuple, Generic[Request]):
+    """A client wants no answer to a request any more."""
+
+    request: Request
+
+
+class ServerProtocol(Generic[Request]):
+    """The server's role, towards one client.
+
+    Args:
+        limits: the server's own.
+        hello: the server's HELLO, as a frame.
+        peer: the client's address, for texts.
+        make_request: called with parts, whether it is one-way, the milliseconds that are
+            left (0 for no deadline), id and metadata of each request that comes.
+
+    Attributes:
+        open: the extended requests that are to be answered, by id.
+        plain: the plain ones in the order in which they came, each with its answer, if
+            that waits for the answers of earlier ones.
+        kept: bytes of the answers that wait.
+        last_id: of the extended request that came last.
+        max_message: bytes of the largest message that the client takes.
+        max_parts: the most parts that it takes.
+    """
+
+    __slots__ = (
+        "_extended",
+        "_hello",
+        "_make_request",
+        "_peer",
+        "kept",
+        "last_id",
+        "max_message",
+        "max_parts",
+        "open",
+        "plain",
+    )
+
+    def __init__(
+        self,
+        limits: Limits,
+        hello: bytes,
+        peer: Address,
+        make_request: Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Request],
+    ) -> None:
+        self._hello = hello
+        self._peer = peer
+        self._make_request = make_request
+        self.open: dict[int, Request] = {}
+        self.plain: dict[Request, Frame | None] = {}
+        self.kept = 0
+        # This side's own limits, or the client's if these are lower.
+        self.max_message = limits.max_message
+        self.max_parts = limits.max_parts
+        self.last_id = 0
+        # Whether the client has sent an extended message; a plain one understands none.
+        self._extended = False
+
+    @property
+    def extended(self) -> bool:
+        """Whether the client has sent an extended message: then an end of its input is its end."""
+        return self._extended
+
+    @property
+    def unanswered(self) -> list[Request]:
+        """The requests that have no answer yet."""
+        return [*self.open.values(), *(request for request, answer in self.plain.items() if answer is None)]
+
+    def receive(self, message: Message) -> Request | GivenUp[Request] | bytes | None:
+        """Take a message that has come.
+
+        Returns a request, the end of one, a frame that is to be sent, or None if nothing is
+        to be done.  Raises `ProtocolError`, after which nothing more is to be received.
+        """
+        kind, flags, id, arg, parts = message
+        if kind == wire.REQUEST:
+            self._extended = True
+            metadata = decode_metadata(parts.pop()) if flags & wire.METADATA else None
+            self.last_id = id
+            if flags & wire.ONE_WAY:
+                return self._make_request(parts, True, arg, id, metadata)
+            if id in self.open:
+                raise ProtocolError(f"the id {id} is used twice at once")
+            self.open[id] = request = self._make_request(parts, False, arg, id, metadata)
+            return request
+        if kind == wire.PLAIN:
+            request = self._make_request(parts, False, 0, PLAIN_ID, None)
+            self.plain[request] = None
+            return request
+        self._extended = True
+        if kind == wire.CANCEL:
+            return GivenUp(self.open[id]) if id in self.open else None
+        if kind == wire.PING:
+            return wire.encode(wire.PONG, 0, id, arg, ())
+        if kind == wire.HELLO:
+            hello = wire.decode_hello(parts[0])
+            self.max_message = min(hello.max_message or self.max_message, self.max_message)
+            self.max_parts = min(hello.max_parts or self.max_parts, self.max_parts)
+            return self._hello
+        if kind != wire.PONG:
+            raise ProtocolError(f"a client sent a message of kind {kind}")
+        return None
+
+    def response(self, id: int, parts: Sequence[bytes]) -> Frame:
+        """The answer to a request; raises `MessageTooLarge`."""
+        check_size(parts, self.max_message, self.max_parts, self._peer)
+        return wire.frame(wire.PLAIN if id == PLAIN_ID else wire.RESPONSE, 0, id, 0, parts)
+
+    def error(self, id: int, reason: Reason, texts: ErrorTexts) -> bytes:
+        """The error that a request ends in; empty for a plain one, whose form has no errors."""
+        return b"" if id == PLAIN_ID else wire.encode_error(id, reason, texts)
+
+    def refusal(self, error: BusError, refused: tuple[int, int] | None) -> bytes:
+        """The last word on a request that is too large; empty for all else; see `Decoder.refused`."""
+        if isinstance(error, MessageTooLarge) and refused is not None and refused[0] == wire.REQUEST:
+            return wire.encode_error(refused[1], Reason.TOO_LARGE, ("MessageTooLarge", error.args[0], ""))
+        return b""
+
+    def goaway(self, begun_kind: int | None) -> bytes:
+        """Word that no later request than those that came will be run; empty if the client is plain.
+
+        `begun_kind` is the kind of the message that the client is in the middle of.
+        """
+        if self._extended or begun_kind in (wire.REQUEST, wire.HELLO):
+            return wire.encode(wire.GOAWAY, 0, self.last_id, 0, ())
+        return b""
+
+    def keep_answer(self, request: Request, frame: Frame) -> None:
+        """Keep the answer of a plain request until its turn; an empty one for an error."""
+        # Not again, nor one whose sending was interrupted when it had left.
+        if request in self.plain and self.plain[request] is None:
+            self.kept += size_of(frame)
+            self.plain[request] = frame
+
+    def may_answer_now(self, request: Request) -> bool:
+        """Whether a plain request is the one that all others wait for."""
+        return next(iter(self.plain), None) is request
+
+    def due_answer(self) -> tuple[Request, Frame] | None:
+        """The plain request whose turn it is, if it has its answer."""
+        for request, frame in self.plain.items():
+            return None if frame is None else (request, frame)
+        return None
+
+    def answer_sent(self, request: Request, frame: Frame) -> None:
+        """The answer that was due has been sent."""
+        del self.plain[request]
+        self.kept -= size_of(frame)
+
+
+class ClientState(enum.Enum):
+    """How far a client has got with its server."""
+
+    GREETING = 1
+    """The server has not said anything."""
+    READY = 2
+    """It takes requests; a plain server does from the beginning."""
+    DRAINING = 3
+    """It has said that it runs no more of them."""
+
+
+GREETING, READY, DRAINING = ClientState
+
+TRANSITIONS: Final[Mapping[tuple[ClientState, int], ClientState]] = {
+    (GREETING, wire.HELLO): READY,
+    (GREETING, wire.GOAWAY): DRAINING,
+    # An older server, which says no hello.
+    (GREETING, wire.RESPONSE): READY,
+    (GREETING, wire.ERROR): READY,
+    (GREETING, wire.PING): READY,
+    (GREETING, wire.PONG): READY,
+    (READY, wire.GOAWAY): DRAINING,
+}
+"""Which kind of message leads from which state to another; all others leave it as it is."""
+
+
+Answer = tuple[Request | None, int | None, list[bytes]]
+"""A request that is answered, None if nobody waits for it; why it failed, None if it has a
+response; and the parts of that, or type, message and traceback of the error.
+
+A bare tuple, as `wire.Message` is."""
+
+
+class ClientProtocol(Generic[Request]):
+    """The client's role, towards one server.
+
+    Attributes:
+        plain: whether it speaks the plain form.
+        state: how far it has got.
+        hello: what the server has said of itself; None until it has said anything.
+        open: the requests that wait for an answer, by id.
+        order: if plain, their ids in the order of the answers; those that were given up
+            still have their places.
+        max_in_flight: the most requests that the server takes at once.
+        narrow: whether the server takes less than this side's own limits allow.
+    """
+
+    __slots__ = (
+        "_last_id",
+        "_limits",
+        "_peer",
+        "hello",
+        "max_in_flight",
+        "narrow",
+        "open",
+        "order",
+        "plain",
+        "state",
+    )
+
+    def __init__(self, limits: Limits, peer: Address, plain: bool) -> None:
+        self._limits = limits
+        self._peer = peer
+        self.plain = plain
+        self.state = READY if plain else GREETING
+        self.hello: Hello | None = None
+        self.open: dict[int, Request] = {}
+        self.order: deque[int] = deque()
+        self.max_in_flight = wire.MAX_ID
+        self.narrow = False
+        self._last_id = 0
+
+    def greeting(self) -> bytes:
+        """The first word; empty in the plain form."""
+        if self.plain:
+            return b""
+        limits = self._limits
+        return wire.encode_hello(Hello(max_message=limits.max_message, max_parts=limits.max_parts))
+
+    def request(self, flags: int, arg: int, parts: Sequence[bytes]) -> tuple[int, Frame]:
+        """A new request: its id, which no open one has, and its frame."""
+        # Noted at once: a signal handler may send something in the middle of this.
+        self._last_id = id = self._last_id % wire.MAX_ID + 1
+        while id in self.open:
+            self._last_id = id = id % wire.MAX_ID + 1
+        if self.plain:
+            return id, wire.frame(wire.PLAIN, 0, 0, 0, parts)
+        return id, wire.frame(wire.REQUEST, flags, id, arg, parts)
+
+    def cancel(self, ids: Sequence[int]) -> bytes:
+        """Word that nobody waits for these any more; empty in the plain form."""
+        if self.plain:
+            return b""
+        return b"".join(wire.encode(wire.CANCEL, 0, id, 0, ()) for id in ids)
+
+    def check_size(self, parts: Sequence[bytes]) -> None:
+        """Refuse at home a message that the server would refuse; raises `MessageTooLarge`."""
+        assert self.hello is not None
+        limits = self._limits
+        check_size(
+            parts,
+            min(self.hello.max_message or limits.max_message, limits.max_message),
+            min(self.hello.max_parts or limits.max_parts, limits.max_parts),
+            self._peer,
+        )
+
+    def receive(self, message: Message) -> Answer[Request] | list[Request] | bytes | None:
+        """Take a message that has come.
+
+        Returns an answer, the requests that a draining server will not run, a frame that is
+        to be sent, or None if nothing is to be done; `state` and `hello` may have changed.
+        What has its answer is still in `open`: the connection takes it out.  Raises
+        `ProtocolError`, after which nothing more is to be received.
+        """
+        kind, _, id, arg, parts = message
+        event: Answer[Request] | list[Request] | bytes | None = None
+        if kind == wire.RESPONSE:
+            event = self.open.get(id), None, parts
+        elif kind == wire.ERROR:
+            event = self.open.get(id), arg, parts
+        elif kind == wire.PLAIN and self.order:
+            event = self.open.get(self.order.popleft()), None, parts
+        elif kind == wire.GOAWAY:
+            event = self._sent_after(id)
+        elif kind == wire.PING:
+            event = wire.encode(wire.PONG, 0, id, arg, ())
+        elif kind == wire.HELLO:
+            self._note_hello(wire.decode_hello(parts[0]))
+        elif kind != wire.PONG:
+            raise ProtocolError(f"the server sent an unexpected message of kind {kind}")
+        if self.state is GREETING or kind == wire.GOAWAY:
+            self.state = TRANSITIONS.get((self.state, kind), self.state)
+            # A server that speaks without a hello is an older one.
+            self.hello = self.hello or Hello()
+        return event
+
+    def _note_hello(self, hello: Hello) -> None:
+        limits = self._limits
+        self.narrow = (hello.max_message or limits.max_message) < limits.max_message or (
+            hello.max_parts or limits.max_parts
+        ) < limits.max_parts
+        self.max_in_flight = hello.max_in_flight or self.max_in_flight
+        self.hello = hello
+
+    def _sent_after(self, last_id: int) -> list[Request]:
+        """The open requests that were sent after `last_id`."""
+        # Ids go round, so "later" is the shorter way from the last one.
+        return [
+            request
+            for id, request in self.open.items()
+            if 0 < (id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2
+        ]
