@@ -78,16 +78,14 @@ class WaitQueue(deque["Waiter[object]"]):
             self.append(waiter)
             woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT
             # By the thread itself: a wake-up that is interrupted is then still to come.
-            self._forget(waiter)
+            # A forked child has cleared the queues of its parent.
+            if waiter in self:
+                self.remove(waiter)
             return woken
         except BaseException:
-            self._forget(waiter)
+            if waiter in self:
+                self.remove(waiter)
             raise
-
-    def _forget(self, waiter: Waiter[object]) -> None:
-        # A forked child has cleared the queues of its parent.
-        if waiter in self:
-            self.remove(waiter)
 
     def wake_next(self) -> None:
         """Run the thread that has waited longest.  Only from a hub callback."""

@@ -67,11 +67,13 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline side inbox outgoing incoming handle client server",
+    "address limits stats faults deadline side inbox outgoing client requests"
+    " incoming_states incoming handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.
-ALLOWED["bus._core.server"].add("kernel")
+for server_module in ("intake", "serving", "server"):
+    ALLOWED[f"bus._core.{server_module}"].add("kernel")
 # The kinds of bus know nothing of each other.
 ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(

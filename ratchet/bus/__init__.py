@@ -6,7 +6,8 @@ This module only names what the others have.
 """
 
 from ratchet.bus import codecs
-from ratchet.bus._core.handle import ClientTransaction, ServerTransaction
+from ratchet.bus._core.client import ClientTransaction
+from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._local import LocalBus, new_local

@@ -15,26 +15,22 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from gevent.hub import get_hub
 
 from ratchet._wait import check_hub, check_timeout
-from ratchet.bus._core.client import ClientSide
-from ratchet.bus._core.deadline import (
-    deadline_after,
-    inherited_deadline,
-    request_deadline,
-    time_left,
-)
+from ratchet.bus._core.client import ClientSide, ClientTransaction
+from ratchet.bus._core.deadline import deadline_after, inherited_deadline, request_deadline, time_left
 from ratchet.bus._core.faults import (
     DRAINING,
     ErrorTexts,
     Reason,
     check_size,
-    encode_metadata,
+    copy_metadata,
     error_from_reason,
 )
-from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import ANSWERING, QUEUED, IncomingRequest, IncomingRequests
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
 from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
+from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Address, Codec, Encode, client_functions, server_functions
@@ -53,6 +49,7 @@ else:
     Request = TypeVar("Request")
     Response = TypeVar("Response")
 
+_NAME: Final = "the local bus"
 # How often it is looked in vain for a thread that takes what was cast: one that was
 # attached only now has some turns of the loop to get there.
 _UNSERVED_LOOKS: Final = 5
@@ -63,16 +60,14 @@ class _LocalRoute:
 
     in_process = True
     peer: Address = None
+    server_name = _NAME
+    server_address = None
 
-    def __init__(
-        self, bus: LocalBus[Any, Any], requests: IncomingRequests, inbox: Inbox[IncomingRequest]
-    ) -> None:
+    def __init__(self, requests: IncomingRequests[IncomingRequest], inbox: Inbox[IncomingRequest]) -> None:
         self.hub = requests.hub
         self.run_callback = requests.run_callback
         # Each request is counted once, at the server's side.
         self.counters = Counters()
-        self.server_name = bus.name
-        self.server_address = None
         self._inbox = inbox
 
     # To the client; see `Route`.
@@ -152,7 +147,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     address = None
     """A local bus listens nowhere."""
-    name = "the local bus"
+    name = _NAME
 
     def __init__(self, maxsize: int | None = None, codec: Codec[Request, Response] | None = None) -> None:
         if maxsize is not None and (not isinstance(maxsize, int) or isinstance(maxsize, bool)):
@@ -168,30 +163,32 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         # None where requests and responses pass as they are.
         self._encode_request = encode_request
         self._decode_response = decode_response
-        self._route = _LocalRoute(self, self._requests, self._inbox)
+        self._route = _LocalRoute(self._intake.requests, self._intake.inbox)
         self._bounded = maxsize is not None
 
     def __repr__(self) -> str:
         return (
             f"<LocalBus at {id(self):#x}: {self._state},"
-            f" queued={len(self._inbox)}, in_flight={len(self._requests.in_flight)}>"
+            f" queued={len(self._intake.inbox)}, in_flight={len(self._intake.requests.in_flight)}>"
         )
 
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> ClientTransaction[Request, Response]:
         message = request if self._encode_request is None else self._encode_request(request)
-        deadline = inherited_deadline()
-        if timeout is not None:
+        if timeout is None:
+            deadline = inherited_deadline()
+        else:
             check_timeout(timeout)
             deadline = request_deadline(timeout)
         transaction: ClientTransaction[Request, Response] = ClientTransaction(
             self, self._route, request, self._decode_response
         )
-        incoming = IncomingRequest(self._requests, self._route, message, False, deadline, 0, transaction)
+        requests = self._intake.requests
+        incoming = IncomingRequest(requests, self._route, message, False, deadline, 0, transaction)
         transaction.incoming = incoming
         if metadata is not None:
-            incoming.metadata = _copied(metadata)
+            incoming.metadata = copy_metadata(metadata)
         self._send(incoming, None if deadline is None else time_left(deadline))
         if deadline is not None:
             transaction.end_at(deadline)
@@ -204,22 +201,22 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     ) -> None:
         check_timeout(timeout)
         message = request if self._encode_request is None else self._encode_request(request)
-        incoming = IncomingRequest(self._requests, self._route, message, True, None)
+        incoming = IncomingRequest(self._intake.requests, self._route, message, True, None)
         if metadata is not None:
-            incoming.metadata = _copied(metadata)
+            incoming.metadata = copy_metadata(metadata)
         # Its own time is not bounded, but how long it waits for room is.
         self._send(incoming, time_left(request_deadline(timeout)))
 
     def wait_connected(self, timeout: float | None = None) -> None:
         check_hub(self._hub, self)
         check_timeout(timeout)
-        if self._inbox.closed:
+        if self._intake.inbox.closed:
             self._refuse_sender()
 
     def _send(self, incoming: IncomingRequest, timeout: float | None) -> None:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
-        inbox = self._inbox
+        inbox = self._intake.inbox
         if inbox.closed:
             self._refuse_sender()
         if timeout == 0:
@@ -247,20 +244,20 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         Does not block.  Closing twice is fine.
         """
         check_hub(self._hub, self)
-        self._cut_off = self._cut_off or bool(self._requests.in_flight)
+        self._intake.cut_off = self._intake.cut_off or bool(self._intake.requests.in_flight)
         self._close_and_tell()
 
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""
         self._closed = True
-        casts = self._drop_casts()
-        for request in (*self._inbox.close(), *self._requests.in_flight):
+        casts = self._intake.drop_casts()
+        for request in (*self._intake.inbox.close(), *self._intake.requests.in_flight):
             if request.client is None:
                 request.cancel()
             else:
                 request.client.give_up(BusClosed, "the local bus was closed")
-        self._forget_takers()
-        self._requests.wake_drain()
+        self._intake.forget_takers()
+        self._intake.requests.wake_drain()
         return casts
 
     def __exit__(
@@ -277,41 +274,33 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     def _casts_are_taken(self, unserved_looks: Iterator[int]) -> bool:
         """Whether nothing that was cast is queued, or nobody has been there to take it for some looks."""
-        if not any(request.one_way for request in self._inbox):
+        if not any(request.one_way for request in self._intake.inbox):
             return True
-        served = self._inbox.has_receivers or self._requests.in_flight or self._workers
+        served = self._intake.inbox.has_receivers or self._intake.requests.in_flight or self._intake.workers
         return not served and next(unserved_looks) >= _UNSERVED_LOOKS
 
     def stats(self) -> Stats:
-        return self._counters.snapshot(
-            connections=0, queued=len(self._inbox), in_flight=len(self._requests.in_flight)
-        )
+        return self._intake.stats(connections=0)
 
     def _settle(self) -> None:
         if self._closed and not self._inherited:
             self._close()
-        for request in (*self._inbox, *self._requests.in_flight):
+        for request in (*self._intake.inbox, *self._intake.requests.in_flight):
             if request.client is not None:
                 request.client.settle()
         super()._settle()
 
     def _after_fork(self) -> None:
-        open_requests = [*self._inbox, *self._requests.in_flight]
+        open_requests = [*self._intake.inbox, *self._intake.requests.in_flight]
         super()._after_fork()
-        self._closed = self._inherited = self._inbox.closed = True
+        self._closed = self._inherited = self._intake.inbox.closed = True
         for request in open_requests:
             if request.client is not None:
                 request.client.leave_to_parent()
                 request.client.fail(BusClosed("the request was sent before fork(), by the parent process"))
 
     def _refuse_new(self) -> None:
-        """Nothing to tell: `send_request` looks for itself."""
-
-
-def _copied(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Checked as on a socket, and a copy, as over a socket."""
-    encode_metadata(metadata)
-    return dict(metadata)
+        """Tell nobody: `send_request` looks for itself."""
 
 
 def new_local(

@@ -11,7 +11,7 @@ import pytest
 
 from helpers import LONG, wait_until
 from ratchet import BusError, BusTimeout, Cancelled, Outcome
-from ratchet.bus._core.handle import ClientTransaction
+from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.outgoing import (
     ENDED,
     EXPIRE,

@@ -159,7 +159,7 @@ def test_a_bus_that_is_closed_is_not_kept_by_the_threads_that_received_on_it(ope
     assert bus.client.call("question") == "answer"
     bus.client.close()
     bus.server.close()
-    wait_until(lambda: not bus.server._takers)
+    wait_until(lambda: not bus.server._intake.takers)
     done.set()
     taker.result()
 

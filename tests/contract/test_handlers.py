@@ -131,6 +131,26 @@ def test_a_handler_that_drains_its_own_server_sees_what_was_cast_run_first(
     assert ran == ["stop", *range(5)]
 
 
+def test_the_worker_in_place_of_a_handler_that_drains_is_killed_with_serve(bus: Bus, start: Start) -> None:
+    ended: list[str] = []
+
+    def handler(request: str) -> None:
+        try:
+            if request == "stop":
+                bus.server.drain()
+            Event().wait()
+        finally:
+            ended.append(request)
+
+    bus.client.cast("stop")
+    bus.client.cast("slow")
+    bus.wait_for_queued(2)
+    serving = start(bus.server.serve, handler, workers=1)
+    bus.wait_for_in_flight(2)
+    serving.kill()
+    assert sorted(ended) == ["slow", "stop"]
+
+
 @on_every_kind
 def test_two_handlers_may_drain_their_server_at_once(bus: Bus, start: Start) -> None:
     both = Event()

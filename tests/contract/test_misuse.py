@@ -204,9 +204,9 @@ def test_what_one_meets_in_a_debugger_says_what_state_it_is_in(bus: Bus) -> None
     sent = bus.client.send_request("question", timeout=LONG)
     bus.wait_for_queued()
     server: Any = bus.server
-    (pending,) = server._inbox
+    (pending,) = server._intake.inbox
     assert repr(pending).startswith(f"<{type(pending).__name__} at 0x")
-    assert "items=1, receivers=0" in repr(server._inbox)
+    assert "items=1, receivers=0" in repr(server._intake.inbox)
     transaction = bus.take()
     assert repr(transaction).endswith(": taken>")
     for session in getattr(server, "_admission.connections", ()):

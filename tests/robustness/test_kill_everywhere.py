@@ -189,7 +189,7 @@ class BusScene(Scene):
         for side in {bus.server, bus.client}:
             stats = side.stats()
             assert (stats.queued, stats.in_flight) == (0, 0), f"{side!r}: {stats}"
-        inbox = bus.server._inbox
+        inbox = bus.server._intake.inbox
         assert not inbox._receivers
         assert not inbox._senders
 
@@ -335,10 +335,10 @@ class Serve(BusScene):
 
     def check(self, victim: Victim) -> None:
         wait_until(lambda: self._partner_ended, "the partner")
-        if not self.bus.server._draining:
+        if not self.bus.server._intake.draining:
             super().check(victim)
-        assert not self.bus.server._inbox._receivers
-        assert not self.bus.server._requests.drained
+        assert not self.bus.server._intake.inbox._receivers
+        assert not self.bus.server._intake.requests.drained
 
 
 class Drain(BusScene):
@@ -358,7 +358,7 @@ class Drain(BusScene):
     def check(self, victim: Victim) -> None:
         assert self.sent.recv_response(LONG) == "answer"
         assert self.bus.server.drain(LONG) is True
-        assert not self.bus.server._requests.drained
+        assert not self.bus.server._intake.requests.drained
 
 
 class DrainInTime(Drain):

@@ -1,23 +1,137 @@
-"""The client's side of every kind of bus: what needs only `send_request`.
+"""The client's side of every kind of bus: its transactions, and what needs only `send_request`.
 
-It knows nothing of how a request travels.
+What becomes of a request is decided in `outgoing`.  Nothing here knows how one travels.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
-from ratchet.bus._core.handle import ClientTransaction
+from gevent.hub import get_hub
+
+from ratchet._interrupts import settle_soon
+from ratchet._wait import check_hub
+from ratchet.bus._core.outgoing import ENDED, SUCCEEDED, OutgoingRequest
 from ratchet.bus._core.side import BusSide
+from ratchet.errors import Cancelled
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
+class ClientTransaction(OutgoingRequest[Request, Response]):
+    """A request that was sent, and the response to come.
+
+    Any number of threads may wait in `recv_response`; all get the same.
+
+    Attributes:
+        request: the object that was sent.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        if self.state is SUCCEEDED:
+            state = "answered"
+        else:
+            state = "waiting" if self.error is None else repr(self.error)
+        return f"<{type(self).__name__} at {id(self):#x}: {state}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a transaction cannot be copied or pickled: it stands for one request")
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, by a response or an error."""
+        return self.state in ENDED
+
+    def recv_response(self, timeout: float | None = None) -> Response:
+        """Wait for the response and return it; blocks.
+
+        Later calls return, or raise, the same.
+
+        Args:
+            timeout: seconds of this wait, None for ever.  When they are over, the
+                transaction lives on, and may be waited for again.
+
+        Raises `BusTimeout` when the time is over, or the error in which the
+        transaction ended: any of the `BusError` tree.  An error of
+        `response_from_bus` comes out as it is; a later call decodes once more.
+
+        .. code-block:: python
+
+            from ratchet import BusTimeout, bus
+
+            server, client = bus.new_local()
+            transaction = client.send_request("question")
+            try:
+                transaction.recv_response(timeout=0.01)
+            except BusTimeout:
+                print("not yet:", transaction.done)
+            server.recv_request()[0].send_response("answer")
+            print(transaction.recv_response(), transaction.done)
+
+        .. code-block:: text
+
+            not yet: False
+            answer True
+        """
+        if self.state not in ENDED:
+            self.wait(timeout)
+        elif get_hub() is not self.route.hub:
+            check_hub(self.route.hub, self)
+        if self.error is not None:
+            # Each waiter its own copy: a traceback belongs to one thread.
+            raise copy.copy(self.error) from self.error.__cause__
+        if self.decode is not None:
+            self.load()
+        response: Response = self.value
+        return response
+
+    def cancel(self) -> None:
+        """Give the request up; does not block.
+
+        Whoever waits for the response gets `Cancelled`, and the server is told.
+        Does nothing if the transaction has ended.
+
+        .. code-block:: python
+
+            from ratchet import Cancelled, bus
+
+            server, client = bus.new_local()
+            question = client.send_request("question")
+            taken, request = server.recv_request()
+            question.cancel()
+            print(taken.cancelled, taken.send_response("too late"))
+            try:
+                question.recv_response()
+            except Cancelled as error:
+                print(repr(error))
+
+        .. code-block:: text
+
+            True False
+            Cancelled('the request to the local bus was cancelled', outcome=UNKNOWN)
+        """
+        check_hub(self.route.hub, self)
+        try:
+            self._cancel()
+        except BaseException:
+            # It may be half given up, or given up and half forgotten: the hub does the rest.
+            self.route.run_callback(self._cancel)
+            settle_soon(self.route.hub)
+            raise
+
+    def _cancel(self) -> None:
+        """Give it up; also a hub callback."""
+        self.give_up(Cancelled, f"the request to {self.route.server_name} was cancelled")
+
+
 class ClientSide(BusSide, Generic[Request, Response]):
-    """What the client's side of a local bus and of a socket bus have in common."""
+    """The common part of the client's side of a local bus and of a socket bus."""
 
     @abstractmethod
     def send_request(

@@ -122,6 +122,12 @@ def encode_metadata(metadata: Mapping[str, str]) -> bytes:
     return encoded
 
 
+def copy_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata as it would come out of a socket; raises what `encode_metadata` raises."""
+    encode_metadata(metadata)
+    return dict(metadata)
+
+
 def decode_metadata(part: bytes) -> dict[str, str]:
     """The inverse of `encode_metadata`; raises `ProtocolError`."""
     if len(part) > MAX_METADATA:

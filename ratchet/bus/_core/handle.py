@@ -1,39 +1,30 @@
-"""What users hold of a request: the client's transaction, and the server's.
+"""A request in the hands of a thread: it is received, and answered or handed to a handler.
 
-What becomes of a request is decided in `outgoing` and `incoming`.  When the last
-thread lets go of a `ServerTransaction`, nobody can answer any more, and the client is
-told so.
+What becomes of the request is decided in `incoming`.  When the last thread lets go of a
+`ServerTransaction`, nobody can answer any more, and the client is told so.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 from gevent.hub import get_hub
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent
 
 from ratchet._death import after_death, held_by_dead
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import check_hub
-from ratchet.bus._core.deadline import Scope, enter_scope, leave_scope, time_left
+from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.faults import error_name
-from ratchet.bus._core.incoming import (
-    ANSWERED,
-    ANSWERING,
-    CANCELLED,
-    LATE,
-    TAKEN,
-    IncomingRequest,
-    Interrupted,
-)
-from ratchet.bus._core.outgoing import ENDED, SUCCEEDED, OutgoingRequest
+from ratchet.bus._core.inbox import Inbox
+from ratchet.bus._core.incoming import IncomingRequest, Interrupted
+from ratchet.bus._core.incoming_states import CANCELLED, LATE, TAKEN, UNANSWERED
 from ratchet.bus.codecs import Address
-from ratchet.errors import Cancelled
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -42,111 +33,6 @@ Response = TypeVar("Response")
 _NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt)
 # A handler that is called is no generator whose end this could be.
 _NO_ANSWER_OF_A_CALL: Final = (Interrupted, GreenletExit, KeyboardInterrupt)
-
-
-class ClientTransaction(OutgoingRequest[Request, Response]):
-    """A request that was sent, and the response to come.
-
-    Any number of threads may wait in `recv_response`; all get the same.
-
-    Attributes:
-        request: the object that was sent.
-    """
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        if self.state is SUCCEEDED:
-            state = "answered"
-        else:
-            state = "waiting" if self.error is None else repr(self.error)
-        return f"<{type(self).__name__} at {id(self):#x}: {state}>"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a transaction cannot be copied or pickled: it stands for one request")
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, by a response or an error."""
-        return self.state in ENDED
-
-    def recv_response(self, timeout: float | None = None) -> Response:
-        """Wait for the response and return it; blocks.
-
-        Later calls return, or raise, the same.
-
-        Args:
-            timeout: seconds of this wait, None for ever.  When they are over, the
-                transaction lives on, and may be waited for again.
-
-        Raises `BusTimeout` when the time is over, or the error in which the
-        transaction ended: any of the `BusError` tree.  An error of
-        `response_from_bus` comes out as it is; a later call decodes once more.
-
-        .. code-block:: python
-
-            from ratchet import BusTimeout, bus
-
-            server, client = bus.new_local()
-            transaction = client.send_request("question")
-            try:
-                transaction.recv_response(timeout=0.01)
-            except BusTimeout:
-                print("not yet:", transaction.done)
-            server.recv_request()[0].send_response("answer")
-            print(transaction.recv_response(), transaction.done)
-
-        .. code-block:: text
-
-            not yet: False
-            answer True
-        """
-        if self.state not in ENDED:
-            self.wait(timeout)
-        elif get_hub() is not self.route.hub:
-            check_hub(self.route.hub, self)
-        if self.error is not None:
-            # Each waiter its own copy: a traceback belongs to one thread.
-            raise copy.copy(self.error) from self.error.__cause__
-        return self.response()
-
-    def cancel(self) -> None:
-        """Give the request up; does not block.
-
-        Whoever waits for the response gets `Cancelled`, and the server is told.
-        Does nothing if the transaction has ended.
-
-        .. code-block:: python
-
-            from ratchet import Cancelled, bus
-
-            server, client = bus.new_local()
-            question = client.send_request("question")
-            taken, request = server.recv_request()
-            question.cancel()
-            print(taken.cancelled, taken.send_response("too late"))
-            try:
-                question.recv_response()
-            except Cancelled as error:
-                print(repr(error))
-
-        .. code-block:: text
-
-            True False
-            Cancelled('the request to the local bus was cancelled', outcome=UNKNOWN)
-        """
-        check_hub(self.route.hub, self)
-        try:
-            self._cancel()
-        except BaseException:
-            # It may be half given up, or given up and half forgotten: the hub does the rest.
-            self.route.run_callback(self._cancel)
-            settle_soon(self.route.hub)
-            raise
-
-    def _cancel(self) -> None:
-        """Give it up; also a hub callback."""
-        self.give_up(Cancelled, f"the request to {self.route.server_name} was cancelled")
 
 
 class ServerTransaction(Generic[Request, Response]):
@@ -178,15 +64,8 @@ class ServerTransaction(Generic[Request, Response]):
         ZeroDivisionError: division by zero
     """
 
-    # `recv_request` makes it without `__init__`, which would double the time, and sets
-    # `_incoming`; the others begin as they are here.
+    # `receive` makes it without `__init__`, which would double the time, and sets this.
     _incoming: IncomingRequest
-    # Another thread is to answer it.
-    _passed_on = False
-    # The block does no more than call a handler.
-    _by_call = False
-    # The `with` blocks that threads are in: each with what ends its deadline.
-    _entries: tuple[tuple[greenlet, Scope | None], ...] = ()
 
     def __init__(self) -> None:
         raise TypeError("a ServerTransaction comes from recv_request(), and is not made by hand")
@@ -211,7 +90,7 @@ class ServerTransaction(Generic[Request, Response]):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the client sent along: a dict of strings, empty if it sent none."""
+        """The metadata that the client sent along: a dict of strings, empty if it sent none."""
         return self._incoming.metadata
 
     @property
@@ -258,68 +137,27 @@ class ServerTransaction(Generic[Request, Response]):
         incoming = self._incoming
         if get_hub() is not incoming.requests.hub:
             check_hub(incoming.requests.hub, self)
-        current = getcurrent()
-        scope = None
-        try:
-            if incoming.deadline is not None:
-                scope = enter_scope(incoming.deadline)
-            self._entries += ((current, scope),)
-            incoming.begin_handling(current)
-            return self
-        except BaseException:
-            leave_scope(scope)
-            raise
+        incoming.begin_handling(getcurrent())
+        return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        # Whoever leaves leaves the block that was entered last: it may be another thread
-        # than entered it, or a generator's end in any thread.
         incoming = self._incoming
         if get_hub() is not incoming.requests.hub:
             # The collector ends a forgotten generator in any OS thread.
             incoming.requests.leave_to_hub(self.__exit__, None, None, None)
             return False
-        leave_scope(self._entries[-1][1])
-        self._entries = self._entries[:-1]
-        if self._entries:
-            incoming.handler = self._entries[-1][0]
-        else:
-            incoming.end_handling()
+        incoming.end_handling()
         # The type is asked, not the error: its attributes may be anything.
         kind: type[Any] = type(None) if error_type is None else error_type
         if issubclass(kind, Interrupted) and error is not None and error.args[0] is incoming:
             return True
-        # Raised in place of the call of a handler: nobody knows whether that ran.
-        struck = self._by_call and tb is not None and tb.tb_next is None and _strikes(kind)
-        no_answer = _NO_ANSWER_OF_A_CALL if self._by_call else _NO_ANSWER
-        try:
-            if struck:
-                incoming.abandon()
-            elif error is not None and not issubclass(kind, no_answer) and not self._answered:
-                self.send_error(error)
-        finally:
-            if not self._passed_on:
-                incoming.abandon()
-        fails = issubclass(kind, (Exception, SystemExit))
-        if self._by_call and not struck:
-            # Whatever else it is, it is the handler's, and costs no worker.
-            fails = not issubclass(kind, no_answer)
-        if error is not None and fails:
-            log_error(
-                bus_logger,
-                logging.WARNING,
-                "the handler of a request raised %s",
-                error_name(kind),
-                error=error,
-            )
+        _finish(incoming, None if issubclass(kind, _NO_ANSWER) else error)
+        if error is not None and issubclass(kind, (Exception, SystemExit)):
+            _log_raised(error)
             return True
         return False
-
-    @property
-    def _answered(self) -> bool:
-        """Whether it has its answer, or is getting one right now."""
-        return self._incoming.state in (ANSWERING, ANSWERED, LATE)
 
     def __del__(self) -> None:
         try:
@@ -331,30 +169,97 @@ class ServerTransaction(Generic[Request, Response]):
             incoming.requests.drop(incoming)
 
 
+_new = ServerTransaction.__new__
+
+Received: TypeAlias = tuple[ServerTransaction[Request, Response], Request]
+
+
+def receive(inbox: Inbox[IncomingRequest], deadline: float | None) -> Received[Any, Any] | None:
+    """Take the next request, waiting for one if need be; None if it is not to be handled after all."""
+    incoming = inbox.first(None if deadline is None else time_left(deadline))
+    # Before the claim: a request that is claimed is always somebody's.
+    transaction: ServerTransaction[Any, Any] = _new(ServerTransaction)
+    transaction._incoming = incoming
+    try:
+        claimed = incoming.claim()
+        inbox.drop(incoming)
+        if claimed and (incoming.requests.decode is None or incoming.load()):
+            return transaction, incoming.message
+    except BaseException:
+        try:
+            incoming.abandon()
+        finally:
+            settle_soon(incoming.requests.hub)
+        raise
+    return None
+
+
 def handle(
-    transaction: ServerTransaction[Request, Response],
-    request: Request,
+    received: Received[Request, Response] | None,
     handler: Callable[..., Response],
     with_transaction: bool,
     answer_aside: Callable[[ServerTransaction[Request, Response], Response], object],
 ) -> None:
-    """Answer a request with what its handler returns or raises; for the workers of `serve`.
+    """Answer what was received, if anything, with what a handler returns or raises; for `serve`.
 
     Blocks as long as the handler does.  Where it would have to wait until the client
     reads, `answer_aside` has another thread send the response.
     """
-    transaction._by_call = True
-    with transaction:
+    if received is None:
+        return
+    transaction, request = received
+    incoming = transaction._incoming
+    incoming.begin_handling(getcurrent())
+    try:
         response = handler(request, transaction) if with_transaction else handler(request)
-        if transaction._answered:
-            return
-        incoming = transaction._incoming
-        route = incoming.route
-        if incoming.one_way or route.in_process or route.is_writable(incoming):
-            transaction.send_response(response)
-        else:
-            answer_aside(transaction, response)
-            transaction._passed_on = True
+        if incoming.state in UNANSWERED:
+            if incoming.one_way or incoming.route.in_process or incoming.route.is_writable(incoming):
+                incoming.respond(response)
+            else:
+                answer_aside(transaction, response)
+    except BaseException as error:
+        incoming.end_handling()
+        if not _finish_call(incoming, error, sys.exc_info()[2]):
+            raise
+    else:
+        incoming.end_handling()
+
+
+def _finish_call(incoming: IncomingRequest, error: BaseException, tb: TracebackType | None) -> bool:
+    """Answer a request whose handler raised.  False if the error is to go on."""
+    kind = type(error)
+    if issubclass(kind, Interrupted) and error.args[0] is incoming:
+        return True
+    if tb is not None and tb.tb_next is None and _strikes(kind):
+        # Raised in place of the call of the handler: nobody knows whether that ran.
+        incoming.abandon()
+        ends_here = issubclass(kind, (Exception, SystemExit))
+    else:
+        # Whatever else it is, it is the handler's, and costs no worker.
+        ends_here = not issubclass(kind, _NO_ANSWER_OF_A_CALL)
+        _finish(incoming, error if ends_here else None)
+    if ends_here:
+        _log_raised(error)
+    return ends_here
+
+
+def _finish(incoming: IncomingRequest, error: BaseException | None) -> None:
+    """Answer with an error, if there is one and no answer yet; otherwise abandon it, if it has none."""
+    try:
+        if error is not None and incoming.state in UNANSWERED:
+            incoming.respond_error(error)
+    finally:
+        incoming.abandon()
+
+
+def _log_raised(error: BaseException) -> None:
+    log_error(
+        bus_logger,
+        logging.WARNING,
+        "the handler of a request raised %s",
+        error_name(type(error)),
+        error=error,
+    )
 
 
 def _strikes(kind: type[BaseException]) -> bool:
@@ -363,7 +268,7 @@ def _strikes(kind: type[BaseException]) -> bool:
 
 
 def abandon_held(death: BaseException) -> None:
-    """Hub callback: a thread died of `death`; what it had taken, and nobody else has, is abandoned.
+    """Hub callback: abandon what a thread that died of `death` had taken, and nobody else has.
 
     The error's traceback keeps the thread's variables, and with them its transactions.
     """

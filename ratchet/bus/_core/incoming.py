@@ -1,9 +1,9 @@
 """A request at its server: it is taken, run and answered, once.
 
-The whole life of a request is here, the same for every kind of bus: `TRANSITIONS`
-says what may follow what, and counters change nowhere else.  A kind of bus makes an
-`IncomingRequest` of what came, puts it into the inbox, and supplies the `Route` by
-which the answer goes back.
+The whole life of a request is here, the same for every kind of bus: no other module
+makes the transitions of `incoming_states`, and counters change nowhere else.  A kind of
+bus makes an `IncomingRequest` of what came, puts it into the inbox, and supplies the
+`Route` by which the answer goes back.
 
 A request is answered only after its answer has been handed over, for that is the step
 that can fail.  Until then it is being answered, and goes back to the thread that has
@@ -14,92 +14,40 @@ Nothing here knows how a message travels, or who runs a handler.
 
 from __future__ import annotations
 
-import enum
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import gevent
-from gevent.hub import Hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from ratchet import _clock
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._loop import Watcher
-from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import format_address
-from ratchet.bus._core.deadline import is_over
+from ratchet.bus._core.deadline import Scope, enter_scope, is_over, leave_scope
 from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
+from ratchet.bus._core.incoming_states import (
+    ANSWER,
+    ANSWERING,
+    BEING_ANSWERED,
+    CANCEL,
+    CANCELLED,
+    CLAIMED,
+    FAIL,
+    HANDED_OVER,
+    LATE,
+    OPEN,
+    QUEUED,
+    TAKEN,
+    TAKEN_BACK,
+    TRANSITIONS,
+)
 from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
-from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Address, Decode
+from ratchet.bus._core.requests import IncomingRequests, Route
 from ratchet.errors import AlreadyAnswered
-
-
-class State(enum.IntEnum):
-    """Where a request is on the server's side."""
-
-    QUEUED = 1
-    """It waits for a thread."""
-    TAKEN = 2
-    """A thread has it."""
-    ANSWERING = 3
-    """The thread's answer is being made and handed over."""
-    ANSWERED = 4
-    """It has its answer, which may be an error of the bus itself."""
-    CANCELLED = 5
-    """Its client gave up, and wants no answer."""
-    LATE = 6
-    """It was answered after its client had given up."""
-
-
-class Event(enum.IntEnum):
-    """What can happen to it."""
-
-    CLAIM = 1
-    """A thread takes it from the inbox."""
-    ANSWER = 2
-    """The thread begins to answer it."""
-    HAND_OVER = 3
-    """The answer is on its way."""
-    TAKE_BACK = 4
-    """The answer could not be made."""
-    FAIL = 5
-    """An error is on its way, of the handler or of the bus."""
-    CANCEL = 6
-    """The client gives up."""
-
-
-# Module names, because an enum's attribute takes three times as long to read.
-QUEUED, TAKEN, ANSWERING, ANSWERED, CANCELLED, LATE = State
-CLAIM, ANSWER, HAND_OVER, TAKE_BACK, FAIL, CANCEL = Event
-
-TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
-    (QUEUED, CLAIM): TAKEN,
-    (QUEUED, FAIL): ANSWERED,
-    (QUEUED, CANCEL): CANCELLED,
-    (TAKEN, ANSWER): ANSWERING,
-    (TAKEN, FAIL): ANSWERED,
-    (TAKEN, CANCEL): CANCELLED,
-    (ANSWERING, HAND_OVER): ANSWERED,
-    (ANSWERING, TAKE_BACK): TAKEN,
-    (ANSWERING, CANCEL): CANCELLED,
-    (CANCELLED, ANSWER): LATE,
-}
-"""What may happen in which state, and where it leads; nothing else may."""
-
-# Looked up beforehand: each exchange comes by, and a look-up compares tuples, which fails
-# where the stack is at its end; a step back must not.
-_CLAIMED: Final = TRANSITIONS[QUEUED, CLAIM]
-_BEING_ANSWERED: Final = TRANSITIONS[TAKEN, ANSWER]
-_HANDED_OVER: Final = TRANSITIONS[ANSWERING, HAND_OVER]
-_TAKEN_BACK: Final = TRANSITIONS[ANSWERING, TAKE_BACK]
-
-# Where it has no answer, and one is wanted.
-OPEN: Final = (QUEUED, TAKEN, ANSWERING)
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
@@ -111,120 +59,6 @@ class Interrupted(BaseException):
 
     Never seen outside of `with transaction:`, which swallows its own.
     """
-
-
-class Route(Protocol):
-    """How answers get back to a client: a connection, or the client's side itself."""
-
-    in_process: bool
-    """Whether the client's side is in this very process.
-
-    Then it sees to the request's deadline itself, always reads, and need not be told
-    what is released.
-    """
-    peer: Address
-    """The client's address."""
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        """Whether the answer of a request would not have to wait until the client reads."""
-
-    def park(self, request: IncomingRequest) -> None:
-        """Keep a request from the threads until the client has read more."""
-
-    def send(self, request: IncomingRequest, message: Any) -> bool:
-        """Hand over a response; may block.  False if nobody waits for it."""
-
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        """Hand over an error; does not block.  False if nobody waits for it."""
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Hub callback: its time is over, so the client gives it up."""
-
-    def released(self, request: IncomingRequest) -> None:
-        """It needs nothing more.  May be told more than once."""
-
-
-class IncomingRequests:
-    """What the requests of one bus share: its counters and codec, and where they are walked.
-
-    Attributes:
-        in_flight: those that a thread has taken and that are open.
-        to_interrupt: those whose handler is to be interrupted.
-        drained: the threads that wait until none is in flight.
-    """
-
-    def __init__(
-        self,
-        hub: Hub,
-        counters: Counters,
-        decode: Decode[Any] | None,
-        encode: Callable[[Any], object] | None,
-    ) -> None:
-        self.hub = hub
-        self.run_callback: Callable[..., object] = hub.loop.run_callback
-        self.counters = counters
-        # None where requests and responses pass as they are.
-        self.decode = decode
-        self.encode = encode
-        self.in_flight: dict[IncomingRequest, None] = {}
-        self.to_interrupt: dict[IncomingRequest, None] = {}
-        # Those that nobody holds any more.
-        self._dropped: deque[IncomingRequest] = deque()
-        self.drained = WaitQueue()
-
-    def forget(self, request: IncomingRequest) -> None:
-        """No thread has the request any more, or nobody wants its answer."""
-        if self.drained:
-            self.wake_drain()
-        self.in_flight.pop(request, None)
-
-    def wake_drain(self) -> None:
-        """A request has left `in_flight`, or a connection is gone."""
-        self.run_callback(self.drained.wake_all)
-
-    def drop(self, request: IncomingRequest) -> None:
-        """Nobody holds it any more; may be called in any OS thread."""
-        self._dropped.append(request)
-        self.leave_to_hub(self._abandon_dropped)
-
-    def leave_to_hub(self, callback: Callable[..., object], *args: object) -> None:
-        """Have the hub call this; may be called in any OS thread."""
-        loop = self.hub.loop
-        if loop is not None:
-            loop.run_callback_threadsafe(callback, *args)
-
-    def interrupt_soon(self, request: IncomingRequest) -> None:
-        """Its client gave up while a thread handles it."""
-        self.run_callback(self._interrupt_handlers)
-        self.to_interrupt[request] = None
-
-    def settle(self) -> None:
-        """Hub callback: make good what an exception has interrupted; see `Living`."""
-        self._abandon_dropped()
-        for request in list(self.in_flight):
-            request.settle()
-        self._interrupt_handlers()
-        self.wake_drain()
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: the parent answers them."""
-        for request in self.in_flight:
-            request.state = CANCELLED
-        self.in_flight.clear()
-        self.to_interrupt.clear()
-        self._dropped.clear()
-        self.drained.clear()
-
-    def _abandon_dropped(self) -> None:
-        """Hub callback: tell the clients of requests that nobody holds any more."""
-        while self._dropped:
-            self._dropped[0].abandon()
-            self._dropped.popleft()
-
-    def _interrupt_handlers(self) -> None:
-        """Hub callback: their clients gave up."""
-        for request in list(self.to_interrupt):
-            request.interrupt()
 
 
 class IncomingRequest:
@@ -239,11 +73,12 @@ class IncomingRequest:
         deadline: when its client gives up; None for never.
         id: what its connection knows it by.
         client: the client's side of it, if that is in this process.
-        handler: the thread that is in `with transaction:`, or decodes it.
+        handler: the thread that handles it, or decodes it.
         metadata: what the client sent along.
     """
 
     __slots__ = (
+        "_handlings",
         "_timer",
         "client",
         "deadline",
@@ -259,8 +94,8 @@ class IncomingRequest:
 
     def __init__(
         self,
-        requests: IncomingRequests,
-        route: Route,
+        requests: IncomingRequests[IncomingRequest],
+        route: Route[IncomingRequest],
         message: Any,
         one_way: bool,
         deadline: float | None,
@@ -277,6 +112,8 @@ class IncomingRequest:
         self.client = client
         self.handler: greenlet | None = None
         self.metadata: Mapping[str, str] = _NO_METADATA
+        # The threads that handle it, each with what ends its deadline; the last one is `handler`.
+        self._handlings: tuple[tuple[greenlet, Scope | None], ...] = ()
         # Rings at the deadline, while a thread handles it.
         self._timer: Watcher | None = None
 
@@ -284,7 +121,7 @@ class IncomingRequest:
         return f"<{type(self).__name__} at {id(self):#x}: {self.state.name.lower()}>"
 
     def claim(self) -> bool:
-        """A thread takes it from the inbox; False if it is not to be handled after all."""
+        """Take it from the inbox, for a thread; False if it is not to be handled after all."""
         if self.state is not QUEUED or (self.client is not None and self.client.state in ENDED):
             # Its client may have been told that it was not run, and no more.
             return False
@@ -298,7 +135,7 @@ class IncomingRequest:
             self.refuse(Reason.OUT_OF_TIME, ("Rejected", _OUT_OF_TIME, ""))
             return False
         self.requests.in_flight[self] = None
-        self.state = _CLAIMED
+        self.state = CLAIMED
         return True
 
     def load(self) -> bool:
@@ -338,19 +175,19 @@ class IncomingRequest:
             return self._refuse_answer()
         requests, wanted = self.requests, not self.one_way
         try:
-            self.state = _BEING_ANSWERED
+            self.state = BEING_ANSWERED
             if wanted:
                 message = response if requests.encode is None else requests.encode(response)
                 if not self.route.send(self, message):
                     return self._refuse_unwanted()
-            self.state = _HANDED_OVER
+            self.state = HANDED_OVER
             requests.counters.answered += 1
             self._release()
             return wanted
         except BaseException as error:
             try:
                 if self.state is ANSWERING:
-                    self.state = _TAKEN_BACK
+                    self.state = TAKEN_BACK
                     if isinstance(error, Exception):
                         self.refuse(Reason.HANDLER_RAISED, error_texts(error))
                     else:
@@ -360,7 +197,7 @@ class IncomingRequest:
             raise
 
     def _refuse_unwanted(self) -> bool:
-        """The client gave up while its answer was made, or on the way to it."""
+        """Refuse an answer whose client gave up while it was made, or on the way to it."""
         if self.state is ANSWERING:
             self.state = TRANSITIONS[self.state, CANCEL]
             self.requests.counters.cancelled += 1
@@ -374,7 +211,7 @@ class IncomingRequest:
         return self._fail(Reason.HANDLER_RAISED, error_texts(error))
 
     def _refuse_answer(self) -> bool:
-        """An answer comes too late, so False; or it is the second one."""
+        """Refuse an answer that comes too late, by False; or that is the second one, by an error."""
         if self.state is CANCELLED:
             self.state = TRANSITIONS[self.state, ANSWER]
             self.requests.counters.dropped_late += 1
@@ -389,11 +226,11 @@ class IncomingRequest:
             self._fail(reason, texts)
 
     def refuse_draining(self) -> None:
-        """The server takes no new work, and this was not taken yet."""
+        """Refuse it, if it was not taken yet, because the server takes no new work."""
         self.refuse(Reason.DRAINING, ("Rejected", DRAINING, ""))
 
     def abandon(self) -> None:
-        """No thread can answer it any more."""
+        """Tell its client that no thread can answer it any more, if it has no answer."""
         if self.state is TAKEN:
             self._fail(Reason.ABANDONED, ("Abandoned", _ABANDONED, ""))
 
@@ -414,7 +251,7 @@ class IncomingRequest:
             raise
 
     def cancel(self) -> bool:
-        """The client gave up.  True if no thread has taken the request.
+        """End it because its client gave up.  True if no thread has taken it.
 
         Does not block, also from a hub callback.
         """
@@ -428,12 +265,24 @@ class IncomingRequest:
         return queued
 
     def begin_handling(self, handler: greenlet) -> None:
-        """A thread has entered `with transaction:`."""
-        self.handler = handler
-        if self.state is CANCELLED:
-            self.requests.interrupt_soon(self)
-        if self.deadline is not None and not self.route.in_process:
-            self._watch_deadline(self.deadline)
+        """Let a thread handle it.
+
+        Until `end_handling`, what the thread sends has no more time than this request, and
+        the thread is interrupted when the client gives up.
+        """
+        scope = None
+        try:
+            if self.deadline is not None:
+                scope = enter_scope(self.deadline)
+                if not self.route.in_process:
+                    self._watch_deadline(self.deadline)
+            if self.state is CANCELLED:
+                self.requests.interrupt_soon(self)
+            self._handlings += ((handler, scope),)
+            self.handler = handler
+        except BaseException:
+            leave_scope(scope)
+            raise
 
     def _watch_deadline(self, deadline: float) -> None:
         # The client's own word may not come through: it has gone, or so many of its
@@ -444,7 +293,17 @@ class IncomingRequest:
             self._timer = timer
 
     def end_handling(self) -> None:
-        """It has left the block."""
+        """End what was begun last by `begin_handling`.
+
+        Another thread may do so than began, or a generator's end in any thread.
+        """
+        scope = self._handlings[-1][1]
+        if scope is not None:
+            leave_scope(scope)
+        self._handlings = self._handlings[:-1]
+        if self._handlings:
+            self.handler = self._handlings[-1][0]
+            return
         self.handler = None
         self.requests.to_interrupt.pop(self, None)
         if self._timer is not None:
@@ -456,11 +315,15 @@ class IncomingRequest:
             timer.close()
 
     def interrupt(self) -> None:
-        """Hub callback: its client gave up."""
+        """Hub callback: interrupt the thread that handles it, because its client gave up."""
         self.requests.to_interrupt.pop(self, None)
         # Looked at again: the thread may have left the block meanwhile.
         if self.handler is not None and self.state in (CANCELLED, LATE) and not self.handler.dead:
             self.handler.throw(Interrupted(self))
+
+    def leave_to_parent(self) -> None:
+        """Leave it alone in a forked child: the parent answers it."""
+        self.state = CANCELLED
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -471,10 +334,13 @@ class IncomingRequest:
             self.route.give_up(self)
 
     def _release(self) -> None:
-        """It has its answer, or needs none.  Calling it twice is the same as once."""
+        """Forget it: it has its answer, or needs none.  Calling it twice is the same as once."""
         if self._timer is not None:
             # From now on another request may have the id.
             self._stop_timer()
         if not self.route.in_process:
             self.route.released(self)
-        self.requests.forget(self)
+        requests = self.requests
+        if requests.drained:
+            requests.wake_drain()
+        requests.in_flight.pop(self, None)

@@ -18,7 +18,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, Waiter
 
 from ratchet import _clock
 from ratchet._loop import Watcher
@@ -38,7 +38,7 @@ _LAST_WORD_TIMEOUT: Final = 0.1
 
 
 class State(enum.IntEnum):
-    """Where a request is on the client's side."""
+    """The state of a request on the client's side."""
 
     WAITING = 1
     """Its response is to come."""
@@ -53,7 +53,7 @@ class State(enum.IntEnum):
 
 
 class Event(enum.IntEnum):
-    """What can happen to it."""
+    """An event in the life of a request."""
 
     EXPIRE = 1
     SUCCEED = 2
@@ -72,7 +72,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
     (WAITING, GIVE_UP): GIVEN_UP,
     (EXPIRED, GIVE_UP): GIVEN_UP,
 }
-"""What may happen in which state, and where it leads; nothing else may."""
+"""Every event that may come in each state, and the state that it leads to; no other may come."""
 
 ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
 
@@ -103,7 +103,7 @@ class ClientRoute(Protocol):
         """Tell the server that a request's time is over; False if no answer can come of that."""
 
     def forget(self, transaction: AnyOutgoing) -> None:
-        """It has ended: let the bus have it no longer.  Calling it twice is the same as once."""
+        """Let the bus have it no longer: it has ended.  Calling it twice is the same as once."""
 
 
 class OutgoingRequest(Generic[Request, Response]):
@@ -114,18 +114,19 @@ class OutgoingRequest(Generic[Request, Response]):
         route: the way to the server.
         state: where it is.
         error: in what it ended, if not in a response.
+        value: the response, which is still to be decoded if there is a `decode`.
+        decode: decodes the response; None where that is not needed, or is done.
         id: what its connection knows it by.
         frame_number: the number of its frame on the connection.
         incoming: the server's side of it, if that is in this process.
     """
 
     __slots__ = (
-        "_decode",
         "_owner",
         "_seconds",
         "_timer",
-        "_value",
         "_waiters",
+        "decode",
         "error",
         "frame_number",
         "id",
@@ -133,6 +134,7 @@ class OutgoingRequest(Generic[Request, Response]):
         "request",
         "route",
         "state",
+        "value",
     )
 
     # Set by its connection, if it has one.
@@ -148,24 +150,23 @@ class OutgoingRequest(Generic[Request, Response]):
         self.state = WAITING
         self.route = route
         self.incoming: Any = None
-        # None where there is nothing to decode, or no longer.
-        self._decode = decode
+        self.decode = decode
         self.error: BusError | None = None
-        self._value: Any = None
+        self.value: Any = None
         self._waiters: list[Waiter[object]] | None = None
         self._timer: Watcher | None = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
 
-    def response(self) -> Response:
-        """The response, decoded."""
-        if self._decode is not None:
-            response = self._decode(self._value, self.route.server_address)
-            # Another thread may have decoded it meanwhile; all get the same one.
-            if self._decode is not None:
-                self._value = response
-                self._decode = None
-        return self._value  # type: ignore[no-any-return]
+    def load(self) -> None:
+        """Decode the response; may block."""
+        decode = self.decode
+        assert decode is not None
+        value = decode(self.value, self.route.server_address)
+        # Another thread may have decoded it meanwhile; all get the same one.
+        if self.decode is not None:
+            self.value = value
+            self.decode = None
 
     def wait(self, timeout: float | None) -> None:
         """Wait until it has ended; blocks.  Raises `BusTimeout` when the time is over."""
@@ -173,11 +174,11 @@ class OutgoingRequest(Generic[Request, Response]):
         if timeout is not None:
             check_timeout(timeout)
             deadline = deadline_after(timeout)
-        if get_hub() is not self.route.hub:
-            check_hub(self.route.hub, self)
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state not in ENDED:
             waiter: Waiter[object] = Waiter()
+            if waiter.hub is not self.route.hub:
+                check_hub(self.route.hub, self)
             left = None if deadline is None else seconds_until(deadline)
             try:
                 if self._waiters is None:
@@ -203,7 +204,7 @@ class OutgoingRequest(Generic[Request, Response]):
         self._timer.start(self._on_deadline)
 
     def note_timeout(self, timeout: float) -> None:
-        """The user's own number is the better text, if it is the one that counts."""
+        """Name the user's own number in errors, if it is the one that counts."""
         if self._seconds > timeout / 2:
             self._seconds = timeout
 
@@ -221,7 +222,7 @@ class OutgoingRequest(Generic[Request, Response]):
             before.close()
 
     def _on_deadline(self) -> None:
-        """Hub callback: the time of the request is over."""
+        """Hub callback: end it, or ask for the last word first, now that its time is over."""
         if self.state is EXPIRED or not self.route.ask_for_last_word(self):
             self.give_up(BusTimeout, self._no_response_within(self._seconds))
         else:
@@ -240,7 +241,7 @@ class OutgoingRequest(Generic[Request, Response]):
             self._look_again_after(0.0)
 
     def give_up(self, error_type: type[BusError], message: str) -> None:
-        """It ends, by this side's wish."""
+        """End it by this side's wish; does nothing if it has ended."""
         if self.state not in ENDED:
             self._end_given_up(error_type(message, outcome=self.route.withdraw(self)))
 
@@ -249,7 +250,7 @@ class OutgoingRequest(Generic[Request, Response]):
         return BusTimeout(self._no_response_within(self._seconds), outcome=outcome)
 
     def time_out(self, outcome: Outcome) -> None:
-        """Its time was over, and now it is known what became of it."""
+        """End it, now that its time is over and its outcome is known; does nothing if it has ended."""
         if self.state not in ENDED:
             self._end_given_up(self.time_over(outcome))
 
@@ -260,26 +261,26 @@ class OutgoingRequest(Generic[Request, Response]):
         self.route.forget(self)
 
     def fail(self, error: BusError) -> None:
-        """It ended in an error that is not this side's wish."""
+        """End it in an error that is not this side's wish; does nothing if it has ended."""
         if self.state not in ENDED:
             self.error = error
             self._end(FAIL)
             self.route.counters.failed += 1
 
     def succeed(self, value: object) -> None:
-        """The response is there."""
-        self._value = value
+        """End it in a response."""
+        self.value = value
         # One whose giving up was interrupted may have one.
         self.error = None
         self._end(SUCCEED)
         self.route.counters.answered += 1
 
     def leave_to_parent(self) -> None:
-        """In a forked child: who waits is the parent's thread, and is not to wake."""
+        """Wake nobody in a forked child: those who wait are the parent's threads."""
         self._waiters = None
 
     def _end(self, event: Event) -> None:
-        """The outcome is there: let those who wait have it.
+        """Wake those who wait, now that the outcome is there.
 
         Does not block, also from a hub callback.
         """

@@ -3,57 +3,34 @@
 It knows the inbox and transactions, and nothing of how a request came.  A kind of
 bus puts pending requests into the inbox, and says by `_refuse_new` and `_finished`
 how it drains.
-
-`serve` keeps a team of worker threads, each of which handles one request after the
-other.  Nothing passes from one to the next: every request starts in a copy of the
-context in which `serve` was called, with a fresh `thread.space`, and a worker to
-which something still refers afterwards, such as a time-out that was not cancelled,
-is replaced.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextvars import Context, copy_context
-from functools import partial
-from sys import getrefcount
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import gevent
-from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
-from ratchet._death import death_of
 from ratchet._interrupts import settle_soon
-from ratchet._log import bus_logger, log_error
-from ratchet._loop import AnyGreenlet
+from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.handle import ServerTransaction, abandon_held, handle
-from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import QUEUED, IncomingRequest, IncomingRequests
+from ratchet.bus._core.handle import ServerTransaction, receive
+from ratchet.bus._core.intake import Intake
+from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import BusSide
-from ratchet.bus.codecs import (
-    Decode,
-    check_callable,
-    required_arguments,
-    required_keywords,
-    takes_an_argument,
-)
+from ratchet.bus.codecs import Decode
 from ratchet.errors import BusClosed
-from ratchet.kernel import Thread, kernel_of
+from ratchet.kernel import kernel_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_new = ServerTransaction.__new__
-
 
 class ServerSide(BusSide, Generic[Request, Response]):
-    """What the server's side of a local bus and of a socket bus have in common."""
+    """The common part of the server's side of a local bus and of a socket bus."""
 
     def __init__(
         self,
@@ -63,23 +40,13 @@ class ServerSide(BusSide, Generic[Request, Response]):
         max_queued: int | None = None,
     ) -> None:
         super().__init__()
-        self._requests = IncomingRequests(self._hub, self._counters, decode, encode)
-        self._decodes = decode is not None
-        self._inbox: Inbox[IncomingRequest] = Inbox(self, maxsize, max_queued)
-        self._draining = False
-        # Whether work was left when it was closed.
-        self._cut_off = False
-        self._takers: dict[AnyGreenlet, None] = {}
-        # The workers of `serve`, each with what starts another like it.
-        self._workers: dict[greenlet, Callable[[], Thread]] = {}
+        self._intake = Intake(self, self._hub, self._counters, decode, encode, maxsize, max_queued)
         # The handlers that have called `drain`.
         self._drainers: set[greenlet] = set()
-        # This process is a forked child; counted, because it may fork again.
-        self._generation = 0
 
     @property
     def _state(self) -> str:
-        return "closed" if self._closed else "draining" if self._draining else "open"
+        return "closed" if self._closed else "draining" if self._intake.draining else "open"
 
     def recv_request(
         self, timeout: float | None = None
@@ -118,36 +85,18 @@ class ServerSide(BusSide, Generic[Request, Response]):
             and nothing more
         """
         current = getcurrent()
-        if current not in self._takers:
-            self._watch(current)
+        if current not in self._intake.takers:
+            check_hub(self._hub, self)
+            self._revive()
+            self._intake.watch(current)
         deadline = None
         if timeout is not None:
             check_timeout(timeout)
             deadline = deadline_after(timeout)
         while True:
-            received = self._receive(deadline)
+            received = receive(self._intake.inbox, deadline)
             if received is not None:
                 return received
-
-    def _receive(self, deadline: float | None) -> tuple[ServerTransaction[Request, Response], Request] | None:
-        """Take the next request; None if it is not to be handled after all."""
-        inbox = self._inbox
-        incoming = inbox.first(None if deadline is None else time_left(deadline))
-        # Before the claim: a request that is claimed is always somebody's.
-        transaction: ServerTransaction[Request, Response] = _new(ServerTransaction)
-        transaction._incoming = incoming
-        try:
-            claimed = incoming.claim()
-            inbox.drop(incoming)
-            if claimed and (not self._decodes or incoming.load()):
-                return transaction, incoming.message
-        except BaseException:
-            try:
-                incoming.abandon()
-            finally:
-                settle_soon(self._hub)
-            raise
-        return None
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
@@ -195,38 +144,14 @@ class ServerSide(BusSide, Generic[Request, Response]):
             raise ValueError(f"workers must be a number above 0, not {workers!r}")
         check_hub(self._hub, self)
         self._revive()
-        kernel = kernel_of(getcurrent())
-        work: Callable[[], Thread] = partial(
-            kernel.attach_background,
-            self._work,
-            handler,
-            with_transaction,
-            copy_context(),
-            self._generation,
-        )
-        team: list[Thread] = []
-        one_ended = Event()
-
-        def on_end(worker: object) -> None:
-            one_ended.set()
-
+        team: Team[Request, Response] = Team(self._intake, handler, with_transaction)
         try:
-            while not self._inbox.closed or len(self._inbox):
-                team = [each for each in team if not each.ready()]
-                for _ in range(workers - len(team)):
-                    # No name is given to it: that would be one more reference, for a while.
-                    team.append(work())
-                    self._workers[team[-1]] = work
-                    team[-1].rawlink(on_end)
-                # A worker ends when the bus does, when it is replaced, or killed.
-                one_ended.wait()
-                one_ended.clear()
-            gevent.joinall(team)
+            team.work(workers)
             while not self._closed:
                 # What is answered is still to be sent, or another thread has work.
-                self._requests.drained.wait("serve", self)
+                self._intake.requests.drained.wait("serve", self)
         finally:
-            gevent.killall(team)
+            team.kill()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new work, finish what was taken and what was cast, then close; blocks.
@@ -265,16 +190,15 @@ class ServerSide(BusSide, Generic[Request, Response]):
         deadline = deadline_after(timeout)
         self._begin_drain()
         current = getcurrent()
-        if not any(request.handler is current for request in self._requests.in_flight):
+        if not any(request.handler is current for request in self._intake.requests.in_flight):
             return self._end_drain(deadline)
         # This thread's own request can end only after this call: the rest of the drain
         # goes on without it, and another worker takes this one's place.
         try:
             self._drainers.add(current)
-            self._requests.wake_drain()
-            if current in self._workers:
-                work = self._workers[current]
-                self._workers[work()] = work
+            self._intake.requests.wake_drain()
+            if current in self._intake.workers:
+                self._intake.workers[current]()
             finished = self._wait_until_finished(deadline)
             if finished:
                 deadline = None
@@ -286,30 +210,23 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     def _begin_drain(self) -> None:
         """Take no new work; what was cast is kept, to be run."""
-        if self._draining or self._closed:
+        if self._intake.draining or self._closed:
             return
         try:
-            self._draining = True
+            self._intake.draining = True
             self._refuse_new()
-            self._refuse_queued()
+            self._intake.refuse_queued()
         except BaseException:
             settle_soon(self._hub)
             raise
 
-    def _refuse_queued(self) -> None:
-        """Let nothing in any more, and refuse what waits for an answer."""
-        refused = [request for request in self._inbox.close() if not request.one_way]
-        for request in refused:
-            request.refuse_draining()
-        self._inbox.remove(refused)
-
     def _wait_until_finished(self, deadline: float | None) -> bool:
         """Wait until all is answered but the requests of handlers that drain; False when the time is over."""
         while not self._closed and (
-            len(self._inbox)
-            or any(request.handler not in self._drainers for request in self._requests.in_flight)
+            len(self._intake.inbox)
+            or any(request.handler not in self._drainers for request in self._intake.requests.in_flight)
         ):
-            if not self._requests.drained.wait("drain", self, time_left(deadline)):
+            if not self._intake.requests.drained.wait("drain", self, time_left(deadline)):
                 return False
         return True
 
@@ -317,14 +234,14 @@ class ServerSide(BusSide, Generic[Request, Response]):
         """Wait until all is answered and delivered, and close.  Whether it was."""
         try:
             if self._wait_until_finished(deadline):
-                while not self._closed and (self._requests.in_flight or not self._finished()):
-                    if not self._requests.drained.wait("drain", self, time_left(deadline)):
+                while not self._closed and (self._intake.requests.in_flight or not self._finished()):
+                    if not self._intake.requests.drained.wait("drain", self, time_left(deadline)):
                         break
         except BaseException:
             settle_soon(self._hub)
             raise
         self.close()
-        return not self._cut_off
+        return not self._intake.cut_off
 
     def _finished(self) -> bool:
         """Whether all answers have been delivered; asked again after each `_wake_drain`."""
@@ -332,7 +249,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     @abstractmethod
     def _refuse_new(self) -> None:
-        """A drain begins: stop taking requests, and tell the clients."""
+        """Stop taking requests, and tell the clients: a drain begins."""
 
     @abstractmethod
     def _close(self) -> int:
@@ -343,137 +260,28 @@ class ServerSide(BusSide, Generic[Request, Response]):
         try:
             current = getcurrent()
             begun = sum(
-                request.one_way for request in self._requests.in_flight if request.handler is not current
+                request.one_way
+                for request in self._intake.requests.in_flight
+                if request.handler is not current
             )
             casts = self._close()
         except BaseException:
             settle_soon(self._hub)
             raise
         if casts:
-            self._cut_off = True
+            self._intake.cut_off = True
             bus_logger.warning("casts not run when %s was closed: %d", self.name, casts)
         if begun:
             bus_logger.warning("casts interrupted when %s was closed: %d", self.name, begun)
 
-    def _drop_casts(self) -> int:
-        """The bus is closed: what was cast and not begun is not run.  Returns how many those are."""
-        casts = [request for request in self._inbox if request.one_way and request.state is QUEUED]
-        self._counters.failed += len(casts)
-        self._inbox.remove(casts)
-        return len(casts)
-
-    def _work(
-        self, handler: Callable[..., Response], with_transaction: bool, context: Context, generation: int
-    ) -> None:
-        """What each thread of `serve` does."""
-        worker = getcurrent()
-        self._watch(worker)
-        # Whatever started this thread lets go of it.
-        gevent.sleep(0)
-        references = getrefcount(worker)
-        try:
-            while generation == self._generation:
-                worker.gr_context = context.copy()
-                worker.__dict__.pop("_space", None)
-                try:
-                    self._handle_next(handler, with_transaction)
-                except BusClosed:
-                    return
-                except gevent.Timeout as error:
-                    log_error(
-                        bus_logger, logging.WARNING, "the handler of a request raised %r", error, error=error
-                    )
-                if getrefcount(worker) > references and self._is_held(worker, references):
-                    return
-        finally:
-            self._workers.pop(worker, None)
-
-    def _is_held(self, worker: greenlet, references: int) -> bool:
-        """Whether something still refers to a worker that has handled a request.
-
-        Most likely that is a time-out or an alarm that was left behind, and that is not to
-        strike another request.
-        """
-        try:
-            # It may be no more than what woke the thread.
-            gevent.sleep(0)
-        except gevent.Timeout:
-            # It is one, and it has just rung.
-            return True
-        # This function and its caller have a name for it each.
-        return getrefcount(worker) > references + 1
-
-    def _handle_next(self, handler: Callable[..., Response], with_transaction: bool) -> None:
-        # One at a time, also of those whose codec fails: what that leaves behind is not
-        # for the next one to see.
-        received = self._receive(None)
-        if received is not None:
-            handle(*received, handler, with_transaction, self._answer_aside)
-
-    def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
-        """No worker waits for a client that does not read."""
-        kernel_of(getcurrent()).attach_background(self._answer, transaction, response)
-
-    def _answer(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
-        with transaction:
-            transaction.send_response(response)
-
     def _settle(self) -> None:
-        self._requests.settle()
-        self._inbox.settle()
-        if self._draining and not self._closed:
+        self._intake.settle()
+        if self._intake.draining and not self._closed:
             self._refuse_new()
-            self._refuse_queued()
+            self._intake.refuse_queued()
 
     def _after_fork(self) -> None:
-        self._generation += 1
-        self._inbox.forget_all()
-        self._requests.leave_to_parent()
-        self._workers.clear()
-        self._forget_takers()
+        self._intake.leave_to_parent()
 
     def _revive(self) -> None:
-        """A forked child is to serve, in its parent's place or beside it."""
-
-    def _watch(self, taker: object) -> None:
-        """See to it that what a thread has taken goes with it when it dies."""
-        check_hub(self._hub, self)
-        self._revive()
-        if isinstance(taker, gevent.Greenlet):
-            taker.rawlink(self._on_taker_end)
-            self._takers[taker] = None
-
-    def _on_taker_end(self, taker: AnyGreenlet) -> None:
-        """Hub callback."""
-        self._takers.pop(taker, None)
-        death = death_of(taker)
-        # The scheduler tells of its own threads.
-        if death is not None and not isinstance(taker, Thread):
-            abandon_held(death)
-
-    def _forget_takers(self) -> None:
-        """The bus is closed, and no thread is to keep it in memory."""
-        for taker in self._takers:
-            taker.unlink(self._on_taker_end)
-        self._takers.clear()
-
-
-def wants_transaction(handler: Callable[..., object]) -> bool:
-    """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
-    check_callable(handler, "handler")
-    called: Any = handler
-    while isinstance(called, (partial, staticmethod)):
-        called = called.func if isinstance(called, partial) else called.__func__
-    if not inspect.isroutine(called):
-        called = type(called).__call__
-    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
-        raise TypeError(f"handler must be a plain function, not the coroutine function {handler!r}")
-    required, keywords = required_arguments(handler), required_keywords(handler)
-    if keywords:
-        raise TypeError(f"handler must not require keyword arguments ({', '.join(keywords)}): {handler!r}")
-    if required > 2 or (required == 0 and not takes_an_argument(handler)):
-        raise TypeError(
-            f"handler must take the request, or the request and the transaction; {handler!r} requires"
-            f" {required} arguments"
-        )
-    return required == 2
+        """Make a forked child ready to serve, in its parent's place or beside it."""

@@ -1,4 +1,4 @@
-"""What either side of a bus is, whatever its kind: open until it is closed, and counted."""
+"""Either side of a bus, whatever its kind: open until it is closed, and counted."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class BusSide(ABC):
 
 
 def _close_all() -> None:
-    """The program ends: hand over what was cast as far as possible, and log what was not run."""
+    """Hand over what was cast as far as possible, and log what was not run: the program ends."""
     for bus in buses.living():
         if bus._hub is get_hub() and not bus._closed:
             bus.close()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Generic, Protocol, TypeVar
 
-from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import IncomingRequest, IncomingRequests
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.limits import Limits
 
 
@@ -25,39 +25,40 @@ Connection = TypeVar("Connection", bound=Reader)
 
 
 class Admission(Generic[Connection]):
-    """The inbox of a server, as its connections use it.
+    """The intake of a server, as its connections use it.
 
     Attributes:
-        requests: what the requests of the server share.
+        intake: the requests of the server.
+        requests: what these share.
+        inbox: those that no thread has taken.
         connections: those that are open, in the order in which they came.
         hello: the server's own HELLO, as a frame.
-        draining: whether nothing new is let in but what was cast.
         lost_casts: casts that came too late for a drain to run them.
     """
 
-    def __init__(self, requests: IncomingRequests, inbox: Inbox[IncomingRequest], limits: Limits) -> None:
-        self.requests = requests
-        self.inbox = inbox
+    def __init__(self, intake: Intake, limits: Limits) -> None:
+        self.intake = intake
+        self.requests = intake.requests
+        self.inbox = intake.inbox
         self.limits = limits
         self.connections: dict[Connection, None] = {}
         self.hello = b""
-        self.draining = False
         self.lost_casts = 0
 
     def enqueue(self, request: IncomingRequest) -> None:
-        """A request has come that a thread is to take."""
-        if self.inbox.closed or (self.draining and not request.one_way):
+        """Let a thread take a request that has come."""
+        if self.inbox.closed or (self.intake.draining and not request.one_way):
             request.refuse_draining()
             self.lost_casts += request.one_way
         else:
             self.inbox.put(request)
 
     def dequeue(self, requests: Collection[IncomingRequest]) -> None:
-        """Queued requests are not to be taken any more."""
+        """Let no thread take these queued requests any more."""
         if requests:
             self.inbox.remove(requests)
 
     def let_in(self) -> None:
-        """Hub callback: there is room for what the clients have sent meanwhile."""
+        """Hub callback: let in what the clients have sent meanwhile, now that there is room."""
         for connection in list(self.connections):
             connection.read_or_not()

@@ -22,7 +22,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.address import Address, address_of, format_address
-from ratchet.bus._core.client import ClientSide
+from ratchet.bus._core.client import ClientSide, ClientTransaction
 from ratchet.bus._core.deadline import (
     deadline_after,
     in_words,
@@ -31,7 +31,6 @@ from ratchet.bus._core.deadline import (
     time_left,
 )
 from ratchet.bus._core.faults import check_size, encode_metadata
-from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire

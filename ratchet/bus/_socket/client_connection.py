@@ -22,10 +22,10 @@ from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
+from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import DRAINING as SERVER_DRAINS
 from ratchet.bus._core.faults import Reason, error_from_reason
-from ratchet.bus._core.handle import ClientTransaction
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters

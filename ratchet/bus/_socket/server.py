@@ -57,8 +57,8 @@ class ServerBus(ServerSide[Request, Response]):
     ) -> None:
         super().__init__(decode, encode, max_queued=limits.max_queued)
         self._limits = limits
-        self._admission: Admission[ServerConnection] = Admission(self._requests, self._inbox, limits)
-        self._inbox.on_low = self._admission.let_in
+        self._admission: Admission[ServerConnection] = Admission(self._intake, limits)
+        self._intake.inbox.on_low = self._admission.let_in
         self._listener = listener
         self._back_off = _FIRST_BACK_OFF
         self._acceptor: Watcher | None = None
@@ -72,8 +72,8 @@ class ServerBus(ServerSide[Request, Response]):
     def __repr__(self) -> str:
         return (
             f"<ServerBus at {id(self):#x} on {self.name}: {self._state},"
-            f" connections={len(self._admission.connections)}, queued={len(self._inbox)},"
-            f" in_flight={len(self._requests.in_flight)}>"
+            f" connections={len(self._admission.connections)}, queued={len(self._intake.inbox)},"
+            f" in_flight={len(self._intake.requests.in_flight)}>"
         )
 
     @property
@@ -92,7 +92,7 @@ class ServerBus(ServerSide[Request, Response]):
         check_hub(self._hub, self)
         if self._closed:
             return
-        self._cut_off = bool(self._requests.in_flight) or any(
+        self._intake.cut_off = bool(self._intake.requests.in_flight) or any(
             connection.stream.output.undelivered for connection in self._admission.connections
         )
         self._close_and_tell()
@@ -103,24 +103,20 @@ class ServerBus(ServerSide[Request, Response]):
         self._stop_accepting()
         for connection in list(self._admission.connections):
             connection.stream.abort()
-        casts = self._drop_casts() + self._admission.lost_casts
+        casts = self._intake.drop_casts() + self._admission.lost_casts
         self._admission.lost_casts = 0
-        left = self._inbox.close()
+        left = self._intake.inbox.close()
         # What no connection waits for: one-way requests.
-        for request in (*left, *self._requests.in_flight):
+        for request in (*left, *self._intake.requests.in_flight):
             request.cancel()
-        self._inbox.remove(left)
-        self._forget_takers()
-        self._requests.wake_drain()
+        self._intake.inbox.remove(left)
+        self._intake.forget_takers()
+        self._intake.requests.wake_drain()
         return casts
 
     def stats(self) -> Stats:
         parked = sum(len(connection.parked) for connection in list(self._admission.connections))
-        return self._counters.snapshot(
-            connections=len(self._admission.connections),
-            queued=len(self._inbox) + parked,
-            in_flight=len(self._requests.in_flight),
-        )
+        return self._intake.stats(len(self._admission.connections), parked)
 
     def _settle(self) -> None:
         if self._closed:
@@ -128,8 +124,8 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in list(self._admission.connections):
             connection.settle()
         super()._settle()
-        acceptor = self._acceptor
-        if acceptor is not None and not (self._inbox.closed or self._retry.active or acceptor.active):
+        acceptor, inbox = self._acceptor, self._intake.inbox
+        if acceptor is not None and not (inbox.closed or self._retry.active or acceptor.active):
             acceptor.start(self._on_acceptable)
 
     def _after_fork(self) -> None:
@@ -142,7 +138,7 @@ class ServerBus(ServerSide[Request, Response]):
             self._retry.close()
             self._acceptor = None
             # Dead, until `_revive`.
-            self._inbox.closed = self._inherited = True
+            self._intake.inbox.closed = self._inherited = True
 
     def _revive(self) -> None:
         if self._inherited:
@@ -152,10 +148,10 @@ class ServerBus(ServerSide[Request, Response]):
                 )
             self._listener.share()
             self._start_accepting()
-            self._inbox.closed = self._inherited = False
+            self._intake.inbox.closed = self._inherited = False
 
     def _finished(self) -> bool:
-        if self._requests.in_flight:
+        if self._intake.requests.in_flight:
             return False
         # All answers are written; a connection that is gone has sent its own.
         for connection in list(self._admission.connections):
@@ -163,7 +159,6 @@ class ServerBus(ServerSide[Request, Response]):
         return not self._admission.connections
 
     def _refuse_new(self) -> None:
-        self._admission.draining = True
         if self._acceptor is not None:
             # Who has asked already is to hear that it will not be run.
             self._retry.close()

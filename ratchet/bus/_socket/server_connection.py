@@ -20,7 +20,8 @@ from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import ErrorTexts, Reason
-from ratchet.bus._core.incoming import ANSWERING, OPEN, IncomingRequest
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_states import ANSWERING, OPEN
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.protocol import PLAIN_ID, ServerProtocol
 from ratchet.bus._socket.stream import MessageStream
@@ -246,7 +247,7 @@ class ServerConnection:
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
-            let_in = self.server.draining or (not self._held and self._has_room)
+            let_in = self.server.intake.draining or (not self._held and self._has_room)
             self._unfinished.add(event)
             if let_in:
                 self.server.enqueue(event)

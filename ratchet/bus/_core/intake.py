@@ -1,0 +1,114 @@
+"""The intake of a server: its requests, queued and taken, and the threads that take them.
+
+The same for every kind of bus; nothing here knows how a request came, or how its
+connection is told that no more are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.hub import Hub
+from greenlet import greenlet
+
+from ratchet._death import death_of
+from ratchet._loop import AnyGreenlet
+from ratchet.bus._core.handle import abandon_held
+from ratchet.bus._core.inbox import Inbox, Named
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_states import QUEUED
+from ratchet.bus._core.requests import IncomingRequests
+from ratchet.bus._core.stats import Counters, Stats
+from ratchet.bus.codecs import Decode
+from ratchet.kernel import Thread
+
+
+class Intake:
+    """The requests of one server, and the threads that take them.
+
+    Args:
+        owner: the bus, for texts.
+        maxsize: as for `Inbox`.
+        high_water: as for `Inbox`.
+
+    Attributes:
+        requests: what they share.
+        inbox: those that no thread has taken.
+        draining: whether nothing new is let in but what was cast.
+        cut_off: whether work was left when the bus was closed.
+        takers: the threads that may have taken one.
+        workers: those of `serve` that are to go on, each with what adds one more to its team.
+    """
+
+    def __init__(
+        self,
+        owner: Named,
+        hub: Hub,
+        counters: Counters,
+        decode: Decode[Any] | None,
+        encode: Callable[[Any], object] | None,
+        maxsize: int | None,
+        high_water: int | None,
+    ) -> None:
+        self.requests: IncomingRequests[IncomingRequest] = IncomingRequests(hub, counters, decode, encode)
+        self.inbox: Inbox[IncomingRequest] = Inbox(owner, maxsize, high_water)
+        self.draining = False
+        self.cut_off = False
+        self.takers: dict[AnyGreenlet, None] = {}
+        self.workers: dict[greenlet, Callable[[], object]] = {}
+
+    def refuse_queued(self) -> None:
+        """Let nothing in any more, and refuse what waits for an answer."""
+        refused = [request for request in self.inbox.close() if not request.one_way]
+        for request in refused:
+            request.refuse_draining()
+        self.inbox.remove(refused)
+
+    def drop_casts(self) -> int:
+        """Drop what was cast and not begun, because the bus is closed.  Returns how many those are."""
+        casts = [request for request in self.inbox if request.one_way and request.state is QUEUED]
+        self.requests.counters.failed += len(casts)
+        self.inbox.remove(casts)
+        return len(casts)
+
+    def stats(self, connections: int, parked: int = 0) -> Stats:
+        """A snapshot, of a server with so many connections, and requests that wait for one's client."""
+        return self.requests.counters.snapshot(
+            connections=connections,
+            queued=len(self.inbox) + parked,
+            in_flight=len(self.requests.in_flight),
+        )
+
+    def settle(self) -> None:
+        """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self.requests.settle()
+        self.inbox.settle()
+
+    def leave_to_parent(self) -> None:
+        """Leave them alone in a forked child: the parent answers them, by its own threads."""
+        self.inbox.forget_all()
+        self.requests.leave_to_parent()
+        self.workers.clear()
+        self.forget_takers()
+
+    def watch(self, taker: object) -> None:
+        """See to it that what a thread has taken goes with it when it dies."""
+        if isinstance(taker, gevent.Greenlet):
+            taker.rawlink(self._on_taker_end)
+            self.takers[taker] = None
+
+    def _on_taker_end(self, taker: AnyGreenlet) -> None:
+        """Hub callback: abandon what a thread that has died held."""
+        self.takers.pop(taker, None)
+        death = death_of(taker)
+        # The scheduler tells of its own threads.
+        if death is not None and not isinstance(taker, Thread):
+            abandon_held(death)
+
+    def forget_takers(self) -> None:
+        """Let no thread keep a bus in memory that is closed."""
+        for taker in self.takers:
+            taker.unlink(self._on_taker_end)
+        self.takers.clear()

@@ -1,0 +1,157 @@
+"""The team of `serve`: worker threads, each of which handles one request after the other.
+
+Nothing passes from one request to the next: each starts in a copy of the context in
+which `serve` was called, with a fresh `thread.space`, and a worker to which something
+still refers afterwards, such as a time-out that was not cancelled, is replaced.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from sys import getrefcount
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent.event import Event
+from greenlet import getcurrent, greenlet
+
+from ratchet._log import bus_logger, log_error
+from ratchet.bus._core.handle import ServerTransaction, handle, receive
+from ratchet.bus._core.intake import Intake
+from ratchet.bus.codecs import (
+    check_callable,
+    required_arguments,
+    required_keywords,
+    takes_an_argument,
+)
+from ratchet.errors import BusClosed
+from ratchet.kernel import Thread, kernel_of
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Team(Generic[Request, Response]):
+    """The workers of one call of `serve`, threads of the current thread's scheduler.
+
+    Args:
+        intake: whence they take requests.
+        handler: what answers a request.
+        with_transaction: whether it is called with the transaction too.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        handler: Callable[..., Response],
+        with_transaction: bool,
+    ) -> None:
+        self._intake = intake
+        self._handler = handler
+        self._with_transaction = with_transaction
+        self._kernel = kernel_of(getcurrent())
+        self._context = copy_context()
+        self._threads: list[Thread] = []
+        self._one_ended = Event()
+
+    def work(self, size: int) -> None:
+        """Answer requests with so many workers, until none is left and none can come; blocks."""
+        inbox = self._intake.inbox
+        while not inbox.closed or len(inbox):
+            self._threads = [each for each in self._threads if not each.ready()]
+            for _ in range(size - len(self._threads)):
+                self.add_worker()
+            # A worker ends when the bus does, when it is replaced, or killed.
+            self._one_ended.wait()
+            self._one_ended.clear()
+        gevent.joinall(self._threads)
+
+    def add_worker(self) -> None:
+        """Start one more; does not block."""
+        # No name is given to it: that would be one more reference, for a while.
+        self._threads.append(self._kernel.attach_background(self._work))
+        self._intake.workers[self._threads[-1]] = self.add_worker
+        self._threads[-1].rawlink(self._on_end)
+
+    def kill(self) -> None:
+        """Kill those that are left; blocks until they have ended."""
+        gevent.killall(self._threads)
+
+    def _on_end(self, worker: greenlet) -> None:
+        """Hub callback: have it replaced."""
+        self._intake.workers.pop(worker, None)
+        self._one_ended.set()
+
+    def _work(self) -> None:
+        """Handle one request after the other; the function of each worker."""
+        worker = getcurrent()
+        intake = self._intake
+        intake.watch(worker)
+        # Whatever started this thread lets go of it.
+        gevent.sleep(0)
+        references = getrefcount(worker)
+        # In a forked child, the parent's are not in the register any more.
+        while worker in intake.workers:
+            worker.gr_context = self._context.copy()
+            worker.__dict__.pop("_space", None)
+            try:
+                # One at a time, also of those whose codec fails: what that leaves behind
+                # is not for the next one to see.
+                handle(receive(intake.inbox, None), self._handler, self._with_transaction, self._answer_aside)
+            except BusClosed:
+                return
+            except gevent.Timeout as error:
+                log_error(
+                    bus_logger, logging.WARNING, "the handler of a request raised %r", error, error=error
+                )
+            if getrefcount(worker) > references and self._is_held(worker, references):
+                return
+
+    def _is_held(self, worker: greenlet, references: int) -> bool:
+        """Whether something still refers to a worker that has handled a request.
+
+        Most likely that is a time-out or an alarm that was left behind, and that is not to
+        strike another request.
+        """
+        try:
+            # It may be no more than what woke the thread.
+            gevent.sleep(0)
+        except gevent.Timeout:
+            # It is one, and it has just rung.
+            return True
+        # This function and its caller have a name for it each.
+        return getrefcount(worker) > references + 1
+
+    def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
+        """Answer in another thread: no worker waits for a client that does not read."""
+        kernel_of(getcurrent()).attach_background(_answer, transaction, response)
+
+
+def _answer(transaction: ServerTransaction[Request, Response], response: Response) -> None:
+    with transaction:
+        transaction.send_response(response)
+
+
+def wants_transaction(handler: Callable[..., object]) -> bool:
+    """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
+    check_callable(handler, "handler")
+    called: Any = handler
+    while isinstance(called, (partial, staticmethod)):
+        called = called.func if isinstance(called, partial) else called.__func__
+    if not inspect.isroutine(called):
+        called = type(called).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(f"handler must be a plain function, not the coroutine function {handler!r}")
+    required, keywords = required_arguments(handler), required_keywords(handler)
+    if keywords:
+        raise TypeError(f"handler must not require keyword arguments ({', '.join(keywords)}): {handler!r}")
+    if required > 2 or (required == 0 and not takes_an_argument(handler)):
+        raise TypeError(
+            f"handler must take the request, or the request and the transaction; {handler!r} requires"
+            f" {required} arguments"
+        )
+    return required == 2
