@@ -78,8 +78,8 @@ for server_module in ("intake", "serving", "server"):
 ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "wire outbox protocol transport watch stall delivery acknowledge linger dial listen accept"
-    " interfaces output input stream casts admission server_connection server failure"
+    "wire outbox protocol transport tls watch stall delivery acknowledge linger dial listen accept"
+    " interfaces output input stream casts plain admission server_connection server failure"
     " client_connection connections client",
     BUS_CORE,
 )

@@ -17,7 +17,8 @@ from ratchet.bus._socket.client import ClientBus, check_connected
 from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.listen import check_listens, open_listener
 from ratchet.bus._socket.server import ServerBus
-from ratchet.bus._socket.transport import Socket, check_context, transport_of
+from ratchet.bus._socket.tls import check_context, transport_of
+from ratchet.bus._socket.transport import Socket
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
 
 Request = TypeVar("Request")

@@ -29,7 +29,8 @@ from ratchet.bus._core.address import (
 )
 from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.listen import SocketFile, listening_address, open_listener
-from ratchet.bus._socket.transport import Transport, will_never_work
+from ratchet.bus._socket.tls import will_never_work
+from ratchet.bus._socket.transport import Transport
 from robustness.leaks import open_descriptors
 
 

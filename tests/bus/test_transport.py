@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ratchet.bus._socket.transport import TlsTransport
+from ratchet.bus._socket.tls import TlsTransport
 
 RECORD = 16 * 1024
 

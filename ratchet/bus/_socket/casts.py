@@ -14,7 +14,7 @@ from ratchet import _clock
 from ratchet.bus._core.outgoing import AnyOutgoing
 from ratchet.bus._socket.protocol import ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.transport import refused_us
+from ratchet.bus._socket.tls import refused_us
 
 # Seconds without an answer of a plain server, after which no more are waited for.
 _PLAIN_SILENCE: Final = 0.2

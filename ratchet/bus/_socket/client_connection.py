@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -31,9 +30,11 @@ from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.casts import Casts
+from ratchet.bus._socket.plain import DEFERRED, PlainSender
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.transport import Transport, refused_us
+from ratchet.bus._socket.tls import refused_us
+from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message
 from ratchet.bus.codecs import Decode
 from ratchet.errors import (
@@ -85,8 +86,7 @@ class ClientConnection:
     __slots__ = (
         "_client",
         "_decode",
-        "_deferred",
-        "_sending_plain",
+        "_plain",
         "_window",
         "casts",
         "counters",
@@ -116,14 +116,12 @@ class ClientConnection:
         self._decode = decode
         self.server_address = peer
         self.protocol: ClientProtocol[AnyOutgoing] = ClientProtocol(limits, peer, plain)
-        self._sending_plain = False
-        # What a signal handler sent meanwhile.
-        self._deferred: deque[tuple[AnyOutgoing, wire.Frame]] = deque()
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
         self.useful = False
         self.stream = MessageStream(transport, limits, self, peer)
         self.casts = Casts(self.stream, self.protocol)
+        self._plain = PlainSender(self.stream.output, self.protocol, self.casts)
 
     def open_connection(self) -> None:
         """Say hello, and begin to read; the client knows the link by now, and closes it if this fails."""
@@ -156,12 +154,8 @@ class ClientConnection:
         try:
             if not flags & wire.ONE_WAY:
                 protocol.open[id] = transaction
-            if plain and self._sending_plain:
-                # By a signal handler in the middle of another send, whose answer comes first.
-                transaction.frame_number = wire.MAX_ID
-                self._deferred.append((transaction, frame))
-            elif plain:
-                self._send_plain(transaction, frame)
+            if plain:
+                self._plain.send(transaction, frame)
             else:
                 transaction.frame_number = self.stream.output.write(frame)
         except BaseException as error:
@@ -171,30 +165,14 @@ class ClientConnection:
             # Nobody waits for it, whether it was sent or not.
             protocol.open.pop(id, None)
             raise
-        if flags & wire.ONE_WAY and transaction.frame_number != wire.MAX_ID:
+        if flags & wire.ONE_WAY and transaction.frame_number != DEFERRED:
             self.casts.note(transaction.frame_number)
         return transaction
 
-    def _send_plain(self, transaction: AnyOutgoing, frame: wire.Frame) -> None:
-        """Send a plain request, and note it for its answer; both in the same order."""
-        order = self.protocol.order
-        try:
-            self._sending_plain = True
-            transaction.frame_number = self.stream.output.write(frame)
-            order.append(transaction.id)
-            while self._deferred:
-                later, frame = self._deferred.popleft()
-                later.frame_number = self.stream.output.write(frame)
-                order.append(later.id)
-                if self.protocol.open.get(later.id) is not later:
-                    self.casts.note(later.frame_number)
-        finally:
-            self._sending_plain = False
-
     def withdraw(self, transaction: AnyOutgoing) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
-        if transaction.frame_number == wire.MAX_ID:
-            self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
+        if transaction.frame_number == DEFERRED:
+            self._plain.take_back(transaction)
         if self.stream.output.take_back(transaction.frame_number):
             if transaction.id in self.protocol.order:
                 self.protocol.order.remove(transaction.id)

@@ -25,7 +25,8 @@ from ratchet import _clock
 from ratchet._chance import chance
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of, check_host
-from ratchet.bus._socket.transport import Transport, begin_tls
+from ratchet.bus._socket.tls import begin_tls
+from ratchet.bus._socket.transport import Transport
 
 Dial = Callable[[], tuple[Transport, Address]]
 """Connects to the server once; blocks."""

@@ -25,7 +25,8 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.stall import StallWatch
-from ratchet.bus._socket.transport import Transport, refused_us
+from ratchet.bus._socket.tls import refused_us
+from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Decoder, Message
 from ratchet.errors import BusError, ConnectionLost
 

@@ -30,7 +30,8 @@ from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
 from ratchet.bus._socket.stall import StallWatch
-from ratchet.bus._socket.transport import TlsTransport, Transport
+from ratchet.bus._socket.tls import TlsTransport
+from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.watch import Watch
 from ratchet.bus._socket.wire import Frame
 

@@ -20,7 +20,8 @@ from ratchet.bus._socket.input import MOST_REST, Input
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, OPEN, StreamOwner, StreamState
 from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.output import Output
-from ratchet.bus._socket.transport import TlsTransport, Transport, quiet_end
+from ratchet.bus._socket.tls import TlsTransport, quiet_end
+from ratchet.bus._socket.transport import Transport
 from ratchet.errors import ConnectionLost
 
 
