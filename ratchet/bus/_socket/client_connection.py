@@ -301,7 +301,9 @@ class ClientConnection:
                 # Almost every message is one of these.
                 self.useful = True
                 transaction.succeed(parts)
-                self.forget(transaction)
+                del protocol.open[transaction.id]
+                if self._window or protocol.state is DRAINING:
+                    self._on_ended()
             else:
                 self._on_answer(transaction, reason, parts)
         elif isinstance(event, bytes):

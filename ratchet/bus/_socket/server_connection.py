@@ -23,6 +23,7 @@ from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERING, OPEN
 from ratchet.bus._socket.admission import Admission
+from ratchet.bus._socket.interfaces import CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, ServerProtocol
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
@@ -111,7 +112,7 @@ class ServerConnection:
         False if the client does not want it any more.
         """
         connection = self.stream
-        if connection.closing:
+        if connection.state is CLOSING or connection.state is CLOSED:
             return False
         if request.id == PLAIN_ID:
             self.protocol.keep_answer(request, frame)
