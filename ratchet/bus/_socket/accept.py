@@ -106,12 +106,13 @@ class Listener:
             # Reuse the listener's attributes; saves a getsockopt for each.
             family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
             socket = _plain_socket(family, kind, protocol, fileno=descriptor)
+            # First: a transport of TLS that is made is nobody's if something fails then.
+            address = address_of(family, peer)
             if self._ssl_context is None:
-                return Transport(socket), address_of(family, peer)
-            return begin_tls(self._ssl_context, socket, server_side=True), address_of(family, peer)
+                return Transport(socket), address
+            return begin_tls(self._ssl_context, socket, server_side=True), address
         except BaseException as error:
             if socket is not None:
-                # With TLS, it may be the transport's by now, and then this does nothing.
                 socket.close()
             elif accepted:
                 # An interrupted constructor has closed it already.
