@@ -301,3 +301,19 @@ def test_a_client_that_has_never_asked_goes_over_to_another_server(
         start(second.serve, lambda request: request)
         calls = [start(client.call, b"question", LONG) for _ in range(3)]
         assert [call.result() for call in calls] == [b"question"] * 3
+
+
+@on_sockets
+def test_a_last_word_that_is_too_large_ends_its_connection_and_no_more(open_client: OpenClient) -> None:
+    client, raw = open_client(codec=None, limits=Limits(max_message=1_000))
+    sent = client.send_request(b"question", timeout=0.05)
+    raw.receive_hello()
+    raw.send(hello_of(b"{}"))
+    kind = id = None
+    while kind != wire.CANCEL:
+        kind, _, id, _, _ = raw.receive_message()
+    raw.send(wire.encode(wire.RESPONSE, 0, id or 0, 0, [b"x" * 1_001]))
+    with pytest.raises(BusTimeout) as raised:
+        sent.recv_response(LONG)
+    assert raised.value.outcome == "RAN"
+    assert client.stats().in_flight == 0

@@ -21,7 +21,7 @@ from contract.buses import (
     on_sockets_of_each_form,
 )
 from helpers import LONG, turns, wait_until
-from ratchet import Abandoned, AlreadyAnswered, Cancelled, ConnectionLost, Outcome, RemoteError
+from ratchet import Abandoned, AlreadyAnswered, BusTimeout, Cancelled, ConnectionLost, Outcome, RemoteError
 from ratchet.bus import codecs
 
 # One answer each.
@@ -267,6 +267,40 @@ def test_an_error_that_cannot_be_rendered_is_still_a_remote_error_with_a_stand_i
     assert raised.value.remote_type == error_type.__name__
     assert "cannot be shown" in raised.value.remote_message
     assert bus.client.call("next") == "next"
+
+
+class SlowError(Exception):
+    """One whose text takes longer than the client waits."""
+
+    def __str__(self) -> str:
+        gevent.sleep(0.1)
+        return "slow"
+
+
+@pytest.mark.parametrize("how", ["serve", "send_error", "with"])
+def test_a_client_may_give_up_while_an_error_is_rendered(bus: Bus, start: Start, how: str) -> None:
+    def fail(request: str) -> str:
+        if request == "raise":
+            raise SlowError
+        return request
+
+    if how == "serve":
+        start(bus.server.serve, fail, workers=1)
+        with pytest.raises(BusTimeout):
+            bus.client.call("raise", timeout=0.05)
+        wait_until(lambda: bus.server.stats().in_flight == 0, "the handler to end")
+        assert bus.client.call("next", LONG) == "next"
+        return
+    sent = bus.client.send_request("raise", timeout=0.05)
+    transaction = bus.take()
+    if how == "send_error":
+        assert transaction.send_error(SlowError()) is False
+    else:
+        with transaction:
+            raise SlowError
+    with pytest.raises(BusTimeout):
+        sent.recv_response(LONG)
+    bus.check_works()
 
 
 @pytest.mark.parametrize("text", ["half of a pair: \ud800", "\0", "", "x" * 1_000_000], ids=len)

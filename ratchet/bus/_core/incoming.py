@@ -159,8 +159,8 @@ class IncomingRequest:
             log_error(
                 bus_logger,
                 logging.WARNING,
-                "a request from %s could not be decoded",
-                self.route.peer,
+                "a request of %s could not be decoded",
+                "the local bus" if self.route.peer is None else format_address(self.route.peer),
                 error=error,
             )
         finally:
@@ -206,9 +206,11 @@ class IncomingRequest:
 
     def respond_error(self, error: BaseException) -> bool:
         """Answer it with an error, once; see `ServerTransaction.send_error`."""
+        # First: to render an error may run code of its own, in which the client gives up.
+        texts = error_texts(error)
         if self.state is not TAKEN:
             return self._refuse_answer()
-        return self._fail(Reason.HANDLER_RAISED, error_texts(error))
+        return self._fail(Reason.HANDLER_RAISED, texts)
 
     def _refuse_answer(self) -> bool:
         """Refuse an answer that comes too late, by False; or that is the second one, by an error."""
@@ -323,7 +325,8 @@ class IncomingRequest:
 
     def leave_to_parent(self) -> None:
         """Leave it alone in a forked child: the parent answers it."""
-        self.state = CANCELLED
+        if self.state in OPEN:
+            self.state = TRANSITIONS[self.state, CANCEL]
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""

@@ -69,7 +69,8 @@ class Intake:
     def drop_casts(self) -> int:
         """Drop what was cast and not begun, because the bus is closed.  Returns how many those are."""
         casts = [request for request in self.inbox if request.one_way and request.state is QUEUED]
-        self.requests.counters.failed += len(casts)
+        for request in casts:
+            request.refuse_draining()
         self.inbox.remove(casts)
         return len(casts)
 

@@ -261,8 +261,13 @@ class OutgoingRequest(Generic[Request, Response]):
         self.route.forget(self)
 
     def fail(self, error: BusError) -> None:
-        """End it in an error that is not this side's wish; does nothing if it has ended."""
-        if self.state not in ENDED:
+        """End it in an error that is not this side's wish; does nothing if it has ended.
+
+        If its time is over already, that is its error, and the outcome the other's.
+        """
+        if self.state is EXPIRED:
+            self.time_out(error.outcome)
+        elif self.state not in ENDED:
             self.error = error
             self._end(FAIL)
             self.route.counters.failed += 1

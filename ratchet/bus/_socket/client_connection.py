@@ -228,9 +228,6 @@ class ClientConnection:
         """End every open transaction in an error that says whether it was sent."""
         for transaction in list(self.protocol.open.values()):
             unsent = transaction.frame_number > self.stream.output.sent
-            if transaction.state is EXPIRED:
-                transaction.time_out(Outcome.UNKNOWN)
-                continue
             outcome = self._outcome_of_loss(cause, unsent)
             error = error_type(message, outcome=outcome)
             error.__cause__ = cause
@@ -337,8 +334,8 @@ class ClientConnection:
             return
         name, text, trace = (part.decode("utf-8", "replace") for part in parts)
         error = error_from_reason(reason, (name, text, trace), self.server_name)
-        if transaction.state is EXPIRED or (reason == Reason.CANCELLED and transaction.is_timed):
-            # The server may have seen the request's time end before this side did.
+        if reason == Reason.CANCELLED and transaction.is_timed:
+            # The server saw the request's time end before this side did.
             transaction.time_out(error.outcome)
         else:
             transaction.fail(error)
@@ -346,11 +343,8 @@ class ClientConnection:
     def _on_go_away(self, not_run: list[AnyOutgoing]) -> None:
         """The server drains, and will not run these."""
         for transaction in not_run:
-            if transaction.state is EXPIRED:
-                transaction.time_out(Outcome.NOT_RUN)
-            else:
-                transaction.fail(Rejected(f"{SERVER_DRAINS} ({self.server_name})"))
-                self.forget(transaction)
+            transaction.fail(Rejected(f"{SERVER_DRAINS} ({self.server_name})"))
+            self.forget(transaction)
         client = self._client()
         if client is not None:
             client.on_draining(self)
