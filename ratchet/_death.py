@@ -1,6 +1,6 @@
 """The steps that follow when a thread is killed, or dies of an error.
 
-It imports nothing of ours.  Whoever has something to do registers it; whoever
+It imports nothing of ours but types.  Whoever has something to do registers it; whoever
 sees a thread end says so.
 
 An error's traceback keeps the frames of the thread that died of it, and with

@@ -1,6 +1,6 @@
 """Types of gevent's loop, watchers and greenlets, as far as its stubs do not have them.
 
-Nothing here runs: whoever wants a loop with these types asks `loop_of`.
+Whoever wants a loop with these types asks `loop_of`; nothing else here runs.
 """
 
 from __future__ import annotations

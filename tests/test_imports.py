@@ -67,7 +67,7 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline side inbox outgoing client requests"
+    "address limits stats faults deadline side inbox outgoing client incoming_requests"
     " incoming_states incoming handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )

@@ -18,7 +18,7 @@ from ratchet._wait import check_hub, check_timeout
 from ratchet.bus._core.client import ClientSide, ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, inherited_deadline, request_deadline, time_left
 from ratchet.bus._core.faults import (
-    DRAINING,
+    SERVER_DRAINS,
     ErrorTexts,
     Reason,
     check_size,
@@ -27,10 +27,10 @@ from ratchet.bus._core.faults import (
 )
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
 from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
-from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Address, Codec, Encode, client_functions, server_functions
@@ -50,7 +50,7 @@ else:
     Response = TypeVar("Response")
 
 _NAME: Final = "the local bus"
-# How often it is looked in vain for a thread that takes what was cast: one that was
+# Looks for a thread that takes the casts, before giving up: one that was
 # attached only now has some turns of the loop to get there.
 _UNSERVED_LOOKS: Final = 5
 
@@ -234,7 +234,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             raise BusClosed(f"{self.name} {reason}", outcome=Outcome.NOT_SENT)
         if self._closed:
             raise BusClosed(f"{self.name} is closed", outcome=Outcome.NOT_SENT)
-        raise Rejected(DRAINING)
+        raise Rejected(SERVER_DRAINS)
 
     def close(self) -> None:
         """Close both sides at once.

@@ -12,6 +12,7 @@ import pytest
 from ratchet import AlreadyAnswered
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import (
     ANSWER,
     ANSWERED,
@@ -28,7 +29,6 @@ from ratchet.bus._core.incoming_states import (
     Event,
     State,
 )
-from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Address
 

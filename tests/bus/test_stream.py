@@ -23,7 +23,7 @@ from ratchet._wait import waiting_on
 from ratchet.bus._core.address import TcpEndpoint
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.interfaces import StreamOwner
+from ratchet.bus._socket.interfaces import CLOSING, StreamOwner
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
@@ -916,7 +916,7 @@ def test_close_when_sent_sends_the_other_writes_of_the_turn_first(pair: Pair) ->
         pair.connection.output.write(frame)
     pair.connection.close()
     assert not pair.connection.closed
-    assert pair.connection.closing
+    assert pair.connection.state is CLOSING
     assert pair.read(3) == b"abc"
     assert pair.peer.recv(1) == b""
     assert pair.owner.events == ["closed"]

@@ -54,7 +54,7 @@ Endpoint: TypeAlias = TcpEndpoint | UnixEndpoint
 
 
 def parse(address: object) -> Endpoint:
-    """Take an address apart; `TypeError` or `ValueError` if it is none."""
+    """Take an address apart; `TypeError` or `ValueError` if it is not one."""
     expected = 'expected ("host", port), "host:port" or "unix:/path"'
     if isinstance(address, str):
         if address.startswith("unix:"):

@@ -131,7 +131,7 @@ class ClientTransaction(OutgoingRequest[Request, Response]):
 
 
 class ClientSide(BusSide, Generic[Request, Response]):
-    """The common part of the client's side of a local bus and of a socket bus."""
+    """The common part of the client's side of every kind of bus."""
 
     @abstractmethod
     def send_request(

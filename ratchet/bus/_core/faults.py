@@ -43,7 +43,7 @@ class Reason(enum.IntEnum):
     TOO_LARGE = 8
 
 
-DRAINING: Final = "the server is draining"
+SERVER_DRAINS: Final = "the server is draining"
 
 ErrorTexts = tuple[str, str, str]
 """Type name, message, traceback."""

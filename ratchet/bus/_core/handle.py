@@ -29,9 +29,9 @@ from ratchet.bus.codecs import Address
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# What is no answer of a handler, but the end of its block, its thread or the program.
+# Exceptions that end the block, the thread or the program, rather than answer.
 _NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt)
-# A handler that is called is no generator whose end this could be.
+# A handler that is called is not a generator, whose end this could be.
 _NO_ANSWER_OF_A_CALL: Final = (Interrupted, GreenletExit, KeyboardInterrupt)
 
 

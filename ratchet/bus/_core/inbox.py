@@ -1,7 +1,7 @@
 """The queue of requests that wait for a thread, the same for every kind of bus.
 
 An item stays in the queue until the very thread that takes it runs, and has
-claimed it.  A wake is no hand-over, so a thread that is killed while it waits, or
+claimed it.  Waking a thread hands nothing over, so a thread that is killed while it waits, or
 just as an item comes, takes nothing with it.
 
 Waiters are served first come, first served: a thread that comes while others
@@ -39,20 +39,20 @@ class Inbox(Generic[Item]):
         owner: the bus, for texts.
         maxsize: how many items there may be before `wait_for_room` waits;
             None for any number.
-        high_water: how many items there may be before it is overfull; None for any number.
+        max_queued: how many items there may be before it is overfull; None for any number.
 
     Attributes:
         closed: whether nothing is put in any more.
-        overfull: whether it has reached `high_water`, and has not come down to half of
+        overfull: whether it has reached `max_queued`, and has not come down to half of
             that since.  Not at the first free place, or each request would hold up all
             who look at it.
         on_low: called from the hub when it is not overfull any more.
     """
 
-    def __init__(self, owner: Named, maxsize: int | None = None, high_water: int | None = None) -> None:
+    def __init__(self, owner: Named, maxsize: int | None = None, max_queued: int | None = None) -> None:
         self._owner = owner
         self._maxsize = maxsize
-        self._high_water = high_water
+        self._max_queued = max_queued
         self._run_callback: Callable[..., object] = get_hub().loop.run_callback
         self._items: deque[Item] = deque()
         self._receivers = WaitQueue()
@@ -102,7 +102,7 @@ class Inbox(Generic[Item]):
             # First, so that an item which is there is sure to be taken.
             self._schedule_wake()
         self._items.append(item)
-        if self._high_water is not None and len(self._items) >= self._high_water:
+        if self._max_queued is not None and len(self._items) >= self._max_queued:
             self.overfull = True
 
     def first(self, timeout: float | None) -> Item:
@@ -173,7 +173,7 @@ class Inbox(Generic[Item]):
         self.overfull = False
 
     def _look_whether_low(self) -> None:
-        if self.overfull and self._high_water is not None and len(self._items) <= self._high_water // 2:
+        if self.overfull and self._max_queued is not None and len(self._items) <= self._max_queued // 2:
             self._run_callback(self.on_low)
             self.overfull = False
 

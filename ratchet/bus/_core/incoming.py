@@ -1,7 +1,8 @@
 """A request at its server: it is taken, run and answered, once.
 
 The whole life of a request is here, the same for every kind of bus: no other module
-makes the transitions of `incoming_states`, and counters change nowhere else.  A kind of
+makes the transitions of `incoming_states`, and what became of a
+request is counted nowhere else.  A kind of
 bus makes an `IncomingRequest` of what came, puts it into the inbox, and supplies the
 `Route` by which the answer goes back.
 
@@ -28,7 +29,8 @@ from ratchet._log import bus_logger, log_error
 from ratchet._loop import Watcher
 from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import Scope, enter_scope, is_over, leave_scope
-from ratchet.bus._core.faults import DRAINING, ErrorTexts, Reason, error_texts
+from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, error_texts
+from ratchet.bus._core.incoming_requests import IncomingRequests, Route
 from ratchet.bus._core.incoming_states import (
     ANSWER,
     ANSWERING,
@@ -46,7 +48,6 @@ from ratchet.bus._core.incoming_states import (
     TRANSITIONS,
 )
 from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
-from ratchet.bus._core.requests import IncomingRequests, Route
 from ratchet.errors import AlreadyAnswered
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
@@ -229,7 +230,7 @@ class IncomingRequest:
 
     def refuse_draining(self) -> None:
         """Refuse it, if it was not taken yet, because the server takes no new work."""
-        self.refuse(Reason.DRAINING, ("Rejected", DRAINING, ""))
+        self.refuse(Reason.DRAINING, ("Rejected", SERVER_DRAINS, ""))
 
     def abandon(self) -> None:
         """Tell its client that no thread can answer it any more, if it has no answer."""

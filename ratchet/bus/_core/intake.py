@@ -18,8 +18,8 @@ from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.handle import abandon_held
 from ratchet.bus._core.inbox import Inbox, Named
 from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import QUEUED
-from ratchet.bus._core.requests import IncomingRequests
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Decode
 from ratchet.kernel import Thread
@@ -31,7 +31,7 @@ class Intake:
     Args:
         owner: the bus, for texts.
         maxsize: as for `Inbox`.
-        high_water: as for `Inbox`.
+        max_queued: as for `Inbox`.
 
     Attributes:
         requests: what they share.
@@ -50,10 +50,10 @@ class Intake:
         decode: Decode[Any] | None,
         encode: Callable[[Any], object] | None,
         maxsize: int | None,
-        high_water: int | None,
+        max_queued: int | None,
     ) -> None:
         self.requests: IncomingRequests[IncomingRequest] = IncomingRequests(hub, counters, decode, encode)
-        self.inbox: Inbox[IncomingRequest] = Inbox(owner, maxsize, high_water)
+        self.inbox: Inbox[IncomingRequest] = Inbox(owner, maxsize, max_queued)
         self.draining = False
         self.cut_off = False
         self.takers: dict[AnyGreenlet, None] = {}

@@ -1,7 +1,7 @@
 """A request at its client: it is sent, and ends once, in a response or an error.
 
 The whole life of a request on this side is here, the same for every kind of bus:
-`TRANSITIONS` says what may follow what, and counters change nowhere else.  A kind of
+`TRANSITIONS` says what may follow what, and what it counts changes nowhere else.  A kind of
 bus supplies the `ClientRoute`, by which the server is told.
 
 It ends in three steps, in an order that may be interrupted anywhere: those who wait

@@ -1,7 +1,7 @@
 """The server's side of every kind of bus: taking requests, serving, draining.
 
 It knows the inbox and transactions, and nothing of how a request came.  A kind of
-bus puts pending requests into the inbox, and says by `_refuse_new` and `_finished`
+bus puts an `IncomingRequest` for each that comes into the inbox, and says by `_refuse_new` and `_finished`
 how it drains.
 """
 
@@ -30,7 +30,7 @@ Response = TypeVar("Response")
 
 
 class ServerSide(BusSide, Generic[Request, Response]):
-    """The common part of the server's side of a local bus and of a socket bus."""
+    """The common part of the server's side of every kind of bus."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         return not self._intake.cut_off
 
     def _finished(self) -> bool:
-        """Whether all answers have been delivered; asked again after each `_wake_drain`."""
+        """Whether all answers have been delivered; asked again after each `IncomingRequests.wake_drain`."""
         return True
 
     @abstractmethod

@@ -39,7 +39,7 @@ class Team(Generic[Request, Response]):
     """The workers of one call of `serve`, threads of the current thread's scheduler.
 
     Args:
-        intake: whence they take requests.
+        intake: where they take requests from.
         handler: what answers a request.
         with_transaction: whether it is called with the transaction too.
     """

@@ -28,7 +28,6 @@ class BusSide(ABC):
 
     def __init__(self) -> None:
         self._hub: Hub = get_hub()
-        self._run_callback: Callable[..., object] = self._hub.loop.run_callback
         self._counters = Counters()
         self._closed = False
         # This process is a forked child, and the bus was made by its parent.

@@ -20,8 +20,8 @@ class Stats(NamedTuple):
         cancelled: requests that the client gave up, by `cancel()`, by its
             time-out, or by going away.
         dropped_late: answers that came when nobody waited any more.
-        broken: connections that were closed because the peer broke the wire
-            format or a limit, or broke off or stalled in the middle of a message.
+        broken: connections that were closed because the peer violated the wire
+            format or a limit, or stalled or disconnected in the middle of a message.
     """
 
     connections: int

@@ -1,8 +1,8 @@
 """The client's side of a bus over sockets: a connection to the server, made again when it is lost.
 
-It decides on which connection a request goes, and waits for one; what becomes of the
-request there is `connection`'s affair, and connecting is `dialer`'s.  A request that may
-have reached a server is never sent again.
+It decides which connection a request goes on, and waits for one; what becomes of it there
+is in `client_connection`, which connections there are in `connections`, and connecting in
+`dial`.  A request that may have reached a server is never sent again.
 
 Nothing that the loop keeps alive refers to the client but an open request.  So a
 client that is dropped without `close()` is collected, and closes its connection.
@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from gevent.hub import get_hub
 
@@ -49,8 +49,6 @@ from ratchet.errors import (
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-_NOT_SENT: Final = "casts not sent when the bus to %s was closed: %d"
 
 
 class ClientBus(ClientSide[Request, Response]):

@@ -23,8 +23,7 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.faults import DRAINING as SERVER_DRAINS
-from ratchet.bus._core.faults import Reason, error_from_reason
+from ratchet.bus._core.faults import SERVER_DRAINS, Reason, error_from_reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
@@ -124,7 +123,7 @@ class ClientConnection:
         self._plain = PlainSender(self.stream.output, self.protocol, self.casts)
 
     def open_connection(self) -> None:
-        """Say hello, and begin to read; the client knows the link by now, and closes it if this fails."""
+        """Say hello, and begin to read; if that fails, the client closes the connection that it holds."""
         greeting = self.protocol.greeting()
         if greeting:
             self.stream.output.write_later(greeting)
@@ -316,7 +315,7 @@ class ClientConnection:
 
     def _on_answer(self, transaction: AnyOutgoing | None, reason: int | None, parts: list[bytes]) -> None:
         if transaction is None:
-            # The word on a request that has ended here already is no late answer.
+            # A last word on a request that ended here is not a late answer.
             if reason not in _LAST_WORDS:
                 self.counters.dropped_late += 1
             return

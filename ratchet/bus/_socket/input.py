@@ -166,7 +166,7 @@ class Input:
             self._on_readable()
 
     def read_on(self) -> None:
-        """See `output.Stream`."""
+        """See `Receiver`."""
         if self.reading and self._stream.state is not CLOSED:
             self._on_readable()
 

@@ -6,8 +6,8 @@ within its own connection.
 
 A request that the server has no room for is held, and one whose answer would only
 wait for the client to read is parked: cancels and pings behind it are still read.
-Only when a client has sent far more than it may, or what is held takes too much
-memory, or the client itself does not read, is nothing more read from it.
+Only when what is held takes too much memory, or the client itself does not read, is
+nothing more read from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERING, OPEN
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.interfaces import CLOSED, CLOSING
-from ratchet.bus._socket.protocol import PLAIN_ID, ServerProtocol
+from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
@@ -256,7 +256,7 @@ class ServerConnection:
                 self._hold(event)
         elif isinstance(event, bytes):
             self.stream.output.write(event)
-        elif event is not None:
+        elif isinstance(event, GivenUp):
             self._cancel(event.request)
 
     def _new_request(

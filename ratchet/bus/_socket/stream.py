@@ -78,11 +78,6 @@ class MessageStream:
         return self.state is CLOSED
 
     @property
-    def closing(self) -> bool:
-        """Whether it closes as soon as all is delivered, or is closed."""
-        return self.state is CLOSING or self.state is CLOSED
-
-    @property
     def is_tls(self) -> bool:
         """Whether it speaks TLS."""
         return isinstance(self._transport, TlsTransport)

@@ -1,4 +1,4 @@
-"""A connected socket that speaks TLS, and what TLS can fail of.
+"""A connected socket that speaks TLS, and how TLS can fail.
 
 Like `transport`, it does what can be done at once, and knows no messages and no watchers.
 """

@@ -149,7 +149,7 @@ class Decoder:
     most `max_message` bytes in all parts and `max_parts` parts.
 
     Attributes:
-        error: the sticky failure, if the peer broke the format or a limit.
+        error: the sticky failure, if the peer violated the format or a limit.
         refused: kind and id of the message that `error` is about, if its head
             was read.
         partial: whether it is in the middle of a message.
