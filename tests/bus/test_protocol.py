@@ -50,7 +50,7 @@ class Made:
 
 
 def serving() -> ServerProtocol[Made]:
-    return ServerProtocol(LIMITS, HELLO, ("client", 1), Made)
+    return ServerProtocol(LIMITS, HELLO, ("client", 1))
 
 
 def asking(plain: bool = False) -> ClientProtocol[str]:
@@ -79,7 +79,7 @@ def hello(**members: object) -> Message:
 
 def received(role: ServerProtocol[Made], *messages: Message) -> list[Made]:
     """The requests that come of these messages."""
-    made = [role.receive(each) for each in messages]
+    made = [role.receive(each, Made) for each in messages]
     assert all(isinstance(each, Made) for each in made)
     return [each for each in made if isinstance(each, Made)]
 
@@ -118,25 +118,25 @@ def test_an_id_that_is_used_twice_at_once_breaks_the_format() -> None:
     role = serving()
     (first,) = received(role, message(wire.REQUEST, id=3, parts=[b"1"]))
     with pytest.raises(ProtocolError, match="id 3 is used twice"):
-        role.receive(message(wire.REQUEST, id=3, parts=[b"2"]))
+        role.receive(message(wire.REQUEST, id=3, parts=[b"2"]), Made)
     assert role.open == {3: first}
 
 
 def test_a_cancel_gives_up_the_request_of_its_id_and_no_other() -> None:
     role = serving()
     (request,) = received(role, message(wire.REQUEST, id=3, parts=[b"1"]))
-    assert role.receive(message(wire.CANCEL, id=4)) is None
-    assert role.receive(message(wire.CANCEL, id=3)) == GivenUp(request)
+    assert role.receive(message(wire.CANCEL, id=4), Made) is None
+    assert role.receive(message(wire.CANCEL, id=3), Made) == GivenUp(request)
 
 
 def test_a_ping_is_answered_with_its_own_id_and_argument() -> None:
-    answer = serving().receive(message(wire.PING, id=5, arg=6))
+    answer = serving().receive(message(wire.PING, id=5, arg=6), Made)
     assert decoded(answer) == (wire.PONG, 0, 5, 6, [])
 
 
 def test_a_hello_is_answered_and_bounds_what_is_sent() -> None:
     role = serving()
-    assert role.receive(hello(max_message=10, max_parts=9)) == HELLO
+    assert role.receive(hello(max_message=10, max_parts=9), Made) == HELLO
     assert (role.max_message, role.max_parts) == (10, 3)
     with pytest.raises(MessageTooLarge, match=r"11 bytes is over the limit of 10 \(client:1\)"):
         role.response(1, [b"x" * 11])
@@ -145,7 +145,7 @@ def test_a_hello_is_answered_and_bounds_what_is_sent() -> None:
 @pytest.mark.parametrize("kind", [wire.RESPONSE, wire.ERROR, wire.GOAWAY])
 def test_what_only_a_server_says_breaks_the_format_from_a_client(kind: int) -> None:
     with pytest.raises(ProtocolError, match=f"kind {kind}"):
-        serving().receive(message(kind))
+        serving().receive(message(kind), Made)
 
 
 def test_goaway_names_the_last_request_and_a_plain_client_is_told_nothing() -> None:

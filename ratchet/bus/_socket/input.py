@@ -13,6 +13,7 @@ It knows messages, not what they mean: the owner is told of each.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from gevent.hub import Hub, get_hub
@@ -98,7 +99,7 @@ class Input:
         self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._decoder = Decoder(limits.max_message, limits.max_parts)
         # Messages that came while the owner wanted no more.
-        self._backlog: list[Message] = []
+        self._backlog: Sequence[Message] = ()
         self.reading = True
         self.ended = False
         # Whether something is being received or delivered, and how often something was.
@@ -230,7 +231,7 @@ class Input:
             return _HEAD_READ_SIZE
         return _READ_SIZE
 
-    def _deliver(self, messages: list[Message]) -> None:
+    def _deliver(self, messages: Sequence[Message]) -> None:
         on_message = self._owner.message_received
         rest = iter(messages)
         for message in rest:
@@ -255,7 +256,7 @@ class Input:
             return
         try:
             self._receiving = True
-            backlog, self._backlog = self._backlog, []
+            backlog, self._backlog = self._backlog, ()
             self._deliver(backlog)
             if self.reading and self._stream.state is not CLOSED and not self._reader.active:
                 if self._decoder.partial:
@@ -337,4 +338,4 @@ class Input:
         if self._stall is not None:
             self._stall.close()
         self.reading = False
-        self._backlog = []
+        self._backlog = ()

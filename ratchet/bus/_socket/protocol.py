@@ -33,6 +33,11 @@ PLAIN_ID: Final = -1
 """The id of a plain request, which has none: its answer goes in the order of the requests."""
 
 
+MakeRequest = Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Request]
+"""Makes a request of its parts, whether it is one-way, the milliseconds that are left (0 for no
+deadline), its id and its metadata."""
+
+
 class GivenUp(NamedTuple, Generic[Request]):
     """A client wants no answer to a request any more."""
 
@@ -46,8 +51,6 @@ class ServerProtocol(Generic[Request]):
         limits: the server's own.
         hello: the server's HELLO, as a frame.
         peer: the client's address, for texts.
-        make_request: called with parts, whether it is one-way, the milliseconds that are
-            left (0 for no deadline), id and metadata of each request that comes.
 
     Attributes:
         open: the extended requests that are to be answered, by id.
@@ -62,7 +65,6 @@ class ServerProtocol(Generic[Request]):
     __slots__ = (
         "_extended",
         "_hello",
-        "_make_request",
         "_peer",
         "kept",
         "last_id",
@@ -77,11 +79,9 @@ class ServerProtocol(Generic[Request]):
         limits: Limits,
         hello: bytes,
         peer: Address,
-        make_request: Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Request],
     ) -> None:
         self._hello = hello
         self._peer = peer
-        self._make_request = make_request
         self.open: dict[int, Request] = {}
         self.plain: dict[Request, Frame | None] = {}
         self.kept = 0
@@ -102,11 +102,14 @@ class ServerProtocol(Generic[Request]):
         """The requests that have no answer yet."""
         return [*self.open.values(), *(request for request, answer in self.plain.items() if answer is None)]
 
-    def receive(self, message: Message) -> Request | GivenUp[Request] | bytes | None:
+    def receive(
+        self, message: Message, make_request: MakeRequest[Request]
+    ) -> Request | GivenUp[Request] | bytes | None:
         """Take a message that has come.
 
-        Returns a request, the end of one, a frame that is to be sent, or None if nothing is
-        to be done.  Raises `ProtocolError`, after which nothing more is to be received.
+        Returns a request, which `make_request` has made, the end of one, a frame that is to be
+        sent, or None if nothing is to be done.  Raises `ProtocolError`, after which nothing
+        more is to be received.
         """
         kind, flags, id, arg, parts = message
         if kind == wire.REQUEST:
@@ -114,13 +117,13 @@ class ServerProtocol(Generic[Request]):
             metadata = decode_metadata(parts.pop()) if flags & wire.METADATA else None
             self.last_id = id
             if flags & wire.ONE_WAY:
-                return self._make_request(parts, True, arg, id, metadata)
+                return make_request(parts, True, arg, id, metadata)
             if id in self.open:
                 raise ProtocolError(f"the id {id} is used twice at once")
-            self.open[id] = request = self._make_request(parts, False, arg, id, metadata)
+            self.open[id] = request = make_request(parts, False, arg, id, metadata)
             return request
         if kind == wire.PLAIN:
-            request = self._make_request(parts, False, 0, PLAIN_ID, None)
+            request = make_request(parts, False, 0, PLAIN_ID, None)
             self.plain[request] = None
             return request
         self._extended = True

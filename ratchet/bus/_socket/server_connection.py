@@ -62,7 +62,7 @@ class ServerConnection:
         limits = server.limits
         # Its requests that are not finished, one-way ones included, and how many
         # of them it may have.
-        self._unfinished: set[IncomingRequest] = set()
+        self._unfinished: dict[IncomingRequest, None] = {}
         self._max_in_flight = limits.max_in_flight
         # Requests that are not let in yet, in order, and about how many bytes they take.
         self._held: dict[IncomingRequest, None] = {}
@@ -70,7 +70,7 @@ class ServerConnection:
         # Requests that were let in, and whose answers would only wait to be read.
         self.parked: dict[IncomingRequest, None] = {}
         self.peer: PeerAddress = peer
-        self.protocol = ServerProtocol(limits, server.hello, peer, self._new_request)
+        self.protocol: ServerProtocol[IncomingRequest] = ServerProtocol(limits, server.hello, peer)
         self.stream = MessageStream(transport, limits, self, peer)
 
     def __repr__(self) -> str:
@@ -138,7 +138,7 @@ class ServerConnection:
 
     def _finish(self, request: IncomingRequest) -> None:
         """One of its requests needs nothing more."""
-        self._unfinished.discard(request)
+        self._unfinished.pop(request, None)
         if self._held or not self.stream.input.reading:
             self.server.requests.run_callback(self.read_or_not)
 
@@ -243,13 +243,13 @@ class ServerConnection:
 
     def message_received(self, message: Message) -> None:
         try:
-            event = self.protocol.receive(message)
+            event = self.protocol.receive(message, self._new_request)
         except ProtocolError as error:
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
             let_in = self.server.intake.draining or (not self._held and self._has_room)
-            self._unfinished.add(event)
+            self._unfinished[event] = None
             if let_in:
                 self.server.enqueue(event)
             else:

@@ -43,7 +43,6 @@ class MessageStream:
         "_hub",
         "_limits",
         "_owner",
-        "_run_callback",
         "_transport",
         "error",
         "input",
@@ -55,7 +54,6 @@ class MessageStream:
 
     def __init__(self, transport: Transport, limits: Limits, owner: StreamOwner, peer: Address) -> None:
         self._hub: Hub = get_hub()
-        self._run_callback: Callable[..., object] = self._hub.loop.run_callback
         self._limits = limits
         self._owner = owner
         self._transport = transport
@@ -159,17 +157,17 @@ class MessageStream:
         """See `Stream`."""
         if self.state is CLOSING:
             # Nothing that comes is wanted any more.
-            self._run_callback(self.abort, error)
+            self._hub.loop.run_callback(self.abort, error)
         else:
             # What the peer said before it went is still to be read.
-            self._run_callback(self.input.read_rest, error, MOST_REST)
+            self._hub.loop.run_callback(self.input.read_rest, error, MOST_REST)
         self.state = BROKEN
 
     def lose_place(self, error: BaseException) -> None:
         """Send nothing more, and close soon: an exception struck in the middle of a system call."""
         if self.state < BROKEN:
             self.state = BROKEN
-        self._run_callback(self.abort, ConnectionLost(f"interrupted by {type(error).__name__}"))
+        self._hub.loop.run_callback(self.abort, ConnectionLost(f"interrupted by {type(error).__name__}"))
 
     def gone(self) -> None:
         """See `Stream`."""
@@ -189,7 +187,7 @@ class MessageStream:
             self.abandon()
             self.output.wake_writers()
         elif self.state is BROKEN:
-            self._run_callback(self.input.read_rest, ConnectionLost("interrupted"), MOST_REST)
+            self._hub.loop.run_callback(self.input.read_rest, ConnectionLost("interrupted"), MOST_REST)
         elif self.state is CLOSING:
             if self._delivery is not None:
                 self._delivery.settle()
