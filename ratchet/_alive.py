@@ -67,7 +67,9 @@ class Register(Generic[Entry]):
 
     def living(self) -> list[Entry]:
         """All that is alive now, oldest first."""
-        return list(self._entries.values())
+        # The references first, at once: another OS thread may add to them meanwhile.
+        entries = [reference() for reference in self._entries.valuerefs()]
+        return [entry for entry in entries if entry is not None]
 
 
 schedulers: Final[Register[LivingScheduler]] = Register()

@@ -17,6 +17,8 @@ Rules of this module:
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 from collections import deque
 from types import FrameType
@@ -136,7 +138,8 @@ def check_timeout(timeout: float | None, name: str = "timeout") -> None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{name} must be a number of seconds or None, not {timeout!r}")
-    if timeout != timeout:
+    # An int may be more than any float; for ever is `inf` as well.
+    if timeout != timeout or sys.float_info.max < timeout < math.inf:
         raise ValueError(f"{name} must be a number of seconds or None, not {timeout!r}")
 
 

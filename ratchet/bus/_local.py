@@ -227,6 +227,10 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             except BusClosed:
                 self._refuse_sender()
         inbox.put(incoming)
+        if inbox.closed and incoming.state is QUEUED:
+            # By a signal handler in the middle of this, which did not see the request yet.
+            inbox.remove((incoming,))
+            self._refuse_sender()
 
     def _refuse_sender(self) -> NoReturn:
         if self._inherited:

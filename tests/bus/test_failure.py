@@ -77,3 +77,11 @@ def test_a_reason_is_news_once_until_another_one_comes_or_it_is_over() -> None:
     assert [failure.is_news(reason) for reason in ("a", "a", "b", "a")] == [True, False, True, True]
     failure.is_over()
     assert failure.is_news("a") is True
+
+
+def test_a_connection_that_this_side_closes_afterwards_leaves_the_final_reason() -> None:
+    failure = Failure("server:1")
+    failure.note(certificate_refused())
+    failure.note(None)
+    assert failure.final is True
+    assert "refused" in str(failure.hopeless())

@@ -109,9 +109,8 @@ def test_every_event_in_every_state_leads_where_the_table_says(
         CALLS[event](transaction)
         assert transaction.state is state
     else:
-        # Who tells it of a response looks first.
-        with pytest.raises(KeyError):
-            CALLS[event](transaction)
+        # Who tells it of a response looks first; a signal handler may come in between.
+        CALLS[event](transaction)
         assert transaction.state is state
     transaction.give_up(Cancelled, "given up")
     assert transaction.done

@@ -18,6 +18,7 @@ from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec, Limits, codecs
 
 WRONG_TIMEOUTS = [
+    pytest.param(10**400, ValueError, id="more than any float"),
     pytest.param("1", TypeError, id="str"),
     pytest.param([], TypeError, id="list"),
     pytest.param(True, TypeError, id="bool"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from gevent import subprocess
 from gevent.event import Event
+from gevent.hub import Waiter
 
 from contract.buses import (
     Bus,
@@ -25,10 +27,11 @@ from contract.buses import (
     on_sockets_of_each_form,
 )
 from contract.clients import connect
-from helpers import LONG, turns, wait_until
+from helpers import LONG, burn, turns, wait_until
 from ratchet import BusClosed, BusError, BusTimeout, Ratchet, Rejected
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Limits
+from ratchet.bus._socket import wire
 
 LARGE = "x" * 300_000
 
@@ -362,3 +365,39 @@ def test_a_program_that_casts_and_ends_loses_nothing_without_saying_so(
         told = re.search(r"casts not sent when the bus to .* was closed: (\d+)$", ended.stderr)
         lost = int(told[1]) if told else 0
         wait_until(lambda: len(got) == 50 - lost, "every cast that left")
+
+
+@on_sockets
+def test_a_signal_handler_that_casts_just_before_a_call_waits_takes_no_answer_from_it(
+    open_client: OpenClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, raw = open_client(codec=None)
+    sent = client.send_request(b"question")
+    raw.receive_hello()
+    id = raw.receive_message()[2]
+    raw.send(wire.encode(wire.RESPONSE, 0, id, 0, [b"answer"]))
+
+    def interrupted() -> Waiter[object]:
+        # The hub is late, so what has come is read before anything is written.
+        burn(0.05)
+        client.cast(b"of a signal handler")
+        return Waiter()
+
+    monkeypatch.setattr("ratchet.bus._core.outgoing.Waiter", interrupted)
+    began = time.monotonic()
+    assert sent.recv_response(LONG) == b"answer"
+    assert time.monotonic() - began < LONG / 2, "it was not woken"
+
+
+@on_sockets
+def test_closing_a_client_without_a_free_descriptor_closes_it_all_the_same(open_client: OpenClient) -> None:
+    client, _ = open_client(limits=Limits(stall_timeout=0.3))
+    cast_until_full(client)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        # No descriptor at or above this number can be made.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        client.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert client.stats().connections == 0

@@ -11,7 +11,7 @@ from gevent.event import Event
 
 from contract.buses import Bus, OpenBus, Start, on_local, on_sockets
 from helpers import LONG, burn, wait_until
-from ratchet import BusTimeout, Cancelled, RemoteError, thread
+from ratchet import BusTimeout, Cancelled, Rejected, RemoteError, thread
 from ratchet.bus._core.faults import Reason
 from ratchet.bus._socket import wire
 
@@ -39,8 +39,10 @@ def test_the_deadline_passes_while_the_hub_is_late_and_the_request_is_never_deli
     # No timer has fired yet: the very next call must see the time itself.
     with pytest.raises(BusTimeout):
         bus.server.recv_request(0)
-    with pytest.raises(BusTimeout):
+    # On a busy machine the server's word may come before this side's own timer rings.
+    with pytest.raises((BusTimeout, Rejected)) as raised:
         sent.recv_response(LONG)
+    assert raised.value.outcome == "NOT_RUN"
     stats = bus.server.stats()
     assert (stats.queued, stats.in_flight, stats.answered) == (0, 0, 0)
     bus.check_works()

@@ -708,3 +708,68 @@ def test_a_signal_that_a_thread_of_the_parent_waits_for_is_the_child_s_own_again
         print("well")
         """,
     )
+
+
+HELLO_OF_A_SERVER = """
+        from ratchet.bus._socket import wire
+
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = bus.connect(listener.getsockname())
+        server = listener.accept()[0]
+        server.sendall(wire.encode_hello(wire.Hello(max_in_flight={max_in_flight})))
+        client.wait_connected(LONG)
+"""
+
+
+@each_fork
+def test_a_child_reads_no_answer_of_a_draining_server_in_its_parent_s_place(fork: str) -> None:
+    check_program(
+        fork,
+        HELLO_OF_A_SERVER.format(max_in_flight=10)
+        + """
+        sent = client.send_request(b"question", LONG)
+        gevent.sleep(0.02)
+        server.sendall(wire.encode(wire.GOAWAY, 0, sent.id, 0, ()))
+        while not any(connection.protocol.state.name == "DRAINING" for connection in client._connections.all):
+            gevent.sleep(0.001)
+        # It comes while the parent does not look.
+        server._sock.send(wire.encode(wire.RESPONSE, 0, sent.id, 0, [b"answer"]))
+        check(in_child(lambda: gevent.sleep(0.2)) == 0, "the child failed")
+        check(sent.recv_response(LONG) == b"answer", "the parent's answer is lost")
+        client.close()
+        server.close()
+        listener.close()
+        print("well")
+        """,
+    )
+
+
+@each_fork
+def test_greenlets_that_wait_because_a_server_takes_no_more_do_not_wake_in_a_child(fork: str) -> None:
+    check_program(
+        fork,
+        HELLO_OF_A_SERVER.format(max_in_flight=1)
+        + """
+        parent = os.getpid()
+
+        def ask():
+            try:
+                client.call(b"question", LONG)
+            except bus_closed:
+                pass
+            finally:
+                check(os.getpid() == parent, "a finally block of the parent's ran in the child")
+
+        bus_closed = ratchet.BusClosed
+        asking = [gevent.spawn(ask) for _ in range(3)]
+        gevent.sleep(0.02)
+        check(in_child(lambda: gevent.sleep(0.05)) == 0, "the child failed")
+        client.close()
+        gevent.joinall(asking, timeout=LONG)
+        server.close()
+        listener.close()
+        print("well")
+        """,
+    )

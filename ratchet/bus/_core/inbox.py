@@ -116,19 +116,24 @@ class Inbox(Generic[Item]):
             if not self._receivers.wait("recv_request", self._owner, timeout):
                 text = f"no request came to {self._owner.name} within {in_words(timeout or 0.0)}"
                 raise BusTimeout(text, outcome=Outcome.NOT_RUN)
-            if not self._items:
-                raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
-        return self._items[0]
+        for item in self._items:
+            return item
+        # Also if a signal handler has closed the bus just now.
+        raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
 
     def drop(self, item: Item) -> None:
         """Remove the oldest item, if it is this one: a thread has claimed it."""
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
-        if self._items and self._items[0] is item:
-            self._items.popleft()
-            if self.closed and not self._items:
-                # Nothing will come any more for those who still wait.
-                self._run_callback(self._wake_at_end)
+        try:
+            if self._items[0] is item:
+                self._items.popleft()
+        except IndexError:
+            # Somebody has removed it already, be it a signal handler just now.
+            pass
+        if self.closed and not self._items:
+            # Nothing will come any more for those who still wait.
+            self._run_callback(self._wake_at_end)
         if self.overfull:
             self._look_whether_low()
 

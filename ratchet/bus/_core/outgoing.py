@@ -139,7 +139,6 @@ class OutgoingRequest(Generic[Request, Response]):
 
     # Set by its connection, if it has one.
     id: int
-    frame_number: int
 
     def __init__(
         self, owner: object, route: ClientRoute, request: Request, decode: Decode[Response] | None
@@ -157,6 +156,8 @@ class OutgoingRequest(Generic[Request, Response]):
         self._timer: Watcher | None = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
+        # Until it is known: an end in the middle of its sending is to say that it may have left.
+        self.frame_number = 0
 
     def load(self) -> None:
         """Decode the response; may block."""
@@ -185,6 +186,9 @@ class OutgoingRequest(Generic[Request, Response]):
                     self._waiters = [waiter]
                 else:
                     self._waiters.append(waiter)
+                if self.state in ENDED:
+                    # A signal handler came in between, and had the answer read.
+                    return
                 timed_out = suspend(waiter, "recv_response", self, left) is TIMED_OUT
             except BaseException:
                 if self._waiters is not None and waiter in self._waiters:
@@ -273,7 +277,9 @@ class OutgoingRequest(Generic[Request, Response]):
             self.route.counters.failed += 1
 
     def succeed(self, value: object) -> None:
-        """End it in a response."""
+        """End it in a response; does nothing if that comes too late."""
+        if self.state is not WAITING:
+            return
         self.value = value
         # One whose giving up was interrupted may have one.
         self.error = None
@@ -292,7 +298,8 @@ class OutgoingRequest(Generic[Request, Response]):
         if self._waiters is not None:
             for waiter in self._waiters:
                 self.route.run_callback(waiter.switch, None)
-        self.state = TRANSITIONS[self.state, event]
+        # Whoever tells this has looked, but a signal handler may have closed the bus since.
+        self.state = TRANSITIONS.get((self.state, event), self.state)
         if self._timer is not None:
             self._timer.close()
             self._timer = None

@@ -22,7 +22,7 @@ from gevent.monkey import get_original
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, address_of, format_address
 from ratchet.bus._socket.listen import SocketFile, listening_address
-from ratchet.bus._socket.tls import begin_tls
+from ratchet.bus._socket.tls import begin_tls, quiet_end
 from ratchet.bus._socket.transport import Socket, Transport, raw_of
 
 # Not gevent's: nobody waits in the calls of an accepted socket, and it takes
@@ -125,8 +125,9 @@ class Listener:
                     raise NotListening from error
             elif accepted and isinstance(error, (OSError, ValueError)):
                 # The client has gone away already, or the context is not fit for it.
-                name = format_address(address_of(self._raw.family, accepted[0][1]))
-                log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
+                if not quiet_end(error):
+                    name = format_address(address_of(self._raw.family, accepted[0][1]))
+                    log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
                 raise ConnectionAbortedError from error
             raise
 

@@ -153,8 +153,9 @@ class ClientBus(ClientSide[Request, Response]):
         check_may_wait("drain")
         if self._inherited:
             self._check_open()
+        deadline = deadline_after(timeout)
         self._connections.begin_drain()
-        quiet = self._wait_until("drain", self._is_quiet, deadline_after(timeout))
+        quiet = self._wait_until("drain", self._is_quiet, deadline)
         unsent = self._close()
         return quiet and not unsent and not self._connections.lost_casts
 

@@ -29,6 +29,7 @@ from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.casts import Casts
+from ratchet.bus._socket.interfaces import CLOSED
 from ratchet.bus._socket.plain import DEFERRED, PlainSender
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
@@ -166,6 +167,9 @@ class ClientConnection:
             raise
         if flags & wire.ONE_WAY and transaction.frame_number != DEFERRED:
             self.casts.note(transaction.frame_number)
+        if self.stream.state is CLOSED:
+            # By a signal handler in the middle of this, which did not see the request yet.
+            self.run_callback(self._fail_open, self.stream.error)
         return transaction
 
     def withdraw(self, transaction: AnyOutgoing) -> Outcome:
@@ -262,10 +266,12 @@ class ClientConnection:
 
     def abandon(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
+        # First, so that nothing is read either, by one that would close when it is done.
+        self.stream.leave_to_parent()
+        self._window.clear()
         for transaction in self.protocol.open.values():
             transaction.leave_to_parent()
         self.fail_all(BusClosed, "the request was sent before fork(), by the parent process", None)
-        self.stream.abandon()
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -297,7 +303,7 @@ class ClientConnection:
                 # Almost every message is one of these.
                 self.useful = True
                 transaction.succeed(parts)
-                del protocol.open[transaction.id]
+                protocol.open.pop(transaction.id, None)
                 if self._window or protocol.state is DRAINING:
                     self._on_ended()
             else:
@@ -309,6 +315,9 @@ class ClientConnection:
         elif isinstance(event, list):
             self._on_go_away(event)
         if protocol.hello is not hello:
+            if self._window:
+                # It may take more at once than before.
+                self.run_callback(self._window.wake_all)
             client = self._client()
             if client is not None:
                 client.on_hello(self)
@@ -386,11 +395,16 @@ class ClientConnection:
             text = "casts to %s that were lost, or may have been: at least %d; %s"
             log_soon(bus_logger, logging.WARNING, text, peer, unsent, reason)
         self.run_callback(self._window.wake_all)
+        self._fail_open(error)
+        if client is not None:
+            client.on_connection_lost(self, error, unsent)
+        self.casts.clear()
+
+    def _fail_open(self, error: BaseException | None) -> None:
+        """Fail what is open; also a hub callback."""
+        peer, client = self.server_name, self._client()
         if client is None or client.closed:
             self.fail_all(BusClosed, f"the bus to {peer} was closed", None)
         else:
             kind = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
             self.fail_all(kind, f"the connection to {peer} was lost: {reason_of(error)}", error)
-        if client is not None:
-            client.on_connection_lost(self, error, unsent)
-        self.casts.clear()

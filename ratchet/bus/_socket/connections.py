@@ -87,6 +87,9 @@ class Connections:
             )
             self.all[connection] = None
             connection.open_connection()
+            if self._plain:
+                # A plain server says no hello: that it lets this side connect is enough.
+                self.failure.is_over()
             if not self.failure.final and not self.draining:
                 self.current = connection
         except BaseException:

@@ -28,9 +28,11 @@ class Failure:
 
     def note(self, error: BaseException | None) -> None:
         """There is no connection, and this is why."""
-        if error is not None and (will_never_work(error) or refused_us(error)):
-            self.final = True
-        self.error = None if error is None else error.with_traceback(None)
+        if error is not None:
+            self.final = self.final or will_never_work(error) or refused_us(error)
+            self.error = error.with_traceback(None)
+        elif not self.final:
+            self.error = None
 
     def note_draining(self) -> None:
         """The server drains."""

@@ -81,10 +81,14 @@ class Outbox:
         self.size += len(rest)
 
     def chunk(self) -> list[Buffer]:
-        """Return what to send next in one call: whole frames that make a good size, at least one."""
-        assert self._frames
+        """Return what to send next in one call: whole frames that make a good size, at least one.
+
+        Empty only if a signal handler has cleared it meanwhile.
+        """
         # A copy, because a deque that a signal handler adds to cannot be walked.
-        frames = list(self._frames)
+        frames = list(self._frames or ())
+        if not frames:
+            return []
         whole: list[Any] = [frame for _, frame in frames]
         if self.size <= _CHUNK_SIZE and list not in set(map(type, whole)):
             buffers: list[Buffer] = whole if len(whole) == 1 else [b"".join(whole)]
@@ -123,21 +127,25 @@ class Outbox:
         frames = self._frames
         assert frames is not None
         self.size -= count
-        if count == self._chunk_size:
-            for _ in range(self._chunk_frames):
-                number, _ = frames.popleft()
-            self._begun = False
-            self.sent = max(self.sent, number)
-        else:
-            while size_of(frames[0][1]) <= count:
-                number, frame = frames.popleft()
-                count -= size_of(frame)
+        try:
+            if count == self._chunk_size:
+                for _ in range(self._chunk_frames):
+                    number, _ = frames.popleft()
+                    self.sent = max(self.sent, number)
                 self._begun = False
-                self.sent = max(self.sent, number)
-            if count:
-                number, frame = frames[0]
-                frames[0] = number, _rest(frame, count)
-                self._begun = True
+            else:
+                while size_of(frames[0][1]) <= count:
+                    number, frame = frames.popleft()
+                    count -= size_of(frame)
+                    self._begun = False
+                    self.sent = max(self.sent, number)
+                if count:
+                    number, frame = frames[0]
+                    frames[0] = number, _rest(frame, count)
+                    self._begun = True
+        except IndexError:
+            # A signal handler has cleared it meanwhile.
+            pass
         if not frames:
             # An interrupted call may have left the sum wrong; here it is known.
             self.size = 0
@@ -156,7 +164,8 @@ class Outbox:
 
     def clear(self) -> None:
         """Drop what is left; it counts as not sent."""
-        self._frames = None
+        if self._frames is not None:
+            self._frames.clear()
         self.size = 0
 
 

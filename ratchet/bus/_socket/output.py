@@ -240,6 +240,11 @@ class Output:
         if self._writers:
             self._run_callback(self._writers.wake_all)
 
+    def forget_writers(self) -> None:
+        """In a forked child: those who wait for room are the parent's, and are not to wake."""
+        if self._writers is not None:
+            self._writers.clear()
+
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
         if self._sending:
@@ -335,6 +340,9 @@ class Output:
             self._sending = True
             while outbox:
                 chunk = outbox.chunk()
+                if not chunk:
+                    # A signal handler has closed the connection meanwhile.
+                    break
                 size = sum(map(len, chunk))
                 count = self._send(chunk if len(chunk) > 1 else chunk[0]) if size else 0
                 outbox.advance(count)

@@ -131,7 +131,7 @@ class ServerBus(ServerSide[Request, Response]):
     def _after_fork(self) -> None:
         super()._after_fork()
         for connection in self._admission.connections:
-            connection.stream.abandon()
+            connection.stream.leave_to_parent()
         self._admission.connections.clear()
         if self._acceptor is not None:
             self._acceptor.close()
@@ -142,6 +142,8 @@ class ServerBus(ServerSide[Request, Response]):
 
     def _revive(self) -> None:
         if self._inherited:
+            if self._closed:
+                raise BusClosed(f"{self.name} is closed", outcome=Outcome.NOT_RUN)
             if not self._listener.listens:
                 raise BusClosed(
                     f"{self.name} was closed by the process that opened it", outcome=Outcome.NOT_RUN

@@ -124,7 +124,8 @@ class ServerConnection:
         if open_requests.get(request.id) is not request:
             return False
         connection.output.write(frame)
-        del open_requests[request.id]
+        # By another way, if a signal handler has closed the connection meanwhile.
+        open_requests.pop(request.id, None)
         return True
 
     def park(self, request: IncomingRequest) -> None:

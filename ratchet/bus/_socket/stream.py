@@ -138,7 +138,12 @@ class MessageStream:
         self.error = error
         self.left_behind = self.output.undelivered
         if error is None and not self.input.ended and self.left_behind > self.output.unsent:
-            linger(self._hub, self._transport, on_undelivered)
+            try:
+                linger(self._hub, self._transport, on_undelivered)
+            except OSError:
+                # The system is out of descriptors: what is on its way may be lost.
+                if on_undelivered is not None:
+                    self._hub.loop.run_callback(on_undelivered)
         self.abandon()
         self.output.wake_writers()
         self._owner.connection_lost(error)
@@ -153,8 +158,16 @@ class MessageStream:
         self.output.abandon()
         self._transport.close()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: as `abandon`, and who waits to write is the parent's."""
+        self.output.forget_writers()
+        self.abandon()
+
     def send_failed(self, error: OSError) -> None:
         """See `Stream`."""
+        if self.state >= BROKEN:
+            # A signal handler has closed it meanwhile.
+            return
         if self.state is CLOSING:
             # Nothing that comes is wanted any more.
             self._hub.loop.run_callback(self.abort, error)
