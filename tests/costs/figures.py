@@ -77,20 +77,20 @@ BOUNDS: dict[str, Figures] = {
         "local, 1 client": 38 * _SLACK,
         "local, serve()": 43 * _SLACK,
         "local, 64 clients": 30 * _SLACK,
-        "client, 1 thread": 46 * _SLACK,
-        "client, 64 threads": 39 * _SLACK,
-        "server, 1 at a time": 77 * _SLACK,
-        "server, 64 at a time": 67 * _SLACK,
+        "client, 1 thread": 50 * _SLACK,
+        "client, 64 threads": 45 * _SLACK,
+        "server, 1 at a time": 78 * _SLACK,
+        "server, 64 at a time": 70 * _SLACK,
     },
     # What a reader who follows one call has to look at: the functions of the library on
     # both sides, and how often the next one is in another module.
     "one call": {
         "local: functions": 28 * _SLACK,
         "local: changes of module": 22 * _SLACK,
-        "TCP: functions": 65 * _SLACK,
-        "TCP: changes of module": 52 * _SLACK,
-        "TCP with a time-out: functions": 81 * _SLACK,
-        "TCP with a time-out: changes of module": 63 * _SLACK,
+        "TCP: functions": 66 * _SLACK,
+        "TCP: changes of module": 55 * _SLACK,
+        "TCP with a time-out: functions": 82 * _SLACK,
+        "TCP with a time-out: changes of module": 66 * _SLACK,
     },
     # Blocks of memory that a request keeps from its sending to its response.
     "blocks in flight": {
