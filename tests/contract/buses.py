@@ -1,7 +1,7 @@
 """The kinds of bus under test, and how each is opened.
 
-A new kind is a name in one of the tuples below, and what `listening` and
-`connected` do for it.
+A new kind is a name in one of the tuples below, and what `listening`, `connected`,
+`Bus.new_client` and, if others can speak to it in bytes, `Bus.raw_client` do for it.
 """
 
 from __future__ import annotations
