@@ -17,6 +17,7 @@ from types import CodeType, TracebackType
 from typing import Any
 
 import gevent
+from gevent import socket
 
 import ratchet
 from helpers import LONG, wait_until
@@ -45,7 +46,8 @@ class Run:
             server, client = bus.new_local()
         else:
             server = bus.listen("127.0.0.1:0")
-            client = bus.connect(server.address)
+            # One that does not connect again: a call would wait for that for ever.
+            client = bus.new_client(socket.create_connection(server.address))
             client.wait_connected(LONG)
         threads = [gevent.spawn(self._serve, server) for _ in range(2)]
         gevent.sleep(0)

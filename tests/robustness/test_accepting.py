@@ -28,22 +28,55 @@ class Strike(BaseException):
 
 
 class Striker:
-    """Raises `Strike` at instruction number `at` of accepting; 0 for never."""
+    """Raises `Strike` at instruction number `at` of accepting, within a `with` block; 0 for never."""
 
     def __init__(self, at: int) -> None:
         self._at = at
         self.instructions = 0
 
-    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code not in ACCEPTING:
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if event == "opcode":
-            self.instructions += 1
-            if self.instructions == self._at:
-                raise Strike
-        return self
+    def _on_instruction(self) -> None:
+        self.instructions += 1
+        if self.instructions == self._at:
+            raise Strike
+
+    if sys.version_info >= (3, 12):
+
+        def __enter__(self) -> Striker:
+            monitoring = sys.monitoring
+            monitoring.use_tool_id(monitoring.DEBUGGER_ID, "accepting")
+            monitoring.register_callback(
+                monitoring.DEBUGGER_ID,
+                monitoring.events.INSTRUCTION,
+                lambda code, offset: self._on_instruction(),
+            )
+            for code in ACCEPTING:
+                monitoring.set_local_events(monitoring.DEBUGGER_ID, code, monitoring.events.INSTRUCTION)
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            monitoring = sys.monitoring
+            for code in ACCEPTING:
+                monitoring.set_local_events(monitoring.DEBUGGER_ID, code, 0)
+            monitoring.free_tool_id(monitoring.DEBUGGER_ID)
+
+    else:
+
+        def __enter__(self) -> Striker:
+            self._before = sys.gettrace()
+            sys.settrace(self._trace)
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            sys.settrace(self._before)
+
+        def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+            if frame.f_code not in ACCEPTING:
+                return None
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+            if event == "opcode":
+                self._on_instruction()
+            return self._trace
 
 
 def accept_one(server: ServerBus[bytes, bytes], at: int) -> int:
@@ -52,14 +85,11 @@ def accept_one(server: ServerBus[bytes, bytes], at: int) -> int:
     address: Any = server.address
     with socket.create_connection(address) as client:
         client.settimeout(LONG)
-        before = sys.gettrace()
         try:
-            sys.settrace(striker)
-            server._on_acceptable()
+            with striker:
+                server._on_acceptable()
         except Strike:
             assert at
-        finally:
-            sys.settrace(before)
         # Whether it was accepted before the strike or not, the server goes on.
         server._on_acceptable()
     return striker.instructions
