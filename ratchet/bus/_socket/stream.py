@@ -200,7 +200,12 @@ class MessageStream:
             self.abandon()
             self.output.wake_writers()
         elif self.state is BROKEN:
-            self._hub.loop.run_callback(self.input.read_rest, ConnectionLost("interrupted"), MOST_REST)
+            interrupted = ConnectionLost("interrupted")
+            if self.input.reading:
+                self._hub.loop.run_callback(self.input.read_rest, interrupted, MOST_REST)
+            else:
+                # It may have been closing, and nothing that comes is wanted.
+                self._hub.loop.run_callback(self.abort, interrupted)
         elif self.state is CLOSING:
             if self._delivery is not None:
                 self._delivery.settle()
