@@ -22,7 +22,7 @@ from contract.buses import (
     on_sockets,
 )
 from helpers import LONG, run_program, wait_until
-from ratchet import Abandoned, AlreadyAnswered, BusError, BusTimeout, Cancelled, RemoteError
+from ratchet import Abandoned, AlreadyAnswered, BusError, BusTimeout, Cancelled, MessageTooLarge, RemoteError
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec, Limits
 
@@ -451,6 +451,12 @@ def test_an_answer_that_cannot_be_encoded_is_told_to_the_client_whatever_the_err
 # What the error of a call says.
 
 
+def name_in_texts(bus: Bus) -> str:
+    """The part of a server's address that no other text has."""
+    address: Any = bus.server.address
+    return str(address[1]) if isinstance(address, tuple) else address
+
+
 @on_sockets
 def test_the_text_of_an_error_names_the_peer_and_the_seconds(kind: str, open_bus: OpenBus) -> None:
     bus = open_bus()
@@ -460,26 +466,27 @@ def test_the_text_of_an_error_names_the_peer_and_the_seconds(kind: str, open_bus
             client.call("question", timeout=0.25)
         text = str(raised.value)
         assert "0.25" in text
-        assert (str(address[1]) if isinstance(address, tuple) else address) in text
+        assert name_in_texts(bus) in text
 
 
 @on_sockets
 def test_the_text_of_each_error_of_a_client_names_its_server(bus: Bus) -> None:
-    address: Any = bus.server.address
-    name = str(address[1]) if isinstance(address, tuple) else address
-    assert [error for error in client_errors_of(bus) if name not in str(error)] == []
+    name = name_in_texts(bus)
+    with pytest.raises(MessageTooLarge) as too_large:
+        bus.client.call("x" * (Limits().max_message + 1))
+    errors, _ = errors_of(bus)
+    assert [error for error in (too_large.value, *errors) if name not in str(error)] == []
 
 
 @on_sockets
 def test_what_a_handler_raised_keeps_its_text_and_a_note_names_the_server(bus: Bus) -> None:
-    address: Any = bus.server.address
     sent = bus.client.send_request("question")
     bus.take().send_error(KeyError("shelf"))
     with pytest.raises(RemoteError) as raised:
         sent.recv_response(LONG)
     assert str(raised.value) == "KeyError: 'shelf'"
     (note,) = raised.value.__notes__
-    assert (str(address[1]) if isinstance(address, tuple) else address) in note
+    assert name_in_texts(bus) in note
 
 
 def test_a_second_answer_is_refused_with_a_text_that_names_the_client(bus: Bus) -> None:
@@ -492,66 +499,39 @@ def test_a_second_answer_is_refused_with_a_text_that_names_the_client(bus: Bus) 
     assert (str(peer[1]) if isinstance(peer, tuple) else peer or "the request") in str(raised.value)
 
 
-def client_errors_of(bus: Bus) -> list[BusError]:
-    """The errors of a client's calls that have a text of the library's own."""
-    errors: list[BusError] = []
+def errors_of(bus: Bus) -> tuple[list[BusError], list[BusError]]:
+    """The errors that a user sees most, of the client's calls and of the server's."""
+    of_client: list[BusError] = []
+    of_server: list[BusError] = []
 
-    def note(func: Callable[..., object], *args: Any) -> None:
+    def note(errors: list[BusError], func: Callable[..., object], *args: Any) -> None:
         with pytest.raises(BusError) as raised:
             func(*args)
         errors.append(raised.value)
 
-    note(bus.client.call, "question", 0.01)
-    note(bus.client.call, "question", 0)
+    note(of_client, bus.client.call, "question", 0.01)
+    note(of_client, bus.client.call, "question", 0)
     waited = bus.client.send_request("question")
-    note(waited.recv_response, 0.01)
+    note(of_client, waited.recv_response, 0.01)
     waited.cancel()
-    note(waited.recv_response)
-    note(bus.client.call, "x" * (Limits().max_message + 1))
+    note(of_client, waited.recv_response)
     wait_until(lambda: bus.server.stats().queued == 0, "the server to hear of it")
+    note(of_server, bus.server.recv_request, 0.01)
     abandoned = bus.client.send_request("question")
     bus.take()
-    note(abandoned.recv_response, LONG)
-    left = bus.client.send_request("question")
-    bus.wait_for_queued()
-    bus.server.close()
-    note(left.recv_response, LONG)
-    bus.client.close()
-    note(bus.client.call, "question")
-    return errors
-
-
-def errors_of(bus: Bus) -> list[BusError]:
-    """The errors of a call that a user sees most."""
-    errors: list[BusError] = []
-
-    def note(func: Callable[..., object], *args: Any) -> None:
-        with pytest.raises(BusError) as raised:
-            func(*args)
-        errors.append(raised.value)
-
-    note(bus.client.call, "question", 0.01)
-    note(bus.client.call, "question", 0)
-    waited = bus.client.send_request("question")
-    note(waited.recv_response, 0.01)
-    waited.cancel()
-    note(waited.recv_response)
-    wait_until(lambda: bus.server.stats().queued == 0, "the server to hear of it")
-    note(bus.server.recv_request, 0.01)
-    abandoned = bus.client.send_request("question")
-    bus.take()
-    note(abandoned.recv_response, LONG)
+    note(of_client, abandoned.recv_response, LONG)
     left = bus.new_client().send_request("question")
     bus.wait_for_queued()
     bus.server.close()
-    note(left.recv_response, LONG)
-    note(bus.server.recv_request)
+    note(of_client, left.recv_response, LONG)
+    note(of_server, bus.server.recv_request)
     bus.client.close()
-    note(bus.client.call, "question")
-    return errors
+    note(of_client, bus.client.call, "question")
+    return of_client, of_server
 
 
 def test_no_text_of_an_error_shows_an_address_in_memory(bus: Bus) -> None:
-    texts = [str(error) for error in errors_of(bus)]
+    of_client, of_server = errors_of(bus)
+    texts = [str(error) for error in (*of_client, *of_server)]
     assert [text for text in texts if " at 0x" in text] == []
     assert all(texts)
