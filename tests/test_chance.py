@@ -31,7 +31,7 @@ class Client:
     def __init__(self) -> None:
         self.failures = 0
 
-    def on_connected(self, transport: Transport, peer: Address) -> None:
+    def use(self, transport: Transport, peer: Address) -> None:
         raise AssertionError("nothing to connect to")
 
     def on_dial_failed(self, error: Exception) -> None:

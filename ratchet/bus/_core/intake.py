@@ -61,18 +61,18 @@ class Intake:
 
     def refuse_queued(self) -> None:
         """Let nothing in any more, and refuse what waits for an answer."""
-        refused = [request for request in self.inbox.close() if not request.one_way]
-        for request in refused:
-            request.refuse_draining()
-        self.inbox.remove(refused)
+        self._refuse([request for request in self.inbox.close() if not request.one_way])
 
     def drop_casts(self) -> int:
         """Drop what was cast and not begun, because the bus is closed.  Returns how many those are."""
         casts = [request for request in self.inbox if request.one_way and request.state is QUEUED]
-        for request in casts:
-            request.refuse_draining()
-        self.inbox.remove(casts)
+        self._refuse(casts)
         return len(casts)
+
+    def _refuse(self, requests: list[IncomingRequest]) -> None:
+        for request in requests:
+            request.refuse_draining()
+        self.inbox.remove(requests)
 
     def stats(self, connections: int, parked: int = 0) -> Stats:
         """A snapshot, of a server with so many connections, and requests that wait for one's client."""

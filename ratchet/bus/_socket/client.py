@@ -253,11 +253,7 @@ class ClientBus(ClientSide[Request, Response]):
                         LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET
                     )
                 connection = self._connections.current
-            if (
-                connection is None
-                or connection.stream.output.above_high_water
-                or len(connection.protocol.open) >= connection.protocol.max_in_flight
-            ):
+            if connection is None or connection.stream.output.above_high_water or connection.is_full:
                 connection = self._wait_for_connection(deadline)
             if connection.protocol.narrow:
                 connection.protocol.check_size(parts)

@@ -48,7 +48,6 @@ from ratchet.errors import (
 )
 
 Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
 
@@ -369,7 +368,7 @@ class ClientConnection:
 
     def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.counters.broken += 1
-        peer, client = format_address(self.stream.peer), self._client()
+        peer, client = self.server_name, self._client()
         if self.protocol.hello is not None or client is None or client.is_news(reason_of(error)):
             log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
         if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.protocol.open:
@@ -380,7 +379,7 @@ class ClientConnection:
         self.stream.abort(error)
 
     def connection_lost(self, error: BaseException | None) -> None:
-        peer, client = format_address(self.stream.peer), self._client()
+        peer, client = self.server_name, self._client()
         if error is not None:
             reason = reason_of(error)
             level = logging.INFO

@@ -150,9 +150,6 @@ class Connections:
 
     # See `dial.Client`.
 
-    def on_connected(self, transport: Transport, peer: Address) -> None:
-        self.use(transport, peer)
-
     def on_dial_failed(self, error: Exception) -> None:
         self._note_failure(error)
         reason = reason_of(error)

@@ -48,7 +48,7 @@ _plain_getaddrinfo = get_original("socket", "getaddrinfo")
 class Client(Protocol):
     """The client, which is told of each attempt."""
 
-    def on_connected(self, transport: Transport, peer: Address) -> None:
+    def use(self, transport: Transport, peer: Address) -> None:
         """Take over the connection that was made, and close it if this fails."""
 
     def on_dial_failed(self, error: Exception) -> None:
@@ -115,7 +115,7 @@ class Dialer:
         else:
             # From here on `start` means another connection.
             self._running = None
-            client.on_connected(transport, peer)
+            client.use(transport, peer)
         return True
 
 
