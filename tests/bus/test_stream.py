@@ -608,8 +608,8 @@ def writer(pair: Pair, frame: bytes, timeout: float | None = None) -> gevent.Gre
     """A thread that writes when there is room, and has come to its wait."""
 
     def write() -> int:
-        if pair.connection.output.above_high_water:
-            pair.connection.output.wait_for_room("send_request", timeout)
+        if pair.connection.output.writers.above_high_water:
+            pair.connection.output.writers.wait_for_room("send_request", timeout)
         return pair.connection.output.write(frame)
 
     thread = gevent.spawn(write)
@@ -628,13 +628,13 @@ def crowded(make_pair: MakePair) -> Pair:
 def test_below_the_high_water_mark_nobody_waits(make_pair: MakePair) -> None:
     pair = make_pair(room=NO_ROOM, high_water=10)
     pair.connection.output.write(b"x" * 9)
-    assert not pair.connection.output.above_high_water
+    assert not pair.connection.output.writers.above_high_water
     others: list[str] = []
     get_hub().loop.run_callback(others.append, "ran")
-    pair.connection.output.wait_for_room("send_request", 0)
+    pair.connection.output.writers.wait_for_room("send_request", 0)
     assert others == []
     pair.connection.output.write(b"x")
-    assert pair.connection.output.above_high_water
+    assert pair.connection.output.writers.above_high_water
 
 
 def test_a_writer_at_the_high_water_mark_waits_until_the_peer_reads(crowded: Pair) -> None:
@@ -670,11 +670,11 @@ def test_a_newcomer_waits_behind_those_who_wait_even_if_there_is_room(make_pair:
     first, next_one = writer(pair, b"1"), writer(pair, b"2")
     pair.connection.output.take_back(second)
     assert pair.connection.output.unsent < 10
-    assert pair.connection.output.above_high_water
+    assert pair.connection.output.writers.above_high_water
     pair.socket.room = ALL_ROOM
     assert pair.read(7) == b"xxxxx12"
     assert (first.get(timeout=LONG), next_one.get(timeout=LONG)) == (3, 4)
-    assert not pair.connection.output.above_high_water
+    assert not pair.connection.output.writers.above_high_water
 
 
 def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair: MakePair) -> None:
@@ -685,8 +685,8 @@ def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair
     def write_much() -> None:
         nonlocal highest
         for _ in range(50):
-            if pair.connection.output.above_high_water:
-                pair.connection.output.wait_for_room("send_request", LONG)
+            if pair.connection.output.writers.above_high_water:
+                pair.connection.output.writers.wait_for_room("send_request", LONG)
             pair.connection.output.write(b"x" * 100)
             highest = max(highest, pair.connection.output.unsent)
 
@@ -706,7 +706,7 @@ def test_what_is_unsent_never_grows_by_more_than_a_frame_over_the_mark(make_pair
 def test_a_writer_that_has_no_room_in_time_is_told_and_leaves_the_line(crowded: Pair) -> None:
     before = active_watchers()
     for timeout in (0.01, 0, -1):
-        assert crowded.connection.output.wait_for_room("send_request", timeout) is False
+        assert crowded.connection.output.writers.wait_for_room("send_request", timeout) is False
     assert active_watchers() <= before
     waiting = writer(crowded, b"next")
     crowded.socket.room = ALL_ROOM
@@ -721,7 +721,7 @@ def test_a_writer_that_is_ended_leaves_the_line_and_disturbs_no_other(crowded: P
 
     def wait() -> None:
         try:
-            crowded.connection.output.wait_for_room("send_request", 60)
+            crowded.connection.output.writers.wait_for_room("send_request", 60)
         except BaseException as caught:
             raised.append(caught)
 
@@ -749,12 +749,12 @@ def test_room_is_not_lost_on_a_writer_that_is_killed_in_the_same_turn(
         crowded.socket.room = ALL_ROOM
     assert crowded.read(11)[:10] == b"x" * 10
     second.get(timeout=LONG)
-    assert not crowded.connection.output.above_high_water
+    assert not crowded.connection.output.writers.above_high_water
 
 
 def test_writers_that_wait_when_the_connection_closes_return_and_find_it_closed(crowded: Pair) -> None:
     def wait() -> bool:
-        assert crowded.connection.output.wait_for_room("send_request", LONG)
+        assert crowded.connection.output.writers.wait_for_room("send_request", LONG)
         return crowded.connection.closed
 
     threads = [gevent.spawn(wait) for _ in range(3)]
@@ -765,8 +765,8 @@ def test_writers_that_wait_when_the_connection_closes_return_and_find_it_closed(
 
 def test_nobody_waits_on_a_closed_connection_however_much_was_unsent(crowded: Pair) -> None:
     crowded.connection.abort()
-    assert not crowded.connection.output.above_high_water
-    assert crowded.connection.output.wait_for_room("send_request", 0) is True
+    assert not crowded.connection.output.writers.above_high_water
+    assert crowded.connection.output.writers.wait_for_room("send_request", 0) is True
 
 
 def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crowded: Pair) -> None:
@@ -774,13 +774,13 @@ def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crow
 
     def insist() -> None:
         for _ in range(3):
-            returned.append(crowded.connection.output.wait_for_room("send_request", LONG))
+            returned.append(crowded.connection.output.writers.wait_for_room("send_request", LONG))
 
     threads = [gevent.spawn(insist) for _ in range(2)]
     wait_until(lambda: all(map(waiting_on, threads)))
     crowded.connection.abort()
     # And one that comes between the close and the wake of the others.
-    assert crowded.connection.output.wait_for_room("send_request", 0)
+    assert crowded.connection.output.writers.wait_for_room("send_request", 0)
     gevent.joinall(threads, timeout=LONG)
     assert returned == [True] * 6
 
@@ -789,13 +789,13 @@ def test_a_writer_that_comes_back_at_once_after_a_close_does_not_wait_again(crow
 
 
 def test_an_owner_that_asks_is_told_once_when_there_is_room(crowded: Pair) -> None:
-    crowded.connection.output.wants_resume = True
+    crowded.connection.output.writers.wants_resume = True
     polls()
     assert crowded.owner.events == []
     crowded.socket.room = 1
     wait_until(lambda: crowded.owner.events)
     assert crowded.owner.events == ["room"]
-    assert not crowded.connection.output.wants_resume
+    assert not crowded.connection.output.writers.wants_resume
     crowded.socket.room = ALL_ROOM
     assert crowded.read(10) == b"x" * 10
     polls()
@@ -810,7 +810,7 @@ def test_an_owner_that_does_not_ask_is_not_told_of_room(crowded: Pair) -> None:
 
 
 def test_an_owner_is_not_told_of_room_on_a_closed_connection(crowded: Pair) -> None:
-    crowded.connection.output.wants_resume = True
+    crowded.connection.output.writers.wants_resume = True
     crowded.connection.abort()
     crowded.socket.room = ALL_ROOM
     polls()
@@ -1035,7 +1035,7 @@ def test_an_owner_that_closes_while_the_rest_is_read_is_told_of_no_more(pair: Pa
 
 def test_a_peer_that_is_gone_leaves_no_watcher_and_wakes_the_writers(crowded: Pair) -> None:
     polls()
-    waiting = gevent.spawn(crowded.connection.output.wait_for_room, "send_request", LONG)
+    waiting = gevent.spawn(crowded.connection.output.writers.wait_for_room, "send_request", LONG)
     wait_until(lambda: waiting_on(waiting))
     crowded.peer.close()
     crowded.socket.room = ALL_ROOM

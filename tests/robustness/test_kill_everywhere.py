@@ -289,7 +289,7 @@ class SendRequestWithoutRoom(BusScene):
         if isinstance(client, ratchet_bus.ClientBus):
             while (
                 client._connections.current is not None
-                and not client._connections.current.stream.output.above_high_water
+                and not client._connections.current.stream.output.writers.above_high_water
             ):
                 self.sent.append(client.send_request(BIG))
 

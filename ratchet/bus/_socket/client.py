@@ -253,7 +253,7 @@ class ClientBus(ClientSide[Request, Response]):
                         LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET
                     )
                 connection = self._connections.current
-            if connection is None or connection.stream.output.above_high_water or connection.is_full:
+            if connection is None or connection.stream.output.writers.above_high_water or connection.is_full:
                 connection = self._wait_for_connection(deadline)
             if connection.protocol.narrow:
                 connection.protocol.check_size(parts)
@@ -308,7 +308,7 @@ class ClientBus(ClientSide[Request, Response]):
                 self._check_hope()
                 if not self._connections.senders.wait("send_request", self, time_left(deadline)):
                     raise self._not_connected(timeout)
-            elif connection.stream.output.above_high_water or connection.is_full:
+            elif connection.stream.output.writers.above_high_water or connection.is_full:
                 if not connection.wait_for_room(time_left(deadline)):
                     raise BusTimeout(
                         f"{self._peer} took too little within {in_words(timeout or 0.0)}",

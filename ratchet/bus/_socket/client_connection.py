@@ -216,7 +216,7 @@ class ClientConnection:
         while self.is_full and not self.stream.closed:
             if not self._window.wait("send_request", self, time_left(deadline)):
                 return False
-        return self.stream.output.wait_for_room("send_request", time_left(deadline))
+        return self.stream.output.writers.wait_for_room("send_request", time_left(deadline))
 
     def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
@@ -309,7 +309,7 @@ class ClientConnection:
                 self._on_answer(transaction, reason, parts)
         elif isinstance(event, bytes):
             # A server that does not read has no use for another answer.
-            if not self.stream.output.above_high_water:
+            if not self.stream.output.writers.above_high_water:
                 self.stream.output.write(event)
         elif isinstance(event, list):
             self._on_go_away(event)

@@ -179,7 +179,7 @@ class Connections:
         if connection is self.current:
             self.current = None
             self.failure.note_draining()
-            connection.stream.output.wake_writers()
+            connection.stream.output.writers.wake_soon()
             self._dial_again()
 
     def on_connection_lost(

@@ -275,7 +275,7 @@ class Input:
             return
         if not self.reading:
             # Its owner takes no more for now, and the reader finds the end by itself.
-            self._output.look_for_room()
+            self._output.writers.look_for_room()
             self._owner.resume_writing()
             return
         try:

@@ -5,12 +5,11 @@
   together, in one send.
 - Frames have a number, counted from 1, so that it can be told afterwards which ones
   reached the kernel as a whole.
-- Whoever has to wait until the peer reads waits in a line here, above the high-water
-  mark; nothing is dropped, and nothing grows.
 - An exception that strikes between a system call and its bookkeeping leaves nobody
   who knows how far it came: nothing more is sent, and the connection is closed.
 
-When the connection ends, and what is received on it, is the affair of `stream`.
+Whoever has to wait until the peer reads waits in `writers`.  When the connection ends, and
+what is received on it, is the affair of `stream`.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from gevent.hub import get_hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
-from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
-from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
+from ratchet.bus._socket.interfaces import BROKEN, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.tls import TlsTransport
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.watch import Watch
 from ratchet.bus._socket.wire import Frame
+from ratchet.bus._socket.writers import Writers
 
 _WRITE: Final = 2  # libev's event bit
 # Seconds from which on the hub is late for a connection on which much goes on: what has
@@ -45,20 +44,17 @@ class Output:
     """The frames of one connection, on their way to its socket.
 
     Attributes:
-        above_high_water: whether a writer has to wait for room, or behind those who do.
-        wants_resume: set by who wants to hear once when there is room.
+        writers: those who write, and wait while too much is unsent.
     """
 
     __slots__ = (
         "_acknowledge",
         "_flush_scheduled",
-        "_high_water",
         "_keeps_records",
         "_limits",
         "_logs_frames",
         "_loop",
         "_outbox",
-        "_owner",
         "_peer",
         "_run_callback",
         "_sending",
@@ -68,25 +64,22 @@ class Output:
         "_transport",
         "_turn",
         "_writer",
-        "_writers",
-        "above_high_water",
-        "wants_resume",
+        "writers",
     )
 
     def __init__(
         self, stream: Stream, owner: StreamOwner, transport: Transport, limits: Limits, peer: Address
     ) -> None:
         self._stream = stream
-        self._owner = owner
         self._transport = transport
         self._limits = limits
-        self._high_water = limits.high_water
         self._peer = peer
         self._loop = loop_of(get_hub())
         self._run_callback: Callable[..., object] = self._loop.run_callback
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._outbox = Outbox()
+        self.writers = Writers(stream, owner, self._outbox, limits.high_water, self._run_callback)
         # The turn of the loop in which a frame was last tried at once.
         self._turn = -1
         self._flush_scheduled = False
@@ -95,12 +88,9 @@ class Output:
         # Whether a write or a flush is in the middle of a system call.
         self._sending = False
         # Made on first use: most connections never need them.
-        self._writers: WaitQueue | None = None
         self._acknowledge: AcknowledgeWatch | None = None
         self._stall: StallWatch | None = None
         self._writer: Watcher | None = None
-        self.above_high_water = False
-        self.wants_resume = False
 
     def write(self, frame: Frame) -> int:
         """Send a frame as soon as the socket takes it; returns its number.
@@ -156,9 +146,8 @@ class Output:
                     outbox.sent = outbox.written
                     self._stream.lose_place(error)
                 raise
-        if outbox.size >= self._high_water:
-            self.above_high_water = True
-            self._owner.pause_writing()
+        if outbox.size >= self.writers.high_water:
+            self.writers.pause()
         return number
 
     @property
@@ -170,9 +159,8 @@ class Output:
         self._flush_scheduled = True
 
     def _log_frame(self, frame: Frame) -> None:
-        head = frame[0] if isinstance(frame, list) else frame
-        text = "to %s: %d bytes, %s"
-        log_soon(bus_logger, logging.DEBUG, text, self._peer, size_of(frame), head[:16].hex())
+        head = (frame[0] if isinstance(frame, list) else frame)[:16].hex()
+        log_soon(bus_logger, logging.DEBUG, "to %s: %d bytes, %s", self._peer, size_of(frame), head)
 
     def write_later(self, frame: bytes) -> None:
         """Send a frame together with what else is written in this turn."""
@@ -215,43 +203,13 @@ class Output:
         """Whether nothing is left to be sent, records of TLS included."""
         return not self._outbox and not self._transport.wants_write
 
-    def wait_for_room(self, call: str, timeout: float | None) -> bool:
-        """Wait while too much is unsent; blocks.  False when the time is over.
-
-        Returns at once when the connection is closed.
-        """
-        if not self.above_high_water:
-            return True
-        if self._writers is None:
-            self._writers = WaitQueue()
-        try:
-            return self._writers.wait(call, self._stream, timeout)
-        finally:
-            self.look_for_room()
-
-    def look_for_room(self) -> None:
-        """Bring `above_high_water` up to date, after anything but a write."""
-        # There will be no more room on a closed connection, and nobody to tell of it.
-        gone = self._stream.state >= BROKEN
-        self.above_high_water = not gone and (self._outbox.size >= self._high_water or bool(self._writers))
-
-    def wake_writers(self) -> None:
-        """Let those who wait for room look again at whether they still want it."""
-        if self._writers:
-            self._run_callback(self._writers.wake_all)
-
-    def forget_writers(self) -> None:
-        """In a forked child: those who wait for room are the parent's, and are not to wake."""
-        if self._writers is not None:
-            self._writers.clear()
-
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
         if self._sending:
             # By a signal handler: it may be leaving right now.
             return False
         taken = self._outbox.take_back(number)
-        self.look_for_room()
+        self.writers.look_for_room()
         return taken
 
     def settle(self) -> None:
@@ -259,7 +217,7 @@ class Output:
         self._sending = False
         if self._stream.state >= BROKEN:
             return
-        self.look_for_room()
+        self.writers.look_for_room()
         for watch in self._watches():
             watch.settle()
         if self._transport.ready:
@@ -273,7 +231,7 @@ class Output:
         for watch in self._watches():
             watch.close()
         self._outbox.clear()
-        self.look_for_room()
+        self.writers.look_for_room()
 
     def _watches(self) -> list[Watch]:
         return [watch for watch in (self._stall, self._acknowledge) if watch is not None]
@@ -314,7 +272,7 @@ class Output:
         self._flush_scheduled = False
         if self._outbox:
             self._send_outbox()
-            self.look_for_room()
+            self.writers.look_for_room()
         elif self._transport.wants_write:
             self._send(b"")
         if self._stream.state >= BROKEN:
@@ -324,11 +282,8 @@ class Output:
         elif self._stream.state is CLOSING:
             self._stream.all_sent()
             return
-        while self._writers and self._outbox.size < self._high_water and self._stream.state is not CLOSED:
-            self._writers.wake_next()
-        if self.wants_resume and self._outbox.size < self._high_water:
-            self.wants_resume = False
-            self._owner.resume_writing()
+        if self.writers.line or self.writers.wants_resume:
+            self.writers.let_go_on()
 
     def _send_outbox(self) -> None:
         """Send as much of the outbox as the socket takes."""

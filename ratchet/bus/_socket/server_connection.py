@@ -79,7 +79,7 @@ class ServerConnection:
         return f"<ServerConnection at {id(self):#x}: {waiting}, {self.stream!r}>"
 
     def is_writable(self, request: IncomingRequest) -> bool:
-        if self.stream.output.above_high_water:
+        if self.stream.output.writers.above_high_water:
             return False
         if request.id != PLAIN_ID or self.protocol.kept < self.server.limits.high_water:
             return True
@@ -87,7 +87,7 @@ class ServerConnection:
 
     def send(self, request: IncomingRequest, message: Sequence[bytes]) -> bool:
         frame = self.protocol.response(request.id, message)
-        if self.stream.output.above_high_water and not self._wait_until_writable(request):
+        if self.stream.output.writers.above_high_water and not self._wait_until_writable(request):
             return False
         # The client may have given up while a codec blocked, or while this waited.
         if request.state is not ANSWERING:
@@ -101,7 +101,7 @@ class ServerConnection:
 
     def _wait_until_writable(self, request: IncomingRequest) -> bool:
         """Wait until the client reads; blocks.  False if its time is over before that."""
-        if self.stream.output.wait_for_room("send_response", time_left(request.deadline)):
+        if self.stream.output.writers.wait_for_room("send_response", time_left(request.deadline)):
             return True
         self.give_up(request)
         return False
@@ -129,7 +129,7 @@ class ServerConnection:
         return True
 
     def park(self, request: IncomingRequest) -> None:
-        self.stream.output.wants_resume = True
+        self.stream.output.writers.wants_resume = True
         self.parked[request] = None
 
     def released(self, request: IncomingRequest) -> None:
@@ -183,7 +183,7 @@ class ServerConnection:
     @property
     def _has_too_much(self) -> bool:
         """Whether nothing more is to be read: the client does not read, or too much is held."""
-        return self.stream.output.above_high_water or self._held_size >= self.server.limits.high_water
+        return self.stream.output.writers.above_high_water or self._held_size >= self.server.limits.high_water
 
     @property
     def _has_room(self) -> bool:
@@ -193,7 +193,7 @@ class ServerConnection:
         )
 
     def _let_in(self) -> None:
-        if self.stream.output.above_high_water:
+        if self.stream.output.writers.above_high_water:
             return
         if not self.stream.input.reading:
             # Some of them may have been given up meanwhile.
@@ -297,7 +297,7 @@ class ServerConnection:
 
     def pause_writing(self) -> None:
         # A client that does not read is not read from either.
-        self.stream.output.wants_resume = True
+        self.stream.output.writers.wants_resume = True
         self.stream.input.pause_reading()
 
     def resume_writing(self) -> None:

@@ -145,7 +145,7 @@ class MessageStream:
                 if on_undelivered is not None:
                     self._hub.loop.run_callback(on_undelivered)
         self.abandon()
-        self.output.wake_writers()
+        self.output.writers.wake_soon()
         self._owner.connection_lost(error)
 
     def abandon(self) -> None:
@@ -160,7 +160,7 @@ class MessageStream:
 
     def leave_to_parent(self) -> None:
         """In a forked child: as `abandon`, and who waits to write is the parent's."""
-        self.output.forget_writers()
+        self.output.writers.leave_to_parent()
         self.abandon()
 
     def send_failed(self, error: OSError) -> None:
@@ -198,7 +198,7 @@ class MessageStream:
         self.output.settle()
         if self.state is CLOSED:
             self.abandon()
-            self.output.wake_writers()
+            self.output.writers.wake_soon()
         elif self.state is BROKEN:
             interrupted = ConnectionLost("interrupted")
             if self.input.reading:
