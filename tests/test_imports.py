@@ -79,7 +79,7 @@ ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport tls watch stall delivery acknowledge linger dial listen accept"
-    " interfaces writers output input stream casts plain admission server_connection server failure"
+    " interfaces writers output input stream casts plain admission server_connection server failure loss"
     " client_connection connections client",
     BUS_CORE,
 )

@@ -69,7 +69,7 @@ def new(server: Server) -> New:
 
 def expire(transaction: Transaction) -> None:
     """Let its time be over, and its client ask for the last word."""
-    if not transaction.done and not transaction.is_timed:
+    if transaction.state is WAITING:
         transaction.end_at(0.0)
         wait_until(lambda: transaction.state is not WAITING)
 

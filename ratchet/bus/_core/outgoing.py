@@ -24,6 +24,7 @@ from ratchet import _clock
 from ratchet._loop import Watcher
 from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
+from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Address, Decode
 from ratchet.errors import BusError, BusTimeout, Outcome
@@ -212,11 +213,6 @@ class OutgoingRequest(Generic[Request, Response]):
         if self._seconds > timeout / 2:
             self._seconds = timeout
 
-    @property
-    def is_timed(self) -> bool:
-        """Whether it ends at a deadline."""
-        return self._timer is not None
-
     def _look_again_after(self, seconds: float) -> None:
         """Have `_on_deadline` called once more."""
         before = self._timer
@@ -275,6 +271,15 @@ class OutgoingRequest(Generic[Request, Response]):
             self.error = error
             self._end(FAIL)
             self.route.counters.failed += 1
+
+    def fail_at_server(self, reason: int, texts: ErrorTexts) -> None:
+        """End it in the error that the server tells; does nothing if it has ended."""
+        error = error_from_reason(reason, texts, self.route.server_name)
+        if reason == Reason.CANCELLED and self._timer is not None:
+            # The server saw the request's time end before this side did.
+            self.time_out(error.outcome)
+        else:
+            self.fail(error)
 
     def succeed(self, value: object) -> None:
         """End it in a response; does nothing if that comes too late."""

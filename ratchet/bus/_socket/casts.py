@@ -7,14 +7,18 @@ plain server gives all the same.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import Final
 
 from ratchet import _clock
+from ratchet._log import bus_logger, log_soon
+from ratchet.bus._core.address import format_address
 from ratchet.bus._core.outgoing import AnyOutgoing
 from ratchet.bus._socket.protocol import ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.tls import refused_us
+from ratchet.errors import reason_of
 
 # Seconds without an answer of a plain server, after which no more are waited for.
 _PLAIN_SILENCE: Final = 0.2
@@ -79,7 +83,22 @@ class Casts:
         self._seen_undelivered = self._stream.output.undelivered
         return self._seen_undelivered
 
-    def doubtful(self, error: BaseException | None) -> int:
+    def tell_lost(self, error: BaseException | None) -> int:
+        """Log how many were lost, or may have been, when the connection ends; returns how many."""
+        lost = self._doubtful(error)
+        if lost:
+            self._tell(lost, "the bus was closed" if error is None else reason_of(error))
+        return lost
+
+    def tell_undelivered(self) -> None:
+        """Hub callback: the system could not deliver what had left."""
+        self._tell(1, "it took no more of what was sent")
+
+    def _tell(self, least: int, reason: str) -> None:
+        text = "casts to %s that were lost, or may have been: at least %d; %s"
+        log_soon(bus_logger, logging.WARNING, text, format_address(self._stream.peer), least, reason)
+
+    def _doubtful(self, error: BaseException | None) -> int:
         """How many have not left, or may have been lost on their way, when the connection ends."""
         unsent = self.unsent
         if error is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gevent.hub import get_hub
 
@@ -23,54 +23,25 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.faults import SERVER_DRAINS, Reason, error_from_reason
+from ratchet.bus._core.faults import SERVER_DRAINS, Reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.casts import Casts
-from ratchet.bus._socket.interfaces import CLOSED
+from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner
+from ratchet.bus._socket.loss import fail_closed, fail_lost
 from ratchet.bus._socket.plain import DEFERRED, PlainSender
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.tls import refused_us
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message
 from ratchet.bus.codecs import Decode
-from ratchet.errors import (
-    BusClosed,
-    BusError,
-    ConnectionLost,
-    Outcome,
-    ProtocolError,
-    Rejected,
-    reason_of,
-)
+from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError, Rejected, reason_of
 
 Request = TypeVar("Request")
 
 _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
-
-
-class ClientConnectionOwner(Protocol):
-    """A client, as its connections see it."""
-
-    def on_hello(self, connection: ClientConnection) -> None:
-        """The server has said hello, or anything else that shows it is one without."""
-
-    def is_news(self, reason: str) -> bool:
-        """Whether this reason for not getting on with the server is still to be logged."""
-
-    def on_draining(self, connection: ClientConnection) -> None:
-        """The server takes no more requests on this connection."""
-
-    def on_connection_lost(
-        self, connection: ClientConnection, error: BaseException | None, unsent_casts: int
-    ) -> None:
-        """It is closed.  Called again where it was interrupted."""
-
-    closed: bool
-    """Whether this side has closed it."""
 
 
 class ClientConnection:
@@ -99,7 +70,7 @@ class ClientConnection:
 
     def __init__(
         self,
-        client: ClientConnectionOwner,
+        client: ClientConnectionOwner[ClientConnection],
         transport: Transport,
         peer: Address,
         decode: Decode[Any],
@@ -226,24 +197,6 @@ class ClientConnection:
         self._tell_cancelled(transaction)
         return True
 
-    def fail_all(self, error_type: type[BusError], message: str, cause: BaseException | None) -> None:
-        """End every open transaction in an error that says whether it was sent."""
-        for transaction in list(self.protocol.open.values()):
-            unsent = transaction.frame_number > self.stream.output.sent
-            outcome = self._outcome_of_loss(cause, unsent)
-            error = error_type(message, outcome=outcome)
-            error.__cause__ = cause
-            transaction.fail(error)
-            self.forget(transaction)
-        self.protocol.order.clear()
-
-    def _outcome_of_loss(self, cause: BaseException | None, unsent: bool) -> Outcome:
-        """What is certain about a request when the connection is lost."""
-        if self.protocol.hello is None and cause is not None and refused_us(cause):
-            # A server that let nobody in ran nothing.
-            return Outcome.NOT_RUN
-        return Outcome.NOT_SENT if unsent else Outcome.UNKNOWN
-
     def abort(self) -> int:
         """Close the connection at once; whoever waits gets `BusClosed`.
 
@@ -255,13 +208,8 @@ class ClientConnection:
             self.stream.output.write_last(self.protocol.cancel(list(self.protocol.open)))
         unsent = self.casts.unsent
         self.casts.clear()
-        self.stream.abort(on_undelivered=self._tell_undelivered if self.casts.count else None)
+        self.stream.abort(on_undelivered=self.casts.tell_undelivered if self.casts.count else None)
         return unsent
-
-    def _tell_undelivered(self) -> None:
-        """Hub callback."""
-        text = "casts to %s that were lost, or may have been: at least 1; it took no more of what was sent"
-        log_soon(bus_logger, logging.WARNING, text, self.server_name)
 
     def abandon(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
@@ -270,7 +218,8 @@ class ClientConnection:
         self._window.clear()
         for transaction in self.protocol.open.values():
             transaction.leave_to_parent()
-        self.fail_all(BusClosed, "the request was sent before fork(), by the parent process", None)
+        sent, text = self.stream.output.sent, "the request was sent before fork(), by the parent process"
+        fail_closed(self.protocol, sent, text)
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -328,24 +277,15 @@ class ClientConnection:
                 self.counters.dropped_late += 1
             return
         self.useful = True
-        if transaction.state not in ENDED:
-            # Else it was interrupted before it was taken out.
-            self._end(transaction, reason, parts)
-        self.forget(transaction)
-
-    def _end(self, transaction: AnyOutgoing, reason: int | None, parts: list[bytes]) -> None:
-        """Its answer is an error, or comes when its time is over."""
-        if reason is None:
+        # One that has ended was interrupted before it was taken out.
+        if transaction.state not in ENDED and reason is None:
+            # It comes when the time is over.
             self.counters.dropped_late += 1
             transaction.time_out(Outcome.RAN)
-            return
-        name, text, trace = (part.decode("utf-8", "replace") for part in parts)
-        error = error_from_reason(reason, (name, text, trace), self.server_name)
-        if reason == Reason.CANCELLED and transaction.is_timed:
-            # The server saw the request's time end before this side did.
-            transaction.time_out(error.outcome)
-        else:
-            transaction.fail(error)
+        elif transaction.state not in ENDED and reason is not None:
+            name, text, trace = (part.decode("utf-8", "replace") for part in parts)
+            transaction.fail_at_server(reason, (name, text, trace))
+        self.forget(transaction)
 
     def _on_go_away(self, not_run: list[AnyOutgoing]) -> None:
         """The server drains, and will not run these."""
@@ -388,22 +328,17 @@ class ClientConnection:
                 # It may never say hello: that is like an attempt to connect that fails.
                 level = logging.WARNING
             log_soon(bus_logger, level, "lost the connection to %s: %s", peer, reason)
-        unsent = self.casts.doubtful(error)
-        if unsent:
-            reason = "the bus was closed" if error is None else reason_of(error)
-            text = "casts to %s that were lost, or may have been: at least %d; %s"
-            log_soon(bus_logger, logging.WARNING, text, peer, unsent, reason)
+        lost_casts = self.casts.tell_lost(error)
         self.run_callback(self._window.wake_all)
         self._fail_open(error)
         if client is not None:
-            client.on_connection_lost(self, error, unsent)
+            client.on_connection_lost(self, error, lost_casts)
         self.casts.clear()
 
     def _fail_open(self, error: BaseException | None) -> None:
         """Fail what is open; also a hub callback."""
-        peer, client = self.server_name, self._client()
+        client, peer, sent = self._client(), self.server_name, self.stream.output.sent
         if client is None or client.closed:
-            self.fail_all(BusClosed, f"the bus to {peer} was closed", None)
+            fail_closed(self.protocol, sent, f"the bus to {peer} was closed")
         else:
-            kind = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
-            self.fail_all(kind, f"the connection to {peer} was lost: {reason_of(error)}", error)
+            fail_lost(self.protocol, sent, peer, error)

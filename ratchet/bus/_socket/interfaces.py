@@ -1,4 +1,4 @@
-"""How far a connection has got, and who tells whom: a stream, its two halves and its owner.
+"""How far a connection has got, and who tells whom: a stream, its two halves and its owner; a client.
 
 Nothing here runs.
 """
@@ -6,10 +6,12 @@ Nothing here runs.
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ratchet.bus._socket.wire import Message
 from ratchet.errors import BusError
+
+Connection = TypeVar("Connection", contravariant=True)
 
 
 class StreamState(enum.IntEnum):
@@ -95,3 +97,24 @@ class StreamOwner(Protocol):
 
         Called again where it was interrupted.
         """
+
+
+class ClientConnectionOwner(Protocol[Connection]):
+    """A client, as its connections see it."""
+
+    def on_hello(self, connection: Connection) -> None:
+        """The server has said hello, or anything else that shows it is one without."""
+
+    def is_news(self, reason: str) -> bool:
+        """Whether this reason for not getting on with the server is still to be logged."""
+
+    def on_draining(self, connection: Connection) -> None:
+        """The server takes no more requests on this connection."""
+
+    def on_connection_lost(
+        self, connection: Connection, error: BaseException | None, unsent_casts: int
+    ) -> None:
+        """It is closed.  Called again where it was interrupted."""
+
+    closed: bool
+    """Whether this side has closed it."""
