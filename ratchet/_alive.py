@@ -45,8 +45,6 @@ class LivingScheduler(Living, Protocol):
 class LivingBus(Living, Protocol):
     """A side of a bus, or both."""
 
-    _closed: bool
-
     def close(self) -> None:
         """Close at once; does not block."""
 
@@ -71,6 +69,10 @@ class Register(Generic[Entry]):
         entries = [reference() for reference in self._entries.valuerefs()]
         return [entry for entry in entries if entry is not None]
 
+    def living_on(self, hub: Hub) -> list[Entry]:
+        """All that is alive now and belongs to a hub, oldest first."""
+        return [entry for entry in self.living() if entry._hub is hub]
+
 
 schedulers: Final[Register[LivingScheduler]] = Register()
 buses: Final[Register[LivingBus]] = Register()
@@ -84,4 +86,4 @@ def living() -> list[Living]:
 
 def living_on(hub: Hub) -> list[Living]:
     """List what is alive now and belongs to a hub, in the same order."""
-    return [thing for thing in living() if thing._hub is hub]
+    return [*schedulers.living_on(hub), *buses.living_on(hub), *lingering.living_on(hub)]

@@ -59,7 +59,7 @@ def leave_errors_to_schedulers(hub: Hub) -> None:
 
 def _running_on(hub: Hub) -> _alive.LivingScheduler | None:
     """The oldest scheduler that a greenlet of this hub runs."""
-    for scheduler in _alive.schedulers.living():
-        if scheduler._hub is hub and scheduler.running:
+    for scheduler in _alive.schedulers.living_on(hub):
+        if scheduler.running:
             return scheduler
     return None

@@ -32,6 +32,7 @@ from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
 from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
 from ratchet.bus._core.server import ServerSide
+from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Address, Codec, Encode, client_functions, server_functions
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
@@ -168,7 +169,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     def __repr__(self) -> str:
         return (
-            f"<LocalBus at {id(self):#x}: {self._state},"
+            f"<LocalBus at {id(self):#x}: {self._intake.life.name.lower()},"
             f" queued={len(self._intake.inbox)}, in_flight={len(self._intake.requests.in_flight)}>"
         )
 
@@ -233,10 +234,10 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             self._refuse_sender()
 
     def _refuse_sender(self) -> NoReturn:
-        if self._inherited:
+        if self._intake.life is INHERITED:
             reason = "was made before fork(), by the parent process; the child has to make its own"
             raise BusClosed(f"{self.name} {reason}", outcome=Outcome.NOT_SENT)
-        if self._closed:
+        if self._intake.life is CLOSED:
             raise BusClosed(f"{self.name} is closed", outcome=Outcome.NOT_SENT)
         raise Rejected(SERVER_DRAINS)
 
@@ -247,13 +248,11 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         handles a request in `serve` or `with transaction:` is interrupted.
         Does not block.  Closing twice is fine.
         """
-        check_hub(self._hub, self)
-        self._intake.cut_off = self._intake.cut_off or bool(self._intake.requests.in_flight)
-        self._close_and_tell()
+        super().close()
 
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""
-        self._closed = True
+        self._intake.life = max(self._intake.life, CLOSED)
         casts = self._intake.drop_casts()
         for request in (*self._intake.inbox.close(), *self._intake.requests.in_flight):
             if request.client is None:
@@ -268,11 +267,11 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         try:
-            if error_type is None and not self._closed:
+            if error_type is None and self._intake.life < CLOSED:
                 check_hub(self._hub, self)
                 deadline = deadline_after(checked_limits(None).stall_timeout)
                 unserved_looks = count()
-                self._wait_until("with", lambda: self._casts_are_taken(unserved_looks), deadline)
+                wait_until_done("with", self, lambda: self._casts_are_taken(unserved_looks), deadline)
         finally:
             self.close()
 
@@ -287,7 +286,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         return self._intake.stats(connections=0)
 
     def _settle(self) -> None:
-        if self._closed and not self._inherited:
+        if self._intake.life is CLOSED:
             self._close()
         for request in (*self._intake.inbox, *self._intake.requests.in_flight):
             if request.client is not None:
@@ -297,7 +296,8 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     def _after_fork(self) -> None:
         open_requests = [*self._intake.inbox, *self._intake.requests.in_flight]
         super()._after_fork()
-        self._closed = self._inherited = self._intake.inbox.closed = True
+        self._intake.life = INHERITED
+        self._intake.inbox.closed = True
         for request in open_requests:
             if request.client is not None:
                 request.client.leave_to_parent()

@@ -14,7 +14,6 @@ from ratchet.bus._core.handle import ServerTransaction, receive
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERED, CANCELLED, QUEUED, TAKEN
 from ratchet.bus._core.intake import Intake
-from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Address
 
 
@@ -53,7 +52,7 @@ class Client:
 
 @pytest.fixture
 def intake() -> Intake:
-    return Intake(Owner(), gevent.get_hub(), Counters(), None, None, None, None)
+    return Intake(Owner(), gevent.get_hub(), None, None, None, None)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from ratchet import BusError, NotPaused, Ratchet, thread
 from ratchet import bus as ratchet_bus
 from ratchet._wait import waiting_on
 from ratchet.bus import Limits, codecs
+from ratchet.bus._core.side import OPEN
 from raw_peer import RawPeer
 from robustness.leaks import live_greenlets, open_descriptors
 
@@ -335,7 +336,7 @@ class Serve(BusScene):
 
     def check(self, victim: Victim) -> None:
         wait_until(lambda: self._partner_ended, "the partner")
-        if not self.bus.server._intake.draining:
+        if self.bus.server._intake.life is OPEN:
             super().check(victim)
         assert not self.bus.server._intake.inbox._receivers
         assert not self.bus.server._intake.requests.drained

@@ -20,6 +20,7 @@ from ratchet.bus._core.inbox import Inbox, Named
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import QUEUED
+from ratchet.bus._core.side import OPEN
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Decode
 from ratchet.kernel import Thread
@@ -36,7 +37,7 @@ class Intake:
     Attributes:
         requests: what they share.
         inbox: those that no thread has taken.
-        draining: whether nothing new is let in but what was cast.
+        life: how far the server has got; while it drains, only what was cast is let in.
         cut_off: whether work was left when the bus was closed.
         takers: the threads that may have taken one.
         workers: those of `serve` that are to go on, each with what adds one more to its team.
@@ -46,15 +47,14 @@ class Intake:
         self,
         owner: Named,
         hub: Hub,
-        counters: Counters,
         decode: Decode[Any] | None,
         encode: Callable[[Any], object] | None,
         maxsize: int | None,
         max_queued: int | None,
     ) -> None:
-        self.requests: IncomingRequests[IncomingRequest] = IncomingRequests(hub, counters, decode, encode)
+        self.requests: IncomingRequests[IncomingRequest] = IncomingRequests(hub, Counters(), decode, encode)
         self.inbox: Inbox[IncomingRequest] = Inbox(owner, maxsize, max_queued)
-        self.draining = False
+        self.life = OPEN
         self.cut_off = False
         self.takers: dict[AnyGreenlet, None] = {}
         self.workers: dict[greenlet, Callable[[], object]] = {}

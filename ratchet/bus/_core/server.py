@@ -20,7 +20,7 @@ from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import ServerTransaction, receive
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
-from ratchet.bus._core.side import BusSide
+from ratchet.bus._core.side import CLOSED, DRAINING, OPEN, BusSide
 from ratchet.bus.codecs import Decode
 from ratchet.errors import BusClosed
 from ratchet.kernel import kernel_of
@@ -40,13 +40,9 @@ class ServerSide(BusSide, Generic[Request, Response]):
         max_queued: int | None = None,
     ) -> None:
         super().__init__()
-        self._intake = Intake(self, self._hub, self._counters, decode, encode, maxsize, max_queued)
+        self._intake = Intake(self, self._hub, decode, encode, maxsize, max_queued)
         # The handlers that have called `drain`.
         self._drainers: set[greenlet] = set()
-
-    @property
-    def _state(self) -> str:
-        return "closed" if self._closed else "draining" if self._intake.draining else "open"
 
     def recv_request(
         self, timeout: float | None = None
@@ -147,7 +143,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         team: Team[Request, Response] = Team(self._intake, handler, with_transaction)
         try:
             team.work(workers)
-            while not self._closed:
+            while self._intake.life < CLOSED:
                 # What is answered is still to be sent, or another thread has work.
                 self._intake.requests.drained.wait("serve", self)
         finally:
@@ -210,10 +206,10 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     def _begin_drain(self) -> None:
         """Take no new work; what was cast is kept, to be run."""
-        if self._intake.draining or self._closed:
+        if self._intake.life is not OPEN:
             return
         try:
-            self._intake.draining = True
+            self._intake.life = DRAINING
             self._refuse_new()
             self._intake.refuse_queued()
         except BaseException:
@@ -222,7 +218,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     def _wait_until_finished(self, deadline: float | None) -> bool:
         """Wait until all is answered but the requests of handlers that drain; False when the time is over."""
-        while not self._closed and (
+        while self._intake.life < CLOSED and (
             len(self._intake.inbox)
             or any(request.handler not in self._drainers for request in self._intake.requests.in_flight)
         ):
@@ -234,7 +230,9 @@ class ServerSide(BusSide, Generic[Request, Response]):
         """Wait until all is answered and delivered, and close.  Whether it was."""
         try:
             if self._wait_until_finished(deadline):
-                while not self._closed and (self._intake.requests.in_flight or not self._finished()):
+                while self._intake.life < CLOSED and (
+                    self._intake.requests.in_flight or not self._finished()
+                ):
                     if not self._intake.requests.drained.wait("drain", self, time_left(deadline)):
                         break
         except BaseException:
@@ -251,12 +249,18 @@ class ServerSide(BusSide, Generic[Request, Response]):
     def _refuse_new(self) -> None:
         """Stop taking requests, and tell the clients: a drain begins."""
 
+    def _leaves_work(self) -> bool:
+        """Whether it would be closed before all is answered and delivered."""
+        return bool(self._intake.requests.in_flight)
+
     @abstractmethod
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""
 
-    def _close_and_tell(self) -> None:
-        """Close, and log what was cast and will not be run, or not to its end."""
+    def close(self) -> None:
+        """Close at once, and log what was cast and will not be run, or not to its end."""
+        check_hub(self._hub, self)
+        self._intake.cut_off = self._intake.cut_off or self._leaves_work()
         try:
             current = getcurrent()
             begun = sum(
@@ -276,7 +280,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     def _settle(self) -> None:
         self._intake.settle()
-        if self._intake.draining and not self._closed:
+        if self._intake.life is DRAINING:
             self._refuse_new()
             self._intake.refuse_queued()
 

@@ -1,8 +1,12 @@
-"""Either side of a bus, whatever its kind: open until it is closed, and counted."""
+"""Either side of a bus, whatever its kind: how far it has got, and what is done with all of them.
+
+Where a side keeps its `Life` is its own affair, but it keeps it in one place.
+"""
 
 from __future__ import annotations
 
 import atexit
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
@@ -14,7 +18,7 @@ from ratchet._alive import buses
 from ratchet._interrupts import guard
 from ratchet._wait import suspend
 from ratchet.bus._core.deadline import time_left
-from ratchet.bus._core.stats import Counters, Stats
+from ratchet.bus._core.stats import Stats
 
 # Seconds between two looks at whether something is done, doubled up to the last.
 _FIRST_LOOK: Final = 0.001
@@ -23,15 +27,28 @@ _LAST_LOOK: Final = 0.05
 Self = TypeVar("Self", bound="BusSide")
 
 
+class Life(enum.IntEnum):
+    """How far a side of a bus has got; from `CLOSED` on it is of no use."""
+
+    OPEN = 1
+    """It takes whatever comes."""
+    DRAINING = 2
+    """Nothing new is sent, or taken; what was begun goes on."""
+    CLOSED = 3
+    """It was closed by its own process."""
+    INHERITED = 4
+    """It is the parent's, and this process a forked child; a server may be opened again."""
+
+
+# Module names, because an enum's attribute takes three times as long to read.
+OPEN, DRAINING, CLOSED, INHERITED = Life
+
+
 class BusSide(ABC):
     """One side of a bus, of the OS thread that made it.  `with bus:` closes it on leaving."""
 
     def __init__(self) -> None:
         self._hub: Hub = get_hub()
-        self._counters = Counters()
-        self._closed = False
-        # This process is a forked child, and the bus was made by its parent.
-        self._inherited = False
         guard(self._hub)
         buses.add(self)
 
@@ -62,17 +79,6 @@ class BusSide(ABC):
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(f"{self!r} cannot be copied or pickled")
 
-    def _wait_until(self, call: str, condition: Callable[[], bool], deadline: float | None) -> bool:
-        """Look again and again, because nobody tells; blocks.  False when the time is over."""
-        look = _FIRST_LOOK
-        while not condition():
-            left = time_left(deadline)
-            if self._closed or left == 0:
-                return False
-            suspend(Waiter(), call, self, look if left is None else min(look, left))
-            look = min(2 * look, _LAST_LOOK)
-        return True
-
     def __enter__(self: Self) -> Self:
         return self
 
@@ -82,11 +88,25 @@ class BusSide(ABC):
         self.close()
 
 
+def wait_until_done(call: str, bus: BusSide, is_done: Callable[[], bool], deadline: float | None) -> bool:
+    """Look again and again, because nobody tells; blocks.  False when the time is over.
+
+    What `call` waits for on a bus has to be done once that is closed.
+    """
+    look = _FIRST_LOOK
+    while not is_done():
+        left = time_left(deadline)
+        if left == 0:
+            return False
+        suspend(Waiter(), call, bus, look if left is None else min(look, left))
+        look = min(2 * look, _LAST_LOOK)
+    return True
+
+
 def _close_all() -> None:
     """Hand over what was cast as far as possible, and log what was not run: the program ends."""
-    for bus in buses.living():
-        if bus._hub is get_hub() and not bus._closed:
-            bus.close()
+    for bus in buses.living_on(get_hub()):
+        bus.close()
     for act in _last_acts:
         act()
 

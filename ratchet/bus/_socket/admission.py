@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.side import DRAINING
 
 
 class Reader(Protocol):
@@ -47,7 +48,7 @@ class Admission(Generic[Connection]):
 
     def enqueue(self, request: IncomingRequest) -> None:
         """Let a thread take a request that has come."""
-        if self.inbox.closed or (self.intake.draining and not request.one_way):
+        if self.inbox.closed or (self.intake.life is DRAINING and not request.one_way):
             request.refuse_draining()
             self.lost_casts += request.one_way
         else:

@@ -32,7 +32,8 @@ from ratchet.bus._core.deadline import (
 )
 from ratchet.bus._core.faults import check_size, encode_metadata
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.stats import Stats
+from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
+from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.connections import CASTS_NOT_SENT, Connections
@@ -69,6 +70,7 @@ class ClientBus(ClientSide[Request, Response]):
         begin: Callable[[Connections], object],
     ) -> None:
         super().__init__()
+        self._counters = Counters()
         self._peer = format_address(peer)
         self._encode = encode
         self._limits = limits
@@ -81,10 +83,8 @@ class ClientBus(ClientSide[Request, Response]):
         return self._peer
 
     def __repr__(self) -> str:
-        if self._closed:
-            state = "closed"
-        elif self._connections.draining:
-            state = "draining"
+        if self._connections.life is not OPEN:
+            state = self._connections.life.name.lower()
         elif self._connections.current is not None:
             state = "connected"
         else:
@@ -151,11 +151,11 @@ class ClientBus(ClientSide[Request, Response]):
         check_hub(self._hub, self)
         check_timeout(timeout)
         check_may_wait("drain")
-        if self._inherited:
+        if self._connections.life is INHERITED:
             self._check_open()
         deadline = deadline_after(timeout)
         self._connections.begin_drain()
-        quiet = self._wait_until("drain", self._is_quiet, deadline)
+        quiet = wait_until_done("drain", self, self._is_quiet, deadline)
         unsent = self._close()
         return quiet and not unsent and not self._connections.lost_casts
 
@@ -174,18 +174,17 @@ class ClientBus(ClientSide[Request, Response]):
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         try:
-            if error_type is None and not self._closed:
+            if error_type is None and self._connections.life < CLOSED:
                 check_hub(self._hub, self)
-                self._wait_until(
-                    "with", self._casts_are_delivered, deadline_after(self._limits.stall_timeout)
-                )
+                deadline = deadline_after(self._limits.stall_timeout)
+                wait_until_done("with", self, self._casts_are_delivered, deadline)
         finally:
             self.close()
 
     def __del__(self) -> None:
         # Nobody can call it any more, and no request is open.
         connections: Connections | None = getattr(self, "_connections", None)
-        if connections is None or self._closed or not (connections.all or connections.dialer):
+        if connections is None or connections.life >= CLOSED or not (connections.all or connections.dialer):
             return
         loop: Any = self._hub.loop
         if loop is not None:
@@ -201,18 +200,16 @@ class ClientBus(ClientSide[Request, Response]):
         )
 
     def _after_fork(self) -> None:
-        self._inherited = self._closed = True
         self._connections.leave_to_parent()
 
     def _settle(self) -> None:
-        if self._closed and not self._inherited:
+        if self._connections.life is CLOSED:
             self._connections.close()
         self._connections.settle()
 
     def _close(self) -> int:
         """Close, and return how many casts have not left."""
         try:
-            self._closed = True
             unsent = self._connections.close()
         except BaseException:
             settle_soon(self._hub)
@@ -281,12 +278,12 @@ class ClientBus(ClientSide[Request, Response]):
 
     def _check_open(self) -> None:
         """Refuse to go on with a bus that is closed, or about to be."""
-        if self._inherited:
+        life = self._connections.life
+        if life is INHERITED:
             reason = "was made before fork(), by the parent process; the child has to make its own"
             raise BusClosed(f"the bus to {self._peer} {reason}", outcome=Outcome.NOT_SENT)
-        if self._closed or self._connections.draining:
-            state = "closed" if self._closed else "draining"
-            raise BusClosed(f"the bus to {self._peer} is {state}", outcome=Outcome.NOT_SENT)
+        if life is not OPEN:
+            raise BusClosed(f"the bus to {self._peer} is {life.name.lower()}", outcome=Outcome.NOT_SENT)
 
     def _check_hope(self) -> None:
         """Refuse to wait for a connection that will never be; see to it that one is being made."""

@@ -20,6 +20,7 @@ from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.side import Life
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dial, Dialer
@@ -40,8 +41,7 @@ class Connections:
         all: those that are open.
         dialer: makes the next one; None for a client on a single socket.
         failure: why there is none.
-        closed: whether the client is closed.
-        draining: whether nothing new is sent.
+        life: how far the client has got.
         lost_casts: casts that went down with a connection.
         senders: the threads that wait to send.
         greeters: those that wait for the server's hello.
@@ -60,8 +60,7 @@ class Connections:
         self.all: dict[ClientConnection, None] = {}
         self.dialer: Dialer | None = None
         self.failure = Failure(self._server)
-        self.closed = False
-        self.draining = False
+        self.life = Life.OPEN
         self.lost_casts = 0
         self.senders = WaitQueue()
         self.greeters = WaitQueue()
@@ -90,7 +89,7 @@ class Connections:
             if self._plain:
                 # A plain server says no hello: that it lets this side connect is enough.
                 self.failure.is_over()
-            if not self.failure.final and not self.draining:
+            if not self.failure.final and self.life is Life.OPEN:
                 self.current = connection
         except BaseException:
             if connection is None:
@@ -108,7 +107,7 @@ class Connections:
 
     def begin_drain(self) -> None:
         """Send nothing new.  What is open keeps its connection; nothing new gets one."""
-        self.draining = True
+        self.life = max(self.life, Life.DRAINING)
         self.current = None
         if self.dialer is not None:
             self.dialer.stop()
@@ -116,7 +115,7 @@ class Connections:
 
     def close(self) -> int:
         """Close them all, and return how many casts have not left; also from a hub callback."""
-        self.closed = True
+        self.life = max(self.life, Life.CLOSED)
         if self.dialer is not None:
             self.dialer.stop()
         self.wake_waiters()
@@ -130,7 +129,7 @@ class Connections:
 
     def leave_to_parent(self) -> None:
         """In a forked child: they are the parent's."""
-        self.closed = True
+        self.life = Life.INHERITED
         self.senders.clear()
         self.greeters.clear()
         if self.dialer is not None:
@@ -165,13 +164,17 @@ class Connections:
 
     # See `ClientConnectionOwner`.
 
+    @property
+    def closed(self) -> bool:
+        return self.life >= Life.CLOSED
+
     def is_news(self, reason: str) -> bool:
         return self.failure.is_news(reason)
 
     def on_hello(self, connection: ClientConnection) -> None:
         if connection in self.all and connection.protocol.state is not DRAINING:
             self.failure.is_over()
-            if self.current is None and not self.draining:
+            if self.current is None and self.life is Life.OPEN:
                 self.current = connection
         self.wake_waiters()
 
@@ -199,5 +202,5 @@ class Connections:
         self.all.pop(connection, None)
 
     def _dial_again(self) -> None:
-        if self.dialer is not None and not self.draining:
+        if self.dialer is not None and self.life is Life.OPEN:
             self.dialer.start()

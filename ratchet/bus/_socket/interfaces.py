@@ -116,5 +116,6 @@ class ClientConnectionOwner(Protocol[Connection]):
     ) -> None:
         """It is closed.  Called again where it was interrupted."""
 
-    closed: bool
-    """Whether this side has closed it."""
+    @property
+    def closed(self) -> bool:
+        """Whether this side has closed it."""

@@ -20,6 +20,7 @@ from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.server import ServerSide
+from ratchet.bus._core.side import CLOSED, INHERITED, OPEN
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.accept import Exhausted, Listener, NotListening
@@ -71,7 +72,7 @@ class ServerBus(ServerSide[Request, Response]):
 
     def __repr__(self) -> str:
         return (
-            f"<ServerBus at {id(self):#x} on {self.name}: {self._state},"
+            f"<ServerBus at {id(self):#x} on {self.name}: {self._intake.life.name.lower()},"
             f" connections={len(self._admission.connections)}, queued={len(self._intake.inbox)},"
             f" in_flight={len(self._intake.requests.in_flight)}>"
         )
@@ -90,16 +91,17 @@ class ServerBus(ServerSide[Request, Response]):
         Closing twice is fine.
         """
         check_hub(self._hub, self)
-        if self._closed:
-            return
-        self._intake.cut_off = bool(self._intake.requests.in_flight) or any(
+        if self._intake.life is not CLOSED:
+            super().close()
+
+    def _leaves_work(self) -> bool:
+        return super()._leaves_work() or any(
             connection.stream.output.undelivered for connection in self._admission.connections
         )
-        self._close_and_tell()
 
     def _close(self) -> int:
         """Close, and return how many casts will not be run; also from a hub callback."""
-        self._closed = True
+        self._intake.life = CLOSED
         self._stop_accepting()
         for connection in list(self._admission.connections):
             connection.stream.abort()
@@ -119,7 +121,7 @@ class ServerBus(ServerSide[Request, Response]):
         return self._intake.stats(len(self._admission.connections), parked)
 
     def _settle(self) -> None:
-        if self._closed:
+        if self._intake.life is CLOSED:
             self._close()
         for connection in list(self._admission.connections):
             connection.settle()
@@ -138,19 +140,19 @@ class ServerBus(ServerSide[Request, Response]):
             self._retry.close()
             self._acceptor = None
             # Dead, until `_revive`.
-            self._intake.inbox.closed = self._inherited = True
+            self._intake.inbox.closed = True
+            self._intake.life = INHERITED
 
     def _revive(self) -> None:
-        if self._inherited:
-            if self._closed:
-                raise BusClosed(f"{self.name} is closed", outcome=Outcome.NOT_RUN)
+        if self._intake.life is INHERITED:
             if not self._listener.listens:
                 raise BusClosed(
                     f"{self.name} was closed by the process that opened it", outcome=Outcome.NOT_RUN
                 )
             self._listener.share()
             self._start_accepting()
-            self._intake.inbox.closed = self._inherited = False
+            self._intake.inbox.closed = False
+            self._intake.life = OPEN
 
     def _finished(self) -> bool:
         if self._intake.requests.in_flight:

@@ -22,6 +22,7 @@ from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERING, OPEN
+from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.interfaces import CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
@@ -249,7 +250,7 @@ class ServerConnection:
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
-            let_in = self.server.intake.draining or (not self._held and self._has_room)
+            let_in = self.server.intake.life is DRAINING or (not self._held and self._has_room)
             self._unfinished[event] = None
             if let_in:
                 self.server.enqueue(event)
