@@ -18,20 +18,19 @@ from gevent.hub import Hub
 from greenlet import GreenletExit, greenlet
 
 from ratchet import _alive
-from ratchet._interrupts import settle_soon
+from ratchet._interrupts import HandleError, settle_soon, wrap_error_handler
 from ratchet._thread import ScheduledThread
 
 _quiet_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def leave_errors_to_schedulers(hub: Hub) -> None:
-    """Let the errors of threads and of the hub's callbacks come out of `loop()`, instead of being printed.
+    """Let the errors of threads and of the hub's callbacks come out of `loop()`, instead of being printed."""
+    wrap_error_handler(hub, _routing, _quiet_hubs)
 
-    Setting `handle_error` on the hub is gevent's own hook for this.
-    """
-    if hub in _quiet_hubs:
-        return
-    inner = hub.handle_error
+
+def _routing(hub: Hub, inner: HandleError) -> HandleError:
+    """The handler of a hub that has schedulers."""
 
     def handle_error(
         context: object, kind: type[BaseException], value: Any, tb: TracebackType | None
@@ -53,8 +52,7 @@ def leave_errors_to_schedulers(hub: Hub) -> None:
                 settle_soon(hub)
                 scheduler.take_error(BaseException.with_traceback(value, tb))
 
-    setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
-    _quiet_hubs.add(hub)
+    return handle_error
 
 
 def _running_on(hub: Hub) -> _alive.LivingScheduler | None:

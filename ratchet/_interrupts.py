@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any, TypeAlias
 
 from gevent.hub import Hub
 from greenlet import greenlet
@@ -26,31 +28,42 @@ from greenlet import greenlet
 from ratchet._alive import living_on
 from ratchet._log import log_soon, logger
 
+HandleError: TypeAlias = Callable[[object, type[BaseException], Any, TracebackType | None], object]
+"""Takes where an error was raised, its type, the error and its traceback."""
+
 _guarded: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 
 def guard(hub: Hub) -> None:
-    """Settle everything on `hub` whenever one of its callbacks has raised.
+    """Settle everything on `hub` whenever one of its callbacks has raised."""
+    wrap_error_handler(hub, _settling, _guarded)
 
-    Setting `handle_error` on the hub is gevent's own hook for this.
-    """
-    if hub in _guarded:
-        return
-    inner = hub.handle_error
+
+def _settling(hub: Hub, inner: HandleError) -> HandleError:
+    """The handler of a hub that is guarded."""
 
     def handle_error(
-        context: object,
-        type: type[BaseException],
-        value: BaseException | str | None,
-        tb: TracebackType | None,
+        context: object, kind: type[BaseException], value: Any, tb: TracebackType | None
     ) -> None:
         if not isinstance(context, greenlet):
             # First, because the inner handler may not return before the next turn.
             settle_soon(hub)
-        inner(context, type, value, tb)
+        inner(context, kind, value, tb)
 
-    setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
-    _guarded.add(hub)
+    return handle_error
+
+
+def wrap_error_handler(
+    hub: Hub, wrap: Callable[[Hub, HandleError], HandleError], wrapped: weakref.WeakSet[Hub]
+) -> None:
+    """Put a handler of ours, which `wrap` makes, around that of a hub; once, so `wrapped` notes it.
+
+    Setting `handle_error` on the hub is gevent's own hook for this.
+    """
+    if hub not in wrapped:
+        handle_error = wrap(hub, hub.handle_error)
+        setattr(hub, "handle_error", handle_error)  # noqa: B010  # mypy refuses the assignment
+        wrapped.add(hub)
 
 
 def settle_soon(hub: Hub) -> None:
