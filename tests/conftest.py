@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from helpers import active_watchers, wait_until
+from helpers import LONG, active_watchers, wait_until
 from ratchet import _pause, _sigwait, _turns, kernel
 
 
@@ -57,3 +59,25 @@ def hits() -> Iterator[list[int]]:
     yield caught
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for socket files, and the working one: a socket's path must be short."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sockets() -> Iterator[Callable[[Any], Any]]:
+    """Closes what is passed to it at the end of the test."""
+    opened: list[Any] = []
+
+    def remember(opened_socket: Any) -> Any:
+        opened_socket.settimeout(LONG)
+        opened.append(opened_socket)
+        return opened_socket
+
+    yield remember
+    for each in opened:
+        each.close()
