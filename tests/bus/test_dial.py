@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
 from gevent import socket
 
 from certificates import client_context
 from endpoints import at, exchange, fill_backlog, listen, needs_ipv6
-from helpers import LONG, active_watchers, output_of, wait_until
-from ratchet.bus._core.address import TcpEndpoint
-from ratchet.bus._socket.dial import dial
+from helpers import LONG, active_watchers, output_of, turns, wait_until
+from ratchet.bus._core.address import Address, TcpEndpoint
+from ratchet.bus._socket.dial import Dialer, dial
 from ratchet.bus._socket.tls import will_never_work
+from ratchet.bus._socket.transport import Transport
 from robustness.leaks import open_descriptors
 
 
@@ -100,8 +103,8 @@ def test_a_number_with_a_scope_needs_no_resolver(resolver: Resolver) -> None:
 def test_a_forked_child_dials_numbers_and_listens_on_them_although_its_threads_are_gone() -> None:
     program = """
     import os, gevent
-    from ratchet.bus._core.address import TcpEndpoint
-    from ratchet.bus._socket.dial import dial
+    from ratchet.bus._core.address import Address, TcpEndpoint
+    from ratchet.bus._socket.dial import Dialer, dial
     from ratchet.bus._socket.listen import open_listener
 
     listener, _ = open_listener(TcpEndpoint("localhost", 0))  # starts the threads of the resolver
@@ -241,3 +244,142 @@ def test_the_whole_handshake_is_bounded_in_time_and_not_each_step(
         dial(TcpEndpoint(*listener.getsockname()), client_context())
     dripping.get(timeout=LONG)
     assert active_watchers() <= before
+
+
+# Again and again
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+class Client:
+    """Notes what a dialer tells it."""
+
+    def __init__(self) -> None:
+        self.used: list[tuple[Transport, Address]] = []
+        self.failures: list[Exception] = []
+
+    def use(self, transport: Transport, peer: Address) -> None:
+        self.used.append((transport, peer))
+
+    def on_dial_failed(self, error: Exception) -> None:
+        self.failures.append(error)
+
+
+class Network:
+    """Connects, or fails in what is told it, and counts the attempts."""
+
+    def __init__(self, *failures: BaseException) -> None:
+        self.failures = list(failures)
+        self.attempts = 0
+        self.reachable = gevent.event.Event()
+        self.reachable.set()
+        self.transports: list[Transport] = []
+
+    def dial(self) -> tuple[Transport, Address]:
+        self.attempts += 1
+        self.reachable.wait(LONG)
+        if self.failures:
+            raise self.failures.pop(0)
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        self.transports.append(Transport(ours))
+        return self.transports[-1], ("server", 1)
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture(autouse=True)
+def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratchet.bus._socket.dial._FIRST_BACK_OFF", 0.001)
+
+
+def close_all(network: Network) -> None:
+    for transport in network.transports:
+        transport.close()
+
+
+def test_a_dialer_tries_until_there_is_a_connection_and_no_longer(client: Client) -> None:
+    failures = [ConnectionRefusedError(1), TimeoutError(2), ValueError(3)]
+    network = Network(*failures)
+    dialer = Dialer(client, network.dial)
+    dialer.start()
+    dialer.start()
+    wait_until(lambda: client.used)
+    turns()
+    assert client.failures == failures
+    assert network.attempts == 4
+    assert client.used == [(network.transports[0], ("server", 1))]
+    close_all(network)
+
+
+def test_the_pause_before_an_attempt_doubles_and_is_bounded(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratchet.bus._socket.dial._LAST_BACK_OFF", 0.004)
+    network = Network(*[ConnectionRefusedError() for _ in range(4)])
+    seen: list[float] = []
+
+    def dial_and_note() -> tuple[Transport, Address]:
+        seen.append(dialer.back_off)
+        return network.dial()
+
+    dialer = Dialer(client, dial_and_note)
+    dialer.start()
+    wait_until(lambda: client.used)
+    assert seen == [0.001, 0.002, 0.004, 0.004, 0.004]
+    close_all(network)
+
+
+def test_a_dialer_connects_once_more_when_it_is_started_again(client: Client) -> None:
+    network = Network()
+    dialer = Dialer(client, network.dial)
+    for count in (1, 2):
+        dialer.start()
+        wait_until(lambda: len(client.used) == count)  # noqa: B023
+    close_all(network)
+
+
+def test_a_dialer_that_is_stopped_makes_no_more_attempts(client: Client) -> None:
+    network = Network()
+    network.reachable.clear()
+    dialer = Dialer(client, network.dial)
+    dialer.start()
+    wait_until(lambda: network.attempts)
+    dialer.stop()
+    network.reachable.set()
+    dialer.start()
+    turns()
+    assert network.attempts == 1
+    assert not client.used
+    assert not client.failures
+
+
+def test_a_client_that_nobody_refers_to_ends_its_dialer(client: Client) -> None:
+    network = Network(ConnectionRefusedError())
+    network.reachable.clear()
+    dropped = Client()
+    reference = weakref.ref(dropped)
+    Dialer(dropped, network.dial).start()
+    wait_until(lambda: network.attempts)
+    del dropped
+    assert reference() is None
+    network.reachable.set()
+    turns()
+    assert network.attempts == 1
+
+
+def test_what_strikes_an_attempt_does_not_end_the_attempts(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = Network(Interrupt())
+    Dialer(client, network.dial).start()
+    wait_until(lambda: client.used)
+    assert network.attempts == 2
+    assert client.failures == []
+    assert "Interrupt" in capsys.readouterr().err
+    close_all(network)

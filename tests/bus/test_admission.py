@@ -1,0 +1,112 @@
+"""Which requests of its clients a server lets in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import pytest
+
+from ratchet.bus import Limits
+from ratchet.bus._core.faults import ErrorTexts, Reason
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.intake import Intake
+from ratchet.bus._core.side import DRAINING
+from ratchet.bus._socket.admission import Admission
+from ratchet.bus.codecs import Address
+
+
+class Owner:
+    name = "the bus"
+
+
+class Connection:
+    """A client's connection: the way of its answers, and a reader."""
+
+    in_process = False
+    peer: Address = ("client", 1)
+
+    def __init__(self) -> None:
+        self.reasons: list[Reason] = []
+        self.reads = 0
+
+    def is_writable(self, request: IncomingRequest) -> bool:
+        return True
+
+    def park(self, request: IncomingRequest) -> None:
+        """Not called, as the next one."""
+
+    def give_up(self, request: IncomingRequest) -> None:
+        """Not called."""
+
+    def released(self, request: IncomingRequest) -> None:
+        """Its client has nothing more to wait for."""
+
+    def send(self, request: IncomingRequest, message: Any) -> bool:
+        return True
+
+    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+        self.reasons.append(reason)
+        return True
+
+    def read_or_not(self) -> None:
+        self.reads += 1
+
+
+@pytest.fixture
+def admission() -> Admission[Connection]:
+    return Admission(Intake(Owner(), gevent.get_hub(), None, None, None, None), Limits())
+
+
+@pytest.fixture
+def connection(admission: Admission[Connection]) -> Connection:
+    connection = Connection()
+    admission.connections[connection] = None
+    return connection
+
+
+def come(admission: Admission[Connection], connection: Connection, *, one_way: bool) -> IncomingRequest:
+    """Let a request, or a cast, come."""
+    request = IncomingRequest(admission.requests, connection, [b"question"], one_way, None)
+    admission.enqueue(request)
+    return request
+
+
+def test_what_comes_is_queued_in_order(admission: Admission[Connection], connection: Connection) -> None:
+    came = [come(admission, connection, one_way=one_way) for one_way in (False, True, False)]
+    assert list(admission.inbox) == came
+    admission.dequeue(came[:1])
+    assert list(admission.inbox) == came[1:]
+    admission.dequeue([])
+    assert list(admission.inbox) == came[1:]
+
+
+def test_a_server_that_drains_lets_casts_in_and_refuses_requests(
+    admission: Admission[Connection], connection: Connection
+) -> None:
+    admission.intake.life = DRAINING
+    come(admission, connection, one_way=False)
+    cast = come(admission, connection, one_way=True)
+    assert list(admission.inbox) == [cast]
+    assert connection.reasons == [Reason.DRAINING]
+    assert admission.lost_casts == 0
+
+
+def test_a_cast_that_comes_too_late_for_a_drain_is_counted_as_lost(
+    admission: Admission[Connection], connection: Connection
+) -> None:
+    admission.inbox.close()
+    come(admission, connection, one_way=False)
+    come(admission, connection, one_way=True)
+    assert list(admission.inbox) == []
+    assert connection.reasons == [Reason.DRAINING]
+    assert admission.lost_casts == 1
+
+
+def test_every_connection_reads_on_when_there_is_room(
+    admission: Admission[Connection], connection: Connection
+) -> None:
+    other = Connection()
+    admission.connections[other] = None
+    admission.let_in()
+    assert (connection.reads, other.reads) == (1, 1)
