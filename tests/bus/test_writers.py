@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from helpers import LONG, turns, wait_until
+from ratchet._loop import loop_of
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, OPEN, StreamState
 from ratchet.bus._socket.outbox import Outbox
 from ratchet.bus._socket.writers import Writers
@@ -55,8 +56,7 @@ class Line:
         self.stream = Stream()
         self.owner = Owner()
         self.outbox = Outbox()
-        run_callback = gevent.get_hub().loop.run_callback
-        self.writers = Writers(self.stream, self.owner, self.outbox, HIGH_WATER, run_callback)
+        self.writers = Writers(self.stream, self.owner, self.outbox, HIGH_WATER, loop_of(gevent.get_hub()))
 
     def fill(self) -> None:
         """Write as much as may be unsent."""

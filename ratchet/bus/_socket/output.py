@@ -15,7 +15,6 @@ what is received on it, is the affair of `stream`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Final
 
 from gevent.hub import get_hub
@@ -56,7 +55,6 @@ class Output:
         "_loop",
         "_outbox",
         "_peer",
-        "_run_callback",
         "_sending",
         "_stall",
         "_stream",
@@ -75,11 +73,10 @@ class Output:
         self._limits = limits
         self._peer = peer
         self._loop = loop_of(get_hub())
-        self._run_callback: Callable[..., object] = self._loop.run_callback
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._outbox = Outbox()
-        self.writers = Writers(stream, owner, self._outbox, limits.high_water, self._run_callback)
+        self.writers = Writers(stream, owner, self._outbox, limits.high_water, self._loop)
         # The turn of the loop in which a frame was last tried at once.
         self._turn = -1
         self._flush_scheduled = False
@@ -155,7 +152,7 @@ class Output:
         return self._writer is not None and self._writer.active
 
     def _schedule_flush(self) -> None:
-        self._run_callback(self._flush_turn)
+        self._loop.run_callback(self._flush_turn)
         self._flush_scheduled = True
 
     def _log_frame(self, frame: Frame) -> None:

@@ -7,8 +7,7 @@ called once when there is room.  How frames leave is the affair of `output`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from ratchet._loop import Loop
 from ratchet._wait import WaitQueue
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Outbox
@@ -25,9 +24,9 @@ class Writers:
     """
 
     __slots__ = (
+        "_loop",
         "_outbox",
         "_owner",
-        "_run_callback",
         "_stream",
         "above_high_water",
         "high_water",
@@ -41,12 +40,12 @@ class Writers:
         owner: StreamOwner,
         outbox: Outbox,
         high_water: int,
-        run_callback: Callable[..., object],
+        loop: Loop,
     ) -> None:
         self._stream = stream
         self._owner = owner
         self._outbox = outbox
-        self._run_callback = run_callback
+        self._loop = loop
         self.high_water = high_water
         self.above_high_water = False
         # Made on first use: most connections never need it.
@@ -89,7 +88,7 @@ class Writers:
     def wake_soon(self) -> None:
         """Let those who wait look again at whether they still want room."""
         if self.line:
-            self._run_callback(self.line.wake_all)
+            self._loop.run_callback(self.line.wake_all)
 
     def leave_to_parent(self) -> None:
         """In a forked child: those who wait are the parent's, and are not to wake."""
