@@ -46,7 +46,7 @@ def test_what_no_attempt_fixes_is_final_until_the_server_lets_this_side_in(
     assert failure.final is True
     assert failure.hopeless().outcome is outcome
     assert failure.lost().outcome is outcome
-    failure.is_over()
+    failure.clear()
     assert failure.final is False
 
 
@@ -72,11 +72,11 @@ def test_a_server_that_says_no_hello_is_named_as_that() -> None:
     assert "does not say hello" in str(Failure("server:1").not_connected(1, silent=True))
 
 
-def test_a_reason_is_news_once_until_another_one_comes_or_it_is_over() -> None:
+def test_a_reason_is_told_once_until_another_one_comes_or_it_is_cleared() -> None:
     failure = Failure("server:1")
-    assert [failure.is_news(reason) for reason in ("a", "a", "b", "a")] == [True, False, True, True]
-    failure.is_over()
-    assert failure.is_news("a") is True
+    assert [failure.note_told(reason) for reason in ("a", "a", "b", "a")] == [True, False, True, True]
+    failure.clear()
+    assert failure.note_told("a") is True
 
 
 def test_a_connection_that_this_side_closes_afterwards_leaves_the_final_reason() -> None:

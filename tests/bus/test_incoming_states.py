@@ -5,10 +5,10 @@ from __future__ import annotations
 from ratchet.bus._core.incoming_states import (
     ANSWERED,
     LATE,
-    OPEN,
     QUEUED,
     TRANSITIONS,
     UNANSWERED,
+    UNENDED,
     Event,
     State,
 )
@@ -21,7 +21,7 @@ def test_every_state_is_reached_and_the_last_ones_are_not_left() -> None:
 
 
 def test_an_open_request_is_one_that_may_still_be_cancelled() -> None:
-    assert {state for state, event in TRANSITIONS if event is Event.CANCEL} == set(OPEN)
+    assert {state for state, event in TRANSITIONS if event is Event.CANCEL} == set(UNENDED)
 
 
 def test_an_unanswered_request_is_one_that_its_thread_may_answer() -> None:

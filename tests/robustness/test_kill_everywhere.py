@@ -339,7 +339,7 @@ class Serve(BusScene):
         if self.bus.server._intake.life is OPEN:
             super().check(victim)
         assert not self.bus.server._intake.inbox._receivers
-        assert not self.bus.server._intake.requests.drained
+        assert not self.bus.server._intake.requests.drain_waiters
 
 
 class Drain(BusScene):
@@ -359,7 +359,7 @@ class Drain(BusScene):
     def check(self, victim: Victim) -> None:
         assert self.sent.recv_response(LONG) == "answer"
         assert self.bus.server.drain(LONG) is True
-        assert not self.bus.server._intake.requests.drained
+        assert not self.bus.server._intake.requests.drain_waiters
 
 
 class DrainInTime(Drain):

@@ -41,11 +41,11 @@ from ratchet.bus._core.incoming_states import (
     FAIL,
     HANDED_OVER,
     LATE,
-    OPEN,
     QUEUED,
     TAKEN,
     TAKEN_BACK,
     TRANSITIONS,
+    UNENDED,
 )
 from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
 from ratchet.errors import AlreadyAnswered
@@ -259,7 +259,7 @@ class IncomingRequest:
         Does not block, also from a hub callback.
         """
         queued = self.state is QUEUED
-        if self.state in OPEN:
+        if self.state in UNENDED:
             if self.handler is not None:
                 self.requests.interrupt_soon(self)
             self.state = TRANSITIONS[self.state, CANCEL]
@@ -326,12 +326,12 @@ class IncomingRequest:
 
     def leave_to_parent(self) -> None:
         """Leave it alone in a forked child: the parent answers it."""
-        if self.state in OPEN:
+        if self.state in UNENDED:
             self.state = TRANSITIONS[self.state, CANCEL]
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
-        if self.state not in OPEN:
+        if self.state not in UNENDED:
             self._release()
         if self._timer is not None and not self._timer.active:
             # It has rung, and what it was for was interrupted.
@@ -345,6 +345,6 @@ class IncomingRequest:
         if not self.route.in_process:
             self.route.released(self)
         requests = self.requests
-        if requests.drained:
+        if requests.drain_waiters:
             requests.wake_drain()
         requests.in_flight.pop(self, None)

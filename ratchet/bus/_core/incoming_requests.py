@@ -75,7 +75,7 @@ class IncomingRequests(Generic[Request]):
     Attributes:
         in_flight: those that a thread has taken and that are open.
         to_interrupt: those whose handler is to be interrupted.
-        drained: the threads that wait until none is in flight.
+        drain_waiters: the threads that wait until none is in flight.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class IncomingRequests(Generic[Request]):
         self.to_interrupt: dict[Request, None] = {}
         # Those that nobody holds any more.
         self._dropped: deque[Request] = deque()
-        self.drained = WaitQueue()
+        self.drain_waiters = WaitQueue()
 
     def wake_drain(self) -> None:
         """Wake those who drain: a request has left `in_flight`, or a connection is gone."""
-        self.run_callback(self.drained.wake_all)
+        self.run_callback(self.drain_waiters.wake_all)
 
     def drop(self, request: Request) -> None:
         """Abandon a request that nobody holds any more; may be called in any OS thread."""
@@ -132,7 +132,7 @@ class IncomingRequests(Generic[Request]):
         self.in_flight.clear()
         self.to_interrupt.clear()
         self._dropped.clear()
-        self.drained.clear()
+        self.drain_waiters.clear()
 
     def _abandon_dropped(self) -> None:
         """Hub callback: tell the clients of requests that nobody holds any more."""

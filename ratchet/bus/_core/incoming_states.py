@@ -69,7 +69,7 @@ BEING_ANSWERED: Final = TRANSITIONS[TAKEN, ANSWER]
 HANDED_OVER: Final = TRANSITIONS[ANSWERING, HAND_OVER]
 TAKEN_BACK: Final = TRANSITIONS[ANSWERING, TAKE_BACK]
 
-# Where it has no answer, and one is wanted.
-OPEN: Final = (QUEUED, TAKEN, ANSWERING)
+# Where it has not ended.
+UNENDED: Final = (QUEUED, TAKEN, ANSWERING)
 # Where the thread that has it is still to answer, even if that is in vain.
 UNANSWERED: Final = (TAKEN, CANCELLED)

@@ -145,7 +145,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             team.work(workers)
             while self._intake.life < CLOSED:
                 # What is answered is still to be sent, or another thread has work.
-                self._intake.requests.drained.wait("serve", self)
+                self._intake.requests.drain_waiters.wait("serve", self)
         finally:
             team.kill()
 
@@ -222,7 +222,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             len(self._intake.inbox)
             or any(request.handler not in self._drainers for request in self._intake.requests.in_flight)
         ):
-            if not self._intake.requests.drained.wait("drain", self, time_left(deadline)):
+            if not self._intake.requests.drain_waiters.wait("drain", self, time_left(deadline)):
                 return False
         return True
 
@@ -233,7 +233,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
                 while self._intake.life < CLOSED and (
                     self._intake.requests.in_flight or not self._finished()
                 ):
-                    if not self._intake.requests.drained.wait("drain", self, time_left(deadline)):
+                    if not self._intake.requests.drain_waiters.wait("drain", self, time_left(deadline)):
                         break
         except BaseException:
             settle_soon(self._hub)

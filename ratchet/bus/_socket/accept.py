@@ -27,7 +27,7 @@ from ratchet.bus._socket.transport import Socket, Transport, raw_of
 
 # Not gevent's: nobody waits in the calls of an accepted socket, and it takes
 # a fraction of the memory.
-_plain_socket = get_original("socket", "socket")
+_system_socket = get_original("socket", "socket")
 
 _ONCE: Final = ((),)
 _OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -105,7 +105,7 @@ class Listener:
             descriptor, peer = accepted[0]
             # Reuse the listener's attributes; saves a getsockopt for each.
             family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
-            socket = _plain_socket(family, kind, protocol, fileno=descriptor)
+            socket = _system_socket(family, kind, protocol, fileno=descriptor)
             # First: a transport of TLS that is made is nobody's if something fails then.
             address = address_of(family, peer)
             if self._ssl_context is None:

@@ -47,7 +47,7 @@ class AcknowledgeWatch(Watch):
     def begin(self) -> None:
         """Start to watch, when something was sent; do nothing if it is being watched already."""
         if self.timer is None and self._transport.tells_answers:
-            self.look_after(_LOOK)
+            self.look_in(_LOOK)
 
     def _look(self) -> None:
         awaited = self._transport.awaited_answer()
@@ -59,4 +59,4 @@ class AcknowledgeWatch(Watch):
             self._on_gone()
             self.close()
         else:
-            self.look_after(_LOOK)
+            self.look_in(_LOOK)

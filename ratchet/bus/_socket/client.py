@@ -119,8 +119,8 @@ class ClientBus(ClientSide[Request, Response]):
             if connection is not None and (self._plain or connection.protocol.hello is not None):
                 return
             if connection is None:
-                self._check_hope()
-            if not self._connections.greeters.wait("wait_connected", self, time_left(deadline)):
+                self._dial_or_refuse()
+            if not self._connections.awaiting_hello.wait("wait_connected", self, time_left(deadline)):
                 raise self._not_connected(timeout)
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -285,8 +285,8 @@ class ClientBus(ClientSide[Request, Response]):
         if life is not OPEN:
             raise BusClosed(f"the bus to {self._peer} is {life.name.lower()}", outcome=Outcome.NOT_SENT)
 
-    def _check_hope(self) -> None:
-        """Refuse to wait for a connection that will never be; see to it that one is being made."""
+    def _dial_or_refuse(self) -> None:
+        """See to it that a connection is being made; refuse to wait for one that will never be."""
         connections, failure = self._connections, self._connections.failure
         if connections.dialer is None:
             raise failure.lost() from failure.error
@@ -302,7 +302,7 @@ class ClientBus(ClientSide[Request, Response]):
             self._check_open()
             connection = self._connections.current
             if connection is None:
-                self._check_hope()
+                self._dial_or_refuse()
                 if not self._connections.senders.wait("send_request", self, time_left(deadline)):
                     raise self._not_connected(timeout)
             elif connection.stream.output.writers.above_high_water or connection.is_full:

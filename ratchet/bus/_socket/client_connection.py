@@ -191,8 +191,8 @@ class ClientConnection:
 
     def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
-        connection = self.stream
-        if self.protocol.plain or connection.closed or transaction.frame_number > connection.output.sent:
+        stream = self.stream
+        if self.protocol.plain or stream.closed or transaction.frame_number > stream.output.sent:
             return False
         self._tell_cancelled(transaction)
         return True
@@ -211,7 +211,7 @@ class ClientConnection:
         self.stream.abort(on_undelivered=self.casts.tell_undelivered if self.casts.count else None)
         return unsent
 
-    def abandon(self) -> None:
+    def leave_to_parent(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
         # First, so that nothing is read either, by one that would close when it is done.
         self.stream.leave_to_parent()
@@ -309,7 +309,7 @@ class ClientConnection:
     def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.counters.broken += 1
         peer, client = self.server_name, self._client()
-        if self.protocol.hello is not None or client is None or client.is_news(reason_of(error)):
+        if self.protocol.hello is not None or client is None or client.note_told(reason_of(error)):
             log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
         if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.protocol.open:
             error.outcome = Outcome.RAN
@@ -324,7 +324,7 @@ class ClientConnection:
             reason = reason_of(error)
             level = logging.INFO
             silent = self.protocol.hello is None and not self.protocol.plain
-            if silent and client is not None and client.is_news(reason):
+            if silent and client is not None and client.note_told(reason):
                 # It may never say hello: that is like an attempt to connect that fails.
                 level = logging.WARNING
             log_soon(bus_logger, level, "lost the connection to %s: %s", peer, reason)

@@ -42,9 +42,9 @@ class Connections:
         dialer: makes the next one; None for a client on a single socket.
         failure: why there is none.
         life: how far the client has got.
-        lost_casts: casts that went down with a connection.
+        lost_casts: casts that were lost with a connection, or may have been.
         senders: the threads that wait to send.
-        greeters: those that wait for the server's hello.
+        awaiting_hello: those that wait for the server's hello.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Connections:
         self.life = Life.OPEN
         self.lost_casts = 0
         self.senders = WaitQueue()
-        self.greeters = WaitQueue()
+        self.awaiting_hello = WaitQueue()
 
     @property
     def in_flight(self) -> int:
@@ -88,7 +88,7 @@ class Connections:
             connection.open_connection()
             if self._plain:
                 # A plain server says no hello: that it lets this side connect is enough.
-                self.failure.is_over()
+                self.failure.clear()
             if not self.failure.final and self.life is Life.OPEN:
                 self.current = connection
         except BaseException:
@@ -103,7 +103,7 @@ class Connections:
     def wake_waiters(self) -> None:
         """Let those who wait look again."""
         self._run_callback(self.senders.wake_all)
-        self._run_callback(self.greeters.wake_all)
+        self._run_callback(self.awaiting_hello.wake_all)
 
     def begin_drain(self) -> None:
         """Send nothing new.  What is open keeps its connection; nothing new gets one."""
@@ -131,11 +131,11 @@ class Connections:
         """In a forked child: they are the parent's."""
         self.life = Life.INHERITED
         self.senders.clear()
-        self.greeters.clear()
+        self.awaiting_hello.clear()
         if self.dialer is not None:
             self.dialer.stop()
         for connection in self.all:
-            connection.abandon()
+            connection.leave_to_parent()
         self.all.clear()
         self.current = None
 
@@ -152,7 +152,7 @@ class Connections:
     def on_dial_failed(self, error: Exception) -> None:
         self._note_failure(error)
         reason = reason_of(error)
-        if self.failure.is_news(reason):
+        if self.failure.note_told(reason):
             # In the dialer's own greenlet, which may block.
             bus_logger.warning("cannot connect to %s: %s; trying again", self._server, reason)
 
@@ -168,12 +168,12 @@ class Connections:
     def closed(self) -> bool:
         return self.life >= Life.CLOSED
 
-    def is_news(self, reason: str) -> bool:
-        return self.failure.is_news(reason)
+    def note_told(self, reason: str) -> bool:
+        return self.failure.note_told(reason)
 
     def on_hello(self, connection: ClientConnection) -> None:
         if connection in self.all and connection.protocol.state is not DRAINING:
-            self.failure.is_over()
+            self.failure.clear()
             if self.current is None and self.life is Life.OPEN:
                 self.current = connection
         self.wake_waiters()
@@ -186,9 +186,9 @@ class Connections:
             self._dial_again()
 
     def on_connection_lost(
-        self, connection: ClientConnection, error: BaseException | None, unsent_casts: int
+        self, connection: ClientConnection, error: BaseException | None, lost_casts: int
     ) -> None:
-        self.lost_casts += unsent_casts
+        self.lost_casts += lost_casts
         if connection.useful and self.dialer is not None:
             self.dialer.back_off = 0.0
         if connection is self.current or (connection in self.all and self.failure.final):

@@ -51,4 +51,4 @@ class DeliveryWatch(Watch):
             self._on_end()
             self.close()
         else:
-            self.look_after(_LOOK)
+            self.look_in(_LOOK)

@@ -41,8 +41,8 @@ _BACKLOG_FULL: Final = "the server has more connections waiting than it takes"
 
 # Those of the system, which never switch.  gevent's `connect` would try without end
 # where a Unix socket's backlog is full.
-_plain_socket = get_original("socket", "socket")
-_plain_getaddrinfo = get_original("socket", "getaddrinfo")
+_system_socket = get_original("socket", "socket")
+_system_getaddrinfo = get_original("socket", "getaddrinfo")
 
 
 class Client(Protocol):
@@ -169,7 +169,7 @@ def _connect(endpoint: Endpoint) -> _socket.socket:
 
 
 def _connected(family: int, where: Any) -> _socket.socket:
-    connecting: _socket.socket = _plain_socket(family, _socket.SOCK_STREAM)
+    connecting: _socket.socket = _system_socket(family, _socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
         number = connecting.connect_ex(where)
@@ -200,7 +200,7 @@ def resolve(host: str | None, port: int, flags: int = 0) -> Any:
     """
     kind = _socket.SOCK_STREAM
     try:
-        return _plain_getaddrinfo(host, port, type=kind, flags=flags | _socket.AI_NUMERICHOST)
+        return _system_getaddrinfo(host, port, type=kind, flags=flags | _socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         if host is None:
             raise

@@ -38,13 +38,13 @@ class Failure:
         """The server drains."""
         self.error = Rejected(SERVER_DRAINS)
 
-    def is_over(self) -> None:
-        """The server lets this side in."""
+    def clear(self) -> None:
+        """The server lets this side in: nothing is final, and whatever comes next is news."""
         self.final = False
         self._told = None
 
-    def is_news(self, reason: str) -> bool:
-        """Whether this reason is still to be logged; it is told from now on."""
+    def note_told(self, reason: str) -> bool:
+        """Note that this reason is told.  True if it was not yet, and so is to be logged."""
         news, self._told = self._told != reason, reason
         return news
 

@@ -105,16 +105,19 @@ class ClientConnectionOwner(Protocol[Connection]):
     def on_hello(self, connection: Connection) -> None:
         """The server has said hello, or anything else that shows it is one without."""
 
-    def is_news(self, reason: str) -> bool:
-        """Whether this reason for not getting on with the server is still to be logged."""
+    def note_told(self, reason: str) -> bool:
+        """Note that this reason for not getting on with the server is told.  True if it was not yet."""
 
     def on_draining(self, connection: Connection) -> None:
         """The server takes no more requests on this connection."""
 
     def on_connection_lost(
-        self, connection: Connection, error: BaseException | None, unsent_casts: int
+        self, connection: Connection, error: BaseException | None, lost_casts: int
     ) -> None:
-        """It is closed.  Called again where it was interrupted."""
+        """It is closed; so many casts were lost with it, or may have been.
+
+        Called again where it was interrupted.
+        """
 
     @property
     def closed(self) -> bool:

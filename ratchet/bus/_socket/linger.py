@@ -30,7 +30,7 @@ _READ: Final = 1  # libev's event bit
 _PATIENCE: Final = 5.0
 _LOOK: Final = 0.005
 
-_plain_socket = get_original("socket", "socket")
+_system_socket = get_original("socket", "socket")
 
 
 def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | None) -> None:
@@ -41,7 +41,7 @@ def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | 
     _forget_lost_hubs()
     copy: _socket.socket | None = None
     try:
-        copy = _plain_socket(fileno=os.dup(transport.fileno()))
+        copy = _system_socket(fileno=os.dup(transport.fileno()))
         Linger(hub, Transport(copy), on_undelivered).begin()
     except BaseException:
         if copy is not None:
@@ -91,10 +91,13 @@ class Linger:
             self._on_undelivered()
         with suppress(OSError):
             self._transport.discard_input()
-        self._after_fork()
+        self._release()
 
     def _after_fork(self) -> None:
-        """Release the socket; in a forked child, it is the parent's."""
+        """See `Living`: the socket is the parent's."""
+        self._release()
+
+    def _release(self) -> None:
         self._reader.close()
         self._delivery.close()
         self._transport.close()

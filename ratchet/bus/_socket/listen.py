@@ -33,7 +33,7 @@ _LOCK_TIMEOUT = 10.0
 _LOCK_PAUSE: Final = 0.005
 
 # That of the system, which never switches.
-_plain_socket = get_original("socket", "socket")
+_system_socket = get_original("socket", "socket")
 
 
 class SocketFile:
@@ -179,7 +179,7 @@ def _is_stale(path: str) -> bool:
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
-        with _plain_socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with _system_socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             # So a server whose backlog is full is an error as well, but another one.
             probe.setblocking(False)
             probe.connect(fitting(path))

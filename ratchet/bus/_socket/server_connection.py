@@ -21,7 +21,7 @@ from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_states import ANSWERING, OPEN
+from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.interfaces import CLOSED, CLOSING
@@ -51,16 +51,16 @@ class ServerConnection:
         "_held_size",
         "_max_in_flight",
         "_unfinished",
+        "admission",
         "parked",
         "peer",
         "protocol",
-        "server",
         "stream",
     )
 
-    def __init__(self, server: Admission[ServerConnection], transport: Transport, peer: Address) -> None:
-        self.server = server
-        limits = server.limits
+    def __init__(self, admission: Admission[ServerConnection], transport: Transport, peer: Address) -> None:
+        self.admission = admission
+        limits = admission.limits
         # Its requests that are not finished, one-way ones included, and how many
         # of them it may have.
         self._unfinished: dict[IncomingRequest, None] = {}
@@ -71,7 +71,7 @@ class ServerConnection:
         # Requests that were let in, and whose answers would only wait to be read.
         self.parked: dict[IncomingRequest, None] = {}
         self.peer: PeerAddress = peer
-        self.protocol: ServerProtocol[IncomingRequest] = ServerProtocol(limits, server.hello, peer)
+        self.protocol: ServerProtocol[IncomingRequest] = ServerProtocol(limits, admission.hello, peer)
         self.stream = MessageStream(transport, limits, self, peer)
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ class ServerConnection:
     def is_writable(self, request: IncomingRequest) -> bool:
         if self.stream.output.writers.above_high_water:
             return False
-        if request.id != PLAIN_ID or self.protocol.kept < self.server.limits.high_water:
+        if request.id != PLAIN_ID or self.protocol.kept < self.admission.limits.high_water:
             return True
         return self.protocol.may_answer_now(request)
 
@@ -112,19 +112,19 @@ class ServerConnection:
 
         False if the client does not want it any more.
         """
-        connection = self.stream
-        if connection.state is CLOSING or connection.state is CLOSED:
+        stream = self.stream
+        if stream.state is CLOSING or stream.state is CLOSED:
             return False
         if request.id == PLAIN_ID:
             self.protocol.keep_answer(request, frame)
             self._send_plain_answers()
-            if connection.input.ended:
+            if stream.input.ended:
                 self._close_if_done()
             return True
         open_requests = self.protocol.open
         if open_requests.get(request.id) is not request:
             return False
-        connection.output.write(frame)
+        stream.output.write(frame)
         # By another way, if a signal handler has closed the connection meanwhile.
         open_requests.pop(request.id, None)
         return True
@@ -142,7 +142,7 @@ class ServerConnection:
         """One of its requests needs nothing more."""
         self._unfinished.pop(request, None)
         if self._held or not self.stream.input.reading:
-            self.server.requests.run_callback(self.read_or_not)
+            self.admission.requests.run_callback(self.read_or_not)
 
     def read_or_not(self) -> None:
         """Hub callback: let in what waits, as far as there is room; and read on, unless there is too much."""
@@ -157,7 +157,7 @@ class ServerConnection:
         """The server drains: what was cast is let in, and nothing else will be run."""
         for request in (*self.parked, *self._held):
             if request.one_way:
-                self.server.enqueue(request)
+                self.admission.enqueue(request)
             else:
                 request.refuse_draining()
             self._drop(request)
@@ -175,7 +175,7 @@ class ServerConnection:
             self.connection_lost(self.stream.error)
         else:
             for id, request in list(self.protocol.open.items()):
-                if request.state not in OPEN:
+                if request.state not in UNENDED:
                     # Given up, or answered, and interrupted before it was taken out.
                     del self.protocol.open[id]
             self._send_plain_answers()
@@ -184,13 +184,16 @@ class ServerConnection:
     @property
     def _has_too_much(self) -> bool:
         """Whether nothing more is to be read: the client does not read, or too much is held."""
-        return self.stream.output.writers.above_high_water or self._held_size >= self.server.limits.high_water
+        return (
+            self.stream.output.writers.above_high_water or self._held_size >= self.admission.limits.high_water
+        )
 
     @property
     def _has_room(self) -> bool:
         """Whether one more request may be let in."""
         return (
-            not self.server.inbox.overfull and len(self._unfinished) - len(self._held) < self._max_in_flight
+            not self.admission.inbox.overfull
+            and len(self._unfinished) - len(self._held) < self._max_in_flight
         )
 
     def _let_in(self) -> None:
@@ -203,7 +206,7 @@ class ServerConnection:
             if request in self._held and not self._has_room:
                 break
             # First: one that is in two places is taken once, one that is in none never.
-            self.server.enqueue(request)
+            self.admission.enqueue(request)
             self._drop(request)
 
     def _hold(self, request: IncomingRequest) -> None:
@@ -250,10 +253,10 @@ class ServerConnection:
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
-            let_in = self.server.intake.life is DRAINING or (not self._held and self._has_room)
+            let_in = self.admission.intake.life is DRAINING or (not self._held and self._has_room)
             self._unfinished[event] = None
             if let_in:
-                self.server.enqueue(event)
+                self.admission.enqueue(event)
             else:
                 self._hold(event)
         elif isinstance(event, bytes):
@@ -265,7 +268,7 @@ class ServerConnection:
         self, parts: list[bytes], one_way: bool, left: int, id: int, metadata: Mapping[str, str] | None
     ) -> IncomingRequest:
         deadline = deadline_after(left / 1000) if left else None
-        request = IncomingRequest(self.server.requests, self, parts, one_way, deadline, id)
+        request = IncomingRequest(self.admission.requests, self, parts, one_way, deadline, id)
         if metadata is not None:
             request.metadata = metadata
         return request
@@ -287,7 +290,7 @@ class ServerConnection:
     def _unqueue(self, requests: Collection[IncomingRequest]) -> None:
         for request in requests:
             self._drop(request)
-        self.server.dequeue(requests)
+        self.admission.dequeue(requests)
 
     def eof_received(self) -> None:
         if self.protocol.extended:
@@ -305,7 +308,7 @@ class ServerConnection:
         self.read_or_not()
 
     def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
-        self.server.requests.counters.broken += 1
+        self.admission.requests.counters.broken += 1
         peer = format_address(self.stream.peer)
         log_soon(bus_logger, logging.WARNING, "closing the connection of %s: %s", peer, reason_of(error))
         refusal = self.protocol.refusal(error, refused)
@@ -320,7 +323,7 @@ class ServerConnection:
         for request in list(self._held):
             if request.one_way:
                 # What was cast is run, whatever becomes of who cast it.
-                self.server.enqueue(request)
+                self.admission.enqueue(request)
                 self._drop(request)
         # One that ends the connection by its own answer, as a plain error does, has that.
         unanswered = dict.fromkeys(self.protocol.unanswered)
@@ -329,5 +332,5 @@ class ServerConnection:
         self._unqueue(unanswered)
         self.protocol.open.clear()
         self.protocol.plain.clear()
-        self.server.requests.wake_drain()
-        self.server.connections.pop(self, None)
+        self.admission.requests.wake_drain()
+        self.admission.connections.pop(self, None)

@@ -46,7 +46,7 @@ class StallWatch(Watch):
         if self.timer is None:
             self.move()
             self._looks = 0
-            self.look_after(self._timeout)
+            self.look_in(self._timeout)
 
     def move(self) -> None:
         """Note that something has moved."""
@@ -59,12 +59,12 @@ class StallWatch(Watch):
         left = self._last_move + self._timeout - _clock.monotonic()
         if left > 0:
             self._looks = 0
-            self.look_after(left)
+            self.look_in(left)
         elif self._looks < _LAST_LOOKS:
             # It may be the hub that was late.  Then what the peer did meanwhile is
             # seen in the next turns, and several if the peer is on the same hub.
             self._looks += 1
-            self.look_after(_LAST_LOOK)
+            self.look_in(_LAST_LOOK)
         else:
             self._on_stall()
             self.close()

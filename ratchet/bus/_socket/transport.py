@@ -57,12 +57,12 @@ class Socket(Protocol):
 def raw_of(socket: Socket) -> _socket.socket:
     """The socket whose calls do not switch: gevent's wrap one."""
     raw: Any = getattr(socket, "_sock", socket)
-    plain: _socket.socket = raw
-    return plain
+    system: _socket.socket = raw
+    return system
 
 
 class Transport:
-    """A plain socket, without TLS."""
+    """A socket without TLS."""
 
     __slots__ = ("_raw", "_socket", "ready", "receive", "send")
 

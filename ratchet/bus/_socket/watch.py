@@ -41,9 +41,10 @@ class Watch:
     def settle(self) -> None:
         """Go on watching if an exception struck in the middle of a look."""
         if self.timer is not None and not self.timer.active:
-            self.look_after(_SOON)
+            self.look_in(_SOON)
 
-    def look_after(self, seconds: float) -> None:
+    def look_in(self, seconds: float) -> None:
+        """Look once more in so many seconds, and not before."""
         timer = _clock.timer(self._hub, seconds, ref=self._keeps_loop_alive)
         timer.start(self._on_timer)
         # Only now: whatever strikes, there is a next look.
