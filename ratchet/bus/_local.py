@@ -18,6 +18,8 @@ from ratchet._wait import check_hub, check_timeout
 from ratchet.bus._core.client import ClientSide, ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, inherited_deadline, request_deadline, time_left
 from ratchet.bus._core.faults import (
+    MADE_BEFORE_FORK,
+    SENT_BEFORE_FORK,
     SERVER_DRAINS,
     ErrorTexts,
     Reason,
@@ -34,7 +36,7 @@ from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
-from ratchet.bus.codecs import Address, Codec, Encode, client_functions, server_functions
+from ratchet.bus.codecs import Codec, Encode, PeerAddress, client_functions, server_functions
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class _LocalRoute:
     """Both ways between the two sides of one bus: each is told at once."""
 
     in_process = True
-    peer: Address = None
+    peer: PeerAddress = None
     server_name = _NAME
     server_address = None
 
@@ -235,8 +237,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
 
     def _refuse_sender(self) -> NoReturn:
         if self._intake.life is INHERITED:
-            reason = "was made before fork(), by the parent process; the child has to make its own"
-            raise BusClosed(f"{self.name} {reason}", outcome=Outcome.NOT_SENT)
+            raise BusClosed(f"{self.name} {MADE_BEFORE_FORK}", outcome=Outcome.NOT_SENT)
         if self._intake.life is CLOSED:
             raise BusClosed(f"{self.name} is closed", outcome=Outcome.NOT_SENT)
         raise Rejected(SERVER_DRAINS)
@@ -301,7 +302,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         for request in open_requests:
             if request.client is not None:
                 request.client.leave_to_parent()
-                request.client.fail(BusClosed("the request was sent before fork(), by the parent process"))
+                request.client.fail(BusClosed(SENT_BEFORE_FORK))
 
     def _refuse_new(self) -> None:
         """Tell nobody: `send_request` looks for itself."""

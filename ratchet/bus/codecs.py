@@ -7,8 +7,7 @@ A function that sends (`request_to_bus`, `response_to_bus`) takes an object and
 returns `bytes`, or `(bytes, [attachment, ...])`.  A function that receives
 (`request_from_bus`, `response_from_bus`) takes the first part and returns an
 object; one that *requires* two positional arguments is also given the list of
-attachments, one that requires three also the peer's address.  Each runs in the
-thread that made the call, so it may block.
+attachments, one that requires three also the peer's address.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from typing import Any, Generic, TypeVar
 
 from ratchet._log import safe_repr
 
-__all__ = ["Address", "Codec", "json", "msgpack", "text"]
+__all__ = ["Codec", "PeerAddress", "json", "msgpack", "text"]
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Object = TypeVar("Object")
 
-Address = tuple[str, int] | str | None
+PeerAddress = tuple[str, int] | str | None
 """A peer as users write it: `(host, port)`, or `"unix:/path"`; a local bus has none."""
 
 ToBus = Callable[[Object], "bytes | tuple[bytes, Sequence[bytes]]"]
 FromBus = Callable[..., Object]
 Encode = Callable[[Object], Sequence[bytes]]
 """A `ToBus` as a bus calls it: an object to checked parts."""
-Decode = Callable[[Sequence[bytes], Address], Object]
+Decode = Callable[[Sequence[bytes], PeerAddress], Object]
 """A `FromBus` as a bus calls it: parts and the peer's address to an object."""
 
 
@@ -159,7 +158,7 @@ def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
 def decoder(from_bus: FromBus[Object] | None, name: str) -> Decode[Object]:
     """Wrap a function that receives, so that it is called with as much as it requires."""
     if from_bus is None:
-        return _decode_bytes  # type: ignore[return-value]
+        return _body  # type: ignore[return-value]
     _check_function(from_bus, name)
     required = required_arguments(from_bus)
     if required == 2:
@@ -215,12 +214,8 @@ def _encode_bytes(body: bytes) -> Sequence[bytes]:
     return [body]
 
 
-def _decode_bytes(parts: Sequence[bytes], address: Address) -> bytes:
-    return parts[0] if parts else b""
-
-
-def _body(parts: Sequence[bytes]) -> bytes:
-    """The first part; a message of no parts is an empty body."""
+def _body(parts: Sequence[bytes], address: PeerAddress = None) -> bytes:
+    """The first part; a message of no parts is an empty body.  As a `Decode`, bytes as they are."""
     return parts[0] if parts else b""
 
 

@@ -13,7 +13,7 @@ from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
-from ratchet.bus.codecs import Address
+from ratchet.bus.codecs import PeerAddress
 
 
 class Owner:
@@ -24,7 +24,7 @@ class Connection:
     """A client's connection: the way of its answers, and a reader."""
 
     in_process = False
-    peer: Address = ("client", 1)
+    peer: PeerAddress = ("client", 1)
 
     def __init__(self) -> None:
         self.reasons: list[Reason] = []

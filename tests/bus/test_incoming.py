@@ -30,14 +30,14 @@ from ratchet.bus._core.incoming_states import (
     State,
 )
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Address
+from ratchet.bus.codecs import PeerAddress
 
 
 class Client:
     """A route that takes everything, and does something in the middle of that if it is told to."""
 
     in_process = True
-    peer: Address = None
+    peer: PeerAddress = None
 
     def __init__(self) -> None:
         self.meanwhile: Callable[[], object] = lambda: None

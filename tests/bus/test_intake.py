@@ -14,7 +14,7 @@ from ratchet.bus._core.handle import ServerTransaction, receive
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERED, CANCELLED, QUEUED, TAKEN
 from ratchet.bus._core.intake import Intake
-from ratchet.bus.codecs import Address
+from ratchet.bus.codecs import PeerAddress
 
 
 class Owner:
@@ -25,7 +25,7 @@ class Client:
     """A route that notes the reasons for which requests fail."""
 
     in_process = True
-    peer: Address = None
+    peer: PeerAddress = None
 
     def __init__(self) -> None:
         self.reasons: list[Reason] = []

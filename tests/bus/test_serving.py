@@ -15,7 +15,7 @@ from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
-from ratchet.bus.codecs import Address
+from ratchet.bus.codecs import PeerAddress
 
 
 class Owner:
@@ -26,7 +26,7 @@ class Client:
     """Keeps the answers that it gets."""
 
     in_process = True
-    peer: Address = None
+    peer: PeerAddress = None
 
     def __init__(self) -> None:
         self.answers: list[Any] = []

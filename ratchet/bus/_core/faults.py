@@ -44,6 +44,8 @@ class Reason(enum.IntEnum):
 
 
 SERVER_DRAINS: Final = "the server is draining"
+MADE_BEFORE_FORK: Final = "was made before fork(), by the parent process; the child has to make its own"
+SENT_BEFORE_FORK: Final = "the request was sent before fork(), by the parent process"
 
 ErrorTexts = tuple[str, str, str]
 """Type name, message, traceback."""

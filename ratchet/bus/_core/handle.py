@@ -24,7 +24,7 @@ from ratchet.bus._core.faults import error_name
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest, Interrupted
 from ratchet.bus._core.incoming_states import CANCELLED, LATE, TAKEN, UNANSWERED
-from ratchet.bus.codecs import Address
+from ratchet.bus.codecs import PeerAddress
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -84,7 +84,7 @@ class ServerTransaction(Generic[Request, Response]):
         return self._incoming.message  # type: ignore[no-any-return]
 
     @property
-    def from_(self) -> Address:
+    def from_(self) -> PeerAddress:
         """The peer's address; None on a local bus."""
         return self._incoming.route.peer
 

@@ -15,7 +15,7 @@ from gevent.hub import Hub
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Address, Decode
+from ratchet.bus.codecs import Decode, PeerAddress
 
 
 class Taken(Protocol):
@@ -47,7 +47,7 @@ class Route(Protocol[AnyRequest]):
     Then it sees to the request's deadline itself, always reads, and need not be told
     what is released.
     """
-    peer: Address
+    peer: PeerAddress
     """The client's address."""
 
     def is_writable(self, request: AnyRequest) -> bool:

@@ -26,7 +26,7 @@ from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Address, Decode
+from ratchet.bus.codecs import Decode, PeerAddress
 from ratchet.errors import BusError, BusTimeout, Outcome
 
 Request = TypeVar("Request")
@@ -90,7 +90,7 @@ class ClientRoute(Protocol):
         """The server, for texts."""
 
     @property
-    def server_address(self) -> Address:
+    def server_address(self) -> PeerAddress:
         """The server, for codecs."""
 
     def withdraw(self, transaction: AnyOutgoing) -> Outcome:

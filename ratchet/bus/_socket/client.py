@@ -30,7 +30,7 @@ from ratchet.bus._core.deadline import (
     request_deadline,
     time_left,
 )
-from ratchet.bus._core.faults import check_size, encode_metadata
+from ratchet.bus._core.faults import MADE_BEFORE_FORK, check_size, encode_metadata
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
@@ -280,8 +280,7 @@ class ClientBus(ClientSide[Request, Response]):
         """Refuse to go on with a bus that is closed, or about to be."""
         life = self._connections.life
         if life is INHERITED:
-            reason = "was made before fork(), by the parent process; the child has to make its own"
-            raise BusClosed(f"the bus to {self._peer} {reason}", outcome=Outcome.NOT_SENT)
+            raise BusClosed(f"the bus to {self._peer} {MADE_BEFORE_FORK}", outcome=Outcome.NOT_SENT)
         if life is not OPEN:
             raise BusClosed(f"the bus to {self._peer} is {life.name.lower()}", outcome=Outcome.NOT_SENT)
 

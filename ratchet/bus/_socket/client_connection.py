@@ -23,7 +23,7 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.faults import SERVER_DRAINS, Reason
+from ratchet.bus._core.faults import SENT_BEFORE_FORK, SERVER_DRAINS, Reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
@@ -218,8 +218,7 @@ class ClientConnection:
         self._window.clear()
         for transaction in self.protocol.open.values():
             transaction.leave_to_parent()
-        sent, text = self.stream.output.sent, "the request was sent before fork(), by the parent process"
-        fail_closed(self.protocol, sent, text)
+        fail_closed(self.protocol, self.stream.output.sent, SENT_BEFORE_FORK)
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""

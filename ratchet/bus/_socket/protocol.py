@@ -53,6 +53,8 @@ class ServerProtocol(Generic[Request]):
         peer: the client's address, for texts.
 
     Attributes:
+        extended: whether the client has sent an extended message.  A plain one understands none;
+            with an extended one, the end of its input is its end.
         open: the extended requests that are to be answered, by id.
         plain: the plain ones in the order in which they came, each with its answer, if
             that waits for the answers of earlier ones.
@@ -63,9 +65,9 @@ class ServerProtocol(Generic[Request]):
     """
 
     __slots__ = (
-        "_extended",
         "_hello",
         "_peer",
+        "extended",
         "kept",
         "last_id",
         "max_message",
@@ -89,13 +91,7 @@ class ServerProtocol(Generic[Request]):
         self.max_message = limits.max_message
         self.max_parts = limits.max_parts
         self.last_id = 0
-        # Whether the client has sent an extended message; a plain one understands none.
-        self._extended = False
-
-    @property
-    def extended(self) -> bool:
-        """Whether the client has sent an extended message: then an end of its input is its end."""
-        return self._extended
+        self.extended = False
 
     @property
     def unanswered(self) -> list[Request]:
@@ -113,7 +109,7 @@ class ServerProtocol(Generic[Request]):
         """
         kind, flags, id, arg, parts = message
         if kind == wire.REQUEST:
-            self._extended = True
+            self.extended = True
             metadata = decode_metadata(parts.pop()) if flags & wire.METADATA else None
             self.last_id = id
             if flags & wire.ONE_WAY:
@@ -126,7 +122,7 @@ class ServerProtocol(Generic[Request]):
             request = make_request(parts, False, 0, PLAIN_ID, None)
             self.plain[request] = None
             return request
-        self._extended = True
+        self.extended = True
         if kind == wire.CANCEL:
             return GivenUp(self.open[id]) if id in self.open else None
         if kind == wire.PING:
@@ -160,7 +156,7 @@ class ServerProtocol(Generic[Request]):
 
         `begun_kind` is the kind of the message that the client is in the middle of.
         """
-        if self._extended or begun_kind in (wire.REQUEST, wire.HELLO):
+        if self.extended or begun_kind in (wire.REQUEST, wire.HELLO):
             return wire.encode(wire.GOAWAY, 0, self.last_id, 0, ())
         return b""
 

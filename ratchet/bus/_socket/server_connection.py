@@ -29,7 +29,7 @@ from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
-from ratchet.bus.codecs import Address as PeerAddress
+from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import BusError, ProtocolError, reason_of
 
 # About how many bytes a request takes besides its parts.
