@@ -59,11 +59,22 @@ autodoc_typehints_description_target = "all"
 napoleon_use_ivar = True
 
 
-def forget_overloads(app: Sphinx) -> None:
-    """Show each function once, with everything that it takes."""
-    analyzer = ModuleAnalyzer.for_module("ratchet.bus._opening")
-    analyzer.analyze()
-    analyzer.overloads.clear()
+# Where that is written which says that it is found in `ratchet.bus`.
+BUS_SOURCES = ("_core.client", "_core.handle", "_local", "_socket.client", "_socket.server")
+
+
+def keep_order_of_source(app: Sphinx) -> None:
+    """Show the members of what the bus has in the order in which they are written, with what is said there.
+
+    The functions are left out: so each is shown once, without its overloads.
+    """
+    shown = ModuleAnalyzer.for_module("ratchet.bus")
+    shown.analyze()
+    for name in BUS_SOURCES:
+        source = ModuleAnalyzer.for_module(f"ratchet.bus.{name}")
+        source.analyze()
+        shown.tagorder.update(source.tagorder)
+        shown.attr_docs.update(source.attr_docs)
 
 
 def show_what_users_see(app: Sphinx) -> None:
@@ -132,7 +143,7 @@ def leave_out_results(app: Sphinx, page: str, content: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("builder-inited", forget_overloads)
+    app.connect("builder-inited", keep_order_of_source)
     app.connect("builder-inited", show_what_users_see)
     app.connect("autodoc-process-docstring", hide_colons, priority=400)
     app.connect("autodoc-process-docstring", show_colons, priority=600)

@@ -10,3 +10,7 @@ from ratchet.errors import *  # noqa: F403
 from ratchet.kernel import Ratchet, Thread, run
 
 __all__ = ["Ratchet", "Thread", "bus", "errors", "run", "thread", *errors.__all__]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class Outcome(enum.StrEnum):
     """Did the request run?  The one question that a failed request leaves.
 

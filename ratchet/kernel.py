@@ -27,6 +27,11 @@ from ratchet._wait import check_hub
 
 __all__ = ["Ratchet", "Thread", "run"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Arguments = ParamSpec("Arguments")
 Positional = TypeVarTuple("Positional")
 Result = TypeVar("Result")

@@ -44,6 +44,11 @@ __all__ = [
     "wait_all",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Arguments = ParamSpec("Arguments")
 
 for _function in (alarm, block_on, pause, sigwait, unpause):

@@ -32,3 +32,24 @@ __all__ = [
     "new_local",
     "new_server",
 ]
+
+for _public in (
+    ClientBus,
+    ClientTransaction,
+    Limits,
+    LocalBus,
+    ServerBus,
+    ServerTransaction,
+    Stats,
+    connect,
+    listen,
+    new_client,
+    new_local,
+    new_server,
+):
+    # Where a program finds it; its repr and its pickle say so.
+    _public.__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    return __all__

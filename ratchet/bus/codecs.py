@@ -22,6 +22,11 @@ from ratchet._log import safe_repr
 
 __all__ = ["Codec", "PeerAddress", "json", "msgpack", "text"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Object = TypeVar("Object")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Generic, NoReturn, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 from gevent.hub import get_hub
 
@@ -21,6 +21,8 @@ from ratchet.errors import Cancelled
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+_PUBLIC: Final = ("cancel", "done", "recv_response", "request")
+
 
 class ClientTransaction(OutgoingRequest[Request, Response]):
     """A request that was sent, and the response to come.
@@ -32,6 +34,10 @@ class ClientTransaction(OutgoingRequest[Request, Response]):
     """
 
     __slots__ = ()
+
+    def __dir__(self) -> list[str]:
+        # What the bus holds it by is not for its user.
+        return [name for name in super().__dir__() if name.startswith("__") or name in _PUBLIC]
 
     def __repr__(self) -> str:
         if self.state is SUCCEEDED:

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent
@@ -64,8 +64,10 @@ class ServerTransaction(Generic[Request, Response]):
         ZeroDivisionError: division by zero
     """
 
-    # `receive` makes it without `__init__`, which would double the time, and sets this.
-    _incoming: IncomingRequest
+    if TYPE_CHECKING:
+        # `receive` makes it without `__init__`, which would double the time, and sets this.
+        # Not at run time: its type is not to be looked up where users find the class.
+        _incoming: IncomingRequest
 
     def __init__(self) -> None:
         raise TypeError("a ServerTransaction comes from recv_request(), and is not made by hand")
