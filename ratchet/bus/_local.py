@@ -252,7 +252,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         super().close()
 
     def _close(self) -> int:
-        """Close, and return how many casts will not be run; also from a hub callback."""
+        """See `ServerSide`."""
         self._intake.life = max(self._intake.life, CLOSED)
         casts = self._intake.drop_casts()
         for request in (*self._intake.inbox.close(), *self._intake.requests.in_flight):

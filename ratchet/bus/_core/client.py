@@ -137,7 +137,26 @@ class ClientTransaction(OutgoingRequest[Request, Response]):
 
 
 class ClientSide(BusSide, Generic[Request, Response]):
-    """The common part of the client's side of every kind of bus."""
+    """The common part of the client's side of every kind of bus.
+
+    A kind supplies `send_request` and `cast`.  Each of them, in its own order,
+
+    - refuses another OS thread (`check_hub`) and a wrong time-out (`check_timeout`);
+    - encodes in the thread that called, and refuses what is over the limits (`check_size`);
+    - takes the deadline of `request_deadline`, or `inherited_deadline` where no time-out is
+      given, so that nested calls have no more time than the request that they are for;
+    - waits for room until then, and no longer: `BusTimeout`, `NOT_SENT`;
+    - refuses a side that is closed, drains or is the parent's, and looks again after all
+      that blocks, and once it has sent: a signal handler may have closed the bus meanwhile;
+    - enters the transaction where `close`, `_settle` and `_after_fork` find it before it sends,
+      and takes it out again if sending fails, so that nothing waits for a lost answer;
+    - has `send_request` end the transaction in time (`OutgoingRequest.end_at`), and name the
+      user's own number (`note_timeout`).
+
+    To a cast, the deadline is only that of its sending; it keeps no transaction.  What was
+    cast is waited for by the kind's own `__exit__`, if no error leaves the block, for
+    `stall_timeout` at most, and then the bus is closed: that of `BusSide` closes at once.
+    """
 
     @abstractmethod
     def send_request(

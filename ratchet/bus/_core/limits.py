@@ -56,7 +56,8 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             limit = getattr(self, field.name)
-            numbers = (int, float) if field.name == "stall_timeout" else (int,)
+            # The type is a string here, as every annotation of this module is.
+            numbers = (int, float) if field.type == "float" else (int,)
             if isinstance(limit, bool) or not isinstance(limit, numbers):
                 raise TypeError(f"{field.name} must be a number, not {limit!r}")
             if not limit > 0:

@@ -242,20 +242,37 @@ class ServerSide(BusSide, Generic[Request, Response]):
         return not self._intake.cut_off
 
     def _finished(self) -> bool:
-        """Whether all answers have been delivered; asked again after each `IncomingRequests.wake_drain`."""
+        """Whether all answers have been delivered; asked again after each `IncomingRequests.wake_drain`.
+
+        By default they have, because within one process they are delivered at once.
+        """
         return True
 
     @abstractmethod
     def _refuse_new(self) -> None:
-        """Stop taking requests, and tell the clients: a drain begins."""
+        """Stop taking requests, and tell the clients: a drain begins.
+
+        `_settle` calls it again as long as the drain goes on: calling it twice has the effect of
+        once, though a client may be told again.  It does not block.
+        """
 
     def _leaves_work(self) -> bool:
-        """Whether it would be closed before all is answered and delivered."""
+        """Whether it would be closed before all is answered and delivered; `drain` is False then.
+
+        A kind whose answers take time to arrive adds those that have not.
+        """
         return bool(self._intake.requests.in_flight)
 
     @abstractmethod
     def _close(self) -> int:
-        """Close, and return how many casts will not be run; also from a hub callback."""
+        """Close, and return how many casts will not be run; also from a hub callback.
+
+        In this order: set `life` to `CLOSED`, drop the casts that no thread has taken
+        (`Intake.drop_casts`), close the inbox, cancel what was queued and what is in flight,
+        forget the takers, and wake those who drain.  Its `_settle` calls it again if the bus
+        is closed, because any line may have been interrupted: the second call completes the
+        first.  It does not block.
+        """
 
     def close(self) -> None:
         """Close at once, and log what was cast and will not be run, or not to its end."""
@@ -288,4 +305,8 @@ class ServerSide(BusSide, Generic[Request, Response]):
         self._intake.leave_to_parent()
 
     def _revive(self) -> None:
-        """Make a forked child ready to serve, in its parent's place or beside it."""
+        """Make a forked child ready to serve, in its parent's place or beside it.
+
+        Called before a thread takes its first request.  By default a child cannot serve what
+        its parent has opened: `_after_fork` has closed the inbox, and it gets `BusClosed`.
+        """

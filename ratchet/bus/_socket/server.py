@@ -100,7 +100,7 @@ class ServerBus(ServerSide[Request, Response]):
         )
 
     def _close(self) -> int:
-        """Close, and return how many casts will not be run; also from a hub callback."""
+        """See `ServerSide`."""
         self._intake.life = CLOSED
         self._stop_accepting()
         for connection in list(self._admission.connections):

@@ -42,6 +42,7 @@ PING: Final = 4
 PONG: Final = 5
 GOAWAY: Final = 6
 HELLO: Final = 7
+_LAST_KIND: Final = HELLO
 _FIRST_SKIPPED_KIND: Final = 128
 
 # How many parts a kind must have, where that is fixed.
@@ -288,7 +289,7 @@ class Decoder:
         return position
 
     def _flaw(self, kind: int, flags: int, parts: int) -> BusError | None:
-        if HELLO < kind < _FIRST_SKIPPED_KIND:
+        if _LAST_KIND < kind < _FIRST_SKIPPED_KIND:
             return ProtocolError(f"a message of the unknown kind {kind}")
         if flags & _CRITICAL_UNKNOWN_FLAGS:
             return ProtocolError(f"a message with unknown flags {flags:#010b}")
