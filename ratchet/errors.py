@@ -1,8 +1,8 @@
 """Every error that ratchet raises, in one tree.
 
-It imports nothing of ours, and an error carries facts (`code`, `outcome`), never
-behaviour.  An error that `except Exception` must
-not swallow is a `BaseException`: `Alarm` is a `gevent.Timeout`.
+It imports nothing of ours, and an error carries facts (`code`, `outcome`), never behaviour.
+An error that `except Exception` must not swallow is a `BaseException`: `Alarm` is a
+`gevent.Timeout`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class BusError(RatchetError):
 
 
 class BusClosed(BusError):
-    """This side of the bus is closed."""
+    """This side of the bus is closed, or draining."""
 
     code = "bus_closed"
 
@@ -225,7 +225,11 @@ class ProtocolError(BusError):
 
 
 class MessageTooLarge(BusError):
-    """A message over the limit, refused before a byte of it was sent."""
+    """A message is over a limit.
+
+    `outcome` says where it was refused: before a byte of it was sent (`NOT_SENT`), by the server
+    (`NOT_RUN`), or, if it is the response to a request that has run, by this side (`RAN`).
+    """
 
     code = "message_too_large"
     outcome = Outcome.NOT_SENT

@@ -2,8 +2,8 @@
 
 A `Ratchet` makes each `Thread`; its `Scheduler` starts the thread, notices its end,
 and runs the loop.  Which `Ratchet` a greenlet attaches to is known here alone, in
-`kernel_of`.  What happens between the start of a thread and its end has no place
-here, but in `_scheduler`.
+`kernel_of`.  What happens between the start of a thread and its end belongs in
+`_scheduler`.
 """
 
 from __future__ import annotations

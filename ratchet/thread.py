@@ -1,11 +1,10 @@
 """Functions for the current thread: sleeping, waiting, alarms, and starting and ending others.
 
-It is thin, over `_wait` and the kernel.  Each function
-works in any greenlet, owned by a `Ratchet` or not, and leaves no waiter, timer,
-watcher or link behind when its thread is killed or an alarm rings in it.
+Each function works in any greenlet, owned by a `Ratchet` or not, and leaves no waiter,
+timer, watcher or link behind when its thread is killed or an alarm rings in it.
 
-Waits that need more than a page are in private modules of ours, one for each kind,
-and are named here.
+This module is a thin layer over `_wait` and the kernel.  Waits that need more than a page
+are in private modules of ours, one for each kind, and are named here.
 """
 
 from __future__ import annotations

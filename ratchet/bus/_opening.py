@@ -1,4 +1,4 @@
-"""Opening a bus: the functions that check what a user gives, and make the sides of it.
+"""Opening a bus over sockets: the functions that check what a user gives, and make the sides of it.
 
 Each checks all of its arguments before it opens anything.  What the sides do then is
 not decided here.

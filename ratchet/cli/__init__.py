@@ -1,8 +1,8 @@
 """The command line: `python -m ratchet`, also installed as `ratchet`.
 
-A command is a module with `add_to`, which adds its parser,
-and `run`, which takes the parsed arguments and returns the exit status.  What a
-user can cause ends in one line on stderr, never in a traceback of ours.
+A command is a module with `add_to`, which adds its parser, and `run`, which takes the parsed
+arguments and returns the exit status.  What a user can cause ends in one line on stderr,
+never in a traceback of ours.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ class ServerTransaction(Generic[Request, Response]):
             response: the object that the client is to receive.
 
         Returns:
-            True if the answer was handed to the connection, False if nobody waits
-            for it (any more).
+            True if the answer was handed over, to the connection or to the client of a
+            local bus; False if nobody waits for it (any more).
 
         Raises `AlreadyAnswered` the second time; and what `response_to_bus` raises,
         or `MessageTooLarge`: the client gets a `RemoteError` then.

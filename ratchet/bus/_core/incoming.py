@@ -1,9 +1,8 @@
 """A request at its server: it is taken, run and answered, once.
 
-The whole life of a request is here, the same for every kind of bus: no other module
-makes the transitions of `incoming_states`, and what became of a
-request is counted nowhere else.  A kind of
-bus makes an `IncomingRequest` of what came, puts it into the inbox, and supplies the
+The whole life of a request is here, the same for every kind of bus: no other module makes the
+transitions of `incoming_states`, and what became of a request is counted nowhere else.  A
+kind of bus makes an `IncomingRequest` of what came, puts it into the inbox, and supplies the
 `Route` by which the answer goes back.
 
 A request is answered only after its answer has been handed over, for that is the step

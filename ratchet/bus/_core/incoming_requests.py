@@ -1,7 +1,7 @@
 """State that the requests at one server share, and the way by which an answer goes back.
 
-Handlers are interrupted by the hub, and so are requests abandoned that another OS thread
-drops: neither can be done in place.
+The hub interrupts handlers, and abandons the requests that another OS thread drops: neither
+can be done in place.
 """
 
 from __future__ import annotations

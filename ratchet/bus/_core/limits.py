@@ -1,4 +1,7 @@
-"""The bounds of a bus: every queue and every size that a peer can name has one."""
+"""The bounds of a bus over sockets: on what a peer can make one side hold or wait for.
+
+Where each is kept, the page about the design says.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,20 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The bounds of one side of a bus; the two sides need not have the same.
+    """The bounds of one side of a bus over sockets; the two sides need not have the same.
 
     Args:
         max_message: bytes of one message, all parts together; below 4 GiB.
         max_parts: parts of one message; at most 32767.
         max_queued: requests that wait in a server for a thread.
-        max_in_flight: requests of one connection that a server has not answered yet;
-            its clients wait from there on.
-        high_water: bytes of unsent data on one connection, from which on writers wait.
+        max_in_flight: requests of one connection, casts included, that a server has let in
+            and not finished; at as many that wait for an answer, the client waits.
+        high_water: bytes of one connection that are unsent, from which on writers wait; and
+            of requests for which a server has no room, from which on it reads no more.
         stall_timeout: seconds after which a peer is dropped that stops in the
             middle of a message, whose whole TLS handshake takes longer, or that
-            does not read when the connection is to be closed.
+            does not read when the connection is to be closed; also the most that leaving
+            `with client:` waits for casts.
 
     Each side tells the other its limits, which refuses at home what is over them.
     At `max_in_flight` and `max_queued` a server still sees a `cancel()`.  At

@@ -1,8 +1,8 @@
 """The server's side of every kind of bus: taking requests, serving, draining.
 
-It knows the inbox and transactions, and nothing of how a request came.  A kind of
-bus puts an `IncomingRequest` for each that comes into the inbox, and says by `_refuse_new` and `_finished`
-how it drains.
+It knows the inbox and transactions, and nothing of how a request came.  A kind of bus puts an
+`IncomingRequest` for each that comes into the inbox, and says by `_refuse_new` and
+`_finished` how it drains.
 """
 
 from __future__ import annotations

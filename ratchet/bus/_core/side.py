@@ -1,4 +1,4 @@
-"""Either side of a bus, whatever its kind: how far it has got, and what is done with all of them.
+"""What both sides of every kind of bus have in common, and how far each has got.
 
 Where a side keeps its `Life` is its own affair, but it keeps it in one place.
 """

@@ -9,6 +9,8 @@ from typing import NamedTuple
 class Stats(NamedTuple):
     """A snapshot.  Every request ends once, in `answered`, `failed` or `cancelled`.
 
+    A client over a socket does not count its casts there, because it hears no more of them.
+
     Attributes:
         connections: how many are open.
         queued: requests that wait: on a server for a thread, on a client for

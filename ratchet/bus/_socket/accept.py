@@ -1,6 +1,6 @@
 """Accepting clients: a `Listener` yields a transport and a peer, as `dial` does.
 
-It knows the system's side of a socket that listens: what accepting may fail of, that
+It knows the system's side of a socket that listens: how accepting can fail, that
 forked children have a copy of it, and what is to go when it is closed.  When to
 accept, and what becomes of a client, is the server's affair.
 """
@@ -45,7 +45,7 @@ class Listener:
     """A socket that listens.
 
     A forked child's copy keeps the port alive, whether its process serves or not.  So
-    who opened the socket ends it for all when it closes it, unless a child has taken to
+    whoever opened the socket ends it for all when it closes it, unless a child has taken to
     serving too.
 
     Args:

@@ -1,7 +1,7 @@
 """Which requests are let in, for all the connections of one server.
 
-A connection that has a request lets it in here, and holds it while the inbox is
-overfull.  Nothing here knows what a connection is, but that it reads again when told.
+A connection that has a request lets it in here, or holds it while there is no room.
+Nothing here knows what a connection is, but that it reads again when told.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Admission(Generic[Connection]):
         intake: the requests of the server.
         requests: what these share.
         inbox: those that no thread has taken.
+        limits: the server's own.
         connections: those that are open, in the order in which they came.
         hello: the server's own HELLO, as a frame.
         lost_casts: casts that came too late for a drain to run them.

@@ -103,7 +103,7 @@ class ClientConnectionOwner(Protocol[Connection]):
     """A client, as its connections see it."""
 
     def on_hello(self, connection: Connection) -> None:
-        """The server has said hello, or anything else that shows it is one without."""
+        """The server has said hello, or something else, which shows that it says no hello."""
 
     def note_told(self, reason: str) -> bool:
         """Note that this reason for not getting on with the server is told.  True if it was not yet."""

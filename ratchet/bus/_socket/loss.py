@@ -1,7 +1,7 @@
 """The end of all requests on one connection, and what is certain about each.
 
 The connection is lost, or closed by this side.  A request of which nothing has left was
-not sent; of any other one nobody knows, unless the server let nobody in.
+not sent; of any other one nobody knows, unless the server did not let this side in.
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ def _fail_all(
 
 def _outcome(protocol: ClientProtocol[AnyOutgoing], cause: BaseException | None, unsent: bool) -> Outcome:
     if protocol.hello is None and cause is not None and refused_us(cause):
-        # A server that let nobody in ran nothing.
+        # A server that did not let this side in ran nothing that it sent.
         return Outcome.NOT_RUN
     return Outcome.NOT_SENT if unsent else Outcome.UNKNOWN

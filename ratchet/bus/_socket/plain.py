@@ -54,5 +54,5 @@ class PlainSender:
         self._protocol.order.append(transaction.id)
 
     def take_back(self, transaction: AnyOutgoing) -> None:
-        """Send a request no more, if it is still to be written."""
+        """Do not send a request after all, if it has not been written yet."""
         self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)

@@ -1,7 +1,7 @@
 """The server's side of a bus over sockets: accepting clients.
 
-It accepts connections and owns them.  Taking and answering requests is the server's
-side of every bus, what a client's messages mean is `server_connection`.
+It accepts connections and owns them.  Taking and answering requests belongs to every bus's
+server side; `server_connection` knows what a client's messages mean.
 
 In a forked child it is dead, with the parent's connections, until the child takes a
 request from it: then it listens again, beside the parent.

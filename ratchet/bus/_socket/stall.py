@@ -1,7 +1,7 @@
 """Detection of a peer that has stopped in the middle of something.
 
-A hub that is late is not mistaken for a peer that stalls.  As long as
-all goes well, it costs no more than a timer that runs out once.
+A hub that is late is not mistaken for a peer that stalls.  As long as all goes well, it
+costs no more than a timer that runs out once.
 """
 
 from __future__ import annotations

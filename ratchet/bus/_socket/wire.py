@@ -1,8 +1,8 @@
 """Bytes to messages and messages to bytes.
 
-It knows no socket, no greenlet and no clock.  Incomplete
-input is not an error: `Decoder.feed` returns the messages that are whole, and keeps
-the rest.  A failure is sticky: after `Decoder.error` is set, nothing more is decoded.
+It knows no socket, no greenlet and no clock.  Incomplete input is not an error:
+`Decoder.feed` returns the messages that are whole, and keeps the rest.  A failure is
+sticky: after `Decoder.error` is set, nothing more is decoded.
 
 A message is a head and some parts; the first part is the body, the others are
 attachments.  All integers are unsigned and big-endian.
