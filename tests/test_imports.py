@@ -79,8 +79,8 @@ ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport tls watch stall delivery acknowledge linger dial listen accept"
-    " interfaces writers output input stream casts plain admission server_connection server failure loss"
-    " client_connection connections client",
+    " network interfaces writers output input stream casts plain admission server_connection server"
+    " failure loss client_connection connections client",
     BUS_CORE,
 )
 for client_module in ("client_connection", "connections", "client"):

@@ -7,15 +7,13 @@ not decided here.
 from __future__ import annotations
 
 import ssl
-from functools import partial
 from typing import TypeVar, overload
 
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
 from ratchet.bus._core.limits import Limits, checked_limits
-from ratchet.bus._socket.accept import Listener
 from ratchet.bus._socket.client import ClientBus, check_connected
-from ratchet.bus._socket.dial import dial
-from ratchet.bus._socket.listen import check_listens, open_listener
+from ratchet.bus._socket.listen import check_listens
+from ratchet.bus._socket.network import dialer, listener, listener_on
 from ratchet.bus._socket.server import ServerBus
 from ratchet.bus._socket.tls import check_context, transport_of
 from ratchet.bus._socket.transport import Socket
@@ -89,7 +87,7 @@ def new_server(
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context, server_side=True)
     limits = checked_limits(limits)
-    return ServerBus(Listener(socket, ssl_context), decode, encode, limits)
+    return ServerBus(listener_on(socket, ssl_context), decode, encode, limits)
 
 
 @overload
@@ -210,8 +208,7 @@ def listen(
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context, server_side=True)
     limits = checked_limits(limits)
-    socket, file = open_listener(endpoint)
-    return ServerBus(Listener(socket, ssl_context, file, opened_here=True), decode, encode, limits)
+    return ServerBus(listener(endpoint, ssl_context), decode, encode, limits)
 
 
 @overload
@@ -279,12 +276,13 @@ def connect(
         raise ValueError(
             f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
         )
-    dial_it = partial(dial, endpoint, ssl_context)
+    limits = checked_limits(limits)
+    dial = dialer(endpoint, ssl_context)
     return ClientBus(
         endpoint.address,
         encode,
         decode,
-        checked_limits(limits),
+        limits,
         plain,
-        lambda connections: connections.keep_connected(dial_it),
+        lambda connections: connections.keep_connected(dial),
     )

@@ -15,7 +15,7 @@ from gevent import socket
 from endpoints import at, received
 from helpers import LONG, output_of, wait_until
 from ratchet.bus._core.address import TcpEndpoint, UnixEndpoint
-from ratchet.bus._socket.accept import Listener, NotListening
+from ratchet.bus._socket.accept import NotListening, SocketListener
 from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus._socket.transport import Transport
@@ -26,35 +26,35 @@ can_shut_down = pytest.mark.skipif(
 )
 
 
-def opened(endpoint: TcpEndpoint | UnixEndpoint) -> Listener:
+def opened(endpoint: TcpEndpoint | UnixEndpoint) -> SocketListener:
     opened_socket, file = open_listener(endpoint)
-    return Listener(opened_socket, file=file, opened_here=True)
+    return SocketListener(opened_socket, file=file, opened_here=True)
 
 
 @pytest.fixture
-def listener() -> Iterator[Listener]:
+def listener() -> Iterator[SocketListener]:
     listener = opened(TcpEndpoint("127.0.0.1", 0))
     yield listener
     listener.close()
 
 
-def where(listener: Listener) -> TcpEndpoint:
+def where(listener: SocketListener) -> TcpEndpoint:
     assert isinstance(listener.address, tuple)
     return TcpEndpoint(*listener.address)
 
 
-def accepted(listener: Listener) -> tuple[Transport, Any]:
+def accepted(listener: SocketListener) -> tuple[Transport, Any]:
     """The next client, waiting for one."""
     socket.wait_read(listener.fileno(), timeout=LONG)
     return listener.accept()
 
 
-def test_accepting_without_a_client_does_not_wait(listener: Listener) -> None:
+def test_accepting_without_a_client_does_not_wait(listener: SocketListener) -> None:
     with pytest.raises(BlockingIOError):
         listener.accept()
 
 
-def test_a_client_is_a_transport_and_its_address(listener: Listener) -> None:
+def test_a_client_is_a_transport_and_its_address(listener: SocketListener) -> None:
     connected, peer = dial(where(listener))
     assert peer == listener.address
     transport, client = accepted(listener)
@@ -67,7 +67,7 @@ def test_a_client_is_a_transport_and_its_address(listener: Listener) -> None:
 
 
 @can_shut_down
-def test_a_socket_that_was_shut_down_says_so_and_does_not_listen(listener: Listener) -> None:
+def test_a_socket_that_was_shut_down_says_so_and_does_not_listen(listener: SocketListener) -> None:
     assert listener.listens
     with socket.socket(fileno=os.dup(listener.fileno())) as copy:
         copy.shutdown(socket.SHUT_RDWR)
@@ -89,7 +89,7 @@ def test_a_listener_may_be_closed_twice_and_removes_its_file(folder: Path) -> No
 @can_shut_down
 def test_closing_ends_the_listening_of_a_copy_too() -> None:
     listener = opened(TcpEndpoint("127.0.0.1", 0))
-    copy = Listener(socket.socket(fileno=os.dup(listener.fileno())))
+    copy = SocketListener(socket.socket(fileno=os.dup(listener.fileno())))
     listener.close()
     wait_until(lambda: not copy.listens)
     copy.close()
@@ -97,7 +97,7 @@ def test_closing_ends_the_listening_of_a_copy_too() -> None:
 
 def test_a_socket_that_a_child_serves_too_listens_on(folder: Path) -> None:
     listener = opened(at("a.sock"))
-    copy = Listener(socket.socket(fileno=os.dup(listener.fileno())))
+    copy = SocketListener(socket.socket(fileno=os.dup(listener.fileno())))
     # As the child does, in memory that both have.
     listener.share()
     listener.close()
@@ -113,11 +113,11 @@ def test_being_out_of_descriptors_is_no_fault_of_a_client() -> None:
     import resource
     from gevent import socket
     from ratchet.bus._core.address import TcpEndpoint
-    from ratchet.bus._socket.accept import Exhausted, Listener
+    from ratchet.bus._socket.accept import Exhausted, SocketListener
     from ratchet.bus._socket.dial import dial
     from ratchet.bus._socket.listen import open_listener
 
-    listener = Listener(open_listener(TcpEndpoint("127.0.0.1", 0))[0])
+    listener = SocketListener(open_listener(TcpEndpoint("127.0.0.1", 0))[0])
     connected, _ = dial(TcpEndpoint(*listener.address))
     socket.wait_read(listener.fileno())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -17,10 +17,10 @@ import pytest
 from helpers import LONG, wait_until
 from ratchet import bus as ratchet_bus
 from ratchet.bus import ServerBus
-from ratchet.bus._socket.accept import Listener
+from ratchet.bus._socket.accept import SocketListener
 from robustness.leaks import open_descriptors
 
-ACCEPTING = (ServerBus._accept.__code__, Listener.accept.__code__)
+ACCEPTING = (ServerBus._accept.__code__, SocketListener.accept.__code__)
 
 
 class Strike(BaseException):

@@ -212,7 +212,7 @@ def test_a_bus_that_is_closed_just_when_it_has_connected_keeps_no_connection(
             clients[0].close()
             return dialed
 
-        monkeypatch.setattr("ratchet.bus._opening.dial", dial_and_close)
+        monkeypatch.setattr("ratchet.bus._socket.network.dial", dial_and_close)
         descriptors = open_descriptors()
         clients.append(ratchet_bus.connect(server.address))
         with pytest.raises(BusError) as raised:

@@ -103,7 +103,7 @@ def wait_until_done(call: str, bus: BusSide, is_done: Callable[[], bool], deadli
     return True
 
 
-def _close_all() -> None:
+def close_all() -> None:
     """Hand over what was cast as far as possible, and log what was not run: the program ends."""
     for bus in buses.living_on(get_hub()):
         bus.close()
@@ -119,4 +119,4 @@ def after_last_close(act: Callable[[], None]) -> None:
     _last_acts.append(act)
 
 
-atexit.register(_close_all)
+atexit.register(close_all)

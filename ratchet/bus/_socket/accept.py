@@ -1,8 +1,8 @@
 """Accepting clients: a `Listener` yields a transport and a peer, as `dial` does.
 
-It knows the system's side of a socket that listens: how accepting can fail, that
-forked children have a copy of it, and what is to go when it is closed.  When to
-accept, and what becomes of a client, is the server's affair.
+`SocketListener` knows the system's side of a socket that listens: how accepting can
+fail, that forked children have a copy of it, and what is to go when it is closed.  When
+to accept, and what becomes of a client, is the server's affair.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket as _socket
 import ssl
 from contextlib import suppress
 from itertools import starmap
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from gevent.monkey import get_original
 
@@ -41,8 +41,37 @@ class NotListening(Exception):
     """Another process has shut the socket down."""
 
 
-class Listener:
-    """A socket that listens.
+@runtime_checkable
+class Listener(Protocol):
+    """Whatever a server accepts its clients from."""
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, as `connect` takes it."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether it still does; another process may have shut it down."""
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is somebody to accept."""
+
+    def share(self) -> None:
+        """This forked child serves too."""
+
+    def accept(self) -> tuple[Transport, Address]:
+        """The next client.  Does not block.
+
+        Raises `BlockingIOError` if there is none, `Exhausted`, `NotListening`, or another
+        `OSError` for a client that went away before it was accepted.
+        """
+
+    def close(self) -> None:
+        """Listen no more.  Does not block; closing twice is fine."""
+
+
+class SocketListener:
+    """A socket of the system that listens; see `Listener`.
 
     A forked child's copy keeps the port alive, whether its process serves or not.  So
     whoever opened the socket ends it for all when it closes it, unless a child has taken to
@@ -77,26 +106,22 @@ class Listener:
         self.address: Address = listening_address(self._raw)
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """See `Listener`."""
         descriptor: int = self._raw.fileno()
         return descriptor
 
     @property
     def listens(self) -> bool:
-        """Whether it still does; another process may have shut it down."""
+        """See `Listener`."""
         return bool(self._raw.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
 
     def share(self) -> None:
-        """This forked child serves too."""
+        """See `Listener`."""
         if self._served_by_child is not None:
             self._served_by_child[0] = 1
 
     def accept(self) -> tuple[Transport, Address]:
-        """The next client.  Does not block.
-
-        Raises `BlockingIOError` if there is none, `Exhausted`, `NotListening`, or another
-        `OSError` for a client that went away before it was accepted.
-        """
+        """See `Listener`."""
         accepted: list[tuple[int, Any]] = []
         socket: _socket.socket | None = None
         try:

@@ -9,15 +9,12 @@ waits for that.
 
 from __future__ import annotations
 
-import os
-import socket as _socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from gevent.hub import Hub, get_hub
-from gevent.monkey import get_original
 
 from ratchet import _alive, _clock
 from ratchet._loop import loop_of
@@ -30,8 +27,6 @@ _READ: Final = 1  # libev's event bit
 _PATIENCE: Final = 5.0
 _LOOK: Final = 0.005
 
-_system_socket = get_original("socket", "socket")
-
 
 def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | None) -> None:
     """Deliver what was sent on a connected socket, although it is about to be closed.
@@ -39,10 +34,10 @@ def linger(hub: Hub, transport: Transport, on_undelivered: Callable[[], None] | 
     `on_undelivered` is called, in the hub, if that fails.  Does not block.
     """
     _forget_lost_hubs()
-    copy: _socket.socket | None = None
+    copy: Transport | None = None
     try:
-        copy = _system_socket(fileno=os.dup(transport.fileno()))
-        Linger(hub, Transport(copy), on_undelivered).begin()
+        copy = transport.duplicate()
+        Linger(hub, copy, on_undelivered).begin()
     except BaseException:
         if copy is not None:
             copy.close()

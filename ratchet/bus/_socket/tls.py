@@ -128,7 +128,12 @@ class TlsTransport(Transport):
 
 
 def transport_of(socket: Socket) -> Transport:
-    """A connected socket's transport; one that speaks TLS has shaken hands already."""
+    """A connected socket's transport; one that speaks TLS has shaken hands already.
+
+    A socket that is not of the system is its own transport.
+    """
+    if isinstance(socket, Transport):
+        return socket
     return TlsTransport(socket, ready=True) if hasattr(socket, "do_handshake") else Transport(socket)
 
 

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from gevent.monkey import get_original
+
 # The system notices within about 30 s that a peer's machine has vanished.  It
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
@@ -38,6 +40,9 @@ _USER_TIMEOUT_MS: Final = 30_000
 # Bytes of late input that one read drops, and how many reads are made at most.
 _DISCARD_SIZE: Final = 64 * 1024
 _DISCARDS: Final = 100
+
+# Not gevent's, as in `accept`.
+_system_socket = get_original("socket", "socket")
 
 
 class Socket(Protocol):
@@ -146,6 +151,19 @@ class Transport:
         except BlockingIOError:
             pass
         return False
+
+    def duplicate(self) -> Transport:
+        """One more descriptor of the same connection, past TLS: it stays open when this one is closed.
+
+        Raises `OSError` if the system has none left.
+        """
+        descriptor = os.dup(self._raw.fileno())
+        try:
+            return Transport(_system_socket(fileno=descriptor))
+        except BaseException:
+            with suppress(OSError):
+                os.close(descriptor)
+            raise
 
     def close(self) -> None:
         self._socket.close()
