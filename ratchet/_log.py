@@ -22,6 +22,9 @@ logger.addHandler(logging.NullHandler())
 bus_logger: Final = logging.getLogger("ratchet.bus")
 kernel_logger: Final = logging.getLogger("ratchet.kernel")
 
+later: Callable[..., object] = gevent.spawn
+"""How a hub callback has something done that may block; a simulation has it done at once."""
+
 # `error.__traceback__` would ask the error's own `__getattribute__`.
 _fields: Final = BaseException.__dict__
 _traceback: Final[Callable[[BaseException], TracebackType | None]] = _fields["__traceback__"].__get__
@@ -61,9 +64,9 @@ def log_soon(
     if not target.isEnabledFor(level):
         return
     if error is None:
-        gevent.spawn(target.log, level, text, *args)
+        later(target.log, level, text, *args)
     else:
-        gevent.spawn(log_error, target, level, text, *args, error=error)
+        later(log_error, target, level, text, *args, error=error)
 
 
 def _can_be_rendered(exc_info: tuple[type[BaseException], BaseException, TracebackType | None]) -> bool:

@@ -110,7 +110,8 @@ class WaitQueue(deque["Waiter[object]"]):
 def check_hub(hub: greenlet | None, owner: object) -> None:
     """Refuse a call from another OS thread than the one whose hub `owner` uses.
 
-    Raises `WrongThread`, also if that hub has been destroyed.
+    Raises `WrongThread`, also if that hub has been destroyed, or is not the one that the OS
+    thread uses now.
     """
     if get_hub() is hub:
         return
@@ -118,6 +119,10 @@ def check_hub(hub: greenlet | None, owner: object) -> None:
     name = getattr(owner, "name", None) or f"this {type(owner).__name__}"
     if getattr(hub, "loop", None) is None:
         raise WrongThread(f"{name} belongs to a gevent hub that has been destroyed")
+    if getattr(hub, "thread_ident", None) == get_hub().thread_ident:
+        raise WrongThread(
+            f"{name} belongs to another gevent hub of this OS thread: one of them is on virtual time"
+        )
     raise WrongThread(
         f"{name} belongs to another OS thread; it was called from {threading.current_thread().name!r}"
     )

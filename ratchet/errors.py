@@ -86,7 +86,10 @@ class NotPaused(RatchetError):
 
 
 class WrongThread(RatchetError, RuntimeError):
-    """A call from another OS thread than the owner's, or on a hub that has been destroyed."""
+    """A call from another OS thread than the owner's, or on a hub that has been destroyed.
+
+    Or on one that has been put aside, by virtual time in a test.
+    """
 
     code = "wrong_thread"
 

@@ -85,7 +85,15 @@ BUS_SOCKET = allow_in_order(
 )
 for client_module in ("client_connection", "connections", "client"):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
+# What tests are made with: it stands on the library, which knows nothing of it.
+TESTING = allow_in_order(
+    "testing",
+    "_undo _watchers _kinds _places _descriptors _base _loop _dump _time _faults _owner _pipe _connection"
+    " _sockets _network _repeatable _simulate",
+    {*SCHEDULER, "_thread", "_turns", "kernel", *BUS_CORE, *BUS_SOCKET},
+)
 ALLOWED |= {
+    "testing": TESTING,
     "bus._opening": {*BUS_CORE, *BUS_SOCKET},
     "bus": {*BUS_CORE, *BUS_SOCKET, "bus._local", "bus._opening"},
     "_version": set(),

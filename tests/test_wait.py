@@ -11,6 +11,7 @@ import pytest
 from gevent.hub import Waiter, get_hub
 
 from helpers import active_watchers, burn, in_os_thread, turns, wait_until
+from ratchet import testing
 from ratchet._wait import TIMED_OUT, WaitQueue, check_hub, check_timeout, suspend, waiting_on
 from ratchet.errors import WrongThread
 
@@ -231,6 +232,13 @@ def test_check_hub_lets_the_own_os_thread_pass_and_refuses_another() -> None:
     error = in_os_thread(lambda: check_hub(hub, "the bus"))
     assert type(error) is WrongThread
     assert "this str belongs to another OS thread" in str(error)
+
+
+def test_check_hub_says_so_when_the_hub_was_put_aside_by_virtual_time() -> None:
+    hub = gevent.get_hub()
+    with testing.virtual_time():
+        with pytest.raises(WrongThread, match="this str belongs to another gevent hub of this OS thread"):
+            check_hub(hub, "the bus")
 
 
 def test_check_hub_says_so_when_the_hub_has_been_destroyed() -> None:

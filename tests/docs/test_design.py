@@ -22,6 +22,11 @@ def test_the_map_names_every_module() -> None:
     assert named <= modules
 
 
+def test_the_map_has_each_package_once() -> None:
+    packages = re.findall(r"^``(ratchet/\S*)``", PAGE, re.MULTILINE)
+    assert len(packages) == len(set(packages)) == 5
+
+
 @pytest.mark.parametrize("name", MACHINES)
 def test_the_states_and_transitions_are_those_of_the_table(name: str) -> None:
     module = import_module(name)

@@ -1,0 +1,43 @@
+"""Tests of programs that use the library: on virtual time, and on a network in memory.
+
+This module only names what the others have.
+"""
+
+from ratchet.testing._faults import Faults
+from ratchet.testing._loop import Livelock
+from ratchet.testing._network import Network, network
+from ratchet.testing._simulate import Process, World, simulate
+from ratchet.testing._sockets import socket_pair
+from ratchet.testing._time import Clock, virtual_time
+
+__all__ = [
+    "Clock",
+    "Faults",
+    "Livelock",
+    "Network",
+    "Process",
+    "World",
+    "network",
+    "simulate",
+    "socket_pair",
+    "virtual_time",
+]
+
+for _public in (
+    Clock,
+    Faults,
+    Livelock,
+    Network,
+    Process,
+    World,
+    network,
+    simulate,
+    socket_pair,
+    virtual_time,
+):
+    # Where a program finds it; its repr, its traceback and its pickle say so.
+    _public.__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    return __all__
