@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
-from ratchet import Ratchet, Thread, __version__, bus, errors, thread
+from ratchet import Ratchet, Thread, __version__, bus, errors, testing, thread
 
 HERE = Path(__file__).parent
 
@@ -46,10 +46,10 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", "(?s).*"),
-    ("py:.*", r"(collections|contextlib|enum|gevent|greenlet|ssl|types|typing)\..*"),
+    ("py:.*", r"(collections|contextlib|enum|gevent|greenlet|random|ssl|types|typing)\..*"),
     # Type variables and names of types of functions and sockets say enough by themselves.
     ("py:class", r"(.*\.|~)?(Arguments|Object|Positional|Ready|Request|Response|Result|Self)"),
-    ("py:class", r"(.*\.)?(Address|ErrorHandler|FromBus|Socket|ToBus)"),
+    ("py:class", r"(.*\.)?(Address|ErrorHandler|FromBus|MemoryListener|MemorySocket|Socket|ToBus)"),
 ]
 
 autodoc_member_order = "bysource"
@@ -59,22 +59,26 @@ autodoc_typehints_description_target = "all"
 napoleon_use_ivar = True
 
 
-# Where that is written which says that it is found in `ratchet.bus`.
-BUS_SOURCES = ("_core.client", "_core.handle", "_local", "_socket.client", "_socket.server")
+# For each module that names what others hold, where its classes with members are written.
+SOURCES = {
+    "ratchet.bus": ("_core.client", "_core.handle", "_local", "_socket.client", "_socket.server"),
+    "ratchet.testing": ("_faults", "_network", "_simulate", "_time"),
+}
 
 
 def keep_order_of_source(app: Sphinx) -> None:
-    """Show the members of what the bus has in the order in which they are written, with what is said there.
+    """Show members in the order in which they are written, with what is said there.
 
     The functions are left out: so each is shown once, without its overloads.
     """
-    shown = ModuleAnalyzer.for_module("ratchet.bus")
-    shown.analyze()
-    for name in BUS_SOURCES:
-        source = ModuleAnalyzer.for_module(f"ratchet.bus.{name}")
-        source.analyze()
-        shown.tagorder.update(source.tagorder)
-        shown.attr_docs.update(source.attr_docs)
+    for module, names in SOURCES.items():
+        shown = ModuleAnalyzer.for_module(module)
+        shown.analyze()
+        for name in names:
+            source = ModuleAnalyzer.for_module(f"{module}.{name}")
+            source.analyze()
+            shown.tagorder.update(source.tagorder)
+            shown.attr_docs.update(source.attr_docs)
 
 
 def show_what_users_see(app: Sphinx) -> None:
@@ -87,6 +91,11 @@ def show_what_users_see(app: Sphinx) -> None:
         bus.LocalBus,
         bus.ClientTransaction,
         bus.ServerTransaction,
+        testing.Clock,
+        testing.Network,
+        testing.Process,
+        testing.ScenarioFailed,
+        testing.World,
         *tree,
     ):
         made.__signature__ = Signature()

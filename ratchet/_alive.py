@@ -1,14 +1,16 @@
 """Registers of what is alive: the schedulers, the buses, and the sockets that still deliver.
 
 Forking, repair after an interrupt and the end of a program walk them, in the order in
-which things were made.  They keep nothing alive, import nothing of ours, and know no
-more of their entries than the protocols here say.
+which things were made.  They keep nothing alive unless a test asks for it, import nothing
+of ours, and know no more of their entries than the protocols here say.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Generic, Protocol, TypeVar
 
 from gevent.hub import Hub
@@ -41,6 +43,12 @@ class LivingScheduler(Living, Protocol):
     def take_error(self, error: BaseException) -> None:
         """Have `loop()` raise what a callback of the hub has raised."""
 
+    def take_untold_errors(self) -> list[tuple[str, BaseException]]:
+        """Errors that no `loop()` has raised, each with the name of the thread that died of it.
+
+        They are forgotten here.
+        """
+
 
 class LivingBus(Living, Protocol):
     """A side of a bus, or both."""
@@ -58,10 +66,24 @@ class Register(Generic[Entry]):
     def __init__(self) -> None:
         self._numbers = itertools.count()
         self._entries: weakref.WeakValueDictionary[int, Entry] = weakref.WeakValueDictionary()
+        self._keepers: list[list[Entry]] = []
 
     def add(self, entry: Entry) -> None:
         """Enter it, for as long as it lives."""
         self._entries[next(self._numbers)] = entry
+        for kept in self._keepers:
+            kept.append(entry)
+
+    @contextmanager
+    def keep(self) -> Iterator[list[Entry]]:
+        """Keep alive, within the block, what is entered there; the list of it grows."""
+        kept: list[Entry] = []
+        self._keepers.append(kept)
+        try:
+            yield kept
+        finally:
+            # By identity: two empty lists are equal.
+            self._keepers[:] = [other for other in self._keepers if other is not kept]
 
     def living(self) -> list[Entry]:
         """All that is alive now, oldest first."""

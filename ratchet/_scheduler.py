@@ -258,6 +258,12 @@ class Scheduler(Generic[Owned]):
                 errors[0] if len(errors) == 1 else BaseExceptionGroup(f"{len(errors)} threads failed", errors)
             )
 
+    def take_untold_errors(self) -> list[tuple[str, BaseException]]:
+        """See `LivingScheduler`."""
+        untold = [(died.name, error) for died, error in list(self._errors.items())]
+        self._errors.clear()
+        return untold
+
     def log_errors(self) -> None:
         """Log the errors that no loop() has raised, and that none will."""
         for died, error in list(self._errors.items()):

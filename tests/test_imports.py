@@ -28,6 +28,7 @@ SCHEDULER = {
     "_context",
     "_fork",
 }
+PLUGIN = "testing.plugin"
 COMMAND = {"_clock", "bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -89,7 +90,7 @@ for client_module in ("client_connection", "connections", "client"):
 TESTING = allow_in_order(
     "testing",
     "_undo _watchers _kinds _places _descriptors _base _loop _dump _time _faults _owner _pipe _connection"
-    " _sockets _network _repeatable _simulate",
+    " _sockets _network _repeatable _simulate _interrupted_run _interrupt _leaks _time_limit",
     {*SCHEDULER, "_thread", "_turns", "kernel", *BUS_CORE, *BUS_SOCKET},
 )
 ALLOWED |= {
@@ -99,6 +100,8 @@ ALLOWED |= {
     "_version": set(),
     # The package itself only names what the others have.
     "": {*ERRORS, "_fork", "_version", "kernel", "thread", "bus"},
+    # The only module that needs pytest, and that nobody imports but pytest.
+    PLUGIN: {*TESTING, "", "bus", "testing"},
     # The command line is one more program: it uses the library and is used by nobody.
     "cli.common": {"bus._core.address"},
     "cli.connection": {
@@ -119,7 +122,7 @@ ALLOWED |= {
 
 # What may be imported from outside the standard library, and where.
 OUTSIDE = {"gevent", "greenlet"}
-OPTIONAL = {"bus.codecs": {"msgspec"}, "bus._local": {"typing_extensions"}}
+OPTIONAL = {"bus.codecs": {"msgspec"}, "bus._local": {"typing_extensions"}, PLUGIN: {"pytest"}}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -178,7 +181,8 @@ IMPORT_ALL = """
 import importlib, pkgutil
 import ratchet
 for module in pkgutil.walk_packages(ratchet.__path__, "ratchet."):
-    importlib.import_module(module.name)
+    if module.name != "ratchet.testing.plugin":
+        importlib.import_module(module.name)
 """
 
 

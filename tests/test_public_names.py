@@ -10,9 +10,16 @@ from typing import get_type_hints
 import pytest
 
 import ratchet
-from ratchet import bus
+from ratchet import bus, testing
 
-MODULES = ["ratchet.bus", "ratchet.bus.codecs", "ratchet.errors", "ratchet.kernel", "ratchet.thread"]
+MODULES = [
+    "ratchet.bus",
+    "ratchet.bus.codecs",
+    "ratchet.errors",
+    "ratchet.kernel",
+    "ratchet.testing",
+    "ratchet.thread",
+]
 OF_THE_BUS = [name for name in bus.__all__ if not isinstance(getattr(bus, name), ModuleType)]
 
 
@@ -56,6 +63,11 @@ def test_what_the_bus_has_says_that_a_public_module_has_it(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in OF_THE_BUS if isinstance(getattr(bus, name), type)])
 def test_the_types_that_a_class_names_are_found_from_there(name: str) -> None:
     assert isinstance(get_type_hints(getattr(bus, name)), dict)
+
+
+@pytest.mark.parametrize("name", testing.__all__)
+def test_what_the_testing_kit_has_says_that_it_is_found_there(name: str) -> None:
+    assert getattr(testing, name).__module__ == "ratchet.testing"
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

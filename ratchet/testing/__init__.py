@@ -1,9 +1,10 @@
-"""Tests of programs that use the library: on virtual time, and on a network in memory.
+"""Tools to test programs that use the library: virtual time, a network in memory, interrupts.
 
-This module only names what the others have.
+This module only names what the others define.
 """
 
 from ratchet.testing._faults import Faults
+from ratchet.testing._interrupt import ScenarioFailed, interrupt_everywhere
 from ratchet.testing._loop import Livelock
 from ratchet.testing._network import Network, network
 from ratchet.testing._simulate import Process, World, simulate
@@ -16,7 +17,9 @@ __all__ = [
     "Livelock",
     "Network",
     "Process",
+    "ScenarioFailed",
     "World",
+    "interrupt_everywhere",
     "network",
     "simulate",
     "socket_pair",
@@ -29,7 +32,9 @@ for _public in (
     Livelock,
     Network,
     Process,
+    ScenarioFailed,
     World,
+    interrupt_everywhere,
     network,
     simulate,
     socket_pair,

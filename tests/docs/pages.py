@@ -36,17 +36,27 @@ BLOCK = re.compile(
 
 @dataclass
 class Block:
-    """A block of code, what the page says that it prints, and the commands above it."""
+    """A block of code, what the page says that it prints, and the commands and files above it."""
 
     where: str
     language: str
     text: str
     commands: list[Block]
+    files: list[Block]
     output: str = field(default="", init=False)
+
+    @property
+    def file_name(self) -> str:
+        """The name that it is to be saved under, if it says so itself."""
+        named = re.match(r"# (\w+\.py)\n", self.text)
+        return named[1] if named else ""
 
 
 def blocks_of(text: str, name: str, first_line: int = 1) -> list[Block]:
-    """The blocks of a page or a docstring; output is taken to the block that prints it."""
+    """The blocks of a page or a docstring; output is taken to the block that prints it.
+
+    A block that begins with its name, as `# conftest.py`, is a file for those below it.
+    """
     blocks: list[Block] = []
     for match in BLOCK.finditer(text + "\n"):
         where = f"{name}:{first_line + text.count(chr(10), 0, match.start('text'))}"
@@ -58,8 +68,9 @@ def blocks_of(text: str, name: str, first_line: int = 1) -> list[Block]:
             blocks[-1].output = code
         else:
             assert language in ("python", "bash"), f"{where} is {language!r}, which nobody checks"
-            above = [block for block in blocks if block.language == "bash"]
-            blocks.append(Block(where, language, code, above))
+            commands = [block for block in blocks if block.language == "bash"]
+            files = [block for block in blocks if block.file_name]
+            blocks.append(Block(where, language, code, commands, files))
     return blocks
 
 

@@ -1,10 +1,11 @@
 """Every program and every command that the documentation shows, run as a reader would run it.
 
 A Python block is a whole program, run in a folder of its own, in which the
-commands above it on its page were given.  What it prints is what the next `text`
-block shows, where `...` stands for anything; without such a block it prints
-nothing.  A block that defines tests is run by pytest.  A command is looked up,
-and not run, unless its page shows what it prints.
+commands above it on its page were given, and which has the files that are shown
+above it with their names.  What it prints is what the next `text` block shows, where
+`...` stands for anything; without such a block it prints nothing.  A block that
+defines tests is run by pytest.  A command is looked up, and not run, unless its page
+shows what it prints.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def check_commands(block: Block, folder: Path) -> None:
 def test_a_block_works_as_pasted(block: Block, tmp_path: Path) -> None:
     for above in block.commands:
         check_commands(above, tmp_path)
+    for above in block.files:
+        (tmp_path / above.file_name).write_text(above.text, encoding="utf-8")
     if block.language == "bash":
         check_commands(block, tmp_path)
     else:

@@ -19,7 +19,14 @@ from ratchet.bus._core.outgoing import OutgoingRequest
 from ratchet.bus._socket import wire
 
 MANUAL = "docs/manual"
-MODULES = ["ratchet", "ratchet.thread", "ratchet.errors", "ratchet.bus", "ratchet.bus.codecs"]
+MODULES = [
+    "ratchet",
+    "ratchet.thread",
+    "ratchet.errors",
+    "ratchet.bus",
+    "ratchet.bus.codecs",
+    "ratchet.testing",
+]
 
 
 def entries(directive: str) -> Iterator[Any]:
