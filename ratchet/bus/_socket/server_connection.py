@@ -203,6 +203,9 @@ class ServerConnection:
             # Some of them may have been given up meanwhile.
             self.stream.input.read_anyway()
         for request in (*self.parked, *self._held):
+            if request in self.parked and not self.is_writable(request):
+                # A plain one whose turn to be answered is far: it would be parked again.
+                continue
             if request in self._held and not self._has_room:
                 break
             # First: one that is in two places is taken once, one that is in none never.

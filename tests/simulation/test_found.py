@@ -1,0 +1,28 @@
+"""What the simulation has found in the library, each in a few lines."""
+
+from __future__ import annotations
+
+from ratchet import Ratchet, bus, testing, thread
+
+MOST_STEPS = 20_000
+"""Callbacks of the loop, after which something runs in circles."""
+
+
+def test_a_plain_request_whose_answer_would_be_kept_waits_in_peace() -> None:
+    """It was let in, found that it would have to wait, and was let in again, as fast as the processor can."""
+    limits = bus.Limits(max_queued=1, high_water=1)
+
+    def handle(body: bytes) -> bytes:
+        thread.timer(10 if body == b"slow" else 0)
+        return body
+
+    with testing.virtual_time() as clock, testing.network(), Ratchet() as kernel:
+        clock.loop.max_steps = MOST_STEPS
+        server = bus.listen("server:80", limits=limits)
+        kernel.attach_background(server.serve, handle, 3)
+        with bus.connect("server:80", plain=True) as client:
+            bodies = [b"slow", *(b"%d" % number for number in range(5))]
+            transactions = [client.send_request(body) for body in bodies]
+            assert [transaction.recv_response() for transaction in transactions] == bodies
+        assert 10 <= clock.now < 11
+        server.close()
