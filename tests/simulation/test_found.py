@@ -26,3 +26,19 @@ def test_a_plain_request_whose_answer_would_be_kept_waits_in_peace() -> None:
             assert [transaction.recv_response() for transaction in transactions] == bodies
         assert 10 <= clock.now < 11
         server.close()
+
+
+def test_a_drain_reads_also_behind_more_refusals_than_its_clients_take_at_once() -> None:
+    """The refusals of one turn reached the high-water mark, and what was behind them was not read."""
+    limits = bus.Limits(max_queued=1, high_water=300)
+    ran: list[bytes] = []
+    with testing.virtual_time() as clock, testing.network(), Ratchet() as kernel:
+        server = bus.listen("server:80", limits=limits)
+        with bus.connect("server:80") as client:
+            requests = [client.send_request(b"%d" % number) for number in range(20)]
+            client.cast(b"cast")
+            clock.advance(1)
+            kernel.attach_background(server.serve, ran.append)
+            assert server.drain(timeout=5)
+        assert b"cast" in ran
+        assert all(request.done for request in requests)

@@ -153,10 +153,12 @@ class Input:
 
     def read_all(self) -> None:
         """Read all that has come, although the owner has stopped that."""
-        for _ in range(_MOST_READS):
-            before = self._received
+        received = self._received
+        while self._received - received < _MOST_READS:
+            before = self._received, len(self._backlog)
+            # Who is told may stop it again, after each message.
             self.read_anyway()
-            if self._received == before:
+            if (self._received, len(self._backlog)) == before:
                 return
 
     def read_now(self) -> None:
