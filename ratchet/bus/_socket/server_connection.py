@@ -141,7 +141,7 @@ class ServerConnection:
     def _finish(self, request: IncomingRequest) -> None:
         """One of its requests needs nothing more."""
         self._unfinished.pop(request, None)
-        if self._held or not self.stream.input.reading:
+        if self._held or self.parked or not self.stream.input.reading:
             self.admission.requests.run_callback(self.read_or_not)
 
     def read_or_not(self) -> None:
