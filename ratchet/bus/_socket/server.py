@@ -64,7 +64,12 @@ class ServerBus(ServerSide[Request, Response]):
         self._back_off = _FIRST_BACK_OFF
         self._acceptor: Watcher | None = None
         self._retry = _clock.timer(self._hub, 0.0)
-        self._start_accepting()
+        try:
+            self._start_accepting()
+        except BaseException:
+            # Nobody has it who could close it, and the loop would keep it alive.
+            self._stop_accepting()
+            raise
 
     @property
     def name(self) -> str:
