@@ -276,8 +276,10 @@ class Input:
         if self._stream.state is CLOSED:
             return
         if not self.reading:
-            # Its owner takes no more for now, and the reader finds the end by itself.
+            # Its owner takes no more for now, and the reader finds the end by itself; unless
+            # somebody waits to write, who may be what keeps the owner from reading.
             self._output.writers.look_for_room()
+            self._output.writers.wake_soon()
             self._owner.resume_writing()
             return
         try:
