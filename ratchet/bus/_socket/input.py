@@ -273,6 +273,8 @@ class Input:
     def read_rest(self, error: OSError | BusError, most: int) -> None:
         """Hub callback: nothing can be sent any more."""
         data = b""
+        # What came before is told first, if `resume_reading` has not got that far.
+        self._resume()
         if self._stream.state is CLOSED:
             return
         if not self.reading:
