@@ -275,7 +275,13 @@ def abandon_held(death: BaseException) -> None:
     The error's traceback keeps the thread's variables, and with them its transactions.
     """
     for transaction in held_by_dead(death, ServerTransaction):
-        transaction._incoming.abandon()
+        incoming = transaction._incoming
+        try:
+            incoming.abandon()
+        except BaseException:
+            # Whoever keeps the thread keeps the transaction, and nobody would come by again.
+            incoming.requests.drop(incoming)
+            raise
 
 
 after_death(abandon_held)
