@@ -7,7 +7,7 @@ connection is told that no more are taken.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.hub import Hub
@@ -26,6 +26,16 @@ from ratchet.bus.codecs import Decode
 from ratchet.kernel import Thread
 
 
+class WorkerTeam(Protocol):
+    """The threads of one call of `serve`, as far as it matters here."""
+
+    def add_worker(self) -> None:
+        """Start one more; does not block."""
+
+    def note_end(self, worker: greenlet) -> None:
+        """Hub callback: a worker has ended.  Called again where it was interrupted."""
+
+
 class Intake:
     """The requests of one server, and the threads that take them.
 
@@ -40,7 +50,7 @@ class Intake:
         life: how far the server has got; while it drains, only what was cast is let in.
         cut_off: whether work was left when the bus was closed.
         takers: the threads that may have taken one.
-        workers: those of `serve` that are to go on, each with what adds one more to its team.
+        workers: those of `serve` that are to go on, each with its team.
     """
 
     def __init__(
@@ -57,7 +67,7 @@ class Intake:
         self.life = OPEN
         self.cut_off = False
         self.takers: dict[AnyGreenlet, None] = {}
-        self.workers: dict[greenlet, Callable[[], object]] = {}
+        self.workers: dict[greenlet, WorkerTeam] = {}
 
     def refuse_queued(self) -> None:
         """Let nothing in any more, and refuse what waits for an answer."""
@@ -86,6 +96,9 @@ class Intake:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
         self.requests.settle()
         self.inbox.settle()
+        for worker, team in list(self.workers.items()):
+            if worker.dead:
+                team.note_end(worker)
 
     def leave_to_parent(self) -> None:
         """Leave them alone in a forked child: the parent answers them, by its own threads."""

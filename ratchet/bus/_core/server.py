@@ -194,7 +194,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             self._drainers.add(current)
             self._intake.requests.wake_drain()
             if current in self._intake.workers:
-                self._intake.workers[current]()
+                self._intake.workers[current].add_worker()
             finished = self._wait_until_finished(deadline)
             if finished:
                 deadline = None

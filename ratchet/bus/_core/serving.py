@@ -74,17 +74,17 @@ class Team(Generic[Request, Response]):
         """Start one more; does not block."""
         # No name is given to it: that would be one more reference, for a while.
         self._threads.append(self._kernel.attach_background(self._work))
-        self._intake.workers[self._threads[-1]] = self.add_worker
-        self._threads[-1].rawlink(self._on_end)
+        self._intake.workers[self._threads[-1]] = self
+        self._threads[-1].rawlink(self.note_end)
 
     def kill(self) -> None:
         """Kill those that are left; blocks until they have ended."""
         gevent.killall(self._threads)
 
-    def _on_end(self, worker: greenlet) -> None:
-        """Hub callback: have it replaced."""
-        self._intake.workers.pop(worker, None)
+    def note_end(self, worker: greenlet) -> None:
+        """Hub callback: have it replaced.  Called again where it was interrupted."""
         self._one_ended.set()
+        self._intake.workers.pop(worker, None)
 
     def _work(self) -> None:
         """Handle one request after the other; the function of each worker."""
