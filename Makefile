@@ -27,6 +27,11 @@ TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH
 # Two processes more than there are processors: many tests wait for programs.
 PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --dist worksteal
 
+# What Python compiles is kept in build/, and also where the environment keeps Python
+# from writing it: every process of the tests, and each of the hundreds of programs that
+# they start, would compile all of it again.
+COMPILED := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$(CURDIR)/build/compiled"
+
 # A part of the tests cannot cover everything: it is measured, but not judged.
 COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
@@ -52,7 +57,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@echo "== test: pytest with branch coverage"
-	@$(VENV)/bin/pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS)
+	@$(COMPILED) $(VENV)/bin/pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS)
 
 soak: $(VENV)/installed-dev
 	@echo "== soak: clients that come and go for $(SECONDS) s"

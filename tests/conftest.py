@@ -1,7 +1,16 @@
-"""What holds for every test: it leaves nothing behind on the hub."""
+"""What holds for every test: whose time it is in, and that it leaves nothing behind on the hub.
+
+A test that waits for time to pass, and for nothing else, is marked `virtual_time`: a
+time-out that rings, a pause between two attempts, a stall.  It runs on a hub of its own
+whose clock jumps.  Every other test runs on the hub that users have, because that is the one
+to be tested, and because the virtual one is slower where nobody waits.  What cannot be
+marked is what waits for another process or OS thread, for a signal or for the kernel's own
+timers, what forks, and what burns the processor to be late.
+"""
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -12,6 +21,31 @@ import pytest
 
 from helpers import LONG, active_watchers, wait_until
 from ratchet import _pause, _sigwait, _turns, kernel
+from ratchet.testing import virtual_time
+
+_QUIET = 0.002
+"""Real seconds without a word from the system's sockets before virtual time goes on.
+
+What one end sends over the loopback is nearly always there for the other at once; on a
+busy machine the kernel may hand it over a little later.
+"""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long whatever the processors do, so that nobody waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Spare the collector what lives as long as the run: thousands of tests, and all modules.
+
+    Many tests collect garbage, to see what it does or that there is none.  What a test makes
+    is collected as ever.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def leftovers() -> list[str]:
@@ -29,7 +63,19 @@ def leftovers() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
+def hub_of_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The hub that users have, or one on virtual time for a test that is marked so."""
+    if request.node.get_closest_marker("virtual_time") is None:
+        yield
+        return
+    with virtual_time(threshold=_QUIET) as clock:
+        yield
+        # In real time it would be noticed by how long the test takes.
+        assert clock.now < LONG, f"something was waited for in vain: {clock.now:.1f} virtual seconds"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(hub_of_the_test: None) -> Iterator[None]:
     """No watcher keeps the hub alive after the test, and no register of ours has an entry."""
     before = active_watchers()
     known = leftovers()

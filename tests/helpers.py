@@ -22,6 +22,7 @@ LONG = 20.0
 """Seconds after which a test gives up.  Nothing that works gets near it."""
 
 _EAGER_TURNS = 100
+_PAUSES = 0.001, 0.01  # seconds: the first, and the longest; each is longer by half than the one before
 
 PACKAGE = Path(ratchet.__file__).parent
 
@@ -33,11 +34,16 @@ def wait_until(condition: Callable[[], object], what: str = "the condition", sec
     one is to have the processor.
     """
     end = time.monotonic() + seconds
+    pause, longest = _PAUSES
     for turn in itertools.count():
         if condition():
             return
         assert time.monotonic() < end, f"waited in vain for {what}"
-        gevent.sleep(0 if turn < _EAGER_TURNS else 0.001)
+        if turn < _EAGER_TURNS:
+            gevent.sleep(0)
+        else:
+            gevent.sleep(pause)
+            pause = min(1.5 * pause, longest)
 
 
 def turns(count: int = 5) -> None:

@@ -205,6 +205,7 @@ def test_threads_that_a_handler_of_serve_attaches_belong_to_the_scheduler_of_ser
     assert owners == [kernel]
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_time_out_interrupts_a_handler_even_if_the_client_is_not_read_from(
     open_bus: OpenBus, start: Start

@@ -184,6 +184,7 @@ def test_the_time_remaining_is_what_is_left_of_the_client_s_timeout(bus: Bus) ->
     sent.cancel()
 
 
+@pytest.mark.virtual_time
 def test_the_time_remaining_is_never_below_zero(bus: Bus) -> None:
     sent = bus.client.send_request("question", timeout=0.3)
     transaction = bus.take()

@@ -61,6 +61,7 @@ def test_all_that_was_cast_has_left_when_a_with_block_is_left(
     assert sorted(got) == [f"{number}{filler}" for number in range(10)]
 
 
+@pytest.mark.virtual_time
 @on_sockets_of_each_form
 def test_what_was_cast_leaves_although_nobody_serves_yet(bus: Bus, start: Start) -> None:
     with connect(bus) as client:
@@ -94,6 +95,7 @@ def cast_until_full(client: Any) -> None:
     raise AssertionError("the kernel takes it all")
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_with_block_that_is_left_waits_no_longer_than_the_stall_timeout_and_says_what_is_lost(
     open_client: OpenClient, caplog: pytest.LogCaptureFixture
@@ -108,6 +110,7 @@ def test_a_with_block_that_is_left_waits_no_longer_than_the_stall_timeout_and_sa
     assert any("cast" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_with_block_that_is_left_by_an_error_waits_for_nothing(open_client: OpenClient) -> None:
     client, _ = open_client(limits=Limits(stall_timeout=LONG))
@@ -148,6 +151,7 @@ def test_draining_a_client_waits_for_what_is_open_and_sends_nothing_new(bus: Bus
         client.call("after it", LONG)
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_draining_a_client_in_vain_says_so(open_client: OpenClient, caplog: pytest.LogCaptureFixture) -> None:
     opened: Any = open_client()
@@ -195,6 +199,7 @@ def test_the_time_out_of_a_cast_bounds_the_sending(kind: str, tmp_path: Path, st
     assert raised.value.outcome == "NOT_SENT"
 
 
+@pytest.mark.virtual_time
 @on_every_kind
 def test_the_time_out_of_a_cast_does_not_bound_its_running(bus: Bus, start: Start) -> None:
     client: Any = bus.client

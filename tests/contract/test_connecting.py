@@ -56,6 +56,7 @@ REASON = r"[Cc]onnection refused|No such file"
 # While nobody listens.
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_client_that_cannot_connect_says_so_once_in_the_log(
     kind: str, nowhere: Any, stack: ExitStack, caplog: pytest.LogCaptureFixture
@@ -73,6 +74,7 @@ def test_a_client_that_cannot_connect_says_so_once_in_the_log(
     assert any(reason in record.getMessage() for reason in ("refused", "No such file"))
 
 
+@pytest.mark.virtual_time
 def test_each_new_reason_is_said_once(
     tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,6 +93,7 @@ def test_each_new_reason_is_said_once(
     assert "refused" in texts[1]
 
 
+@pytest.mark.virtual_time
 def test_a_client_whose_server_hangs_up_without_a_hello_says_so_once_in_the_log(
     stack: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_client_whose_server_hangs_up_without_a_hello_says_so_once_in_the_log(
     assert sum("lost the connection to" in text for text in texts) == 1
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_client_that_cannot_connect_says_why_in_its_errors_and_its_repr(
     kind: str, nowhere: Any, stack: ExitStack
@@ -122,6 +126,7 @@ def test_a_client_that_cannot_connect_says_why_in_its_errors_and_its_repr(
     assert "refused" in repr(client) or "No such file" in repr(client)
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_wait_connected_ends_in_time_and_says_why(kind: str, nowhere: Any, stack: ExitStack) -> None:
     client = open_client(stack, nowhere, client_tls(kind))
@@ -141,6 +146,7 @@ def test_wait_connected_ends_with_the_client(kind: str, nowhere: Any, stack: Exi
         waiting.result()
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_wait_connected_returns_when_the_server_comes_up(
     kind: str, nowhere: Any, stack: ExitStack, start: Start
@@ -193,6 +199,7 @@ class FlakyResolver:
         """Called by the hub."""
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     "error",
     [
@@ -302,6 +309,7 @@ def test_a_health_check_of_a_tls_port_is_quiet(
 # A Unix server that accepts nobody at the moment.
 
 
+@pytest.mark.virtual_time
 def test_a_client_of_a_unix_server_whose_backlog_is_full_waits_without_spinning(
     tmp_path: Path, stack: ExitStack, start: Start
 ) -> None:

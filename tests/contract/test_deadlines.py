@@ -20,6 +20,7 @@ SOON = 0.05
 ROUNDING = 0.002
 
 
+@pytest.mark.virtual_time
 def test_the_deadline_passes_while_a_request_is_queued_and_it_is_never_delivered(bus: Bus) -> None:
     # Once it is connected, a request leaves before its time is over.
     bus.check_works()
@@ -196,6 +197,7 @@ def test_a_request_made_when_the_inherited_time_is_over_is_not_sent(bus: Bus, ba
     assert back_end.server.stats().answered == 0
 
 
+@pytest.mark.virtual_time
 def test_waiting_for_a_nested_response_ends_with_the_inherited_deadline(bus: Bus, open_bus: OpenBus) -> None:
     silent = open_bus()
     sent = bus.client.send_request("question", timeout=SOON)

@@ -357,6 +357,7 @@ def test_frames_that_others_still_use_are_left_alone(bus: Bus, start: Start) -> 
 # Codecs that block.
 
 
+@pytest.mark.virtual_time
 @on_each_with_codec
 @pytest.mark.parametrize("where", ["decode", "encode"])
 @pytest.mark.parametrize("give_up", ["cancel", "time-out"])
@@ -457,6 +458,7 @@ def name_in_texts(bus: Bus) -> str:
     return str(address[1]) if isinstance(address, tuple) else address
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_the_text_of_an_error_names_the_peer_and_the_seconds(kind: str, open_bus: OpenBus) -> None:
     bus = open_bus()

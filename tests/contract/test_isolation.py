@@ -64,6 +64,7 @@ def test_what_a_handler_leaves_in_its_thread_is_gone_for_the_next_request(
     assert seen == [(None, None)] * 3
 
 
+@pytest.mark.virtual_time
 @on_every_kind
 @pytest.mark.parametrize("how", ENDS)
 def test_an_alarm_that_a_handler_leaves_behind_does_not_ring(bus: Bus, start: Start, how: str) -> None:
@@ -85,6 +86,7 @@ def test_an_alarm_that_a_handler_leaves_behind_does_not_ring(bus: Bus, start: St
     assert rung == []
 
 
+@pytest.mark.virtual_time
 def test_a_gevent_timeout_that_a_handler_leaves_behind_does_not_ring(bus: Bus, start: Start) -> None:
     def handler(request: float) -> float:
         if not request:
@@ -172,6 +174,7 @@ def test_a_thread_that_a_handler_waits_for_inherits_its_deadline(bus: Bus, start
     server.close()
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("kind", ["local", "tcp"])
 def test_what_a_codec_leaves_behind_that_fails_the_next_request_does_not_see(kind: str, start: Start) -> None:
     seen: list[object] = []

@@ -131,6 +131,7 @@ def test_a_generator_that_is_closed_abandons_and_raises_nothing(bus: Bus, closer
     bus.check_works()
 
 
+@pytest.mark.virtual_time
 @in_each_way
 def test_whoever_has_left_a_block_by_another_is_not_interrupted(
     bus: Bus, start: Start, leave: Callable[..., None]
@@ -153,6 +154,7 @@ def test_whoever_has_left_a_block_by_another_is_not_interrupted(
     bus.check_works()
 
 
+@pytest.mark.virtual_time
 def test_a_client_that_gives_up_interrupts_no_thread_that_has_passed_its_block_on(
     bus: Bus, start: Start
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_response_over_the_client_s_limit_is_refused_and_certainly_ran(
 # A peer that stalls in the middle of a message.
 
 
+@pytest.mark.virtual_time
 @on_sockets_of_each_form
 def test_a_peer_that_stalls_in_the_middle_of_a_message_is_closed_after_the_stall_timeout(
     open_bus: OpenBus, caplog: pytest.LogCaptureFixture
@@ -213,6 +214,7 @@ def test_a_peer_that_stalls_in_the_middle_of_a_message_is_closed_after_the_stall
     bus.check_works()
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_server_that_stalls_in_the_middle_of_an_answer_is_given_up_after_the_stall_timeout(
     open_client: OpenClient, start: Start
@@ -227,6 +229,7 @@ def test_a_server_that_stalls_in_the_middle_of_an_answer_is_given_up_after_the_s
     assert client.stats().broken == 1
 
 
+@pytest.mark.virtual_time
 @on_sockets_of_each_form
 def test_a_peer_that_is_slow_but_moves_is_not_closed(open_bus: OpenBus) -> None:
     stall_timeout = 0.15
@@ -243,6 +246,7 @@ def test_a_peer_that_is_slow_but_moves_is_not_closed(open_bus: OpenBus) -> None:
     assert bus.server.stats().broken == 0
 
 
+@pytest.mark.virtual_time
 @on_sockets_of_each_form
 def test_an_idle_connection_is_no_stalled_one(open_bus: OpenBus) -> None:
     bus = open_bus(limits=Limits(stall_timeout=0.02))
@@ -294,6 +298,7 @@ def test_handlers_that_keep_the_hub_busy_for_longer_than_the_stall_timeout_break
 # A peer that does not read.
 
 
+@pytest.mark.virtual_time
 @on_sockets_of_each_form
 def test_writers_to_a_server_that_does_not_read_wait_with_their_own_time_out(
     open_client: OpenClient, start: Start
@@ -360,6 +365,7 @@ def test_others_are_answered_while_a_client_does_not_read_and_memory_is_bounded(
     assert (stats.connections, stats.queued, stats.answered) == (2, 0, 170)
 
 
+@pytest.mark.virtual_time
 @on_sockets_of_each_form
 def test_a_busy_client_is_not_dropped_however_long_it_does_not_read(open_bus: OpenBus, start: Start) -> None:
     limits = Limits(high_water=200_000, stall_timeout=0.05)
@@ -375,6 +381,7 @@ def test_a_busy_client_is_not_dropped_however_long_it_does_not_read(open_bus: Op
     assert bus.server.stats().broken == 0
 
 
+@pytest.mark.virtual_time
 @on_sockets_of_each_form
 def test_a_client_that_does_not_read_does_not_keep_a_drain_for_longer_than_the_stall_timeout(
     open_bus: OpenBus, start: Start

@@ -72,6 +72,7 @@ def test_two_threads_may_be_in_a_block_of_one_transaction(bus: Bus) -> None:
     assert sent.recv_response(LONG) == "answer"
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_deadline_ends_with_its_request_and_not_with_the_next_of_the_same_id(
     bus: Bus, start: Start

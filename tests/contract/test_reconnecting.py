@@ -55,6 +55,7 @@ def double(request: int) -> int:
     return 2 * request
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_a_request_that_found_no_server_in_time_fails_as_not_sent_and_says_not_connected(
     place: Place,
@@ -67,6 +68,7 @@ def test_a_request_that_found_no_server_in_time_fails_as_not_sent_and_says_not_c
     assert client.stats()[:3] == (0, 0, 0)
 
 
+@pytest.mark.virtual_time
 @on_sockets
 def test_requests_wait_for_the_server_and_each_is_sent_once_when_it_comes_up(
     place: Place, start: Start
@@ -152,6 +154,7 @@ def test_a_connection_that_is_lost_at_once_is_made_again_after_growing_pauses(
     assert max(pauses) > 2.5
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
     place: Place, kind: str, start: Start
@@ -182,6 +185,7 @@ def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
             assert waiting.result() == 14
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     "word",
     [wire.encode(wire.GOAWAY, 0, 0, 0, ()), wire.encode(wire.RESPONSE, 0, 77, 0, [b""])],

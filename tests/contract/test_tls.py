@@ -56,6 +56,7 @@ def service(start: Start) -> Iterator[Service]:
         yield Service(stack, start)
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("begun", [b"", bytes.fromhex("16 0301 0200 0100")], ids=["silent", "begun"])
 def test_a_client_that_never_finishes_its_handshake_holds_up_nobody_and_is_closed_after_the_stall_timeout(
     service: Service, caplog: pytest.LogCaptureFixture, begun: bytes

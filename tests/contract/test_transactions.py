@@ -89,6 +89,7 @@ def test_what_a_handler_answered_itself_is_not_answered_again(bus: Bus, start: S
 # Too late.
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 @pytest.mark.parametrize("give_up", ["cancel", "time-out", "go away"])
 def test_an_answer_after_the_client_gave_up_returns_false_and_is_counted(
@@ -277,6 +278,7 @@ class SlowError(Exception):
         return "slow"
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("how", ["serve", "send_error", "with"])
 def test_a_client_may_give_up_while_an_error_is_rendered(bus: Bus, start: Start, how: str) -> None:
     def fail(request: str) -> str:
@@ -616,6 +618,7 @@ class Request:
             self.sent.recv_response()
 
 
+@pytest.mark.virtual_time
 @by_cancel_and_by_time_out
 def test_a_request_given_up_while_it_is_queued_is_never_delivered(bus: Bus, give_up: str) -> None:
     request = Request(bus, give_up)
@@ -628,6 +631,7 @@ def test_a_request_given_up_while_it_is_queued_is_never_delivered(bus: Bus, give
     bus.check_works()
 
 
+@pytest.mark.virtual_time
 @by_cancel_and_by_time_out
 def test_the_requests_around_one_that_is_given_up_are_delivered(bus: Bus, give_up: str) -> None:
     bus.client.send_request("before")
@@ -640,6 +644,7 @@ def test_the_requests_around_one_that_is_given_up_are_delivered(bus: Bus, give_u
     assert [bus.server.recv_request(LONG)[1] for _ in range(2)] == ["before", "after"]
 
 
+@pytest.mark.virtual_time
 @in_serve_and_in_with
 @by_cancel_and_by_time_out
 def test_a_request_given_up_while_it_is_handled_interrupts_the_thread_where_it_blocks(
@@ -669,6 +674,7 @@ def test_a_request_given_up_while_it_is_handled_interrupts_the_thread_where_it_b
     assert (stats.cancelled, stats.failed, stats.answered, stats.dropped_late) == (1, 0, 1, 0)
 
 
+@pytest.mark.virtual_time
 @by_cancel_and_by_time_out
 def test_a_thread_that_is_interrupted_goes_on_behind_the_with_block(
     bus: Bus, start: Start, give_up: str
@@ -710,6 +716,7 @@ def test_an_interrupted_handler_is_no_error_and_is_not_logged(
     assert caplog.records == []
 
 
+@pytest.mark.virtual_time
 @by_cancel_and_by_time_out
 def test_a_request_given_up_while_it_is_handled_by_hand_only_says_cancelled(
     bus: Bus, start: Start, give_up: str

@@ -96,6 +96,7 @@ def test_a_thread_killed_in_a_blocking_call_leaves_nothing_behind(
     wait_until(lambda: active_watchers() <= watchers, "its watchers to be gone")
 
 
+@pytest.mark.virtual_time
 @on_every_kind
 @each_blocking_call
 def test_an_alarm_that_rings_in_a_blocking_call_passes_through_and_leaves_nothing_behind(
@@ -112,6 +113,7 @@ def test_an_alarm_that_rings_in_a_blocking_call_passes_through_and_leaves_nothin
     wait_until(lambda: active_watchers() <= watchers, "its watchers to be gone")
 
 
+@pytest.mark.virtual_time
 @on_every_kind
 @each_blocking_call
 def test_a_caller_s_own_gevent_timeout_passes_through_untouched(bus: Bus, blocking: BlockingCall) -> None:
@@ -447,6 +449,7 @@ def test_recv_request_with_a_timeout_of_0_takes_what_is_there(bus: Bus) -> None:
     assert bus.server.recv_request(0)[1] == "question"
 
 
+@pytest.mark.virtual_time
 def test_a_time_out_given_to_send_request_ends_the_transaction_and_the_server_is_told(bus: Bus) -> None:
     sent = bus.client.send_request("question", timeout=0.3)
     transaction = bus.take()
@@ -462,6 +465,7 @@ def test_a_time_out_given_to_send_request_ends_the_transaction_and_the_server_is
     bus.check_works()
 
 
+@pytest.mark.virtual_time
 def test_a_time_out_given_to_call_ends_the_transaction_and_the_server_is_told(bus: Bus) -> None:
     # Once it is connected, a request leaves before its time is over.
     bus.check_works()
@@ -471,6 +475,7 @@ def test_a_time_out_given_to_call_ends_the_transaction_and_the_server_is_told(bu
     bus.check_works()
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("kind", ["tcp-plain", "unix-plain"])
 def test_a_late_answer_to_a_plain_request_is_counted_and_dropped(bus: Bus) -> None:
     first = bus.client.send_request("question", timeout=0.3)

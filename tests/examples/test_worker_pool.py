@@ -197,6 +197,7 @@ def test_when_all_workers_are_replaced_no_order_is_lost(pool: Pool, customer: Cu
     pool.end()
 
 
+@pytest.mark.long
 def test_when_the_pool_ends_no_order_is_lost(pool: Pool, customer: Customer) -> None:
     pool.end()
     customer.stop()

@@ -13,6 +13,7 @@ import pytest
 SECONDS = 5.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_every_outcome_is_true_while_processes_are_killed_stopped_and_cut_off() -> None:
     run = subprocess.run(

@@ -11,6 +11,7 @@ STRIDE = 97
 """One line of so many: 50 to 200 interrupts for each kind of bus."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_at_any_line_leaves_the_bus_usable_and_every_outcome_true(kind: str) -> None:

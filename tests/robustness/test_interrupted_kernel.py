@@ -13,6 +13,7 @@ EVERY = 29
 """Which part of the lines is taken: each time another one, so that in the end it is all of them."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 def test_an_exception_at_any_line_leaves_the_scheduler_usable_and_nothing_behind() -> None:
     every, offset = str(EVERY), str(random.randint(1, EVERY))

@@ -334,6 +334,11 @@ class Serve(BusScene):
     _over = False
     _partner_ended = False
 
+    def settle(self, victim: Victim) -> None:
+        # What the partner gave up while the machine was busy may still be on its way, ahead of this.
+        own = self.bus.client.send_request("question")
+        self.answer_all(lambda: own.done)
+
     def check(self, victim: Victim) -> None:
         wait_until(lambda: self._partner_ended, "the partner")
         if self.bus.server._intake.life is OPEN:

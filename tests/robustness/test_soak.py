@@ -9,6 +9,7 @@ import pytest
 from robustness.soak import soak
 
 
+@pytest.mark.long
 def test_clients_that_come_and_go_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "ratchet")
     run = soak(seconds=2.0, warm_up=1.0, seed=1)

@@ -206,6 +206,7 @@ def machines() -> Iterator[tuple[str, str]]:
         yield names
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 def test_a_peer_that_vanishes_is_noticed_and_one_that_is_busy_is_not_taken_for_it(
     machines: tuple[str, str],
@@ -238,6 +239,7 @@ def source_and_sink(machines: tuple[str, str], *arguments: str) -> Iterator[tupl
             yield source, sink
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 def test_a_peer_that_vanishes_with_data_on_its_way_is_noticed(machines: tuple[str, str]) -> None:
     with source_and_sink(machines) as (source, sink):
@@ -253,6 +255,7 @@ def test_a_peer_that_vanishes_with_data_on_its_way_is_noticed(machines: tuple[st
         assert float(seconds) < BOUND + MARGIN
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 def test_a_peer_that_vanishes_while_it_reads_nothing_is_noticed(machines: tuple[str, str]) -> None:
     """The bound is the same, because the pauses between the kernel's probes have one: 10 s.
@@ -281,6 +284,7 @@ def bounds_pauses() -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 def test_a_peer_that_is_stopped_for_long_is_not_taken_for_dead(machines: tuple[str, str]) -> None:
     with source_and_sink(machines) as (source, sink):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from gevent.event import Event
 
 from helpers import LONG, wait_until
@@ -54,6 +55,7 @@ def test_two_workers_answer_and_drain_their_buses(tmp_path: Path) -> None:
         assert ("cancelled=1" in told_last) == (pid == worker)
 
 
+@pytest.mark.long
 def test_a_worker_that_is_told_to_end_finishes_the_request_under_way(tmp_path: Path) -> None:
     released = Event()
 
