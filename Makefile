@@ -4,6 +4,7 @@ PYTHON ?= python3
 FOLDER ?= ratchet
 PYTEST_ARGS ?=
 SECONDS ?= 180
+SEEDS ?= 10000
 ARGS ?=
 # Any other value than 0 switches them on.
 QUICK ?= 0
@@ -37,11 +38,13 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test soak interrupts chaos check docs changelog clean
+.PHONY: help bench demo test sim soak interrupts chaos check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests and report what they cover; PYTEST_ARGS goes to pytest"
+	@echo "make sim    play SEEDS ($(SEEDS)) simulated schedules of the whole stack; ARGS goes to it:"
+	@echo "            --seed N replays one, --mutants plants bugs, --determinism compares processes"
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
 	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
 	@echo "make chaos  kill, stop and cut off processes for SECONDS ($(SECONDS)), and check every outcome"
@@ -58,6 +61,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@echo "== test: pytest with branch coverage"
 	@$(COMPILED) $(VENV)/bin/pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS)
+
+sim: $(VENV)/installed-dev
+	@echo "== sim: $(SEEDS) schedules of the whole stack, simulated"
+	@PYTHONPATH=tests $(VENV)/bin/python -W error -m simulation --seeds $(SEEDS) $(ARGS)
 
 soak: $(VENV)/installed-dev
 	@echo "== soak: clients that come and go for $(SECONDS) s"

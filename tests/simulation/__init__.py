@@ -1,0 +1,1 @@
+"""The whole stack, simulated: clients, wire, connections and servers, in one process on virtual time."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from gevent.event import Event
 
-from ratchet import Ratchet, bus, testing, thread
+from ratchet import Abandoned, Ratchet, bus, testing, thread
+from ratchet.bus._core.serving import Team
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.server_connection import ServerConnection
 from ratchet.testing._kinds import Io
 
 MOST_STEPS = 20_000
 """Callbacks of the loop, after which something runs in circles."""
 
 
-def test_a_plain_request_whose_answer_would_be_kept_waits_in_peace() -> None:
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_plain_request_whose_answer_would_be_kept_waits_in_peace(ahead: int) -> None:
     """It was let in, found that it would have to wait, and was let in again, as fast as the processor can."""
-    limits = bus.Limits(max_queued=1, high_water=1)
+    limits = bus.Limits(max_queued=1 if ahead == 0 else 10_000, high_water=1)
 
     def handle(body: bytes) -> bytes:
         thread.timer(10 if body == b"slow" else 0)
@@ -27,7 +32,8 @@ def test_a_plain_request_whose_answer_would_be_kept_waits_in_peace() -> None:
         server = bus.listen("server:80", limits=limits)
         kernel.attach_background(server.serve, handle, 3)
         with bus.connect("server:80", plain=True) as client:
-            bodies = [b"slow", *(b"%d" % number for number in range(5))]
+            bodies = [b"%d" % number for number in range(5)]
+            bodies.insert(ahead, b"slow")
             transactions = [client.send_request(body) for body in bodies]
             assert [transaction.recv_response() for transaction in transactions] == bodies
         assert 10 <= clock.now < 11
@@ -38,13 +44,18 @@ def test_a_drain_reads_also_behind_more_refusals_than_its_clients_take_at_once()
     """The refusals of one turn reached the high-water mark, and what was behind them was not read."""
     limits = bus.Limits(max_queued=1, high_water=300)
     ran: list[bytes] = []
+
+    def note(body: bytes) -> bytes:
+        ran.append(body)
+        return body
+
     with testing.virtual_time() as clock, testing.network(), Ratchet() as kernel:
         server = bus.listen("server:80", limits=limits)
         with bus.connect("server:80") as client:
             requests = [client.send_request(b"%d" % number) for number in range(20)]
             client.cast(b"cast")
             clock.advance(1)
-            kernel.attach_background(server.serve, ran.append)
+            kernel.attach_background(server.serve, note)
             assert server.drain(timeout=5)
         assert b"cast" in ran
         assert all(request.done for request in requests)
@@ -86,3 +97,91 @@ def test_a_server_whose_opening_is_interrupted_does_not_listen(monkeypatch: pyte
             with pytest.raises(KeyboardInterrupt):
                 bus.listen("server:80")
         bus.listen("server:80").close()
+
+
+def test_a_cast_is_read_that_has_come_when_an_answer_finds_its_client_gone() -> None:
+    """Reading was to go on in the next turn, and so was the end of the connection, which came first."""
+    limits = bus.Limits(max_in_flight=2, high_water=1000)
+    ran: list[bytes] = []
+    gate = Event()
+
+    def handle(body: bytes) -> bytes:
+        ran.append(body)
+        if body != b"first":
+            gate.wait()
+        return body
+
+    def send(peer: Any, id: int, flags: int, body: bytes) -> None:
+        peer.send(wire.encode(wire.REQUEST, flags, id, 0, [body]))
+
+    with testing.virtual_time() as clock, Ratchet() as kernel:
+        listener, peer = testing.socket_pair()
+        server = bus.new_server(listener, limits=limits)
+        kernel.attach_background(server.serve, handle, 3)
+        send(peer, 1, 0, b"first")
+        clock.advance(1)
+        send(peer, 2, wire.ONE_WAY, b"cast")
+        send(peer, 3, 0, b"call")
+        # There is no room for it, and nothing more is read.
+        send(peer, 4, 0, b"held")
+        clock.advance(1)
+        # More than is read at once.
+        send(peer, 5, wire.ONE_WAY, bytes(60_000))
+        send(peer, 6, wire.ONE_WAY, bytes(20_000))
+        send(peer, 7, wire.ONE_WAY, b"last")
+        # With an answer that it has not read.
+        peer.close()
+        clock.advance(1)
+        gate.set()
+        clock.advance(1)
+        assert b"last" in ran
+        server.close()
+
+
+def once(right: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that raises in place of its first call."""
+    struck: list[bool] = []
+
+    def fails_once(*args: Any) -> Any:
+        if not struck:
+            struck.append(True)
+            raise MemoryError
+        return right(*args)
+
+    return fails_once
+
+
+def test_a_request_whose_abandoning_is_interrupted_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stayed with the dead thread as long as somebody kept that, and a drain waited for it."""
+    with testing.virtual_time(), testing.network(), Ratchet() as kernel:
+        server = bus.listen("server:80")
+        with bus.connect("server:80") as client:
+            asked = client.send_request(b"tea")
+
+            def take() -> None:
+                taken = server.recv_request()
+                thread.timer(60)
+                del taken
+
+            taker = kernel.attach(take)
+            thread.timer(1)
+            monkeypatch.setattr(ServerConnection, "fail", once(ServerConnection.fail))
+            thread.kill(taker)
+            with pytest.raises(Abandoned):
+                asked.recv_response(timeout=5)
+            assert taker.dead
+        assert server.drain(timeout=5)
+
+
+def test_serve_ends_although_the_end_of_its_worker_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody told it that the worker had ended, so it went on to wait for that."""
+    monkeypatch.setattr(Team, "note_end", once(Team.note_end))
+    with testing.virtual_time(), testing.network():
+        kernel = Ratchet()
+        server = bus.listen("server:80")
+        serving = kernel.attach(server.serve, bytes.upper, 1)
+        kernel.attach(server.close)
+        with pytest.raises(MemoryError):
+            kernel.loop()
+        kernel.loop()
+        assert serving.ready()

@@ -1,0 +1,250 @@
+"""Many schedules, on all processors: what `make sim` runs.
+
+Each process takes a few seeds at a time, and tells of those that fail.  Schedules depend
+on their seeds alone, so it makes no difference which process plays them, or after which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from simulation.mutants import MUTANTS
+from simulation.plan import draw
+from simulation.play import play, trace_of
+
+CORPUS: Final = Path(__file__).with_name("corpus.txt")
+"""Seeds that once failed, one a line, with what they found."""
+AGAIN: Final = 'make sim ARGS="--seed {seed}"'
+
+_AT_ONCE: Final = 50
+# Real seconds, after which a schedule hangs; it takes a hundredth of one.
+_PATIENCE: Final = 60
+_FAILURES_SHOWN: Final = 50
+
+
+class Hang(BaseException):
+    """A schedule does not end in real time."""
+
+
+@dataclass
+class Tally:
+    """What became of some schedules.
+
+    Attributes:
+        played: how many there were.
+        requests: how many requests were made in them.
+        seconds: of the processor's time.
+        endings: how often a request ended in what.
+        failures: the seeds of those that failed, each with why.
+    """
+
+    played: int = 0
+    requests: int = 0
+    seconds: float = 0.0
+    endings: Counter[str] = field(default_factory=Counter)
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def add(self, other: Tally) -> None:
+        """Count in those of another one."""
+        self.played += other.played
+        self.requests += other.requests
+        self.seconds += other.seconds
+        self.endings += other.endings
+        self.failures |= other.failures
+
+    def __str__(self) -> str:
+        rate = self.played / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.played} schedules, {len(self.failures)} failed; {self.requests} requests;"
+            f" {rate:.0f} schedules in a second of a processor"
+        )
+
+
+def failure_of(seed: int) -> str | None:
+    """Why the schedule of a seed fails; None if it does not."""
+    return play_all([seed]).failures.get(seed)
+
+
+def play_all(seeds: Iterable[int], most: float = math.inf) -> Tally:
+    """Play the schedules of some seeds, one after the other, until so many have failed."""
+    tally = Tally()
+    began = time.process_time()
+    with _watched() as start_to_watch:
+        for seed in seeds:
+            start_to_watch()
+            try:
+                journal = play(draw(seed))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                tally.failures[seed] = f"{type(error).__name__}: {error}"
+            else:
+                tally.requests += len(journal.endings)
+                tally.endings.update(
+                    f"{ending.kind}, {ending.outcome}" if ending.outcome else str(ending.kind)
+                    for ending in journal.endings.values()
+                )
+            tally.played += 1
+            if len(tally.failures) >= most:
+                break
+        gc.collect()
+    tally.seconds = time.process_time() - began
+    return tally
+
+
+@contextmanager
+def _watched() -> Iterator[Callable[[], object]]:
+    """Have what hangs in real time fail, and leave to the collector what a strike has made nobody's.
+
+    Gives what is to be called before each schedule.  Where somebody watches already, as
+    pytest does, that does nothing.
+    """
+
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        raise Hang(f"it hangs at {frame}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+            yield lambda: None
+            return
+        signal.signal(signal.SIGALRM, on_alarm)
+        try:
+            yield lambda: signal.alarm(_PATIENCE)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def first_failure(name: str, seeds: int) -> tuple[str, int | None, str]:
+    """The first seed of so many that finds a planted bug, if one does, and how."""
+    with MUTANTS[name].planted():
+        for first in range(0, seeds, _AT_ONCE):
+            failures = play_all(range(first, min(first + _AT_ONCE, seeds)), most=1).failures
+            for seed, failure in failures.items():
+                return name, seed, failure.splitlines()[0]
+    return name, None, ""
+
+
+def digest_of(seeds: Iterable[int]) -> str:
+    """What tells the courses of some schedules from others."""
+    digest = hashlib.blake2b(digest_size=8)
+    for seed in seeds:
+        digest.update(trace_of(draw(seed)).encode())
+    return digest.hexdigest()
+
+
+def digests_of_two_processes(first: int, seeds: int) -> list[str]:
+    """The digests of the same schedules in two processes that hash in different ways."""
+    command = [sys.executable, "-m", "simulation", "--first", str(first), "--seeds", str(seeds), "--digest"]
+    programs = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": salt}
+        )
+        for salt in ("1", "2")
+    ]
+    return [program.communicate()[0] for program in programs]
+
+
+def corpus() -> dict[int, str]:
+    """The seeds that once failed, each with what it found."""
+    lines = (line.split("#", 1)[0].strip() for line in CORPUS.read_text().splitlines())
+    return {int(seed): found for seed, _, found in (line.partition(" ") for line in lines if line)}
+
+
+def _play_side_by_side(seeds: Iterable[int], count: int, jobs: int) -> Tally:
+    """Play them in so many processes, and say how it goes on."""
+    total = Tally()
+    began = time.monotonic()
+    with get_context("fork").Pool(jobs) as pool:
+        remaining = iter(seeds)
+        parts: Iterator[list[int]] = iter(lambda: list(itertools.islice(remaining, _AT_ONCE)), [])
+        for tally in pool.imap(play_all, parts):
+            total.add(tally)
+            for seed, failure in tally.failures.items():
+                if len(total.failures) <= _FAILURES_SHOWN:
+                    first = failure.splitlines()[0][:200]
+                    print(f"\nseed {seed} failed; {AGAIN.format(seed=seed)} replays it: {first}", flush=True)
+            if sys.stderr.isatty() or total.played % 10_000 < _AT_ONCE:
+                rate = total.played / (time.monotonic() - began)
+                text = f"{total.played} of {count}, {len(total.failures)} failed, {rate:.0f} in a second"
+                end = "\r" if sys.stderr.isatty() else "\n"
+                print(f"{text:70}", end=end, file=sys.stderr, flush=True)
+    return total
+
+
+def _find_mutants(seeds: int, jobs: int) -> int:
+    """Look which of the planted bugs are found; returns how many are not."""
+    missed = 0
+    with get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        tasks = [(name, seeds) for name in MUTANTS]
+        for name, seed, how in pool.starmap(first_failure, tasks, chunksize=1):
+            missed += seed is None
+            found = f"not found in {seeds}" if seed is None else f"seed {seed}"
+            print(f"{name:24} {found:18} {MUTANTS[name].slip}\n{'':43} {how[:110]}", flush=True)
+    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} planted bugs found")
+    return missed
+
+
+def _show(seed: int) -> bool:
+    """Play one schedule and print its plan, and what became of it; whether it failed."""
+    plan = draw(seed)
+    print(plan.faults, plan.limits, *plan.lives, sep="\n")
+    for client in plan.clients:
+        print(client)
+    print(f"stops={plan.stops}, cuts={plan.cuts}, strikes={plan.strikes}, calm={plan.is_calm}")
+    failure = failure_of(seed)
+    print(f"seed {seed} failed: {failure}" if failure else f"seed {seed} is fine")
+    return failure is not None
+
+
+def main() -> None:
+    """See `make sim`."""
+    parser = argparse.ArgumentParser(description="Play simulated schedules of the whole stack.")
+    parser.add_argument("--seeds", type=int, default=10_000, help="how many schedules")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes play")
+    parser.add_argument("--seed", type=int, help="play this one, and show its plan")
+    parser.add_argument(
+        "--mutants", action="store_true", help="find the planted bugs, with so many seeds each"
+    )
+    parser.add_argument(
+        "--determinism", action="store_true", help="compare two processes that hash differently"
+    )
+    parser.add_argument("--digest", action="store_true", help="print what tells the courses from others")
+    options = parser.parse_args()
+    seeds = range(options.first, options.first + options.seeds)
+    if options.seed is not None:
+        sys.exit(_show(options.seed))
+    if options.digest:
+        print(digest_of(seeds))
+    elif options.determinism:
+        one, other = digests_of_two_processes(options.first, options.seeds)
+        print(f"{options.seeds} schedules: {'the same' if one == other else 'different'} in two processes")
+        sys.exit(one != other)
+    elif options.mutants:
+        sys.exit(_find_mutants(options.seeds, options.jobs) > len(MUTANTS) // 10)
+    else:
+        total = _play_side_by_side(seeds, options.seeds, options.jobs)
+        for kind, count in total.endings.most_common():
+            print(f"{count:10} {kind}")
+        print(total)
+        sys.exit(bool(total.failures))
