@@ -9,6 +9,7 @@ import pytest
 from gevent.event import Event
 
 from ratchet import Abandoned, Ratchet, bus, testing, thread
+from ratchet.bus import codecs
 from ratchet.bus._core.serving import Team
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.server_connection import ServerConnection
@@ -185,3 +186,33 @@ def test_serve_ends_although_the_end_of_its_worker_is_interrupted(monkeypatch: p
             kernel.loop()
         kernel.loop()
         assert serving.ready()
+
+
+def test_a_held_request_whose_letting_in_is_interrupted_goes_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread had decoded it when it was to be dropped, and its size was asked of what it had become."""
+    limits = bus.Limits(max_in_flight=1)
+
+    def handle(number: int) -> int:
+        thread.timer(1)
+        return number
+
+    with testing.virtual_time():
+        kernel = Ratchet()
+        listener, peer = testing.socket_pair()
+        server = bus.new_server(listener, codec=codecs.json, limits=limits)
+        kernel.attach_background(server.serve, handle, 2)
+        for id in range(3):
+            peer.send(wire.encode(wire.REQUEST, 0, id, 0, [b"%d" % id]))
+
+        def strike_when_the_second_is_let_in() -> None:
+            thread.timer(0.5)
+            monkeypatch.setattr(ServerConnection, "_drop", once(ServerConnection._drop))
+            thread.timer(10)
+
+        kernel.attach(strike_when_the_second_is_let_in)
+        with pytest.raises(MemoryError):
+            kernel.loop()
+        kernel.loop()
+        assert server.stats()[1:5] == (0, 0, 3, 0)
+        peer.close()
+        server.close()

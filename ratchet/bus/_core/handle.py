@@ -185,7 +185,10 @@ def receive(inbox: Inbox[IncomingRequest], deadline: float | None) -> Received[A
     try:
         claimed = incoming.claim()
         inbox.drop(incoming)
-        if claimed and (incoming.requests.decode is None or incoming.load()):
+        if not claimed:
+            # It may be another thread's: an interrupt has left it in the inbox twice.
+            del transaction._incoming
+        elif incoming.requests.decode is None or incoming.load():
             return transaction, incoming.message
     except BaseException:
         try:

@@ -66,7 +66,7 @@ class ServerConnection:
         self._unfinished: dict[IncomingRequest, None] = {}
         self._max_in_flight = limits.max_in_flight
         # Requests that are not let in yet, in order, and about how many bytes they take.
-        self._held: dict[IncomingRequest, None] = {}
+        self._held: dict[IncomingRequest, int] = {}
         self._held_size = 0
         # Requests that were let in, and whose answers would only wait to be read.
         self.parked: dict[IncomingRequest, None] = {}
@@ -214,17 +214,16 @@ class ServerConnection:
 
     def _hold(self, request: IncomingRequest) -> None:
         """Do not let a request in yet."""
-        self._held[request] = None
-        self._held_size += size_while_held(request)
+        # Noted with it: what is let in, and interrupted before it is dropped, may be decoded already.
+        self._held[request] = size = size_while_held(request)
+        self._held_size += size
         if self._has_too_much:
             self.stream.input.pause_reading()
 
     def _drop(self, request: IncomingRequest) -> None:
         """It is not kept here any more."""
         self.parked.pop(request, None)
-        if request in self._held:
-            self._held_size -= size_while_held(request)
-            del self._held[request]
+        self._held_size -= self._held.pop(request, 0)
         if not self._held:
             # An interrupted call may have left the sum wrong; here it is known.
             self._held_size = 0
