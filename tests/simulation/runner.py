@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from helpers import PACKAGE
 from simulation.mutants import MUTANTS
 from simulation.plan import draw
 from simulation.play import play, trace_of
@@ -155,11 +156,11 @@ def digest_of(seeds: Iterable[int]) -> str:
 def digests_of_two_processes(first: int, seeds: int) -> list[str]:
     """The digests of the same schedules in two processes that hash in different ways."""
     command = [sys.executable, "-m", "simulation", "--first", str(first), "--seeds", str(seeds), "--digest"]
+    path = os.pathsep.join([str(PACKAGE.parent), str(Path(__file__).parents[1])])
+    environments = [{**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": salt} for salt in ("1", "2")]
     programs = [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": salt}
-        )
-        for salt in ("1", "2")
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for environment in environments
     ]
     return [program.communicate()[0] for program in programs]
 
