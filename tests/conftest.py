@@ -5,7 +5,8 @@ time-out that rings, a pause between two attempts, a stall.  It runs on a hub of
 whose clock jumps.  Every other test runs on the hub that users have, because that is the one
 to be tested, and because the virtual one is slower where nobody waits.  What cannot be
 marked is what waits for another process or OS thread, for a signal or for the kernel's own
-timers, what forks, and what burns the processor to be late.
+timers, what forks, and what burns the processor to be late.  Nor is a test marked that
+looks for spinning: virtual time stands still meanwhile, and it would hang where it should fail.
 """
 
 from __future__ import annotations

@@ -309,7 +309,6 @@ def test_a_health_check_of_a_tls_port_is_quiet(
 # A Unix server that accepts nobody at the moment.
 
 
-@pytest.mark.virtual_time
 def test_a_client_of_a_unix_server_whose_backlog_is_full_waits_without_spinning(
     tmp_path: Path, stack: ExitStack, start: Start
 ) -> None:

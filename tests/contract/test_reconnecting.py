@@ -154,7 +154,6 @@ def test_a_connection_that_is_lost_at_once_is_made_again_after_growing_pauses(
     assert max(pauses) > 2.5
 
 
-@pytest.mark.virtual_time
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
     place: Place, kind: str, start: Start
@@ -185,7 +184,6 @@ def test_a_server_that_breaks_off_each_connection_is_not_called_in_a_rush(
             assert waiting.result() == 14
 
 
-@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     "word",
     [wire.encode(wire.GOAWAY, 0, 0, 0, ()), wire.encode(wire.RESPONSE, 0, 77, 0, [b""])],
