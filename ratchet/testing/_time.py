@@ -43,9 +43,9 @@ _FIXED = Beginning(1_577_836_800 * 10**9, 10_000 * 10**9, 10_000 * 10**9)
 
 # On leaving a block: rounds of kills, for greenlets that survive one, and how long each may take,
 # in virtual time and, where that stands still, in steps.
-_KILLS = 20
+_KILLS = 5
 _KILL_SECONDS = 3600.0
-_KILL_STEPS = 1_000_000
+_KILL_STEPS = 100_000
 
 Module = Any
 """A module, some of whose attributes are replaced."""

@@ -275,6 +275,7 @@ def test_leaks_are_looked_for_on_request(run: Run) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_test_that_takes_too_long_is_ended_and_dumped(run: Run) -> None:
     result = run(
         """
