@@ -27,8 +27,8 @@ from types import FrameType
 from typing import Final
 
 from helpers import PACKAGE
+from simulation.draw import draw
 from simulation.mutants import MUTANTS
-from simulation.plan import draw
 from simulation.play import play, trace_of
 
 CORPUS: Final = Path(__file__).with_name("corpus.txt")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -40,15 +41,13 @@ class OfASignalHandler(BaseException):
     """Any exception that a program's own signal handler may raise."""
 
 
-# A call that is refused has not been made.
-_IN_PLACE: Final = (OutOfMemory, OutOfStack, OfASignalHandler)
-_BEHIND: Final = (OutOfMemory, OfASignalHandler)
-
-
 class Rung(gevent.Timeout):
     """An alarm that rings where nobody has set one."""
 
 
+# A call that is refused has not been made.
+_IN_PLACE: Final = (OutOfMemory, OutOfStack, OfASignalHandler)
+_BEHIND: Final = (OutOfMemory, OfASignalHandler)
 _STRIKES: Final = (OutOfMemory, OutOfStack, OfASignalHandler, Rung)
 
 
@@ -71,8 +70,25 @@ def striking(strikes: tuple[Strike, ...], clock: Clock, journal: Journal) -> Ite
                 steps.append((strike, _hit_thread))
             else:
                 stack.enter_context(_failing(strike, journal))
+        stack.enter_context(_silent_in_del())
         _watch_steps(steps, clock, journal)
         yield
+
+
+@contextmanager
+def _silent_in_del() -> Iterator[None]:
+    """Let a strike in a `__del__`, from which no way leads out, be printed by nobody."""
+    before = sys.unraisablehook
+
+    def on_unraisable(unraisable: Any) -> None:
+        if not is_strike(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = on_unraisable
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _survive_in_hub() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulation.plan import draw
+from simulation.draw import draw
 from simulation.runner import corpus, digests_of_two_processes, failure_of, play_all
 
 pytestmark = pytest.mark.timeout(120)
