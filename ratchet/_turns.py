@@ -76,17 +76,18 @@ def _suspend_off_main(looper: Waiter[object], subject: object, turn: Watcher | N
     before_poll = loop.prepare(priority=loop.MINPRI)
     next_turn = _clock.timer(hub, 0.0)
     try:
-        before_poll.start(_tell_if_nothing_left, hub, next_turn, looper)
-        # A prepare watcher that starts in the midst of a turn misses this turn's poll.
-        if turn is None:
-            next_turn.start(_do_nothing)
-        elif loop._callbacks:
-            # Something runs in this turn, so it is one that counts.
+        if turn is not None and loop._callbacks:
+            # Something runs in this turn, so it is one that counts, whatever is left then.
             _end_with_turn(turn, looper)
             next_turn.start(_do_nothing)
         else:
-            next_turn.start(turn.start, looper.switch, None)
-        _off_main[looper] = hub
+            before_poll.start(_tell_if_nothing_left, hub, next_turn, looper)
+            # A prepare watcher that starts in the midst of a turn misses this turn's poll.
+            if turn is None:
+                next_turn.start(_do_nothing)
+            else:
+                next_turn.start(turn.start, looper.switch, None)
+            _off_main[looper] = hub
         told = suspend(looper, "loop", subject)
         _off_main.pop(looper, None)
         _close(before_poll, next_turn)
