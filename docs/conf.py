@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(collections|contextlib|enum|gevent|greenlet|random|ssl|types|typing)\..*"),
     # Type variables and names of types of functions and sockets say enough by themselves.
     ("py:class", r"(.*\.|~)?(Arguments|Object|Positional|Ready|Request|Response|Result|Self)"),
-    ("py:class", r"(.*\.)?(Address|ErrorHandler|FromBus|MemoryListener|MemorySocket|Socket|ToBus)"),
+    ("py:class", r"(.*\.)?(Address|ErrorHandler|FromBus|MemoryListener|MemorySocket|Range|Socket|ToBus)"),
 ]
 
 autodoc_member_order = "bysource"
