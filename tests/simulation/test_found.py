@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from gevent.event import Event
 
-from ratchet import Abandoned, Ratchet, bus, testing, thread
+from ratchet import Abandoned, BusClosed, Ratchet, bus, testing, thread
 from ratchet.bus import codecs
 from ratchet.bus._core.serving import Team
 from ratchet.bus._socket import wire
@@ -215,4 +216,33 @@ def test_a_held_request_whose_letting_in_is_interrupted_goes_its_way(monkeypatch
         kernel.loop()
         assert server.stats()[1:5] == (0, 0, 3, 0)
         peer.close()
+        server.close()
+
+
+def test_a_request_is_abandoned_although_somebody_keeps_the_error_of_an_earlier_codec() -> None:
+    """The error's frames led to that of `recv_request`, and that had the next request, too."""
+    errors: list[BaseException] = []
+
+    def decode(body: bytes) -> bytes:
+        if body == b"unreadable":
+            try:
+                raise ValueError(body)
+            except ValueError as error:
+                errors.append(error)
+                raise
+        return body
+
+    def take() -> None:
+        with suppress(BusClosed):
+            while True:
+                server.recv_request()
+
+    with testing.virtual_time(), testing.network(), Ratchet() as kernel:
+        server = bus.listen("server:80", decode, bytes)
+        kernel.attach_background(take)
+        with bus.connect("server:80") as client:
+            asked = [client.send_request(body) for body in (b"unreadable", b"dropped")]
+            with pytest.raises(Abandoned):
+                asked[1].recv_response(timeout=5)
+        assert errors
         server.close()

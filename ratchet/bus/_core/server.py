@@ -92,7 +92,11 @@ class ServerSide(BusSide, Generic[Request, Response]):
         while True:
             received = receive(self._intake.inbox, deadline)
             if received is not None:
-                return received
+                try:
+                    return received
+                finally:
+                    # Whoever keeps the error of an earlier request's codec keeps this frame.
+                    del received
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
