@@ -37,8 +37,8 @@ from ratchet.bus._socket import wire
 MEASURING_TIME = 50.0
 """Seconds in which a group has to be measured.  A busy machine may be slow, and is no failure."""
 
-_RUNS = 9
-_MOST_RUNS = 25
+RUNS = 9
+MOST_RUNS = 25
 
 Run = Callable[[int], None]
 """Makes so many exchanges, and returns when all are through."""
@@ -70,8 +70,8 @@ WAYS = {
 }
 
 
-def per_exchange(count: Callable[[], int], run: Run, exchanges: int) -> float:
-    """By how much `count()` grows with each exchange of `run`."""
+def per_exchange(count: Callable[[], int], run: Run, exchanges: int, runs: int = RUNS) -> float:
+    """By how much `count()` grows with each exchange of `run`, at the cheapest of so many `runs`."""
 
     def cost_of(exchanges: int) -> int:
         before = count()
@@ -79,7 +79,7 @@ def per_exchange(count: Callable[[], int], run: Run, exchanges: int) -> float:
         return count() - before
 
     run(exchanges)
-    short, long = (min(cost_of(times * exchanges) for _ in range(_RUNS)) for times in (1, 2))
+    short, long = (min(cost_of(times * exchanges) for _ in range(runs)) for times in (1, 2))
     return (long - short) / exchanges
 
 
@@ -148,7 +148,7 @@ def growth(count: Callable[[], int], run: Run, exchanges: int) -> float:
     for a traceback.  So the first run that leaves as good as nothing decides.
     """
     least = sys.maxsize
-    for _ in range(_MOST_RUNS):
+    for _ in range(MOST_RUNS):
         before = count()
         run(exchanges)
         # Whoever has answered may still have to let go of the request.
