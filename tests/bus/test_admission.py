@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gevent
 import pytest
 
 from ratchet.bus import Limits
-from ratchet.bus._core.faults import ErrorTexts, Reason
+from ratchet.bus._core.faults import Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus.codecs import PeerAddress
+from routes import Client, Owner
 
 
-class Owner:
-    name = "the bus"
-
-
-class Connection:
+class Connection(Client):
     """A client's connection: the way of its answers, and a reader."""
 
     in_process = False
     peer: PeerAddress = ("client", 1)
 
     def __init__(self) -> None:
-        self.reasons: list[Reason] = []
+        super().__init__()
         self.reads = 0
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        return True
-
-    def park(self, request: IncomingRequest) -> None:
-        """Not called, as the next one."""
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Not called."""
-
-    def released(self, request: IncomingRequest) -> None:
-        """Its client has nothing more to wait for."""
-
-    def send(self, request: IncomingRequest, message: Any) -> bool:
-        return True
-
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        self.reasons.append(reason)
-        return True
 
     def read_or_not(self) -> None:
         self.reads += 1

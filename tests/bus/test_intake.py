@@ -9,45 +9,12 @@ import gevent
 import pytest
 
 from helpers import turns
-from ratchet.bus._core.faults import ErrorTexts, Reason
+from ratchet.bus._core.faults import Reason
 from ratchet.bus._core.handle import ServerTransaction, receive
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERED, CANCELLED, QUEUED, TAKEN
 from ratchet.bus._core.intake import Intake
-from ratchet.bus.codecs import PeerAddress
-
-
-class Owner:
-    name = "the bus"
-
-
-class Client:
-    """A route that notes the reasons for which requests fail."""
-
-    in_process = True
-    peer: PeerAddress = None
-
-    def __init__(self) -> None:
-        self.reasons: list[Reason] = []
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        return True
-
-    def park(self, request: IncomingRequest) -> None:
-        """Not called, as the next two."""
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Not called."""
-
-    def released(self, request: IncomingRequest) -> None:
-        """Not called."""
-
-    def send(self, request: IncomingRequest, message: Any) -> bool:
-        return True
-
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        self.reasons.append(reason)
-        return True
+from routes import Client, Owner
 
 
 @pytest.fixture

@@ -11,45 +11,11 @@ import gevent.event
 import pytest
 
 from helpers import LONG, turns, wait_until
-from ratchet.bus._core.faults import ErrorTexts, Reason
+from ratchet.bus._core.faults import Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
-from ratchet.bus.codecs import PeerAddress
-
-
-class Owner:
-    name = "the bus"
-
-
-class Client:
-    """Keeps the answers that it gets."""
-
-    in_process = True
-    peer: PeerAddress = None
-
-    def __init__(self) -> None:
-        self.answers: list[Any] = []
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        return True
-
-    def park(self, request: IncomingRequest) -> None:
-        """Not called, as the next two."""
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Not called."""
-
-    def released(self, request: IncomingRequest) -> None:
-        """Not called."""
-
-    def send(self, request: IncomingRequest, message: Any) -> bool:
-        self.answers.append(message)
-        return True
-
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        self.answers.append(reason)
-        return True
+from routes import Client, Owner
 
 
 @pytest.fixture
