@@ -7,7 +7,7 @@ import pytest
 from simulation.mutants import MUTANTS
 from simulation.runner import first_failure
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.uncounted]
 
 EARLY = 100
 """Seeds within which these are found."""

@@ -7,7 +7,7 @@ import pytest
 from simulation.draw import draw
 from simulation.runner import corpus, digests_of_two_processes, failure_of, play_all
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.uncounted]
 
 SEEDS = 500
 PARTS = 5
