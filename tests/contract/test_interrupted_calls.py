@@ -30,6 +30,7 @@ def to_the_limit(call: Callable[[], object]) -> None:
         deeper()
 
 
+@pytest.mark.uncounted
 @on_every_kind
 @pytest.mark.parametrize("request_", ["x", LARGE], ids=["small", "large"])
 def test_a_recursion_error_within_cast_makes_no_later_outcome_false(

@@ -344,6 +344,7 @@ def ask_without_reading(bus: Bus, count: int) -> Any:
     return raw
 
 
+@pytest.mark.uncounted
 @on_sockets_of_each_form
 @pytest.mark.parametrize("workers", [1, 2, 64])
 def test_others_are_answered_while_a_client_does_not_read_and_memory_is_bounded(

@@ -170,6 +170,7 @@ class Schedule:
         return ANSWERED
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_request_over_a_bad_line_ends_and_its_outcome_is_true(fault: str, chunk: int) -> None:

@@ -16,6 +16,8 @@ from ratchet.bus import Limits
 from ratchet.bus._socket import wire
 from robustness.leaks import open_descriptors, resident_memory
 
+pytestmark = pytest.mark.uncounted
+
 PIECES = 10_000
 THREADS = 50
 # Measured: less than 4 MiB.

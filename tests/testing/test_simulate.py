@@ -64,6 +64,7 @@ def test_a_process_has_threads_of_its_own() -> None:
     simulate(main, seeds=3)
 
 
+@pytest.mark.uncounted
 def test_a_server_that_is_killed_loses_its_connections_and_its_address() -> None:
     def main(world: World) -> None:
         first = world.process("shop", shop)
@@ -544,6 +545,7 @@ def trace(seeds: int) -> str:
 SEEDS = 15
 
 
+@pytest.mark.uncounted
 def test_a_seed_gives_the_same_run_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     source = f"""
         import sys
@@ -558,6 +560,7 @@ def test_a_seed_gives_the_same_run_in_every_process(monkeypatch: pytest.MonkeyPa
     assert traces == {trace(SEEDS)}
 
 
+@pytest.mark.uncounted
 def test_the_level_of_the_log_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("ratchet").setLevel(logging.CRITICAL)
     try:

@@ -336,6 +336,7 @@ def test_signals_are_given_back_with_the_block(hits: list[int]) -> None:
     watching.cancel()
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("seconds", [0, 1])
 def test_what_cannot_be_killed_is_named(seconds: float) -> None:
     def undying() -> None:
@@ -374,6 +375,7 @@ def sockets(address: str) -> tuple[Any, Any]:
     return server, bus.connect(server.address, codec=bus.codecs.json)
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize(("kind", "seconds"), [("local", 0.1), ("tcp", 0.3), ("unix", 0.3)])
 def test_an_hour_of_calls_takes_no_time(kind: str, seconds: float, tmp_path: Path) -> None:
     spent = []
