@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from contract.buses import TELLING, Bus, OpenBus, OpenClient, Start, Task, client_of_raw_server
+from contract.buses import TELLING, Bus, OpenBus, OpenClient, Start, Task, client_of_raw_server, each
 from contract.buses import open_bus as open_bus_of
 
 
-@pytest.fixture(params=TELLING)
+@pytest.fixture(params=each(*TELLING))
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of bus; the marks in `buses` choose others."""
     return str(request.param)
