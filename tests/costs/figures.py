@@ -20,13 +20,25 @@ from pathlib import Path
 import gevent
 
 from costs import measure
-from costs.measure import MEASURING_TIME, MOST_RUNS, RUNS, STYLES, WAYS, Run, Style, Way, per_exchange
+from costs.measure import (
+    MEASURING_TIME,
+    MOST_RUNS,
+    RUNS,
+    STYLES,
+    WAYS,
+    Count,
+    Counts,
+    Figures,
+    Run,
+    Style,
+    Way,
+    costs_of_an_exchange,
+    per_exchange,
+)
 from costs.pair import ALONE, IN_FLIGHT, THREADS, system_calls
 from helpers import PACKAGE
 from ratchet import bus as ratchet_bus
 from ratchet.bus import LocalBus
-
-Figures = dict[str, float]
 
 
 def _each(names: Iterable[str], bounds: Figures) -> Figures:
@@ -118,41 +130,38 @@ SIDES: Sides = {
 }
 
 
-def of_sides(count: Callable[[], int], sides: Sides, exchanges: int = 256, runs: int = RUNS) -> Figures:
-    """The cost of an exchange on each side."""
+EXCHANGES = 128
+"""In the shorter run, of which the busiest side has 64 at a time."""
+
+
+def of_sides(counts: Counts, sides: Sides, runs: int = RUNS) -> dict[str, Figures]:
+    """The costs of an exchange on each side."""
     figures = {}
     for name, side in sides.items():
         with side() as run:
-            figures[name] = per_exchange(count, run, exchanges, runs)
+            figures[name] = costs_of_an_exchange(counts, run, EXCHANGES, runs)
     return figures
 
 
-def of_a_pair() -> Figures:
-    return {f"{side}: {call}": figure for side, of in system_calls().items() for call, figure in of.items()}
+def flat(figures: dict[str, Figures]) -> Figures:
+    return {f"{side}: {name}": figure for side, of in figures.items() for name, figure in of.items()}
+
+
+def of_one_count(count: Count) -> Figures:
+    return {side: cost for side, costs in of_sides({"": count}, SIDES).items() for cost in costs.values()}
 
 
 def of_batches() -> Figures:
     calls = measure.count_calls()
+    counts: Counts = {call: partial(calls.__getitem__, ("c_call", call)) for call in ("recv", "send")}
     sides = {"client": SIDES["client, 64 threads"], "server": SIDES["server, 64 at a time"]}
-    return {
-        f"{side}: {call}": figure
-        for call in ("recv", "send")
-        for side, figure in of_sides(
-            # On a busy machine a piece comes in two now and then.
-            partial(calls.__getitem__, ("c_call", call)),
-            sides,
-            runs=MOST_RUNS,
-        ).items()
-    }
+    # On a busy machine a piece comes in two now and then.
+    return flat(of_sides(counts, sides, MOST_RUNS))
 
 
 def switches() -> Figures:
     with measure.switches() as count:
-        return of_sides(count, SIDES)
-
-
-def calls() -> Figures:
-    return of_sides(measure.count_calls().total, SIDES)
+        return of_one_count(count)
 
 
 def one_call() -> Figures:
@@ -161,12 +170,9 @@ def one_call() -> Figures:
         "TCP": measure.tcp_bus,
         "TCP with a time-out": partial(measure.tcp_bus, WAYS["call with a time-out"]),
     }
-    counts = measure.trail()
-    return {
-        f"{name}: {what}": figure
-        for what in ("functions", "changes of module")
-        for name, figure in of_sides(partial(counts.__getitem__, what), sides).items()
-    }
+    seen = measure.trail()
+    counts: Counts = {what: partial(seen.__getitem__, what) for what in ("functions", "changes of module")}
+    return flat(of_sides(counts, sides))
 
 
 def blocks_in_flight() -> Figures:
@@ -236,10 +242,10 @@ KNOWN: Figures = {"calls": 3, "garbage": 1, "blocks": 1, "switches": 2}
 
 MEASURED: dict[str, Callable[[], Figures]] = {
     "known": known,
-    "system calls": of_a_pair,
+    "system calls": lambda: flat(system_calls()),
     "system calls, 64 at a time": of_batches,
     "switches": switches,
-    "calls": calls,
+    "calls": lambda: of_one_count(measure.count_calls().total),
     "one call": one_call,
     "blocks in flight": blocks_in_flight,
     "left by a local bus": partial(left_by, styled(measure.local_bus)),

@@ -43,6 +43,12 @@ MOST_RUNS = 25
 Run = Callable[[int], None]
 """Makes so many exchanges, and returns when all are through."""
 
+Count = Callable[[], int]
+Counts = dict[str, Count]
+"""What is counted in the same runs, by name."""
+
+Figures = dict[str, float]
+
 Client = LocalBus[bytes, bytes] | ClientBus[bytes, bytes]
 
 BODY = b"x" * 100
@@ -70,17 +76,26 @@ WAYS = {
 }
 
 
-def per_exchange(count: Callable[[], int], run: Run, exchanges: int, runs: int = RUNS) -> float:
-    """By how much `count()` grows with each exchange of `run`, at the cheapest of so many `runs`."""
+def costs_of_an_exchange(counts: Counts, run: Run, exchanges: int, runs: int = RUNS) -> Figures:
+    """By how much each count grows with each exchange of `run`, at the cheapest of so many `runs`."""
 
-    def cost_of(exchanges: int) -> int:
-        before = count()
-        run(exchanges)
-        return count() - before
+    def cheapest(exchanges: int) -> dict[str, int]:
+        least = dict.fromkeys(counts, sys.maxsize)
+        for _ in range(runs):
+            before = {name: count() for name, count in counts.items()}
+            run(exchanges)
+            for name, count in counts.items():
+                least[name] = min(least[name], count() - before[name])
+        return least
 
     run(exchanges)
-    short, long = (min(cost_of(times * exchanges) for _ in range(runs)) for times in (1, 2))
-    return (long - short) / exchanges
+    short, long = cheapest(exchanges), cheapest(2 * exchanges)
+    return {name: (long[name] - short[name]) / exchanges for name in counts}
+
+
+def per_exchange(count: Count, run: Run, exchanges: int) -> float:
+    """By how much a single count grows with each exchange."""
+    return costs_of_an_exchange({"": count}, run, exchanges)[""]
 
 
 def count_calls() -> Counter[tuple[str, str]]:
@@ -140,7 +155,7 @@ def polls() -> int:
     return int(loop.iteration)
 
 
-def growth(count: Callable[[], int], run: Run, exchanges: int) -> float:
+def growth(count: Count, run: Run, exchanges: int) -> float:
     """By how much `count()` grows with each exchange at the least, in any of several runs.
 
     What an exchange leaves behind, it leaves in each of them.  What comes by chance
