@@ -16,10 +16,13 @@ for leaks in the end.
 
 from __future__ import annotations
 
+import inspect
+import random
 import sys
 import traceback
 from _thread import get_ident
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -30,6 +33,7 @@ from ratchet.bus import codecs
 from ratchet.errors import DeadlockError
 from ratchet.testing._dump import dump
 from ratchet.testing._leaks import KINDS, Baseline
+from ratchet.testing._repeatable import seeded
 from ratchet.testing._time_limit import TimeLimit, TookTooLong
 
 _MARKERS = """
@@ -40,6 +44,9 @@ ratchet_network(seed=None, faults=None): run the test on a network in memory, an
 """
 
 _SECTION = "ratchet: all threads"
+
+# Enough for no two failures to share one by chance, and short enough to type.
+_MOST_SEEDS = 1_000_000
 
 _kept = pytest.StashKey[list[_alive.LivingScheduler]]()
 _limit = pytest.StashKey[TimeLimit]()
@@ -217,25 +224,35 @@ def _ratchet_first(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def virtual_time(request: pytest.FixtureRequest) -> Iterator[testing.Clock]:
     """Run the whole test on virtual time; gives its clock.  See `ratchet.testing.virtual_time`."""
-    marker = request.node.get_closest_marker("ratchet_virtual_time")
-    with testing.virtual_time(*_args(marker), **_kwargs(marker)) as clock:
+    with testing.virtual_time(**_arguments(request, testing.virtual_time)) as clock:
         yield clock
 
 
 @pytest.fixture
 def network(request: pytest.FixtureRequest, virtual_time: testing.Clock) -> Iterator[testing.Network]:
-    """A network in memory, on virtual time.  See `ratchet.testing.network`."""
-    marker = request.node.get_closest_marker("ratchet_network")
-    with testing.network(*_args(marker), **_kwargs(marker)) as net:
+    """A network in memory, on virtual time.  See `ratchet.testing.network`.
+
+    If it has faults and nothing gives a seed, one is drawn, and shown if the test fails.
+    """
+    arguments = _arguments(request, testing.network)
+    seed = arguments.get("seed")
+    if seed is None:
+        seed = _arguments(request, testing.virtual_time).get("seed")
+    if seed is None and arguments.get("faults") is not None:
+        seed = arguments["seed"] = random.SystemRandom().randrange(_MOST_SEEDS)
+        text = f"drawn; @pytest.mark.ratchet_network(seed={seed}, faults=...) gives the test the same one"
+        request.node.add_report_section("setup", "ratchet: the seed of the network", text)
+    # What the library and the test draw themselves depends on the seed as well.
+    with nullcontext() if seed is None else seeded(seed), testing.network(**arguments) as net:
         yield net
 
 
-def _args(marker: pytest.Mark | None) -> tuple[Any, ...]:
-    return marker.args if marker else ()
-
-
-def _kwargs(marker: pytest.Mark | None) -> dict[str, Any]:
-    return dict(marker.kwargs) if marker else {}
+def _arguments(request: pytest.FixtureRequest, func: Callable[..., object]) -> dict[str, Any]:
+    """The arguments that the marker of a fixture gives to the function of the same name."""
+    marker = request.node.get_closest_marker(f"ratchet_{func.__name__}")
+    if marker is None:
+        return {}
+    return dict(inspect.signature(func).bind(*marker.args, **marker.kwargs).arguments)
 
 
 class _Left(Exception):

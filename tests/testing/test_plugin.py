@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from textwrap import dedent
 
@@ -471,6 +472,51 @@ def test_a_wrong_limit_of_a_test_is_refused(run: Run, arguments: str, text: str)
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert text in result.stdout.str()
+
+
+def test_a_seed_that_was_drawn_is_shown_where_a_test_fails_and_repeats_it(run: Run) -> None:
+    tests = """
+        import random
+
+        def fail(server, client, kernel, clock):
+            kernel.attach_background(server.serve, sum)
+            for _ in range(5):
+                client.call([1, 2], timeout=60)
+            pytest.fail(f"after {clock.now} seconds, drew {random.random()}")
+
+        faults = testing.Faults(latency=(0, 1), split=0.5)
+
+        @pytest.mark.ratchet_network(SEEDfaults=faults)
+        def test_drawn(socket_bus, kernel, virtual_time):
+            fail(*socket_bus, kernel, virtual_time)
+
+        @pytest.mark.ratchet_network(seed=7, faults=faults)
+        def test_given(socket_bus, kernel, virtual_time):
+            fail(*socket_bus, kernel, virtual_time)
+
+        @pytest.mark.ratchet_network(faults=faults)
+        @pytest.mark.ratchet_virtual_time(seed=7)
+        def test_given_with_the_time(socket_bus, kernel, virtual_time):
+            fail(*socket_bus, kernel, virtual_time)
+
+        def test_no_faults(network):
+            pytest.fail("for nothing")
+    """
+
+    def outcomes(seed: str) -> tuple[list[str], list[str]]:
+        text = run(tests.replace("SEED", seed), failed=4).stdout.str()
+        ends = re.findall(r"E +Failed: (after .*)", text)
+        return ends, re.findall(r"ratchet_network\((seed=\d+, )faults=\.\.\.\)", text)
+
+    ends, (seed,) = outcomes("")
+    again, other, same = outcomes(""), outcomes("seed=1, "), outcomes(seed)
+    assert again[0][0] != ends[0]
+    assert len(again[1]) == 1
+    assert other[1] == []
+    assert other[0][0] != ends[0]
+    assert same == (ends, [])
+    # The others had theirs.
+    assert again[0][1:] == other[0][1:] == ends[1:]
 
 
 def test_the_limit_of_a_test_may_be_given_by_name(run: Run) -> None:
