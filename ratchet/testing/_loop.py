@@ -39,6 +39,10 @@ _FORK, _ASYNC = 0x20000, 0x80000
 # Callbacks of one turn, at most: while time stands still, it cannot show that a turn takes long.
 _MOST_CALLBACKS = 1000
 
+# Steps without a moment at which nothing could run, after which some thread is assumed to spin:
+# more than a test takes at one instant, and a small part of a second of the processor.
+_MOST_STEPS_WITHOUT_REST = 100_000
+
 
 class Livelock(AssertionError):
     """A run that never ends: it has taken more steps than it may."""
@@ -53,6 +57,7 @@ class VirtualLoop(LoopBase):
         steps: how many callbacks have been called, those of watchers included.
         jumps: how often time has jumped.
         on_step: called with each callback just before it is called.
+        advances: whoever wants time to pass even if some thread can always run.
         max_steps: the steps after which `Livelock` is raised in the main greenlet, and each time
             after as many more; None for never.
     """
@@ -74,6 +79,9 @@ class VirtualLoop(LoopBase):
         self.jumps = 0
         self.on_step = on_step
         self.max_steps = max_steps
+        self.advances: set[object] = set()
+        # The steps until nothing could run last.
+        self._steps_at_rest = 0
         # The steps until `Livelock` was raised last.
         self._steps_before = 0
         self._shuffles = seed is not None
@@ -145,7 +153,11 @@ class VirtualLoop(LoopBase):
         if self._stuck:
             return
         self.update_now()
-        for timer in reversed(self._timers.take_due()):
+        timers = self._timers.take_due()
+        if self._must_go_on() and not self._idles:
+            self._jump(self._timers.first())
+            timers += self._timers.take_due()
+        for timer in reversed(timers):
             self.feed(timer, _TIMER)
         self._feed_idle()
         self._feed_all(self._checks, _CHECK)
@@ -153,10 +165,12 @@ class VirtualLoop(LoopBase):
 
     def _poll(self, may_wait: bool) -> None:
         found = self._descriptors.ready()
-        if may_wait and not (found or self._sent or self._callbacks):
+        if not (found or self._sent or self._callbacks or self._idles):
             due = self._timers.first()
             if due is None or due > self.stored:
-                found = self._wait(due)
+                self._steps_at_rest = self.steps
+                if may_wait:
+                    found = self._wait(due)
         if self._sent:
             self._sent = False
             self.feed(self._came_from_outside, READ)
@@ -174,14 +188,24 @@ class VirtualLoop(LoopBase):
             if found or self._sent:
                 return found
         if due is not None:
-            self.elapsed = max(self.elapsed, due)
-            self.jumps += 1
+            self._jump(due)
         elif self._descriptors.watches_system() or self._signals:
             return self._wait_for_system(None)
         else:
             # Nothing is left that could make any watcher pending.
             self._stuck = True
         return []
+
+    def _must_go_on(self) -> bool:
+        """Whether time has to pass although something can run."""
+        return bool(self.advances) and self.steps - self._steps_at_rest > _MOST_STEPS_WITHOUT_REST
+
+    def _jump(self, due: int | None) -> None:
+        """Move time to when the first timer is due, if there is one."""
+        if due is not None:
+            self.elapsed = max(self.elapsed, due)
+            self.jumps += 1
+            self.update_now()
 
     def _wait_for_system(self, seconds: float | None) -> list[tuple[Io, int]]:
         self._waits = True
@@ -235,7 +259,7 @@ class VirtualLoop(LoopBase):
         if not self._idles:
             return
         for level in range(MAXPRI - MINPRI, -1, -1):
-            if self._pending[level]:
+            if self._pending[level] and not self._must_go_on():
                 return
             if self._idles.by_priority[level]:
                 self._feed_all(self._idles.by_priority[level], _IDLE)

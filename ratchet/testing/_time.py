@@ -34,6 +34,7 @@ from ratchet.bus._core.side import close_all
 from ratchet.testing._base import Beginning
 from ratchet.testing._dump import describe
 from ratchet.testing._loop import Livelock, VirtualLoop
+from ratchet.testing._undo import undoing
 
 # The time that a reading takes, so that a loop which spins on the clock ends.
 _TICK = 1000  # nanoseconds
@@ -70,6 +71,9 @@ class Clock:
         """Let time pass, and run everything that falls due meanwhile; blocks.
 
         On return the time is `seconds` later, and everything that was due by then has run.
+        A thread that can always run, because it polls with `sleep(0)`, does not keep it from
+        returning: once threads have taken 100,000 steps without a pause, time passes although
+        they could go on.
 
         Args:
             seconds: how long, in virtual time; 0 runs only what can run now.
@@ -81,10 +85,14 @@ class Clock:
             raise TypeError(f"seconds must be a number of seconds, not {seconds!r}")
         if not 0 <= seconds < math.inf:
             raise ValueError(f"seconds must be a number of seconds from 0 on, not {seconds!r}")
-        if virtual_loop() is not self.loop:
+        loop = self.loop
+        if virtual_loop() is not loop:
             raise RuntimeError("advance() must be called in the block of its clock, and in its OS thread")
-        _clock.sleep(seconds)
-        gevent.idle(priority=self.loop.MINPRI)
+        mark = object()
+        with undoing(partial(loop.advances.discard, mark)):
+            loop.advances.add(mark)
+            _clock.sleep(seconds)
+            gevent.idle(priority=loop.MINPRI)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self.now:.6f} seconds>"

@@ -139,6 +139,52 @@ def test_advance_runs_what_falls_due_meanwhile() -> None:
         assert len(ran) == 3
 
 
+@pytest.mark.parametrize(("pause", "seed"), [(0, None), (0, 1), (1e-12, None)])
+def test_advance_returns_beside_a_thread_that_can_always_run(pause: float, seed: int | None) -> None:
+    ran = []
+
+    def ring(seconds: float) -> None:
+        gevent.sleep(seconds)
+        gevent.sleep(0)
+        ran.append(clock.now)
+
+    def spin() -> None:
+        while True:
+            gevent.sleep(pause)
+
+    with testing.virtual_time(seed) as clock:
+        clock.loop.max_steps = 120_000
+        gevent.spawn(spin)
+        clock.advance(0)
+        assert clock.now == 0
+        for seconds in (1, 2, 3, 4):
+            gevent.spawn(ring, seconds)
+        clock.advance(3)
+        assert (ran, clock.now) == ([1.0, 2.0, 3.0], 3.0)
+        clock.advance(0.5)
+        assert clock.now == 3.5
+        # Where nobody asks for it, time stands still beside such a thread.
+        with pytest.raises(testing.Livelock, match=r"at 3\.5"):
+            gevent.sleep(1)
+
+
+def test_advance_lets_threads_do_as_much_as_they_like_at_an_instant() -> None:
+    done = []
+
+    def work(steps: int) -> None:
+        with gevent.Timeout(2):
+            for _ in range(steps):
+                gevent.sleep(0)
+        done.append(clock.now)
+
+    with testing.virtual_time() as clock:
+        for _ in range(10):
+            gevent.spawn(work, 1000)
+            gevent.spawn_later(1, work, 5000)
+        clock.advance(3)
+    assert done == [*[0.0] * 10, *[1.0] * 10]
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 def test_advance_refuses_what_is_no_span(seconds: float) -> None:
     with testing.virtual_time() as clock, pytest.raises(ValueError, match="seconds must be"):
