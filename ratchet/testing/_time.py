@@ -25,15 +25,18 @@ from typing import Any
 
 import gevent
 from gevent._hub_local import get_hub_class, get_hub_if_exists, set_hub
+from gevent.exceptions import LoopExit
 from gevent.hub import Hub
 from greenlet import getcurrent, greenlet
 
 from ratchet import _clock
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.side import close_all
+from ratchet.errors import DeadlockError
 from ratchet.testing._base import Beginning
 from ratchet.testing._dump import describe
 from ratchet.testing._loop import Livelock, VirtualLoop
+from ratchet.testing._outside import Outside
 from ratchet.testing._undo import undoing
 
 # The time that a reading takes, so that a loop which spins on the clock ends.
@@ -109,9 +112,9 @@ def virtual_time(seed: int | None = None, threshold: float = 0.0) -> Iterator[Cl
     `time.perf_counter` return virtual time; each reading moves it by a microsecond.  Other
     OS threads keep real time.
 
-    Greenlets and buses from outside stand still during the block.  Those that are made in it
-    and have not ended are ended with it.  Blocks may be nested; leaving one leaves those
-    within it too.
+    Greenlets and buses from outside stand still during the block, and waiting for anything
+    that belongs to the hub outside is refused.  What is made in the block and has not ended is
+    ended with it.  Blocks may be nested; leaving one leaves those within it too.
 
     Args:
         seed: shuffles the order of what can run at the same instant, and starts the clocks
@@ -123,7 +126,8 @@ def virtual_time(seed: int | None = None, threshold: float = 0.0) -> Iterator[Cl
     Returns:
         A context manager, which yields the `Clock`.
 
-    Raises `Livelock` if something survives being killed at the end of the block;
+    Raises `WrongThread` in the block, where something waits for what was made outside;
+    `Livelock` if something survives being killed at the end of the block;
     `TypeError` for a seed that is not an `int` or a `threshold` that is not a number,
     and `ValueError` for a `threshold` that is negative or not finite; and `RuntimeError`
     when the block is left in another OS thread than it was entered in, by one of its own
@@ -152,7 +156,9 @@ def virtual_time(seed: int | None = None, threshold: float = 0.0) -> Iterator[Cl
     try:
         yield block.enter()
         block.leave()
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, (LoopExit, DeadlockError)) and (late := block.late_callbacks()):
+            error.add_note(late)
         # Once more: it may have been interrupted itself.
         block.leave()
         raise
@@ -165,6 +171,7 @@ class _Block:
         self._loop = loop
         self._ident = get_ident()
         self._before = get_hub_if_exists()
+        self._outside = None if self._before is None else Outside(self._before)
         self._around = _innermost()
         self._hub: Hub | None = None
         loop.block = self
@@ -175,6 +182,8 @@ class _Block:
         new_hub: Any = get_hub_class()
         self._hub = new_hub(loop=self._loop)
         set_hub(self._hub)
+        if self._outside is not None:
+            self._outside.close()
         return Clock(self._loop)
 
     def leave(self) -> None:
@@ -199,6 +208,13 @@ class _Block:
         """Whether it was entered in that other one."""
         around = self._around
         return around is not None and (around is block or around.is_within(block))
+
+    def late_callbacks(self) -> str:
+        """A text that shows the callbacks for what was made outside; empty if there are none."""
+        late = [] if self._outside is None else self._outside.late_callbacks()
+        return (
+            "\n  ".join(["what was made outside of the block on virtual time waits:", *late]) if late else ""
+        )
 
     def _check_place(self) -> None:
         """Refuse to be left from where nobody could go on afterwards."""
@@ -225,6 +241,8 @@ class _Block:
             self._close()
 
     def _close(self) -> None:
+        if self._outside is not None:
+            self._outside.reopen()
         self._loop.destroy()
         _restore_after(self._loop)
 
@@ -233,6 +251,12 @@ def _innermost() -> _Block | None:
     """The block that this OS thread is in."""
     loop = virtual_loop()
     return None if loop is None else loop.block
+
+
+def late_callbacks() -> str:
+    """What this OS thread's block has to say of things from outside when nothing can ever run again."""
+    block = _innermost()
+    return "" if block is None else block.late_callbacks()
 
 
 def _end_greenlets(loop: VirtualLoop) -> None:

@@ -34,6 +34,7 @@ from ratchet.errors import DeadlockError
 from ratchet.testing._dump import dump
 from ratchet.testing._leaks import KINDS, Baseline
 from ratchet.testing._repeatable import seeded
+from ratchet.testing._time import late_callbacks
 from ratchet.testing._time_limit import TimeLimit, TookTooLong
 
 _MARKERS = """
@@ -150,7 +151,7 @@ def _phase(item: pytest.Item, when: str) -> Generator[None, Any, Any]:
     except LoopExit as error:
         _add_untold(item, when)
         text = f"nothing can ever run again; all threads:\n\n{dump(get_ident())}"
-        raise DeadlockError(text) from error
+        raise DeadlockError("\n\n".join(filter(None, [text, late_callbacks()]))) from error
     except BaseException:
         _add_untold(item, when)
         raise

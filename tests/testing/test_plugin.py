@@ -41,6 +41,7 @@ class Run:
         import socket, time
         import gevent, pytest, ratchet
         from gevent.event import Event
+        from gevent.queue import Queue
         from ratchet import bus, testing, thread
         """
         self._pytester.makepyfile(dedent(head) + dedent(tests))
@@ -378,14 +379,24 @@ def test_nothing_that_can_ever_run_is_a_deadlock(run: Run) -> None:
 
         def test_in_the_setup(stuck):
             pass
+
+        @pytest.fixture(scope="module")
+        def queue():
+            return Queue()
+
+        def test_made_outside(queue, virtual_time):
+            gevent.spawn(queue.put, "it")
+            queue.get()
         """,
-        failed=2,
+        failed=3,
         errors=1,
     )
     result.stdout.re_match_lines_random(
         [
             r"E +ratchet.errors.DeadlockError: nothing can ever run again; all threads:",
             r"E +<Greenlet at 0x\w+: .*lambda.*> \(waiting: .*",
+            r"E +what was made outside of the block on virtual time waits:",
+            r"E +.*Queue._unlock.*",
         ]
     )
 

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.lock import Semaphore
-from gevent.queue import Empty, Queue
+from gevent.queue import Channel, Empty, Queue
 
 import ratchet
 from helpers import in_os_thread, run_program, wait_until
@@ -31,6 +32,7 @@ from ratchet.testing import (
     _base,
     _descriptors,
     _network,
+    _outside,
     _owner,
     _places,
     _repeatable,
@@ -48,7 +50,8 @@ TIME = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_co
 def state() -> list[object]:
     """What a block must give back."""
     functions = [getattr(time, name) for name in TIME]
-    return [gevent.get_hub(), *functions, _clock.monotonic, _clock.wall_time]
+    hub = gevent.get_hub()
+    return [hub, hub.switch.__name__, *functions, _clock.monotonic, _clock.wall_time]
 
 
 @pytest.fixture(autouse=True)
@@ -370,6 +373,95 @@ def test_what_still_runs_is_ended() -> None:
     assert server
 
 
+def an_event() -> Callable[[], object]:
+    event = Event()
+    gevent.spawn(event.set)
+    event.wait()
+    event.clear()
+    return event.wait
+
+
+def a_semaphore() -> Callable[[], object]:
+    semaphore = Semaphore(0)
+    gevent.spawn(semaphore.release)
+    semaphore.acquire()
+    return lambda: semaphore.acquire(timeout=5)
+
+
+def a_greenlet() -> Callable[[], object]:
+    return gevent.spawn(int).join
+
+
+def a_socket() -> Callable[[], object]:
+    one, other = gevent.socket.socketpair()
+
+    def receive() -> None:
+        with one, other:
+            one.recv(1)
+
+    return receive
+
+
+@pytest.mark.parametrize("make", [an_event, a_semaphore, a_greenlet, a_socket])
+def test_to_wait_for_what_was_made_outside_is_refused(make: Callable[[], Callable[[], object]]) -> None:
+    wait = make()
+    outside = gevent.spawn(gevent.sleep, 0)
+    with testing.virtual_time(), testing.virtual_time():
+        with pytest.raises(ratchet.WrongThread, match="made outside of the block on virtual time"):
+            wait()
+        gevent.sleep(1)
+        assert not outside.ready()
+        inside = make()
+        with testing.virtual_time(), pytest.raises(ratchet.WrongThread, match="made outside"):
+            inside()
+    outside.join()
+
+
+def a_queue() -> tuple[Callable[[], object], Callable[[], object], str]:
+    queue: Queue[int] = Queue()
+    return lambda: queue.put(1), queue.get, "Queue.*unlock"
+
+
+def a_channel() -> tuple[Callable[[], object], Callable[[], object], str]:
+    channel: Channel[int] = Channel()
+    return lambda: channel.put(1), channel.get, "Channel.*unlock"
+
+
+def an_endless_one() -> tuple[Callable[[], object], Callable[[], object], str]:
+    endless = gevent.spawn(gevent.sleep, 1000)
+    gevent.sleep(0)
+    return int, endless.kill, r"_kill.*args=\(<Greenlet"
+
+
+@pytest.mark.parametrize("make", [a_queue, a_channel, an_endless_one])
+def test_what_was_made_outside_is_named_when_nothing_can_run(
+    make: Callable[[], tuple[Callable[[], object], Callable[[], object], str]],
+) -> None:
+    tell, wait, name = make()
+    gevent.get_hub().loop.run_callback(str)
+    with pytest.raises(gevent.exceptions.LoopExit) as raised, testing.virtual_time():
+        gevent.spawn_later(1, tell)
+        wait()
+    (note,) = raised.value.__notes__
+    head, line = note.splitlines()
+    assert head == "what was made outside of the block on virtual time waits:"
+    assert re.search(name, line)
+    gevent.sleep(0)
+    with pytest.raises(gevent.exceptions.LoopExit) as raised, testing.virtual_time():
+        Event().wait()
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_what_was_made_inside_may_be_told_from_outside_of_a_block_within() -> None:
+    with testing.virtual_time():
+        queue: Queue[int] = Queue()
+        waiting = gevent.spawn(queue.get)
+        gevent.sleep(0)
+        with testing.virtual_time():
+            queue.put(1)
+        assert waiting.get() == 1
+
+
 def test_signals_are_given_back_with_the_block(hits: list[int]) -> None:
     came: list[int] = []
     with testing.virtual_time():
@@ -495,8 +587,8 @@ def everything() -> list[object]:
 @pytest.mark.parametrize(
     ("use", "modules"),
     [
-        (wait_in_a_block, (_time, _base, _descriptors, _places)),
-        (leave_in_the_wrong_order, (_time,)),
+        (wait_in_a_block, (_time, _base, _descriptors, _places, _outside)),
+        (leave_in_the_wrong_order, (_time, _outside)),
         (simulate_something, (_simulate, _repeatable, _owner, _undo, _network)),
     ],
 )
