@@ -30,9 +30,9 @@ from ratchet._loop import AnyGreenlet, loop_of
 from ratchet._thread import described
 from ratchet._turns import suspend_until_nothing_is_left
 from ratchet.kernel import Ratchet, Thread
+from ratchet.testing._kill import kill_all
 
-# Rounds of kills, for threads that survive one, and how many seconds each may take.
-_KILLS = 5
+# How long its threads may take to end when they are killed.
 _KILL_SECONDS = 1.0
 
 # Code of others: the author of a scenario looks for switch points in code of their own.
@@ -152,19 +152,14 @@ class Run:
         Raises `Hangs` if a thread survives all kills.
         """
         try:
-            for _ in range(_KILLS):
-                living = self._living()
-                if not living:
-                    break
-                gevent.killall(living, block=False)
-                gevent.joinall(living, timeout=_KILL_SECONDS)
+            living = kill_all(self._living, _KILL_SECONDS)
         finally:
             gevent.Greenlet.remove_spawn_callback(self._on_spawn)
             for half in self._turns:
                 half.close()
             for thread in self._threads:
                 vars(thread).pop("switch_out", None)
-        if living := self._living():
+        if living:
             names = ", ".join(str(thread.name) for thread in living)
             raise Hangs(f"it cannot be killed: {names}")
         self._kernel.close()

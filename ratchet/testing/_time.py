@@ -35,6 +35,7 @@ from ratchet.bus._core.side import close_all
 from ratchet.errors import DeadlockError
 from ratchet.testing._base import Beginning
 from ratchet.testing._dump import describe
+from ratchet.testing._kill import kill_all
 from ratchet.testing._loop import Livelock, VirtualLoop
 from ratchet.testing._outside import Outside
 from ratchet.testing._undo import undoing
@@ -45,9 +46,8 @@ _TICK = 1000  # nanoseconds
 # Where time begins with a seed, so that a run repeats: in the first second of 2020, some hours after boot.
 _FIXED = Beginning(1_577_836_800 * 10**9, 10_000 * 10**9, 10_000 * 10**9)
 
-# On leaving a block: rounds of kills, for greenlets that survive one, and how long each may take,
-# in virtual time and, where that stands still, in steps.
-_KILLS = 5
+# On leaving a block: how long its greenlets may take to end when they are killed, in virtual time and,
+# where that stands still, in steps.
 _KILL_SECONDS = 3600.0
 _KILL_STEPS = 100_000
 
@@ -261,18 +261,13 @@ def late_callbacks() -> str:
 
 def _end_greenlets(loop: VirtualLoop) -> None:
     """Kill the greenlets that are still alive, and those they start; raises `Livelock` if one survives."""
+    loop.allow(_KILL_STEPS)
     try:
-        for _ in range(_KILLS):
-            living = _living_on(loop)
-            if not living:
-                return
-            loop.allow(_KILL_STEPS)
-            gevent.killall(living, block=False)
-            gevent.joinall(living, timeout=_KILL_SECONDS)
+        living = kill_all(partial(_living_on, loop), _KILL_SECONDS)
     except Livelock:
         # It says how long that took, which is not what to look for.
-        pass
-    if living := _living_on(loop):
+        living = _living_on(loop)
+    if living:
         threads = "\n\n".join(map(describe, living))
         raise Livelock(f"what still runs when a block on virtual time is left cannot be killed:\n\n{threads}")
 
