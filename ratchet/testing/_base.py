@@ -15,7 +15,7 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Mapping
 from random import Random
-from types import TracebackType
+from types import BuiltinMethodType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from gevent.exceptions import HubDestroyed
@@ -43,6 +43,7 @@ class LoopBase:
         random: the source of chance, from which the order is drawn if there is a seed.
         network: the network in memory that connections of this loop go through, if any.
         block: the block of code that it is the loop of, if any; for `_time`.
+        note_builtin: called with each method in C that is queued: a greenlet's `switch` is one.
         began: the readings of the clocks when it began.
         elapsed: nanoseconds since the loop began; reading the time moves it.
         stored: `elapsed` at the last poll, from which timers count.
@@ -64,6 +65,7 @@ class LoopBase:
         self.random = Random(seed)
         self.network: Any = None
         self.block: Any = None
+        self.note_builtin: Callable[[Any], object] = _ignore
         self.began = began or Beginning(0, 0, 0)
         self.elapsed = 0
         self.stored = 0
@@ -145,6 +147,8 @@ class LoopBase:
         self.check_alive()
         callback = Callback(func, args)
         self._callbacks.append(callback)
+        if type(func) is BuiltinMethodType:
+            self.note_builtin(func)
         return callback
 
     def run_callback_threadsafe(self, func: Called, *args: object) -> Callback:
@@ -330,6 +334,10 @@ class LoopBase:
     def _feed_all(self, phase: Phase, events: int) -> None:
         for watcher in phase.watchers:
             self.feed(watcher, events)
+
+
+def _ignore(_func: object) -> None:
+    pass
 
 
 def _no_chance() -> float:

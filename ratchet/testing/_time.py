@@ -35,7 +35,7 @@ from ratchet.bus._core.side import close_all
 from ratchet.errors import DeadlockError
 from ratchet.testing._base import Beginning
 from ratchet.testing._dump import describe
-from ratchet.testing._kill import kill_all
+from ratchet.testing._kill import is_over, kill_all
 from ratchet.testing._loop import Livelock, VirtualLoop
 from ratchet.testing._outside import Outside
 from ratchet.testing._undo import undoing
@@ -181,6 +181,7 @@ class _Block:
         # The class that gevent would use, which may be the program's own.
         new_hub: Any = get_hub_class()
         self._hub = new_hub(loop=self._loop)
+        self._loop.note_builtin = _note_started
         set_hub(self._hub)
         if self._outside is not None:
             self._outside.close()
@@ -273,7 +274,7 @@ def _end_greenlets(loop: VirtualLoop) -> None:
 
 
 def _living_on(loop: VirtualLoop) -> list[AnyGreenlet]:
-    return [each for each in _spawned_on(loop) if not each.ready()]
+    return [each for each in _spawned_on(loop) if not is_over(each)]
 
 
 # --- the functions that read the time
@@ -375,6 +376,14 @@ def _note_spawned(spawned: AnyGreenlet) -> None:
     loop = virtual_loop()
     if loop is not None and loop in _open:
         _open[loop][next(_numbers)] = spawned
+
+
+def _note_started(method: Any) -> None:
+    """Callback of a loop: a method in C was queued, with which `gevent.spawn_raw` starts a greenlet."""
+    thread = method.__self__
+    raw = isinstance(thread, greenlet) and not isinstance(thread, gevent.Greenlet)
+    if raw and thread.parent is get_hub_if_exists():
+        _note_spawned(thread)
 
 
 def _spawned_on(loop: VirtualLoop) -> list[AnyGreenlet]:

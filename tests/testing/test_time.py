@@ -462,6 +462,32 @@ def test_what_was_made_inside_may_be_told_from_outside_of_a_block_within() -> No
         assert waiting.get() == 1
 
 
+def test_a_raw_greenlet_is_ended_too() -> None:
+    ended = []
+
+    def run() -> None:
+        try:
+            gevent.sleep(1e6)
+        finally:
+            gevent.sleep(60)
+            ended.append(clock.now)
+
+    def begin_more() -> None:
+        try:
+            gevent.sleep(1e6)
+        finally:
+            gevent.spawn_raw(run)
+
+    before = state()
+    with testing.virtual_time() as clock:
+        gevent.spawn_raw(run)
+        gevent.spawn_raw(lambda seconds: gevent.sleep(seconds), seconds=2)
+        gevent.spawn_raw(begin_more)
+        gevent.sleep(10)
+    assert ended == [70.0, pytest.approx(130, abs=10)]
+    assert state() == before
+
+
 def test_signals_are_given_back_with_the_block(hits: list[int]) -> None:
     came: list[int] = []
     with testing.virtual_time():
@@ -476,7 +502,8 @@ def test_signals_are_given_back_with_the_block(hits: list[int]) -> None:
 
 @pytest.mark.uncounted
 @pytest.mark.parametrize("seconds", [0, 1])
-def test_what_cannot_be_killed_is_named(seconds: float) -> None:
+@pytest.mark.parametrize("spawn", [gevent.spawn, gevent.spawn_raw])
+def test_what_cannot_be_killed_is_named(seconds: float, spawn: Callable[..., object]) -> None:
     def undying() -> None:
         while True:
             try:
@@ -485,7 +512,7 @@ def test_what_cannot_be_killed_is_named(seconds: float) -> None:
                 pass
 
     with pytest.raises(testing.Livelock, match=r"cannot be killed:(.|\n)*undying"), testing.virtual_time():
-        gevent.spawn(undying)
+        spawn(undying)
         gevent.sleep(0)
 
 
