@@ -281,9 +281,11 @@ class VirtualLoop(LoopBase):
             # `feed`, called by a callback, resets the level.
             while queue := pending[self._level]:
                 watcher = queue[-1]
-                del queue[-1]
+                # First of all: with this set, and in no queue, it would never be fed again.
                 if watcher is not None:
                     watcher.queued = 0
+                del queue[-1]
+                if watcher is not None:
                     self._invoke(watcher)
             if not self._level:
                 return

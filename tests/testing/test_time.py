@@ -31,6 +31,7 @@ from ratchet._chance import chance
 from ratchet.testing import (
     _base,
     _descriptors,
+    _loop,
     _network,
     _outside,
     _owner,
@@ -614,7 +615,7 @@ def everything() -> list[object]:
 @pytest.mark.parametrize(
     ("use", "modules"),
     [
-        (wait_in_a_block, (_time, _base, _descriptors, _places, _outside)),
+        (wait_in_a_block, (_time, _loop, _base, _descriptors, _places, _outside)),
         (leave_in_the_wrong_order, (_time, _outside)),
         (simulate_something, (_simulate, _repeatable, _owner, _undo, _network)),
     ],
