@@ -233,7 +233,9 @@ class _Block:
             if hub is not None and not self._loop.destroyed:
                 set_hub(hub)
                 try:
-                    _end_greenlets(self._loop)
+                    # An interrupt in the first lines of a hub ends it, and nothing can run on it any more.
+                    if not hub.dead:
+                        _end_greenlets(self._loop)
                     close_all()
                 finally:
                     hub.destroy(destroy_loop=True)

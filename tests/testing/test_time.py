@@ -643,8 +643,7 @@ def test_an_interrupt_at_any_line_gives_everything_back(
         number += 1
         reached = 0
         sys.settrace(strike)
-        # Whatever comes of it: in the first lines of a hub an interrupt ends that, and gevent is at a loss.
-        with suppress(KeyboardInterrupt, IndexError):
+        with suppress(KeyboardInterrupt):
             try:
                 use()
             finally:
@@ -656,6 +655,31 @@ def test_an_interrupt_at_any_line_gives_everything_back(
         assert everything() == before, f"after an interrupt at line {number}"
     assert number > 50
     gc.collect()
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_an_interrupt_as_the_hub_begins_comes_out(number: int) -> None:
+    events = 0
+
+    def strike(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal events
+        if frame.f_code is not VirtualLoop.run.__code__:
+            return None
+        events += 1
+        if events == number + 1:
+            raise KeyboardInterrupt
+        return strike
+
+    before, tracer = state(), sys.gettrace()
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            with testing.virtual_time():
+                gevent.spawn(gevent.sleep, 10)
+                sys.settrace(strike)
+                gevent.sleep(1)
+        finally:
+            sys.settrace(tracer)
+    assert state() == before
 
 
 def test_nothing_is_left_of_a_block() -> None:
