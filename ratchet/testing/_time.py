@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import queue
+import threading
 import time
 import weakref
 from _thread import get_ident
@@ -24,6 +26,7 @@ from functools import partial
 from typing import Any
 
 import gevent
+from gevent import monkey
 from gevent._hub_local import get_hub_class, get_hub_if_exists, set_hub
 from gevent.exceptions import LoopExit
 from gevent.hub import Hub
@@ -339,6 +342,10 @@ def _time_functions() -> Iterator[tuple[Module, str, Callable[[Any], object]]]:
     yield time, "sleep", _sleeper
     yield _clock, "monotonic", partial(_reader, clock="monotonic", nanoseconds=False)
     yield _clock, "wall_time", partial(_reader, clock="wall", nanoseconds=False)
+    # These have bound it by a name of their own.  With locks that are not gevent's they wait in real time.
+    if monkey.is_module_patched("threading"):
+        for module, name in ((threading, "_time"), (queue, "time")):
+            yield module, name, partial(_reader, clock="monotonic", nanoseconds=False)
 
 
 # No lock guards what follows, because an interrupt could leave it locked.  Instead each step may be

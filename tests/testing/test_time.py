@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import queue
 import random
 import re
 import signal
@@ -419,8 +420,8 @@ def test_to_wait_for_what_was_made_outside_is_refused(make: Callable[[], Callabl
 
 
 def a_queue() -> tuple[Callable[[], object], Callable[[], object], str]:
-    queue: Queue[int] = Queue()
-    return lambda: queue.put(1), queue.get, "Queue.*unlock"
+    numbers: Queue[int] = Queue()
+    return lambda: numbers.put(1), numbers.get, "Queue.*unlock"
 
 
 def a_channel() -> tuple[Callable[[], object], Callable[[], object], str]:
@@ -455,11 +456,11 @@ def test_what_was_made_outside_is_named_when_nothing_can_run(
 
 def test_what_was_made_inside_may_be_told_from_outside_of_a_block_within() -> None:
     with testing.virtual_time():
-        queue: Queue[int] = Queue()
-        waiting = gevent.spawn(queue.get)
+        numbers: Queue[int] = Queue()
+        waiting = gevent.spawn(numbers.get)
         gevent.sleep(0)
         with testing.virtual_time():
-            queue.put(1)
+            numbers.put(1)
         assert waiting.get() == 1
 
 
@@ -576,6 +577,72 @@ def test_a_hub_that_there_was_not_is_not_there_again() -> None:
         """
     )
     assert (program.returncode, program.stderr) == (0, "")
+
+
+def test_a_program_that_is_monkey_patched_waits_on_virtual_time() -> None:
+    program = run_program(
+        """
+        from gevent import monkey
+        monkey.patch_all()
+        import queue, threading, time
+        from ratchet import testing
+
+        def notify():
+            for _ in range(3):
+                time.sleep(1000)
+                with condition:
+                    condition.notify_all()
+
+        def get():
+            try:
+                queue.Queue().get(timeout=3600)
+            except queue.Empty:
+                pass
+
+        def meet():
+            try:
+                threading.Barrier(2).wait(3600)
+            except threading.BrokenBarrierError:
+                pass
+
+        def sleep():
+            sleeper = threading.Thread(target=time.sleep, args=(5000,))
+            sleeper.start()
+            sleeper.join(3600)
+
+        bound = threading._time, queue.time
+        with testing.virtual_time() as clock:
+            condition = threading.Condition()
+            for wait in (
+                lambda: condition.wait_for(bool, timeout=3600),
+                get,
+                meet,
+                lambda: threading.Event().wait(3600),
+                lambda: threading.Semaphore(0).acquire(timeout=3600),
+                sleep,
+            ):
+                notifier = threading.Thread(target=notify)
+                notifier.start()
+                began = clock.now
+                with condition:
+                    wait()
+                assert abs(clock.now - began - 3600) < 0.001, clock.now - began
+                notifier.join()
+            time.sleep(5000)
+        assert bound == (threading._time, queue.time)
+        """
+    )
+    assert (program.returncode, program.stderr) == (0, "")
+
+
+def test_what_waits_for_an_os_thread_waits_in_real_time() -> None:
+    with testing.virtual_time() as clock:
+        condition = threading.Condition()
+        with condition:
+            assert not condition.wait_for(bool, timeout=0.01)
+        with pytest.raises(queue.Empty):
+            queue.Queue[int]().get(timeout=0.01)
+        assert clock.now < 0.01
 
 
 def wait_in_a_block() -> None:
