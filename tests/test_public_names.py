@@ -80,3 +80,21 @@ def test_a_pickle_names_the_public_module(what: str, protocol: int) -> None:
     copied = pickle.loads(pickled)
     assert copied == made
     assert type(copied) is type(made)
+
+
+def test_what_the_testing_kit_gives_shows_what_is_for_users() -> None:
+    shown = {}
+
+    def main(world: testing.World) -> None:
+        process = world.process("sleeper", int)
+        for thing in (world, world.clock, world.network, process):
+            shown[type(thing)] = [name for name in dir(thing) if not name.startswith("__")]
+            assert "__repr__" in dir(thing)
+
+    testing.simulate(main, seeds=1)
+    assert shown == {
+        testing.World: ["clock", "network", "process", "random", "seed"],
+        testing.Clock: ["advance", "now"],
+        testing.Network: ["cut", "faults", "heal", "partition"],
+        testing.Process: ["alive", "kill", "name", "wait"],
+    }

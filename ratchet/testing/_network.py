@@ -25,6 +25,7 @@ from ratchet.bus._socket.dial import Dial
 from ratchet.testing._connection import ConnectionEnd, SocketName, new_connection, os_error
 from ratchet.testing._faults import Faults, Line
 from ratchet.testing._owner import Owner, living_owner
+from ratchet.testing._shown import Shown
 from ratchet.testing._sockets import MemoryListener, MemorySocket
 from ratchet.testing._undo import undoing
 
@@ -64,12 +65,14 @@ class _Link:
         return not (self.client.takes or self.server.takes)
 
 
-class Network:
+class Network(Shown):
     """A network in memory, made by `network`.
 
     Attributes:
         faults: the faults of its lines.
     """
+
+    _shown = ("cut", "faults", "heal", "partition")
 
     def __init__(self, line: Line) -> None:
         self.faults = line.faults

@@ -29,6 +29,7 @@ from ratchet.testing._faults import Faults
 from ratchet.testing._network import Network, network
 from ratchet.testing._owner import Owner, owner_variable, owners_inherited
 from ratchet.testing._repeatable import alone, logs_beside_time, no_garbage_collection, seeded
+from ratchet.testing._shown import Shown
 from ratchet.testing._time import Clock, virtual_time
 
 Arguments = ParamSpec("Arguments")
@@ -44,7 +45,7 @@ ROUGH: Final = Faults(latency=(0.0001, 0.005), delayed=0.05, delay=(0.05, 1.0), 
 """A line on which nothing is lost, but little arrives as it was sent."""
 
 
-class Process(Generic[Result]):
+class Process(Shown, Generic[Result]):
     """A program of a `World`: a function, and the threads that it attaches.
 
     Made by `World.process`.  It ends when all of its threads except for the background ones
@@ -55,6 +56,8 @@ class Process(Generic[Result]):
         alive: whether it has neither ended nor been killed.
     """
 
+    _shown = ("alive", "kill", "name", "wait")
+
     def __init__(self, world: World, name: str, func: Callable[[], Result]) -> None:
         self.name = name
         self.alive = True
@@ -62,7 +65,7 @@ class Process(Generic[Result]):
         self._network = world.network
         self._kernel = Ratchet()
         # The error that it died of, until `wait` raises it.
-        self._error: BaseException | None = None
+        self.untold_error: BaseException | None = None
         self._killed = False
         # Its ends of connections, once it is dead.
         self._dead_ends: list[ConnectionEnd] = []
@@ -95,7 +98,7 @@ class Process(Generic[Result]):
             self._running.join(timeout)
         if not self._running.ready():
             raise TimeoutError(f"the process {self.name!r} has not ended within {timeout} s")
-        error, self._error = self._error, None
+        error, self.untold_error = self.untold_error, None
         if error is not None:
             raise error
         value = self._first.value
@@ -122,11 +125,6 @@ class Process(Generic[Result]):
         self._kernel.close()
         self._running.join()
 
-    @property
-    def untold_error(self) -> BaseException | None:
-        """The error that it died of, if no `wait` has raised it."""
-        return self._error
-
     def _run(self) -> None:
         """Run its threads to the end: a greenlet of its own."""
         try:
@@ -134,7 +132,7 @@ class Process(Generic[Result]):
             self._kernel.__exit__(None, None, None)
         except BaseException as error:
             if not self._killed:
-                self._error = error
+                self.untold_error = error
         finally:
             self._close_sockets()
             gevent.killall([each for _, each in sorted(self._spawned.items())])
@@ -159,7 +157,7 @@ def _on_behalf_of(owner: Owner | None, start: Callable[..., Made], func: Callabl
     return context.run(start, func)
 
 
-class World:
+class World(Shown):
     """One run of a simulation; given to its `main`.
 
     Attributes:
@@ -168,6 +166,8 @@ class World:
         network: the network on which `bus.listen` and `bus.connect` open their sockets.
         random: a source of chance for `main` and its processes.
     """
+
+    _shown = ("clock", "network", "process", "random", "seed")
 
     def __init__(self, seed: int, clock: Clock, network: Network) -> None:
         self.seed = seed

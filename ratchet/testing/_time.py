@@ -41,6 +41,7 @@ from ratchet.testing._dump import describe
 from ratchet.testing._kill import is_over, kill_all
 from ratchet.testing._loop import Livelock, VirtualLoop
 from ratchet.testing._outside import Outside
+from ratchet.testing._shown import Shown
 from ratchet.testing._undo import undoing
 
 # The time that a reading takes, so that a loop which spins on the clock ends.
@@ -58,14 +59,13 @@ Module = Any
 """A module, some of whose attributes are replaced."""
 
 
-class Clock:
-    """The clock of a block on virtual time.
+class Clock(Shown):
+    """The clock of a block on virtual time."""
 
-    Attributes:
-        loop: the loop of the block's hub; for this package only.
-    """
+    _shown = ("advance", "now")
 
     def __init__(self, loop: VirtualLoop) -> None:
+        # The loop of the block's hub.
         self.loop = loop
 
     @property
