@@ -26,20 +26,7 @@ __all__ = [
     "virtual_time",
 ]
 
-for _public in (
-    Clock,
-    Faults,
-    Livelock,
-    Network,
-    Process,
-    ScenarioFailed,
-    World,
-    interrupt_everywhere,
-    network,
-    simulate,
-    socket_pair,
-    virtual_time,
-):
+for _public in map(globals().__getitem__, __all__):
     # Where a program finds it; its repr, its traceback and its pickle say so.
     _public.__module__ = __name__
 
