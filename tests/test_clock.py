@@ -101,7 +101,13 @@ def own_clocks(source: str) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
-MAKERS = {"_clock.py", "testing/_base.py", "testing/_loop.py", "testing/_kinds.py", "testing/_time.py"}
+MAKERS = {
+    "_clock.py",
+    "testing/_base.py",
+    "testing/_loop.py",
+    "testing/_kinds.py",
+    "testing/_time_functions.py",
+}
 """The one clock, and what makes virtual time."""
 
 

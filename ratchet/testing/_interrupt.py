@@ -27,7 +27,7 @@ from ratchet import _clock
 from ratchet._log import safe_repr
 from ratchet._wait import check_may_wait, check_timeout
 from ratchet.testing._interrupted_run import Hangs, Run, Strike
-from ratchet.testing._time import virtual_loop
+from ratchet.testing._time_functions import virtual_loop
 
 # Seconds after which a run is assumed to hang, in real time and in virtual time.
 _PATIENCE = 10.0

@@ -16,7 +16,7 @@ from typing import Any
 
 from ratchet import _log
 from ratchet._chance import chance
-from ratchet.testing._time import virtual_loop
+from ratchet.testing._time_functions import virtual_loop
 from ratchet.testing._undo import undoing
 
 # The OS thread of each block that is open, the first one first.

@@ -1,11 +1,7 @@
-"""A block of code on virtual time: its hub, and the functions that read the time.
+"""A block of code on virtual time: its clock and its hub.
 
 `virtual_time` gives the OS thread a hub of its own, whose loop is a `VirtualLoop`, until
 the block is left.  Greenlets that are still alive on it then are killed, in virtual time.
-
-While any such block is open in the process, the functions that read the time are
-replaced by ones that look at the hub of their OS thread; after the last block they are
-restored.  A replacement that somebody has imported by name keeps working, in real time too.
 
 An interrupt may strike at any line.  So everything that a block changes is restored by
 `_Block.leave`, which may be called twice, and is called again if it is interrupted itself.
@@ -13,20 +9,14 @@ An interrupt may strike at any line.  So everything that a block changes is rest
 
 from __future__ import annotations
 
-import itertools
 import math
-import queue
-import threading
-import time
-import weakref
 from _thread import get_ident
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import gevent
-from gevent import monkey
 from gevent._hub_local import get_hub_class, get_hub_if_exists, set_hub
 from gevent.exceptions import LoopExit
 from gevent.hub import Hub
@@ -42,10 +32,15 @@ from ratchet.testing._kill import is_over, kill_all
 from ratchet.testing._loop import Livelock, VirtualLoop
 from ratchet.testing._outside import Outside
 from ratchet.testing._shown import Shown
+from ratchet.testing._time_functions import (
+    note_started,
+    readings,
+    replace_for,
+    restore_after,
+    spawned_on,
+    virtual_loop,
+)
 from ratchet.testing._undo import undoing
-
-# The time that a reading takes, so that a loop which spins on the clock ends.
-_TICK = 1000  # nanoseconds
 
 # Where time begins with a seed, so that a run repeats: in the first second of 2020, some hours after boot.
 _FIXED = Beginning(1_577_836_800 * 10**9, 10_000 * 10**9, 10_000 * 10**9)
@@ -54,9 +49,6 @@ _FIXED = Beginning(1_577_836_800 * 10**9, 10_000 * 10**9, 10_000 * 10**9)
 # where that stands still, in steps.
 _KILL_SECONDS = 3600.0
 _KILL_STEPS = 100_000
-
-Module = Any
-"""A module, some of whose attributes are replaced."""
 
 
 class Clock(Shown):
@@ -155,7 +147,7 @@ def virtual_time(seed: int | None = None, threshold: float = 0.0) -> Iterator[Cl
         raise TypeError(f"threshold must be a number of seconds, not {threshold!r}")
     if not 0 <= threshold < math.inf:
         raise ValueError(f"threshold must be a number of seconds from 0 on, not {threshold!r}")
-    block = _Block(VirtualLoop(seed, threshold, began=_now() if seed is None else _FIXED))
+    block = _Block(VirtualLoop(seed, threshold, began=readings() if seed is None else _FIXED))
     try:
         yield block.enter()
         block.leave()
@@ -180,11 +172,11 @@ class _Block:
         loop.block = self
 
     def enter(self) -> Clock:
-        _replace_for(self._loop)
+        replace_for(self._loop)
         # The class that gevent would use, which may be the program's own.
         new_hub: Any = get_hub_class()
         self._hub = new_hub(loop=self._loop)
-        self._loop.note_builtin = _note_started
+        self._loop.note_builtin = note_started
         set_hub(self._hub)
         if self._outside is not None:
             self._outside.close()
@@ -250,7 +242,7 @@ class _Block:
         if self._outside is not None:
             self._outside.reopen()
         self._loop.destroy()
-        _restore_after(self._loop)
+        restore_after(self._loop)
 
 
 def _innermost() -> _Block | None:
@@ -279,122 +271,4 @@ def _end_greenlets(loop: VirtualLoop) -> None:
 
 
 def _living_on(loop: VirtualLoop) -> list[AnyGreenlet]:
-    return [each for each in _spawned_on(loop) if not is_over(each)]
-
-
-# --- the functions that read the time
-
-# The loops of the open blocks, each with the greenlets that were started on it, numbered.
-_open: weakref.WeakKeyDictionary[VirtualLoop, weakref.WeakValueDictionary[int, AnyGreenlet]] = (
-    weakref.WeakKeyDictionary()
-)
-_numbers = itertools.count()
-
-# Each attribute that was ever replaced: its module, what was there last, and the replacement.
-_replaced: dict[tuple[str, str], tuple[Module, object, object]] = {}
-
-
-def virtual_loop() -> VirtualLoop | None:
-    """The loop of this OS thread's hub, if that is on virtual time."""
-    hub = get_hub_if_exists()
-    loop: Any = None if hub is None else hub.loop
-    return loop if type(loop) is VirtualLoop else None
-
-
-def _now() -> Beginning:
-    """Read each of the clocks; in a nested block, these are the outer one's."""
-    return Beginning(time.time_ns(), time.monotonic_ns(), time.perf_counter_ns())
-
-
-def _reader(original: Callable[[], Any], clock: str, *, nanoseconds: bool) -> Callable[[], Any]:
-    """Make a function that reads a clock: the virtual one, or `original` in real time."""
-
-    def read() -> Any:
-        loop = virtual_loop()
-        if loop is None:
-            return original()
-        loop.elapsed += _TICK
-        now: int = getattr(loop.began, clock) + loop.elapsed
-        return now if nanoseconds else now / 1e9
-
-    return read
-
-
-def _sleeper(original: Callable[[float], object]) -> Callable[[float], None]:
-    """Make a `time.sleep`: in virtual time, or `original` in real time."""
-
-    def sleep(seconds: float) -> None:
-        if virtual_loop() is None:
-            original(seconds)
-        elif seconds < 0:
-            raise ValueError("sleep length must be non-negative")
-        else:
-            _clock.sleep(seconds)
-
-    return sleep
-
-
-def _time_functions() -> Iterator[tuple[Module, str, Callable[[Any], object]]]:
-    """Each function of time: its module and name, and what makes a replacement from the original."""
-    for name, clock in (("time", "wall"), ("monotonic", "monotonic"), ("perf_counter", "performance")):
-        yield time, name, partial(_reader, clock=clock, nanoseconds=False)
-        yield time, f"{name}_ns", partial(_reader, clock=clock, nanoseconds=True)
-    yield time, "sleep", _sleeper
-    yield _clock, "monotonic", partial(_reader, clock="monotonic", nanoseconds=False)
-    yield _clock, "wall_time", partial(_reader, clock="wall", nanoseconds=False)
-    # These have bound it by a name of their own.  With locks that are not gevent's they wait in real time.
-    if monkey.is_module_patched("threading"):
-        for module, name in ((threading, "_time"), (queue, "time")):
-            yield module, name, partial(_reader, clock="monotonic", nanoseconds=False)
-
-
-# No lock guards what follows, because an interrupt could leave it locked.  Instead each step may be
-# repeated, after an interrupt or when another OS thread has come in between.
-
-
-def _replace_for(loop: VirtualLoop) -> None:
-    _open[loop] = weakref.WeakValueDictionary()
-    _replace()
-
-
-def _replace() -> None:
-    gevent.Greenlet.add_spawn_callback(_note_spawned)
-    for module, name, replacement_of in _time_functions():
-        there = getattr(module, name)
-        key = module.__name__, name
-        if key not in _replaced or _replaced[key][2] is not there:
-            _replaced[key] = (module, there, replacement_of(there))
-            setattr(module, name, _replaced[key][2])
-
-
-def _restore_after(loop: VirtualLoop) -> None:
-    _open.pop(loop, None)
-    if _open:
-        return
-    for (_, name), (module, original, replacement) in list(_replaced.items()):
-        # Something else may have replaced it since.
-        if getattr(module, name) is replacement:
-            setattr(module, name, original)
-    gevent.Greenlet.remove_spawn_callback(_note_spawned)
-    if _open:
-        _replace()
-
-
-def _note_spawned(spawned: AnyGreenlet) -> None:
-    """Callback of gevent's: a greenlet was spawned, in any OS thread."""
-    loop = virtual_loop()
-    if loop is not None and loop in _open:
-        _open[loop][next(_numbers)] = spawned
-
-
-def _note_started(method: Any) -> None:
-    """Callback of a loop: a method in C was queued, with which `gevent.spawn_raw` starts a greenlet."""
-    thread = method.__self__
-    raw = isinstance(thread, greenlet) and not isinstance(thread, gevent.Greenlet)
-    if raw and thread.parent is get_hub_if_exists():
-        _note_spawned(thread)
-
-
-def _spawned_on(loop: VirtualLoop) -> list[AnyGreenlet]:
-    """The greenlets that were spawned on a loop and still exist, in order, without the current one."""
-    return [each for _, each in sorted(_open.get(loop, {}).items()) if each is not getcurrent()]
+    return [each for each in spawned_on(loop) if not is_over(each)]

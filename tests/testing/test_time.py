@@ -40,6 +40,7 @@ from ratchet.testing import (
     _repeatable,
     _simulate,
     _time,
+    _time_functions,
     _undo,
 )
 from ratchet.testing._loop import VirtualLoop
@@ -682,8 +683,8 @@ def everything() -> list[object]:
 @pytest.mark.parametrize(
     ("use", "modules"),
     [
-        (wait_in_a_block, (_time, _loop, _base, _descriptors, _places, _outside)),
-        (leave_in_the_wrong_order, (_time, _outside)),
+        (wait_in_a_block, (_time, _time_functions, _loop, _base, _descriptors, _places, _outside)),
+        (leave_in_the_wrong_order, (_time, _time_functions, _outside)),
         (simulate_something, (_simulate, _repeatable, _owner, _undo, _network)),
     ],
 )
