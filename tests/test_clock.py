@@ -103,9 +103,9 @@ def own_clocks(source: str) -> Iterator[str]:
 
 MAKERS = {
     "_clock.py",
-    "testing/_base.py",
+    "testing/_loop_interface.py",
     "testing/_loop.py",
-    "testing/_kinds.py",
+    "testing/_stateful_watchers.py",
     "testing/_time_functions.py",
 }
 """The one clock, and what makes virtual time."""

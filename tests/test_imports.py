@@ -89,9 +89,9 @@ for client_module in ("client_connection", "connections", "client"):
 # What tests are made with: it stands on the library, which knows nothing of it.
 TESTING = allow_in_order(
     "testing",
-    "_undo _shown _watchers _kinds _places _descriptors _base _loop _dump _kill _outside _time_functions"
-    " _time _faults _owner _pipe _connection _sockets _network _repeatable _simulate _interrupted_run"
-    " _interrupt _leaks _time_limit",
+    "_undo _shown _watchers _stateful_watchers _places _descriptors _loop_interface _loop _dump _kill"
+    " _outside _time_functions _time _faults _owner _pipe _connection _sockets _network _repeatable"
+    " _simulate _interrupted_run _interrupt _leaks _time_limit",
     {*SCHEDULER, "_thread", "_turns", "kernel", *BUS_CORE, *BUS_SOCKET},
 )
 ALLOWED |= {

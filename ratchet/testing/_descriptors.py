@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from gevent.monkey import get_original
 
-from ratchet.testing._kinds import Io
+from ratchet.testing._stateful_watchers import Io
 from ratchet.testing._watchers import READ, WRITE, LoopOfWatchers
 
 # The originals, also in a program that gevent has patched.

@@ -12,9 +12,9 @@ turns as gevent's own loop does on libev:
     the one that became pending last first.  So check watchers come before timers, and timers before
     descriptors.  Idle watchers become pending when nothing of their priority or a higher one is.
 
-The rest of the interface is in `_base`, watchers are in `_watchers` and `_kinds`, and the
-places where active ones stand in `_places` and `_descriptors`.  This module knows nothing of
-greenlets and hubs, and nothing of the functions that read the time.
+The rest of the interface is in `_loop_interface`, watchers are in `_watchers` and
+`_stateful_watchers`, and the places where active ones stand in `_places` and `_descriptors`.
+This module knows nothing of greenlets and hubs, and nothing of the functions that read the time.
 
 An exception in one of the loop's own lines, from Ctrl-C for example, is raised in the main
 greenlet, as with gevent's own loop, and the loop carries on.
@@ -27,9 +27,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from ratchet.testing._base import Beginning, LoopBase
-from ratchet.testing._kinds import Io, Timer
+from ratchet.testing._loop_interface import Beginning, LoopBase
 from ratchet.testing._places import Phase
+from ratchet.testing._stateful_watchers import Io, Timer
 from ratchet.testing._watchers import MAXPRI, MINPRI, READ, WRITE, Callback, Called, InternalWatcher, Watcher
 
 # libev's bits for what a watcher is pending for.

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ratchet.testing._kinds import Signal, Timer
+from ratchet.testing._stateful_watchers import Signal, Timer
 from ratchet.testing._watchers import MAXPRI, MINPRI, LoopOfWatchers, Watcher
 
 _NANOSECONDS = 1e9

@@ -26,10 +26,10 @@ from ratchet import _clock
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.side import close_all
 from ratchet.errors import DeadlockError
-from ratchet.testing._base import Beginning
 from ratchet.testing._dump import describe
 from ratchet.testing._kill import is_over, kill_all
 from ratchet.testing._loop import Livelock, VirtualLoop
+from ratchet.testing._loop_interface import Beginning
 from ratchet.testing._outside import Outside
 from ratchet.testing._shown import Shown
 from ratchet.testing._time_functions import (

@@ -24,8 +24,8 @@ from greenlet import getcurrent, greenlet
 
 from ratchet import _clock
 from ratchet._loop import AnyGreenlet
-from ratchet.testing._base import Beginning
 from ratchet.testing._loop import VirtualLoop
+from ratchet.testing._loop_interface import Beginning
 
 # The time that a reading takes, so that a loop which spins on the clock ends.
 _TICK = 1000  # nanoseconds

@@ -14,7 +14,7 @@ from ratchet.bus import codecs
 from ratchet.bus._core.serving import Team
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.server_connection import ServerConnection
-from ratchet.testing._kinds import Io
+from ratchet.testing._stateful_watchers import Io
 
 MOST_STEPS = 20_000
 """Callbacks of the loop, after which something runs in circles."""

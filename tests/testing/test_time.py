@@ -30,9 +30,9 @@ from helpers import in_os_thread, run_program, wait_until
 from ratchet import _clock, _log, bus, testing, thread
 from ratchet._chance import chance
 from ratchet.testing import (
-    _base,
     _descriptors,
     _loop,
+    _loop_interface,
     _network,
     _outside,
     _owner,
@@ -683,7 +683,7 @@ def everything() -> list[object]:
 @pytest.mark.parametrize(
     ("use", "modules"),
     [
-        (wait_in_a_block, (_time, _time_functions, _loop, _base, _descriptors, _places, _outside)),
+        (wait_in_a_block, (_time, _time_functions, _loop, _loop_interface, _descriptors, _places, _outside)),
         (leave_in_the_wrong_order, (_time, _time_functions, _outside)),
         (simulate_something, (_simulate, _repeatable, _owner, _undo, _network)),
     ],

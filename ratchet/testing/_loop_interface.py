@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, NoReturn
 from gevent.exceptions import HubDestroyed
 
 from ratchet.testing._descriptors import Descriptors
-from ratchet.testing._kinds import Async, Io, Signal, Timer
 from ratchet.testing._places import Idles, Phase, Signals, Timers
+from ratchet.testing._stateful_watchers import Async, Io, Signal, Timer
 from ratchet.testing._watchers import MAXPRI, MINPRI, Callback, Called, Watcher
 
 _BREAK_ONE = 1
