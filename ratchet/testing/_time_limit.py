@@ -19,6 +19,7 @@ from greenlet import getcurrent
 
 from ratchet._log import safe_repr
 from ratchet.testing._dump import dump, hubs_of
+from ratchet.testing._loop import VirtualLoop
 
 # The originals, also in a program that gevent has patched.
 _new_lock: Final = get_original("_thread", "allocate_lock")
@@ -54,7 +55,7 @@ class TimeLimit:
     def __init__(self, seconds: float, what: str, tell: Callable[[str], object]) -> None:
         self._seconds = seconds
         text = f"{what} took more than {seconds:g} s"
-        self._error = type("TookTooLong", (TookTooLong,), {"text": text, "__module__": __name__})
+        self._error: Any = type("TookTooLong", (TookTooLong,), {"text": text, "__module__": __name__})
         self._tell = tell
         self._greenlet = getcurrent()
         self._ident = get_ident()
@@ -105,9 +106,20 @@ class TimeLimit:
         if self._told:
             return
         self._told = True
+        self._error.text += _virtual_times(self._ident)
         try:
             text = dump(self._ident)
         except Exception as error:
             # In another OS thread, it reads objects that change meanwhile.
             text = f"the threads cannot be shown: {safe_repr(error)}"
         self._tell(text)
+
+
+def _virtual_times(ident: int) -> str:
+    """The end of a sentence that names the time on each hub of an OS thread that is on virtual time."""
+    loops: list[Any] = [hub.loop for hub in hubs_of(ident)]
+    return "".join(
+        f", at {loop.elapsed / 1e9:.6f} seconds of virtual time"
+        for loop in loops
+        if type(loop) is VirtualLoop
+    )

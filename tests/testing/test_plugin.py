@@ -291,9 +291,15 @@ def test_a_test_that_takes_too_long_is_ended_and_dumped(run: Run) -> None:
             kernel.attach_background(lambda: [gevent.sleep(0.1) for _ in range(1000)])
             client.call("hello")
 
-        def test_polls_on_virtual_time(virtual_time):
+        def test_spins_on_virtual_time(virtual_time):
+            gevent.sleep(25)
             while True:
-                gevent.sleep(1)
+                gevent.sleep(0)
+
+        def test_computes_on_virtual_time(virtual_time):
+            gevent.sleep(24)
+            while True:
+                pass
 
         def test_enters_virtual_time():
             with testing.virtual_time():
@@ -343,7 +349,7 @@ def test_a_test_that_takes_too_long_is_ended_and_dumped(run: Run) -> None:
             gevent.sleep(0.001)
         """,
         ini="ratchet_timeout = 1",
-        failed=6,
+        failed=7,
         errors=2,
         passed=3,
     )
@@ -351,6 +357,8 @@ def test_a_test_that_takes_too_long_is_ended_and_dumped(run: Run) -> None:
         [
             r"E +ratchet\..*TookTooLong: the call of the test took more than 1 s",
             r"E +ratchet\..*TookTooLong: the call of the test took more than 0.9 s",
+            r"E +ratchet\..*TookTooLong: .* took more than 1 s, at 25.000000 seconds of virtual time",
+            r"E +ratchet\..*TookTooLong: .* took more than 1 s, at 24.000000 seconds of virtual time",
             r"E +ratchet\..*TookTooLong: the setup of the test took more than 1 s",
             r"E +ratchet\..*TookTooLong: the teardown of the test took more than 1 s",
             r".* ratchet: all threads .*",
