@@ -29,7 +29,7 @@ class Outside:
 
     def reopen(self) -> None:
         """Let it run again; doing so twice is fine."""
-        vars(self._hub).pop("switch", None)
+        reopen(self._hub)
 
     def late_callbacks(self) -> list[str]:
         """Describe the callbacks that have to wait until the block is left."""
@@ -37,6 +37,11 @@ class Outside:
 
     def _callbacks(self) -> list[object]:
         return list(getattr(self._hub.loop, "_callbacks", ()))
+
+
+def reopen(hub: Hub) -> None:
+    """Let a hub run again that an `Outside` has closed, if one has."""
+    vars(hub).pop("switch", None)
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -30,7 +30,7 @@ from ratchet.testing._dump import describe
 from ratchet.testing._kill import is_over, kill_all
 from ratchet.testing._loop import Livelock, VirtualLoop
 from ratchet.testing._loop_interface import Beginning
-from ratchet.testing._outside import Outside
+from ratchet.testing._outside import Outside, reopen
 from ratchet.testing._shown import Shown
 from ratchet.testing._time_functions import (
     note_started,
@@ -227,6 +227,8 @@ class _Block:
         try:
             if hub is not None and not self._loop.destroyed:
                 set_hub(hub)
+                # Where leaving a block within this one was interrupted.
+                reopen(hub)
                 try:
                     # An interrupt in the first lines of a hub ends it, and nothing can run on it any more.
                     if not hub.dead:

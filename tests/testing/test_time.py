@@ -656,6 +656,7 @@ def leave_in_the_wrong_order() -> None:
     outer, inner = testing.virtual_time(), testing.virtual_time()
     try:
         outer.__enter__()
+        gevent.spawn(gevent.sleep, 10)
         inner.__enter__()
     finally:
         try:
