@@ -50,6 +50,9 @@ _FIXED = Beginning(1_577_836_800 * 10**9, 10_000 * 10**9, 10_000 * 10**9)
 _KILL_SECONDS = 3600.0
 _KILL_STEPS = 100_000
 
+# The least by which time can pass, in seconds.
+_INSTANT = 1e-9
+
 
 class Clock(Shown):
     """The clock of a block on virtual time."""
@@ -264,6 +267,8 @@ def _end_greenlets(loop: VirtualLoop) -> None:
     loop.allow(_KILL_STEPS)
     try:
         living = kill_all(partial(_living_on, loop), _KILL_SECONDS)
+        # Whoever is told of their ends is told in a later turn: before time can pass.
+        _clock.sleep(_INSTANT)
     except Livelock:
         # It says how long that took, which is not what to look for.
         living = _living_on(loop)

@@ -465,6 +465,17 @@ def test_what_was_made_inside_may_be_told_from_outside_of_a_block_within() -> No
         assert waiting.get() == 1
 
 
+def test_the_end_of_a_greenlet_is_told_before_the_block_is_left() -> None:
+    told: list[str] = []
+    with testing.virtual_time():
+        endless = gevent.spawn(gevent.sleep, 1000)
+        endless.rawlink(lambda _: told.append("endless"))
+        brief = gevent.spawn(int)
+        brief.rawlink(lambda _: told.append("brief"))
+        gevent.get_hub().loop.run_callback(told.append, "later")
+    assert sorted(told) == ["brief", "endless", "later"]
+
+
 def test_a_raw_greenlet_is_ended_too() -> None:
     ended = []
 
