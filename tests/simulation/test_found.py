@@ -11,6 +11,7 @@ from gevent.event import Event
 
 from ratchet import Abandoned, BusClosed, Ratchet, bus, testing, thread
 from ratchet.bus import codecs
+from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.serving import Team
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.server_connection import ServerConnection
@@ -246,3 +247,20 @@ def test_a_request_is_abandoned_although_somebody_keeps_the_error_of_an_earlier_
                 asked[1].recv_response(timeout=5)
         assert errors
         server.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("method", ["drop", "leave_to_hub"])
+def test_a_request_whose_dropping_is_interrupted_is_abandoned(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """It was in nobody's hands, and nobody was told; what is raised in `__del__` is only printed."""
+    monkeypatch.setattr(IncomingRequests, method, once(getattr(IncomingRequests, method)))
+    with testing.virtual_time(), testing.network(), Ratchet() as kernel:
+        server = bus.listen("server:80")
+        with bus.connect("server:80") as client:
+            asked = client.send_request(b"tea")
+            kernel.attach(server.recv_request)
+            with pytest.raises(Abandoned):
+                asked.recv_response(timeout=5)
+        assert server.drain(timeout=5)

@@ -168,7 +168,12 @@ class ServerTransaction(Generic[Request, Response]):
             # `recv_request` was interrupted before it had one.
             return
         if incoming.state is TAKEN:
-            incoming.requests.drop(incoming)
+            try:
+                incoming.requests.drop(incoming)
+            except BaseException:
+                # From here it is only printed, and nobody has the request who would come by again.
+                incoming.requests.drop(incoming)
+                raise
 
 
 _new = ServerTransaction.__new__
