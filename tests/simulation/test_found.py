@@ -264,3 +264,28 @@ def test_a_request_whose_dropping_is_interrupted_is_abandoned(
             with pytest.raises(Abandoned):
                 asked.recv_response(timeout=5)
         assert server.drain(timeout=5)
+
+
+def test_two_sides_that_close_do_not_wait_for_each_other_to_read() -> None:
+    """The server had its last words to send, the client a cast, and neither read, until one stalled."""
+    faults = testing.Faults(latency=0.01, send_buffer=50, receive_buffer=50)
+
+    def handle(body: bytes) -> bytes:
+        thread.timer(1)
+        return bytes(20_000)
+
+    with testing.virtual_time() as clock, testing.network(faults=faults), Ratchet() as kernel:
+        server = bus.listen("server:80")
+        kernel.attach_background(server.serve, handle)
+        client = bus.connect("server:80")
+        asked = client.send_request(b"tea")
+        clock.advance(0.5)
+        client.cast(bytes(20_000))
+        draining = kernel.attach(server.drain)
+        clock.advance(1)
+        # With this, the client has nothing open any more, and closes too.
+        asked.cancel()
+        assert draining.get()
+        assert not client.drain()
+        assert clock.now < bus.Limits().stall_timeout
+        assert server.stats().broken == client.stats().broken == 0

@@ -232,7 +232,9 @@ class ClientConnection:
 
     def _close_if_done(self) -> None:
         if self.protocol.state is DRAINING and not self.protocol.open:
-            self.stream.close()
+            # What is still cast leaves only if the server has not closed for its part, and
+            # that waits until its last words are read.
+            self.stream.close(reads_on=True)
 
     def message_received(self, message: Message) -> None:
         protocol = self.protocol

@@ -88,15 +88,19 @@ class MessageStream:
         """
         self.input.start()
 
-    def close(self) -> None:
-        """Close, but send first what is written already, and see it delivered."""
+    def close(self, *, reads_on: bool = False) -> None:
+        """Close, but send first what is written already, and see it delivered.
+
+        Nothing that comes from now on is wanted.  With `reads_on` it is read all the same:
+        if the peer closes too, each side would wait for the other to read.
+        """
         if self.state is BROKEN:
             self.abort(ConnectionLost("nothing more can be sent"))
         if self.state is CLOSED:
             return
+        if not reads_on:
+            self.input.pause_reading()
         self.state = CLOSING
-        # Nothing that comes from now on is wanted.
-        self.input.pause_reading()
         if self.output.is_empty:
             self._close_when_delivered()
         else:
@@ -210,7 +214,7 @@ class MessageStream:
             if self._delivery is not None:
                 self._delivery.settle()
             if self._transport.ready:
-                self.close()
+                self.close(reads_on=self.input.reading)
             else:
                 self._close_when_delivered()
 
