@@ -14,7 +14,7 @@ from typing import Any, Final
 from ratchet import BusClosed, BusTimeout, Cancelled, Outcome
 from ratchet.bus._socket.linger import _lingering
 from simulation.journal import ClientRecord, Ending, Journal, LifeRecord, Violation
-from simulation.plan import HUGE, Act, Ask, Plan, Task
+from simulation.plan import Act, Ask, Plan, Task, client_name
 
 _LAST_WORD: Final = 0.1
 """Seconds for which a request whose time is over may wait for the server's word."""
@@ -149,14 +149,13 @@ def _casts(plan: Plan, journal: Journal) -> Iterator[str]:
     """What was cast ran once, or somebody was told that it may not have."""
     if plan.strikes or not plan.has_one_life or journal.lives[0].drained is not True or journal.warnings:
         return
-    records: list[ClientRecord | LifeRecord] = [*journal.clients, *journal.lives]
-    broken = any(record.stats is None or record.stats.broken for record in records)
-    if broken and any(limits.max_message <= HUGE for limits in plan.all_limits):
-        # What has come behind a message that is too large is not read.
-        return
     for index, (client, record) in enumerate(zip(plan.clients, journal.clients, strict=True)):
         # A plain cast is a request like any other, which is not run when its client has gone.
         if record.dead or client.plain or record.drained is False:
+            continue
+        # What has come behind a message that is too large, or stalled in the middle, is not
+        # read; and the server says whose.
+        if any(f" of {client_name(index)}:" in closing for closing in journal.closings):
             continue
         lost = [number for number in record.casts if not journal.ran[number] and _runs(plan, number)]
         if lost:

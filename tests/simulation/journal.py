@@ -95,6 +95,7 @@ class Journal:
         lives: what became of each server.
         violations: what was seen at once that does not hold.
         warnings: what the library has logged about casts.
+        closings: what servers have logged about connections that they closed in an error.
         struck: what strikes have struck.
         threads: those that a strike may hit.
         kernels: the schedulers of the processes.
@@ -106,6 +107,7 @@ class Journal:
     lives: list[LifeRecord] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    closings: list[str] = field(default_factory=list)
     struck: list[str] = field(default_factory=list)
     threads: list[Any] = field(default_factory=list)
     kernels: list[Ratchet] = field(default_factory=list)

@@ -237,5 +237,10 @@ class Plan:
         return len(self.lives) == 1
 
 
+def client_name(index: int) -> str:
+    """What the process of a client is called, and so the host that its server sees."""
+    return f"client{index}"
+
+
 def _highest(span: float | tuple[float, float]) -> float:
     return span[1] if isinstance(span, tuple) else span

@@ -20,7 +20,7 @@ from ratchet.testing import World, simulate
 from simulation.checks import check_journal, check_rest
 from simulation.client_program import ClientProgram
 from simulation.journal import ClientRecord, Journal, LifeRecord, Violation
-from simulation.plan import ClientPlan, End, Life, Plan
+from simulation.plan import ClientPlan, End, Life, Plan, client_name
 from simulation.server_program import ServerProgram, hold_hub
 from simulation.strikes import is_strike, striking
 
@@ -80,7 +80,7 @@ class _Schedule:
             servers = thread.attach(self._run_servers, world)
             programs = [ClientProgram(client, journal, world.clock) for client in plan.clients]
             clients = [
-                thread.attach(self._run_process, world, f"client{index}", *pair)
+                thread.attach(self._run_process, world, client_name(index), *pair)
                 for index, pair in enumerate(zip(programs, plan.clients, strict=True))
             ]
             others = [thread.attach(self._stop_hub, world, *stop) for stop in plan.stops]
@@ -187,5 +187,8 @@ class _Listener(logging.Handler):
         self._journal = journal
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
         if "casts" in str(record.msg):
-            self._journal.warnings.append(record.getMessage())
+            self._journal.warnings.append(text)
+        elif text.startswith("closing the connection of "):
+            self._journal.closings.append(text)
