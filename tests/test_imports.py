@@ -81,10 +81,10 @@ BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport tls watch stall delivery acknowledge linger dial listen accept"
     " network interfaces writers output input stream casts plain admission server_connection server"
-    " failure loss client_connection connections client",
+    " failure loss client_connection connections dropped client",
     BUS_CORE,
 )
-for client_module in ("client_connection", "connections", "client"):
+for client_module in ("client_connection", "connections", "dropped", "client"):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 # What tests are made with: it stands on the library, which knows nothing of it.
 TESTING = allow_in_order(

@@ -96,6 +96,37 @@ def test_a_child_s_inherited_client_is_closed_and_not_one_byte_of_it_reaches_the
 
 
 @each_fork
+def test_a_child_does_not_close_a_client_that_its_parent_has_dropped(fork: str) -> None:
+    check_program(
+        fork,
+        """
+        ours, theirs = socket.socketpair()
+        client = bus.new_client(ours)
+        theirs.settimeout(LONG)
+        check(theirs.recv(1000), "the hello")
+        client.cast(b"first")
+        # It is still to leave when the client is dropped.
+        client.cast(b"second")
+        warnings.simplefilter("ignore", ResourceWarning)
+        del client
+
+        def child():
+            for _ in range(5):
+                gevent.sleep(0)
+
+        check(in_child(child) == 0, "the child failed")
+        theirs.settimeout(0)
+        came = theirs.recv(1000)
+        check(came.endswith(b"first"), came)
+        theirs.settimeout(LONG)
+        check(theirs.recv(1000).endswith(b"second"), "the second cast")
+        check(theirs.recv(1000) == b"", "the end")
+        print("well")
+        """,
+    )
+
+
+@each_fork
 def test_a_child_s_inherited_client_does_not_reconnect_and_a_new_one_works(fork: str) -> None:
     check_program(
         fork,

@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gevent.hub import get_hub
 
@@ -37,8 +37,8 @@ from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.connections import CASTS_NOT_SENT, Connections
+from ratchet.bus._socket.dropped import DroppedClient
 from ratchet.bus._socket.input import LATE_FOR_QUIET
-from ratchet.bus._socket.linger import note_dropped
 from ratchet.bus._socket.output import LATE_FOR_BUSY
 from ratchet.bus._socket.transport import Socket
 from ratchet.bus.codecs import Decode, Encode
@@ -186,11 +186,12 @@ class ClientBus(ClientSide[Request, Response]):
         connections: Connections | None = getattr(self, "_connections", None)
         if connections is None or connections.life >= CLOSED or not (connections.all or connections.dialer):
             return
-        loop: Any = self._hub.loop
-        if loop is not None:
-            # The last reference may go in any OS thread, so not in place.
-            note_dropped(self._hub)
-            loop.run_callback_threadsafe(connections.close_dropped)
+        try:
+            DroppedClient(self._hub, connections).close_soon()
+        except BaseException:
+            # From here it is only printed, and nobody would come by again.
+            DroppedClient(self._hub, connections).close_soon()
+            raise
         warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
 
     def stats(self) -> Stats:

@@ -10,13 +10,12 @@ affair.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from gevent.hub import Hub
 
-from ratchet._log import bus_logger, log_soon
+from ratchet._log import bus_logger
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
@@ -37,6 +36,7 @@ class Connections:
     """The connections of one client.
 
     Attributes:
+        server: its address, for people.
         current: the one on which requests go; others may still wait for answers.
         all: those that are open.
         dialer: makes the next one; None for a client on a single socket.
@@ -51,7 +51,7 @@ class Connections:
         self, hub: Hub, server: Address, decode: Decode[Any], limits: Limits, plain: bool, counters: Counters
     ) -> None:
         self._run_callback: Callable[..., object] = hub.loop.run_callback
-        self._server = format_address(server)
+        self.server = format_address(server)
         self._decode = decode
         self._limits = limits
         self._plain = plain
@@ -59,7 +59,7 @@ class Connections:
         self.current: ClientConnection | None = None
         self.all: dict[ClientConnection, None] = {}
         self.dialer: Dialer | None = None
-        self.failure = Failure(self._server)
+        self.failure = Failure(self.server)
         self.life = Life.OPEN
         self.lost_casts = 0
         self.senders = WaitQueue()
@@ -121,12 +121,6 @@ class Connections:
         self.wake_waiters()
         return sum(connection.abort() for connection in list(self.all))
 
-    def close_dropped(self) -> None:
-        """Hub callback: the client was dropped without being closed."""
-        unsent = self.close()
-        if unsent:
-            log_soon(bus_logger, logging.WARNING, CASTS_NOT_SENT, self._server, unsent)
-
     def leave_to_parent(self) -> None:
         """In a forked child: they are the parent's."""
         self.life = Life.INHERITED
@@ -154,7 +148,7 @@ class Connections:
         reason = reason_of(error)
         if self.failure.note_told(reason):
             # In the dialer's own greenlet, which may block.
-            bus_logger.warning("cannot connect to %s: %s; trying again", self._server, reason)
+            bus_logger.warning("cannot connect to %s: %s; trying again", self.server, reason)
 
     def _note_failure(self, error: BaseException | None) -> None:
         self.failure.note(error)

@@ -9,10 +9,9 @@ waits for that.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from gevent.hub import Hub, get_hub
 
@@ -53,19 +52,18 @@ class Linger:
         self._on_undelivered = on_undelivered
         self._reader = loop_of(hub).io(transport.fileno(), _READ, ref=False)
         self._delivery = DeliveryWatch(hub, transport.undelivered, self._on_delivery_end)
-        _alive.lingering.add(self)
 
     def begin(self) -> None:
         """End the sending, and leave the rest to the hub."""
         try:
-            _lingering[self] = None
+            keep(self)
             self._transport.end_output()
             self._reader.start(self._on_readable)
             self._delivery.begin()
         except BaseException:
             self._reader.close()
             self._delivery.close()
-            _lingering.pop(self, None)
+            let_go(self)
             raise
 
     def _on_readable(self) -> None:
@@ -96,36 +94,50 @@ class Linger:
         self._reader.close()
         self._delivery.close()
         self._transport.close()
-        _lingering.pop(self, None)
+        let_go(self)
+
+    def _forget(self) -> None:
+        """See `Leftover`."""
+        self._transport.close()
 
     def _settle(self) -> None:
         """See `Living`."""
         self._delivery.settle()
 
 
-_lingering: dict[Linger, None] = {}
-_hubs_with_dropped: weakref.WeakSet[Hub] = weakref.WeakSet()
+class Leftover(_alive.Living, Protocol):
+    """What outlives its owner, until its hub is done with it."""
+
+    def _forget(self) -> None:
+        """Let go of its sockets: its hub was destroyed, and does nothing any more."""
 
 
-def note_dropped(hub: Hub) -> None:
-    """Note that a dropped client is to be closed in the next turn of its hub, which may never come."""
-    _hubs_with_dropped.add(hub)
+_lingering: dict[Leftover, None] = {}
+
+
+def keep(leftover: Leftover) -> None:
+    """Keep it alive until it is let go of; also in another OS thread than its hub's."""
+    _lingering[leftover] = None
+    _alive.lingering.add(leftover)
+
+
+def let_go(leftover: Leftover) -> None:
+    """Its hub is done with it."""
+    _lingering.pop(leftover, None)
 
 
 def _forget_lost_hubs() -> None:
-    """Drop the sockets of hubs that were destroyed: nothing delivers there any more."""
-    for lingering in list(_lingering):
-        if lingering._hub.loop is None:
-            lingering._transport.close()
-            _lingering.pop(lingering, None)
+    """Drop what is left of hubs that were destroyed: nothing delivers there any more."""
+    for leftover in list(_lingering):
+        if leftover._hub.loop is None:
+            leftover._forget()
+            let_go(leftover)
 
 
 def _wait_for_delivery() -> None:
     """Give the peers, when the program ends, a little time to take what was sent."""
-    if _hubs_with_dropped and get_hub() in _hubs_with_dropped:
-        _clock.sleep(_LOOK)
     end = _clock.monotonic() + _PATIENCE
-    while any(lingering._hub is get_hub() for lingering in _lingering) and _clock.monotonic() < end:
+    while any(leftover._hub is get_hub() for leftover in list(_lingering)) and _clock.monotonic() < end:
         _clock.sleep(_LOOK)
         if not _lingering:
             # What the hub has to say is logged by greenlets of their own.

@@ -1,0 +1,47 @@
+"""Closing the connections of a client that was dropped without `close()`.
+
+The last reference may go in any OS thread, and in the middle of anything, so nothing is
+closed in place: the hub does that.  Until it has, what is left of the client is known here,
+or an interrupt would leave the connections open, and a forked child would use the parent's.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from gevent.hub import Hub
+
+from ratchet._log import bus_logger, log_soon
+from ratchet.bus._socket.connections import CASTS_NOT_SENT, Connections
+from ratchet.bus._socket.linger import keep, let_go
+
+
+class DroppedClient:
+    """What is left of one client, until its hub has closed it."""
+
+    def __init__(self, hub: Hub, connections: Connections) -> None:
+        self._hub = hub
+        self._connections = connections
+
+    def close_soon(self) -> None:
+        """Have the hub close it; may be called in any OS thread."""
+        loop: Any = self._hub.loop
+        if loop is not None:
+            keep(self)
+            loop.run_callback_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        """Hub callback: close it; see `Living`."""
+        unsent = self._connections.close()
+        if unsent:
+            log_soon(bus_logger, logging.WARNING, CASTS_NOT_SENT, self._connections.server, unsent)
+        let_go(self)
+
+    def _after_fork(self) -> None:
+        """See `Living`."""
+        self._connections.leave_to_parent()
+        let_go(self)
+
+    def _forget(self) -> None:
+        """See `Leftover`: the collector closes the sockets."""
