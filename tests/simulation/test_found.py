@@ -6,11 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import gevent
 import pytest
 from gevent.event import Event
 
-from ratchet import Abandoned, BusClosed, Ratchet, bus, testing, thread
+from ratchet import Abandoned, BusClosed, BusError, Ratchet, bus, testing, thread
 from ratchet.bus import codecs
+from ratchet.bus._core.handle import abandon_held
 from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.serving import Team
 from ratchet.bus._socket import wire
@@ -289,3 +291,38 @@ def test_two_sides_that_close_do_not_wait_for_each_other_to_read() -> None:
         assert not client.drain()
         assert clock.now < bus.Limits().stall_timeout
         assert server.stats().broken == client.stats().broken == 0
+
+
+def test_a_greenlet_whose_end_is_interrupted_leaves_no_request_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was forgotten before what it held was abandoned, and nobody looked at it again."""
+    monkeypatch.setattr("ratchet.bus._core.intake.abandon_held", once(abandon_held))
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        server = bus.listen("server:80")
+
+        def take() -> None:
+            taken = server.recv_request()
+            thread.timer(60)
+            del taken
+
+        with server, bus.connect("server:80") as client:
+            taker = gevent.spawn(take)
+            asked = client.send_request(b"tea")
+            thread.timer(1)
+            taker.kill(block=False)
+            try:
+                asked.recv_response(timeout=5)
+            except BusError as error:
+                ended.append(error)
+            assert taker.dead
+
+    with testing.virtual_time(), testing.network():
+        kernel = Ratchet()
+        kernel.attach(ask)
+        with pytest.raises(MemoryError):
+            kernel.loop()
+        kernel.loop()
+    assert [type(error) for error in ended] == [Abandoned]

@@ -99,6 +99,9 @@ class Intake:
         for worker, team in list(self.workers.items()):
             if worker.dead:
                 team.note_end(worker)
+        for taker in list(self.takers):
+            if taker.ready():
+                self._on_taker_end(taker)
 
     def leave_to_parent(self) -> None:
         """Leave them alone in a forked child: the parent answers them, by its own threads."""
@@ -114,12 +117,12 @@ class Intake:
             self.takers[taker] = None
 
     def _on_taker_end(self, taker: AnyGreenlet) -> None:
-        """Hub callback: abandon what a thread that has died held."""
-        self.takers.pop(taker, None)
+        """Hub callback: abandon what a thread that has died held.  Called again where it was interrupted."""
         death = death_of(taker)
         # The scheduler tells of its own threads.
         if death is not None and not isinstance(taker, Thread):
             abandon_held(death)
+        self.takers.pop(taker, None)
 
     def forget_takers(self) -> None:
         """Let no thread keep a bus in memory that is closed."""
