@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus.codecs import PeerAddress
@@ -25,6 +26,7 @@ class Client:
     peer: PeerAddress = None
 
     def __init__(self) -> None:
+        self.flow: Flow[IncomingRequest] = Flow()
         self.answers: list[Any] = []
         self.reasons: list[Reason] = []
 

@@ -68,7 +68,7 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline side inbox outgoing client incoming_requests"
+    "address limits stats faults deadline fair_queue load side inbox outgoing client incoming_requests"
     " incoming_states incoming handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
@@ -80,8 +80,8 @@ ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport tls watch stall delivery acknowledge linger dial listen accept"
-    " network interfaces writers output input stream casts plain admission server_connection server"
-    " failure loss client_connection connections dropped client",
+    " network interfaces writers output read_size input stream casts plain budget admission"
+    " server_connection server failure loss client_connection connections dropped client",
     BUS_CORE,
 )
 for client_module in ("client_connection", "connections", "dropped", "client"):

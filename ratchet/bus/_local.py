@@ -17,6 +17,7 @@ from gevent.hub import get_hub
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus._core.client import ClientSide, ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, inherited_deadline, request_deadline, time_left
+from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import (
     MADE_BEFORE_FORK,
     SENT_BEFORE_FORK,
@@ -71,6 +72,9 @@ class _LocalRoute:
         self.run_callback = requests.run_callback
         # Each request is counted once, at the server's side.
         self.counters = Counters()
+        # One for all: who asks is part of the same program, and no stranger that is to be
+        # kept from taking too much.
+        self.flow: Flow[IncomingRequest] = Flow()
         self._inbox = inbox
 
     # To the client; see `Route`.
@@ -260,7 +264,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
                 request.cancel()
             else:
                 request.client.give_up(BusClosed, "the local bus was closed")
-        self._intake.forget_takers()
+        self._intake.let_go()
         self._intake.requests.wake_drain()
         return casts
 

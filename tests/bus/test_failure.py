@@ -62,7 +62,7 @@ def test_a_connection_that_is_lost_for_good_says_why() -> None:
 
 def test_a_server_that_drains_refuses() -> None:
     failure = Failure("server:1")
-    failure.note_draining()
+    failure.note_draining("the server is draining")
     error = failure.lost()
     assert isinstance(error, Rejected)
     assert str(error) == "the server is draining (server:1); nothing was run"

@@ -10,6 +10,7 @@ import gevent
 import pytest
 
 from ratchet import AlreadyAnswered
+from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import IncomingRequests
@@ -29,8 +30,10 @@ from ratchet.bus._core.incoming_states import (
     Event,
     State,
 )
+from ratchet.bus._core.load import Load
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import PeerAddress
+from routes import Owner
 
 
 class Client:
@@ -42,6 +45,7 @@ class Client:
     def __init__(self) -> None:
         self.meanwhile: Callable[[], object] = lambda: None
         self.got: list[object] = []
+        self.flow: Flow[IncomingRequest] = Flow()
 
     def is_writable(self, request: IncomingRequest) -> bool:
         return True
@@ -74,7 +78,8 @@ def client() -> Client:
 
 @pytest.fixture
 def requests() -> IncomingRequests[IncomingRequest]:
-    return IncomingRequests(gevent.get_hub(), Counters(), None, None)
+    hub = gevent.get_hub()
+    return IncomingRequests(hub, Counters(), Load(Owner(), hub), None, None)
 
 
 New = Callable[[], IncomingRequest]
@@ -90,7 +95,7 @@ def refuse(request: IncomingRequest) -> None:
 
 
 CALLS: dict[Event, Callable[[IncomingRequest], object]] = {
-    CLAIM: IncomingRequest.claim,
+    CLAIM: lambda request: request.claim(()),
     ANSWER: lambda request: request.respond("answer"),
     FAIL: refuse,
     CANCEL: IncomingRequest.cancel,
@@ -134,7 +139,7 @@ def test_every_event_in_every_state_leads_where_the_table_says(new: New, state: 
 @pytest.mark.parametrize("event", CALLS)
 def test_every_event_while_it_is_being_answered(new: New, client: Client, event: Event) -> None:
     request = new()
-    request.claim()
+    request.claim(())
     seen: list[State] = []
 
     def meanwhile() -> None:
@@ -149,7 +154,7 @@ def test_every_event_while_it_is_being_answered(new: New, client: Client, event:
 
 def test_an_answer_that_cannot_be_made_is_an_error_at_once(new: New, client: Client) -> None:
     request = new()
-    request.claim()
+    request.claim(())
 
     def meanwhile() -> None:
         raise ValueError("too large")
@@ -164,7 +169,7 @@ def test_an_answer_that_cannot_be_made_is_an_error_at_once(new: New, client: Cli
 def test_the_thread_that_began_last_is_its_handler_until_it_ends(new: New) -> None:
     outer, inner = gevent.Greenlet(), gevent.Greenlet()
     request = new()
-    assert request.claim()
+    assert request.claim(())
     request.begin_handling(outer)
     request.begin_handling(inner)
     assert request.handler is inner

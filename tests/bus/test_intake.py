@@ -110,6 +110,6 @@ def test_what_a_thread_that_is_watched_held_when_it_died_is_abandoned(
 def test_no_thread_keeps_a_closed_bus_in_memory(intake: Intake) -> None:
     taker = gevent.spawn(gevent.sleep, 60)
     intake.watch(taker)
-    intake.forget_takers()
+    intake.let_go()
     assert not intake.takers
     taker.kill()

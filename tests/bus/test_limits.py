@@ -14,6 +14,8 @@ DEFAULTS: dict[str, float] = {
     "max_message": 16 * 1024 * 1024,
     "max_parts": 1024,
     "max_queued": 10_000,
+    "max_queued_bytes": 64 * 1024 * 1024,
+    "max_connections": 10_000,
     "max_in_flight": 1_024,
     "high_water": 1024 * 1024,
     "stall_timeout": 30.0,

@@ -23,8 +23,10 @@ from ratchet._wait import waiting_on
 from ratchet.bus._core.address import TcpEndpoint
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.client_connection import Unbounded
 from ratchet.bus._socket.interfaces import CLOSING, StreamOwner
 from ratchet.bus._socket.listen import open_listener
+from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message, encode
@@ -92,6 +94,15 @@ class Owner(StreamOwner):
         self.messages.append(message)
         self.note("message")
         self.on_message(message)
+
+    budget = Unbounded()
+    read_size = READ_SIZE
+
+    def request_begun(self, size: int) -> bool:
+        return True
+
+    def note_unsent(self) -> None:
+        """Nothing is counted here."""
 
     def eof_received(self) -> None:
         self.note("input end")

@@ -9,6 +9,7 @@ import pytest
 
 from helpers import LONG, turns, wait_until
 from ratchet._loop import loop_of
+from ratchet.bus._socket.client_connection import Unbounded
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, OPEN, StreamState
 from ratchet.bus._socket.outbox import Outbox
 from ratchet.bus._socket.writers import Writers
@@ -34,8 +35,17 @@ class Stream:
 class Owner:
     """Counts what it is told."""
 
+    budget = Unbounded()
+    read_size = 0
+
     def __init__(self) -> None:
         self.paused = self.resumed = 0
+
+    def request_begun(self, size: int) -> bool:
+        return True
+
+    def note_unsent(self) -> None:
+        """Nothing is counted here."""
 
     def pause_writing(self) -> None:
         self.paused += 1

@@ -261,11 +261,11 @@ def test_stats_say_what_a_bus_does_right_now(bus: Bus) -> None:
     for _ in range(3):
         bus.client.send_request("question")
     bus.wait_for_queued(3)
-    assert bus.server.stats() == (clients, 3, 0, 0, 0, 0, 0, 0)
+    assert bus.server.stats()[:8] == (clients, 3, 0, 0, 0, 0, 0, 0)
     transaction = bus.take()
-    assert bus.server.stats() == (clients, 2, 1, 0, 0, 0, 0, 0)
+    assert bus.server.stats()[:8] == (clients, 2, 1, 0, 0, 0, 0, 0)
     transaction.send_response("answer")
-    assert bus.server.stats() == (clients, 2, 0, 1, 0, 0, 0, 0)
+    assert bus.server.stats()[:8] == (clients, 2, 0, 1, 0, 0, 0, 0)
 
 
 def test_stats_of_the_client_count_its_own_requests(bus: Bus) -> None:

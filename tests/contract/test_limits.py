@@ -124,7 +124,7 @@ def test_a_message_over_the_sender_s_own_limit_is_refused_before_a_byte_was_sent
             call("x" * 999)
         assert raised.value.outcome == "NOT_SENT"
     bus.check_works()
-    assert bus.server.stats()[3:] == (1, 0, 0, 0, 0)
+    assert bus.server.stats()[3:8] == (1, 0, 0, 0, 0)
 
 
 @on_sockets
@@ -450,21 +450,24 @@ def test_of_one_connection_no_more_than_max_in_flight_requests_are_read(
 
 
 @on_sockets_of_each_form
-def test_the_server_never_queues_more_than_max_queued_and_loses_nothing(
+def test_a_server_queues_max_queued_and_one_more_of_each_who_has_none_there_and_loses_nothing(
     open_bus: OpenBus, start: Start
 ) -> None:
     bus = open_bus(limits=Limits(max_queued=10))
     clients = [bus.client, bus.new_client(), bus.new_client()]
     wait_for_connections(bus, 3)
     sent = [client.send_request(number) for number in range(50) for client in clients]
-    bus.wait_for_queued(10)
+    # Ten of them fill it, and no matter whose: each of the others has one there.
+    wait_until(lambda: bus.server.stats().queued >= 10, "a full queue")
     turns(20)
-    assert bus.server.stats().queued == 10
-    # Who comes now is let in, but not read.
+    assert 10 <= bus.server.stats().queued <= 12
     late = bus.new_client()
     wait_for_connections(bus, 4)
+    before = bus.server.stats().queued
     sent += [late.send_request(number) for number in range(50)]
+    bus.wait_for_queued(before + 1)
     turns(20)
+    assert bus.server.stats().queued == before + 1
     peak = 0
     ran: list[int] = []
 
@@ -480,7 +483,7 @@ def test_the_server_never_queues_more_than_max_queued_and_loses_nothing(
     for index, each in enumerate(sent):
         assert each.recv_response(LONG) == each.request + 1, index
     assert sorted(ran) == sorted([*range(50)] * 4)
-    assert 0 < peak <= 10
+    assert 0 < peak <= 13
 
 
 @on_sockets

@@ -107,7 +107,8 @@ BOUNDS: dict[str, Figures] = {
     # Blocks of memory that a request keeps from its sending to its response.
     "blocks in flight": {
         # its two sides
-        "local": 2 + _CONTAINERS,
+        # One of them in the queue, from which it can be taken at once wherever it is.
+        "local": 3 + _CONTAINERS,
         # its transaction, its id and the number of its frame; and the pair of frame and
         # number that it went out as, which stays in a pool of the interpreter's
         "client": 4 + _CONTAINERS,

@@ -22,7 +22,8 @@ from ratchet._wait import check_hub
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.faults import error_name
 from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import IncomingRequest, Interrupted
+from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_requests import Interrupted
 from ratchet.bus._core.incoming_states import CANCELLED, LATE, TAKEN, UNANSWERED
 from ratchet.bus.codecs import PeerAddress
 
@@ -188,8 +189,8 @@ def receive(inbox: Inbox[IncomingRequest], deadline: float | None) -> Received[A
     transaction: ServerTransaction[Any, Any] = _new(ServerTransaction)
     transaction._incoming = incoming
     try:
-        claimed = incoming.claim()
-        inbox.drop(incoming)
+        claimed = incoming.claim(inbox)
+        inbox.drop(incoming, claimed)
         if not claimed:
             # It may be another thread's: an interrupt has left it in the inbox twice.
             del transaction._incoming

@@ -5,31 +5,22 @@ claimed it.  Waking a thread hands nothing over, so a thread that is killed whil
 just as an item comes, takes nothing with it.
 
 Waiters are served first come, first served: a thread that comes while others
-wait goes to the end of the line, even if there is an item.
+wait goes to the end of the line, even if there is an item.  Which item is next is the
+affair of `fair_queue`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from gevent.hub import get_hub
 
 from ratchet._wait import WaitQueue, check_may_wait
 from ratchet.bus._core.deadline import in_words
+from ratchet.bus._core.fair_queue import FairQueue, Flow, Item
+from ratchet.bus._core.load import Load, Named
 from ratchet.errors import BusClosed, BusTimeout, Outcome
-
-Item = TypeVar("Item")
-
-
-class Named(Protocol):
-    """A bus, as far as the inbox speaks of it."""
-
-    @property
-    def name(self) -> str:
-        """The bus, for people."""
 
 
 class Inbox(Generic[Item]):
@@ -37,6 +28,7 @@ class Inbox(Generic[Item]):
 
     Args:
         owner: the bus, for texts.
+        load: what the bus can do.
         maxsize: how many items there may be before `wait_for_room` waits;
             None for any number.
         max_queued: how many items there may be before it is overfull; None for any number.
@@ -49,12 +41,16 @@ class Inbox(Generic[Item]):
         on_low: called from the hub when it is not overfull any more.
     """
 
-    def __init__(self, owner: Named, maxsize: int | None = None, max_queued: int | None = None) -> None:
+    def __init__(
+        self, owner: Named, load: Load, maxsize: int | None = None, max_queued: int | None = None
+    ) -> None:
         self._owner = owner
+        self._load = load
         self._maxsize = maxsize
         self._max_queued = max_queued
         self._run_callback: Callable[..., object] = get_hub().loop.run_callback
-        self._items: deque[Item] = deque()
+        self._queue: FairQueue[Item] = FairQueue()
+        self._items = self._queue.items
         self._receivers = WaitQueue()
         self._senders = WaitQueue()
         self._wake_scheduled = False
@@ -70,7 +66,7 @@ class Inbox(Generic[Item]):
         return len(self._items)
 
     def __iter__(self) -> Iterator[Item]:
-        """The items as they are now, oldest first."""
+        """The items as they are now, in the order in which they came."""
         return iter(list(self._items))
 
     @property
@@ -101,12 +97,21 @@ class Inbox(Generic[Item]):
         if self._receivers and not self._wake_scheduled:
             # First, so that an item which is there is sure to be taken.
             self._schedule_wake()
-        self._items.append(item)
+        queue = self._queue
+        if item.flow is queue.only and item.deadline is None:
+            # In place: nine of ten come by here, and a call would take as long again.
+            queue.items[item] = None
+        else:
+            queue.put(item)
         if self._max_queued is not None and len(self._items) >= self._max_queued:
             self.overfull = True
 
+    def note_backlog(self, flow: Flow[Item]) -> None:
+        """There is more in a flow than is here."""
+        self._queue.note_backlog(flow)
+
     def first(self, timeout: float | None) -> Item:
-        """The oldest item, waiting for one if need be; the thread claims it, and then `drop`s it.
+        """The next item, waiting for one if need be; the thread claims it, and then `drop`s it.
 
         Raises `BusTimeout`, or `BusClosed` if there is none and none will come.
         """
@@ -116,21 +121,25 @@ class Inbox(Generic[Item]):
             if not self._receivers.wait("recv_request", self._owner, timeout):
                 text = f"no request came to {self._owner.name} within {in_words(timeout or 0.0)}"
                 raise BusTimeout(text, outcome=Outcome.NOT_RUN)
-        for item in self._items:
+        queue = self._queue
+        if queue.only is not None:
+            for first in queue.items:
+                return first
+        elif (item := queue.next(self._load.time_needed)) is not None:
             return item
         # Also if a signal handler has closed the bus just now.
         raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
 
-    def drop(self, item: Item) -> None:
-        """Remove the oldest item, if it is this one: a thread has claimed it."""
+    def drop(self, item: Item, claimed: bool) -> None:
+        """Remove an item: a thread has claimed it, or nobody will."""
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
-        try:
-            if self._items[0] is item:
-                self._items.popleft()
-        except IndexError:
-            # Somebody has removed it already, be it a signal handler just now.
-            pass
+        if self._queue.only is not None:
+            self._items.pop(item, None)
+        elif claimed:
+            self._queue.take(item)
+        else:
+            self._queue.remove(item)
         if self.closed and not self._items:
             # Nothing will come any more for those who still wait.
             self._run_callback(self._wake_at_end)
@@ -141,12 +150,8 @@ class Inbox(Generic[Item]):
         """Take back items that nobody has taken yet; those that are not here any more are skipped."""
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
-        if len(items) == 1:
-            # Mostly one, and mostly an old one, whose time is over: found at once.
-            with suppress(ValueError):
-                self._items.remove(*items)
-        else:
-            self._items = deque(item for item in self._items if item not in items)
+        for item in items:
+            self._queue.remove(item)
         if self.closed and not self._items:
             self._run_callback(self._wake_at_end)
         if self.overfull:
@@ -172,7 +177,8 @@ class Inbox(Generic[Item]):
 
     def forget_all(self) -> None:
         """Drop every item and waiter, and wake nobody: they are a parent process's."""
-        self._items.clear()
+        self._queue = FairQueue()
+        self._items = self._queue.items
         self._receivers.clear()
         self._senders.clear()
         self.overfull = False

@@ -15,7 +15,7 @@ Nothing here knows how a message travels, or who runs a handler.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -27,9 +27,9 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._loop import Watcher
 from ratchet.bus._core.address import format_address
-from ratchet.bus._core.deadline import Scope, enter_scope, is_over, leave_scope
+from ratchet.bus._core.deadline import Scope, enter_scope, leave_scope
 from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, error_texts
-from ratchet.bus._core.incoming_requests import IncomingRequests, Route
+from ratchet.bus._core.incoming_requests import IncomingRequests, Interrupted, Route
 from ratchet.bus._core.incoming_states import (
     ANSWER,
     ANSWERING,
@@ -51,14 +51,6 @@ from ratchet.errors import AlreadyAnswered
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
-_OUT_OF_TIME: Final = "the request's time was over before it ran"
-
-
-class Interrupted(BaseException):
-    """Thrown into the thread that handles a request when its client gives up.
-
-    Never seen outside of `with transaction:`, which swallows its own.
-    """
 
 
 class IncomingRequest:
@@ -67,10 +59,12 @@ class IncomingRequest:
     Attributes:
         requests: what it shares with the others of its bus.
         route: how its answer gets back.
+        flow: those that came the same way and wait.
         state: where it is.
         message: what came, until it is decoded; then the object that was sent.
         one_way: whether no answer is wanted.
         deadline: when its client gives up; None for never.
+        half_time: when half of the time until then is over; only if there is a deadline.
         id: what its connection knows it by.
         client: the client's side of it, if that is in this process.
         handler: the thread that handles it, or decodes it.
@@ -78,10 +72,13 @@ class IncomingRequest:
     """
 
     __slots__ = (
+        "_begun",
         "_handlings",
         "_timer",
         "client",
         "deadline",
+        "flow",
+        "half_time",
         "handler",
         "id",
         "message",
@@ -104,10 +101,13 @@ class IncomingRequest:
     ) -> None:
         self.requests = requests
         self.route = route
+        self.flow = route.flow
         self.state = QUEUED
         self.message = message
         self.one_way = one_way
         self.deadline = deadline
+        if deadline is not None:
+            self.half_time = (_clock.monotonic() + deadline) / 2
         self.id = id
         self.client = client
         self.handler: greenlet | None = None
@@ -116,12 +116,18 @@ class IncomingRequest:
         self._handlings: tuple[tuple[greenlet, Scope | None], ...] = ()
         # Rings at the deadline, while a thread handles it.
         self._timer: Watcher | None = None
+        # When a thread took it, if what it takes from then on is to be learnt.
+        self._begun: float | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x}: {self.state.name.lower()}>"
 
-    def claim(self) -> bool:
-        """Take it from the inbox, for a thread; False if it is not to be handled after all."""
+    def claim(self, inbox: Sized) -> bool:
+        """Take it from the inbox, for a thread; False if it is not to be handled after all.
+
+        If others wait in the inbox, it is not begun unless it will end in time, as far as
+        anybody knows.
+        """
         if self.state is not QUEUED or (self.client is not None and self.client.state in ENDED):
             # Its client may have been told that it was not run, and no more.
             return False
@@ -130,10 +136,14 @@ class IncomingRequest:
             # Its client does not read: no thread is to wait for that.
             route.park(self)
             return False
-        if self.deadline is not None and is_over(self.deadline):
-            # The hub is late, or a timer would have given the request up.
-            self.refuse(Reason.OUT_OF_TIME, ("Rejected", _OUT_OF_TIME, ""))
-            return False
+        if self.deadline is not None:
+            now = _clock.monotonic()
+            refusal = self.requests.load.refusal(now, self.half_time, self.deadline, len(inbox) > 1)
+            if refusal is not None:
+                reason, text = refusal
+                self.refuse(reason, ("Rejected", text, ""))
+                return False
+            self._begun = now
         self.requests.in_flight[self] = None
         self.state = CLAIMED
         return True
@@ -246,6 +256,11 @@ class IncomingRequest:
                 counters.cancelled += 1
             else:
                 counters.failed += 1
+                if reason is Reason.DRAINING:
+                    counters.refused_draining += 1
+                elif reason is Reason.OVERLOADED:
+                    counters.refused_overloaded += 1
+                    self.requests.load.note_refusal()
             self._release()
             return handed_over
         except BaseException:
@@ -338,6 +353,9 @@ class IncomingRequest:
 
     def _release(self) -> None:
         """Forget it: it has its answer, or needs none.  Calling it twice is the same as once."""
+        if self._begun is not None and self.deadline is not None:
+            begun, self._begun = self._begun, None
+            self.requests.load.note_end(begun, self.deadline, given_up=self.state is CANCELLED)
         if self._timer is not None:
             # From now on another request may have the id.
             self._stop_timer()

@@ -13,7 +13,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from gevent.hub import Hub
 
 from ratchet._wait import WaitQueue
+from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
+from ratchet.bus._core.load import Load
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode, PeerAddress
 
@@ -38,6 +40,13 @@ Request = TypeVar("Request", bound=Taken)
 AnyRequest = TypeVar("AnyRequest", contravariant=True)
 
 
+class Interrupted(BaseException):
+    """Thrown into the thread that handles a request when its client gives up.
+
+    Never seen outside of `with transaction:`, which swallows its own.
+    """
+
+
 class Route(Protocol[AnyRequest]):
     """How answers get back to a client: a connection, or the client's side itself."""
 
@@ -49,6 +58,10 @@ class Route(Protocol[AnyRequest]):
     """
     peer: PeerAddress
     """The client's address."""
+
+    @property
+    def flow(self) -> Flow[Any]:
+        """Those of its requests that wait for a thread."""
 
     def is_writable(self, request: AnyRequest) -> bool:
         """Whether the answer of a request would not have to wait until the client reads."""
@@ -73,6 +86,7 @@ class IncomingRequests(Generic[Request]):
     """Counters, codec and registers of the requests of one bus.
 
     Attributes:
+        load: what their server can do.
         in_flight: those that a thread has taken and that are open.
         to_interrupt: those whose handler is to be interrupted.
         drain_waiters: the threads that wait until none is in flight.
@@ -82,12 +96,14 @@ class IncomingRequests(Generic[Request]):
         self,
         hub: Hub,
         counters: Counters,
+        load: Load,
         decode: Decode[Any] | None,
         encode: Callable[[Any], object] | None,
     ) -> None:
         self.hub = hub
         self.run_callback: Callable[..., object] = hub.loop.run_callback
         self.counters = counters
+        self.load = load
         # None where requests and responses pass as they are.
         self.decode = decode
         self.encode = encode

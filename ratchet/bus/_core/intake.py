@@ -16,10 +16,11 @@ from greenlet import greenlet
 from ratchet._death import death_of
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.handle import abandon_held
-from ratchet.bus._core.inbox import Inbox, Named
+from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import QUEUED
+from ratchet.bus._core.load import Load, Named
 from ratchet.bus._core.side import OPEN
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Decode
@@ -45,6 +46,7 @@ class Intake:
         max_queued: as for `Inbox`.
 
     Attributes:
+        load: what the server can do.
         requests: what they share.
         inbox: those that no thread has taken.
         life: how far the server has got; while it drains, only what was cast is let in.
@@ -62,8 +64,11 @@ class Intake:
         maxsize: int | None,
         max_queued: int | None,
     ) -> None:
-        self.requests: IncomingRequests[IncomingRequest] = IncomingRequests(hub, Counters(), decode, encode)
-        self.inbox: Inbox[IncomingRequest] = Inbox(owner, maxsize, max_queued)
+        self.load = Load(owner, hub)
+        self.requests: IncomingRequests[IncomingRequest] = IncomingRequests(
+            hub, Counters(), self.load, decode, encode
+        )
+        self.inbox: Inbox[IncomingRequest] = Inbox(owner, self.load, maxsize, max_queued)
         self.life = OPEN
         self.cut_off = False
         self.takers: dict[AnyGreenlet, None] = {}
@@ -108,7 +113,7 @@ class Intake:
         self.inbox.forget_all()
         self.requests.leave_to_parent()
         self.workers.clear()
-        self.forget_takers()
+        self.let_go()
 
     def watch(self, taker: object) -> None:
         """See to it that what a thread has taken goes with it when it dies."""
@@ -124,8 +129,9 @@ class Intake:
             abandon_held(death)
         self.takers.pop(taker, None)
 
-    def forget_takers(self) -> None:
-        """Let no thread keep a bus in memory that is closed."""
+    def let_go(self) -> None:
+        """Let no thread keep a bus in memory that is closed, and no timer."""
+        self.load.close()
         for taker in self.takers:
             taker.unlink(self._on_taker_end)
         self.takers.clear()

@@ -17,7 +17,12 @@ class Limits:
     Args:
         max_message: bytes of one message, all parts together; below 4 GiB.
         max_parts: parts of one message; at most 32767.
-        max_queued: requests that wait in a server for a thread.
+        max_queued: requests that wait in a server for a thread, before a client that has one
+            there already has to wait.
+        max_queued_bytes: bytes of requests, unfinished ones included, that a server holds,
+            whoever sent them; each counts for 1 KiB besides its parts.  A client has about
+            half of what is free, and always 16 KiB.
+        max_connections: clients of a server; further ones are told that it is overloaded.
         max_in_flight: requests of one connection, casts included, that a server has let in
             and not finished; at as many that wait for an answer, the client waits.
         high_water: bytes of one connection that are unsent, from which on writers wait; and
@@ -54,6 +59,8 @@ class Limits:
     max_message: int = 16 * 1024 * 1024
     max_parts: int = 1024
     max_queued: int = 10_000
+    max_queued_bytes: int = 64 * 1024 * 1024
+    max_connections: int = 10_000
     max_in_flight: int = 1_024
     high_water: int = 1024 * 1024
     stall_timeout: float = 30.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 
@@ -24,6 +24,12 @@ class Stats(NamedTuple):
         dropped_late: answers that came when nobody waited any more.
         broken: connections that were closed because the peer violated the wire
             format or a limit, or stalled or disconnected in the middle of a message.
+        refused_overloaded: requests that a server has not begun, because they would not
+            have ended in time; they are among those that failed.
+        refused_draining: requests that a server has not begun, because it drains; also
+            among those that failed.
+        refused_connections: clients that a server has turned away, because it has
+            `Limits.max_connections` of them.
     """
 
     connections: int
@@ -34,6 +40,9 @@ class Stats(NamedTuple):
     cancelled: int
     dropped_late: int
     broken: int
+    refused_overloaded: int = 0
+    refused_draining: int = 0
+    refused_connections: int = 0
 
 
 @dataclass(slots=True)
@@ -45,15 +54,9 @@ class Counters:
     cancelled: int = 0
     dropped_late: int = 0
     broken: int = 0
+    refused_overloaded: int = 0
+    refused_draining: int = 0
+    refused_connections: int = 0
 
     def snapshot(self, *, connections: int, queued: int, in_flight: int) -> Stats:
-        return Stats(
-            connections=connections,
-            queued=queued,
-            in_flight=in_flight,
-            answered=self.answered,
-            failed=self.failed,
-            cancelled=self.cancelled,
-            dropped_late=self.dropped_late,
-            broken=self.broken,
-        )
+        return Stats(connections=connections, queued=queued, in_flight=in_flight, **asdict(self))

@@ -13,13 +13,14 @@ from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.side import DRAINING
+from ratchet.bus._socket.budget import Budget
 
 
 class Reader(Protocol):
     """A connection, as far as it matters here."""
 
     def read_or_not(self) -> None:
-        """Hub callback: let in what waits, as far as there is room; and read on, unless there is too much."""
+        """See `budget.Holder`."""
 
 
 Connection = TypeVar("Connection", bound=Reader)
@@ -33,6 +34,7 @@ class Admission(Generic[Connection]):
         requests: what these share.
         inbox: those that no thread has taken.
         limits: the server's own.
+        budget: the memory for its requests.
         connections: those that are open, in the order in which they came.
         hello: the server's own HELLO, as a frame.
         lost_casts: casts that came too late for a drain to run them.
@@ -43,6 +45,9 @@ class Admission(Generic[Connection]):
         self.requests = intake.requests
         self.inbox = intake.inbox
         self.limits = limits
+        # One message always has room.
+        most = max(limits.max_queued_bytes, limits.max_message)
+        self.budget = Budget(intake.requests.hub, most, limits.stall_timeout)
         self.connections: dict[Connection, None] = {}
         self.hello = b""
         self.lost_casts = 0

@@ -87,7 +87,11 @@ class Casts:
         """Log how many were lost, or may have been, when the connection ends; returns how many."""
         lost = self._doubtful(error)
         if lost:
-            self._tell(lost, "the bus was closed" if error is None else reason_of(error))
+            if self._protocol.turned_away:
+                reason = self._protocol.farewell
+            else:
+                reason = "the bus was closed" if error is None else reason_of(error)
+            self._tell(lost, reason)
         return lost
 
     def tell_undelivered(self) -> None:
@@ -101,6 +105,8 @@ class Casts:
     def _doubtful(self, error: BaseException | None) -> int:
         """How many have not left, or may have been lost on their way, when the connection ends."""
         unsent = self.unsent
+        if self._protocol.turned_away:
+            return self.count
         if error is None:
             # This side has closed it, and what has left is seen delivered all the same.
             return unsent

@@ -23,7 +23,7 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.faults import SENT_BEFORE_FORK, SERVER_DRAINS, Reason
+from ratchet.bus._core.faults import SENT_BEFORE_FORK, Reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
@@ -33,6 +33,7 @@ from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner
 from ratchet.bus._socket.loss import fail_closed, fail_lost
 from ratchet.bus._socket.plain import DEFERRED, PlainSender
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
+from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message
@@ -41,7 +42,14 @@ from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError, Rej
 
 Request = TypeVar("Request")
 
-_LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING)
+_LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
+
+
+class Unbounded:
+    """See `Room`."""
+
+    taken = 0
+    plenty = 1.0
 
 
 class ClientConnection:
@@ -92,6 +100,10 @@ class ClientConnection:
         self.stream = MessageStream(transport, limits, self, peer)
         self.casts = Casts(self.stream, self.protocol)
         self._plain = PlainSender(self.stream.output, self.protocol, self.casts)
+
+    budget = Unbounded()
+    read_size = READ_SIZE
+    """See `StreamOwner`: what comes was asked for."""
 
     def open_connection(self) -> None:
         """Say hello, and begin to read; if that fails, the client closes the connection that it holds."""
@@ -236,6 +248,10 @@ class ClientConnection:
             # that waits until its last words are read.
             self.stream.close(reads_on=True)
 
+    def request_begun(self, size: int) -> bool:
+        # A server sends none; see `ClientProtocol.receive`.
+        return True
+
     def message_received(self, message: Message) -> None:
         protocol = self.protocol
         if protocol.plain:
@@ -291,15 +307,18 @@ class ClientConnection:
     def _on_go_away(self, not_run: list[AnyOutgoing]) -> None:
         """The server drains, and will not run these."""
         for transaction in not_run:
-            transaction.fail(Rejected(f"{SERVER_DRAINS} ({self.server_name})"))
+            transaction.fail(Rejected(f"{self.protocol.farewell} ({self.server_name})"))
             self.forget(transaction)
         client = self._client()
         if client is not None:
-            client.on_draining(self)
+            client.on_draining(self, self.protocol.farewell)
         self._close_if_done()
 
     def eof_received(self) -> None:
         self.stream.abort(ConnectionLost("the server closed the connection"))
+
+    def note_unsent(self) -> None:
+        """Writers wait by themselves."""
 
     def pause_writing(self) -> None:
         """Answers are read all the same, or both sides could wait for each other."""

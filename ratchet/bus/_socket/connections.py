@@ -172,10 +172,10 @@ class Connections:
                 self.current = connection
         self.wake_waiters()
 
-    def on_draining(self, connection: ClientConnection) -> None:
+    def on_draining(self, connection: ClientConnection, reason: str) -> None:
         if connection is self.current:
             self.current = None
-            self.failure.note_draining()
+            self.failure.note_draining(reason)
             connection.stream.output.writers.wake_soon()
             self._dial_again()
 

@@ -6,7 +6,6 @@ Nothing is decided here about connecting again.
 from __future__ import annotations
 
 from ratchet.bus._core.deadline import in_words
-from ratchet.bus._core.faults import SERVER_DRAINS
 from ratchet.bus._socket.tls import refused_us, will_never_work
 from ratchet.errors import BusError, BusTimeout, ConnectionLost, Outcome, Rejected, reason_of
 
@@ -34,9 +33,9 @@ class Failure:
         elif not self.final:
             self.error = None
 
-    def note_draining(self) -> None:
-        """The server drains."""
-        self.error = Rejected(SERVER_DRAINS)
+    def note_draining(self, reason: str) -> None:
+        """The server takes nothing more."""
+        self.error = Rejected(reason)
 
     def clear(self) -> None:
         """The server lets this side in: nothing is final, and whatever comes next is news."""
@@ -56,7 +55,7 @@ class Failure:
     def lost(self) -> BusError:
         """The error of a request on a client that never connects again."""
         if isinstance(self.error, Rejected):
-            return Rejected(f"{SERVER_DRAINS} ({self._server})")
+            return Rejected(f"{self.error.message} ({self._server})")
         refused = self.error is not None and refused_us(self.error)
         return ConnectionLost(
             f"the connection to {self._server} was lost: {reason_of(self.error)}",

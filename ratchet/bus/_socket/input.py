@@ -4,6 +4,7 @@
   callback, so that in the steady state an exchange costs each side three system
   calls: poll, recv, send.
 - Whoever wants no more for now pauses it; what the peer sends then stays in the kernel.
+  Whoever only wants no more requests has what comes read by heads, up to the next one.
 - An exception that strikes between a system call and its bookkeeping leaves nobody
   who knows what the peer said: the connection is closed.
 
@@ -25,20 +26,14 @@ from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.output import Output
+from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE, next_size
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.tls import refused_us
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus._socket.wire import Decoder, Message
+from ratchet.bus._socket.wire import REQUESTS, Decoder, Message
 from ratchet.errors import BusError, ConnectionLost
 
 _READ: Final = 1  # libev's event bit
-_READ_SIZE: Final = 64 * 1024
-# What is left of a large part is read by itself, so much of it at once.
-_LARGE_READ_SIZE: Final = 1024 * 1024
-# After a large message, the next head is read by itself as well.  If what follows
-# is large again, it comes in one piece then and is not copied: exchanges of 1 MiB
-# take less than half the time.
-_HEAD_READ_SIZE: Final = 16
 # How often in a row what has come is read before a drain: several times what a
 # socket's buffer takes.
 _MOST_READS: Final = 1_000
@@ -54,11 +49,14 @@ class Input:
 
     Attributes:
         reading: whether the owner takes messages.
+        holds_requests: whether it takes none that asks for something.
         ended: whether the peer sends no more.
     """
 
     __slots__ = (
         "_backlog",
+        "_behind_request",
+        "_budget",
         "_caught_up",
         "_decoder",
         "_expects_large",
@@ -76,6 +74,7 @@ class Input:
         "_stream",
         "_transport",
         "ended",
+        "holds_requests",
         "reading",
     )
 
@@ -90,6 +89,7 @@ class Input:
     ) -> None:
         self._stream = stream
         self._owner = owner
+        self._budget = owner.budget
         self._output = output
         self._transport = transport
         self._hub: Hub = get_hub()
@@ -101,6 +101,9 @@ class Input:
         # Messages that came while the owner wanted no more.
         self._backlog: Sequence[Message] = ()
         self.reading = True
+        self.holds_requests = False
+        # Whether the next that comes, or a part of it, is a request that is not wanted.
+        self._behind_request = False
         self.ended = False
         # Whether something is being received or delivered, and how often something was.
         self._receiving = False
@@ -139,16 +142,29 @@ class Input:
         if self._stream.state is not CLOSED and self._transport.ready:
             self._reader.stop()
 
+    def hold_requests(self) -> None:
+        """Take no more requests; what comes before the next one is still read and told."""
+        self.holds_requests = True
+
+    def _stop_at_request(self) -> None:
+        """Leave in the kernel what is to come of a request, and what comes behind it."""
+        self._behind_request = True
+        self._reader.stop()
+
     def resume_reading(self) -> None:
-        """Undo `pause_reading`, from the next turn on; one that is closing stays as it is."""
+        """Take all again, from the next turn on; one that is closing stays as it is."""
         if not self._closing:
-            self.reading = True
+            self._take_all()
             self._loop.run_callback(self._resume)
+
+    def _take_all(self) -> None:
+        self.holds_requests = self._behind_request = False
+        self.reading = True
 
     def read_anyway(self) -> None:
         """Read as `read_now` does, although the owner has stopped that."""
         if not self._closing:
-            self.reading = True
+            self._take_all()
             self.read_now()
 
     def read_all(self) -> None:
@@ -188,8 +204,8 @@ class Input:
 
         A thread that sends calls it too, if the hub is late.
         """
-        if self._receiving:
-            # By a signal handler in the middle of this.
+        if self._receiving or self._behind_request:
+            # By a signal handler in the middle of this; or by who sends, if the hub is late.
             return
         try:
             self._receiving = True
@@ -197,8 +213,16 @@ class Input:
                 if not self._transport.ready:
                     self._stream.shake_hands()
                     return
-                large = self._expects_large or self._decoder.partial
-                data = self._transport.receive(self._next_size() if large else _READ_SIZE)
+                budget = self._budget
+                size = READ_SIZE
+                if budget.taken >= budget.plenty or self.holds_requests:
+                    size = self._owner.read_size
+                decoder = self._decoder
+                if self._expects_large or decoder.partial:
+                    size, self._expects_large = next_size(
+                        decoder.missing, decoder.partial, self._expects_large, size
+                    )
+                data = self._transport.receive(size)
             except (BlockingIOError, InterruptedError):
                 if self._transport.wants_write:
                     self._output.wait_until_writable()
@@ -210,10 +234,16 @@ class Input:
                 self._end_input()
                 return
             self._received += 1
-            self._deliver(self._decoder.feed(data))
+            held_requests, messages = self.holds_requests, self._decoder.feed(data)
+            self._deliver(messages)
+            if held_requests and any(kind in REQUESTS for kind, *_ in messages):
+                # It was so short that its head could not be read alone.
+                self._stop_at_request()
             if self._decoder.partial and self._stream.state is not CLOSED:
-                self.watch_stall()
-                if self.reading and len(data) == _HEAD_READ_SIZE and self._decoder.missing >= _READ_SIZE:
+                self._announce()
+                if not self._behind_request:
+                    self.watch_stall()
+                if self.reading and len(data) == HEAD_READ_SIZE and self._decoder.missing >= READ_SIZE:
                     self._receiving = False
                     self._on_readable()
         except BaseException as error:
@@ -222,16 +252,10 @@ class Input:
         finally:
             self._receiving = False
 
-    def _next_size(self) -> int:
-        """How many bytes to read at once."""
-        missing = self._decoder.missing
-        if missing >= _READ_SIZE:
-            self._expects_large = True
-            return min(missing, _LARGE_READ_SIZE)
-        if self._expects_large and not self._decoder.partial:
-            self._expects_large = False
-            return _HEAD_READ_SIZE
-        return _READ_SIZE
+    def _announce(self) -> None:
+        """Tell the owner of a request before all of it is there."""
+        if self._decoder.kind in REQUESTS and not self._owner.request_begun(self._decoder.size):
+            self._stop_at_request()
 
     def _deliver(self, messages: Sequence[Message]) -> None:
         on_message = self._owner.message_received
@@ -262,6 +286,10 @@ class Input:
             self._deliver(backlog)
             if self.reading and self._stream.state is not CLOSED and not self._reader.active:
                 if self._decoder.partial:
+                    self._announce()
+                if self._behind_request:
+                    return
+                if self._decoder.partial:
                     self.watch_stall()
                 self._reader.start(self._on_readable)
         except BaseException as error:
@@ -277,7 +305,7 @@ class Input:
         self._resume()
         if self._stream.state is CLOSED:
             return
-        if not self.reading:
+        if not self.reading or self._behind_request:
             # Its owner takes no more for now, and the reader finds the end by itself; unless
             # somebody waits to write, who may be what keeps the owner from reading.
             self._output.writers.look_for_room()
@@ -287,7 +315,7 @@ class Input:
         try:
             if self._reader.active and most > 0:
                 try:
-                    data = self._transport.receive(_READ_SIZE)
+                    data = self._transport.receive(READ_SIZE)
                 except OSError as failure:
                     data = b""
                     # A word of the peer's says more than that it has gone.
@@ -324,7 +352,9 @@ class Input:
 
     def _expects_input(self) -> bool:
         """Whether the peer has begun what it has to go on with; see `StallWatch`."""
-        return not self._transport.ready or (self._decoder.partial and self.reading)
+        return not self._transport.ready or (
+            self._decoder.partial and self.reading and not self._behind_request
+        )
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""

@@ -71,8 +71,31 @@ class Stream(Protocol):
         """Hub callback: the peer does not go on with what it has begun, or does not read."""
 
 
+class Room(Protocol):
+    """The memory for what comes, as far as it matters here."""
+
+    taken: int
+    """How many bytes are."""
+    plenty: float
+    """As long as less is taken, there is room for whatever comes."""
+
+
 class StreamOwner(Protocol):
     """Callbacks of a connection, from the hub or from a thread that sends; they must not block."""
+
+    @property
+    def budget(self) -> Room:
+        """The memory for what comes."""
+
+    @property
+    def read_size(self) -> int:
+        """How many bytes it has room for; at least `HEAD_READ_SIZE`."""
+
+    def request_begun(self, size: int) -> bool:
+        """The peer is in the middle of a request of so many bytes, or more.
+
+        Called again when more is known.  Whether that is to be read.
+        """
 
     def message_received(self, message: Message) -> None:
         """A whole message has come."""
@@ -85,6 +108,9 @@ class StreamOwner(Protocol):
 
         `refused` is as in `Decoder`.
         """
+
+    def note_unsent(self) -> None:
+        """The socket takes nothing for now, and something is unsent."""
 
     def pause_writing(self) -> None:
         """What is unsent has reached the high-water mark."""
@@ -108,8 +134,8 @@ class ClientConnectionOwner(Protocol[Connection]):
     def note_told(self, reason: str) -> bool:
         """Note that this reason for not getting on with the server is told.  True if it was not yet."""
 
-    def on_draining(self, connection: Connection) -> None:
-        """The server takes no more requests on this connection."""
+    def on_draining(self, connection: Connection, reason: str) -> None:
+        """The server takes no more requests on this connection, and says why."""
 
     def on_connection_lost(
         self, connection: Connection, error: BaseException | None, lost_casts: int

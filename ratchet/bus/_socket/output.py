@@ -54,6 +54,7 @@ class Output:
         "_logs_frames",
         "_loop",
         "_outbox",
+        "_owner",
         "_peer",
         "_sending",
         "_stall",
@@ -69,6 +70,7 @@ class Output:
         self, stream: Stream, owner: StreamOwner, transport: Transport, limits: Limits, peer: Address
     ) -> None:
         self._stream = stream
+        self._owner = owner
         self._transport = transport
         self._limits = limits
         self._peer = peer
@@ -317,6 +319,7 @@ class Output:
         if self._writer is None:
             self._writer = self._loop.io(self._transport.fileno(), _WRITE)
         self._writer.start(self._on_writable)
+        self._owner.note_unsent()
         # While it waits, this keeps writers from trying themselves.
         self._flush_scheduled = True
         if self._stream.state is CLOSING:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from ratchet.bus._core.address import Address
-from ratchet.bus._core.faults import ErrorTexts, Reason, check_size, decode_metadata
+from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, check_size, decode_metadata
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.outbox import size_of
@@ -227,6 +227,7 @@ class ClientProtocol(Generic[Request]):
         order: if plain, their ids in the order of the answers; those that were given up
             still have their places.
         max_in_flight: the most requests that the server takes at once.
+        farewell: why the server runs no more requests, once it does not.
         narrow: whether the server takes less than this side's own limits allow.
     """
 
@@ -234,6 +235,7 @@ class ClientProtocol(Generic[Request]):
         "_last_id",
         "_limits",
         "_peer",
+        "farewell",
         "hello",
         "max_in_flight",
         "narrow",
@@ -252,8 +254,14 @@ class ClientProtocol(Generic[Request]):
         self.open: dict[int, Request] = {}
         self.order: deque[int] = deque()
         self.max_in_flight = wire.MAX_ID
+        self.farewell = SERVER_DRAINS
         self.narrow = False
         self._last_id = 0
+
+    @property
+    def turned_away(self) -> bool:
+        """Whether the server has run nothing, because it has too many clients."""
+        return self.farewell is not SERVER_DRAINS
 
     def greeting(self) -> bytes:
         """The first word; empty in the plain form."""
@@ -301,6 +309,8 @@ class ClientProtocol(Generic[Request]):
         event: Answer[Request] | list[Request] | bytes | None = None
         if kind == wire.RESPONSE:
             event = self.open.get(id), None, parts
+        elif kind == wire.ERROR and id == wire.NO_ID:
+            self.farewell = parts[1].decode("utf-8", "replace")
         elif kind == wire.ERROR:
             event = self.open.get(id), arg, parts
         elif kind == wire.PLAIN and self.order:

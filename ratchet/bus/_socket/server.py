@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from functools import cache
 from typing import Final, TypeVar
 
@@ -18,6 +19,7 @@ from ratchet import _clock
 from ratchet._loop import Watcher, loop_of
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, format_address
+from ratchet.bus._core.faults import Reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN
@@ -25,6 +27,8 @@ from ratchet.bus._core.stats import Stats
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.accept import Exhausted, Listener, NotListening
 from ratchet.bus._socket.admission import Admission
+from ratchet.bus._socket.interfaces import StreamState
+from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.server_connection import ServerConnection
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus.codecs import Decode, Encode
@@ -40,6 +44,12 @@ _ACCEPTS_PER_TURN: Final = 100
 _LAST_ACCEPTS: Final = 50
 # Seconds without accepting when the system is out of something; doubled up to the last.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
+
+
+# What a client is told that there is no place for: why, and that nothing is run.
+_TOO_MANY: Final = wire.encode_error(
+    wire.NO_ID, Reason.OVERLOADED, ("Rejected", "the server has too many connections", "")
+) + wire.encode(wire.GOAWAY, 0, wire.NO_ID, 0, ())
 
 
 class ServerBus(ServerSide[Request, Response]):
@@ -117,7 +127,8 @@ class ServerBus(ServerSide[Request, Response]):
         for request in (*left, *self._intake.requests.in_flight):
             request.cancel()
         self._intake.inbox.remove(left)
-        self._intake.forget_takers()
+        self._intake.let_go()
+        self._admission.budget.close()
         self._intake.requests.wake_drain()
         return casts
 
@@ -131,6 +142,12 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in list(self._admission.connections):
             connection.settle()
         super()._settle()
+        # Casts outlive the connection on which they came.
+        left = (*self._intake.inbox, *self._intake.requests.in_flight)
+        routes = dict.fromkeys((*self._admission.connections, *(request.route for request in left)))
+        self._admission.budget.taken = sum(
+            route.share.held for route in routes if isinstance(route, ServerConnection)
+        )
         acceptor, inbox = self._acceptor, self._intake.inbox
         if acceptor is not None and not (inbox.closed or self._retry.active or acceptor.active):
             acceptor.start(self._on_acceptable)
@@ -143,6 +160,7 @@ class ServerBus(ServerSide[Request, Response]):
         if self._acceptor is not None:
             self._acceptor.close()
             self._retry.close()
+            self._admission.budget.close()
             self._acceptor = None
             # Dead, until `_revive`.
             self._intake.inbox.closed = True
@@ -161,6 +179,12 @@ class ServerBus(ServerSide[Request, Response]):
 
     def _finished(self) -> bool:
         if self._intake.requests.in_flight:
+            return False
+        for connection in list(self._admission.connections):
+            if connection.stream.state is StreamState.OPEN:
+                # Casts that came since the drain began.
+                connection.stream.input.read_all()
+        if len(self._intake.inbox):
             return False
         # All answers are written; a connection that is gone has sent its own.
         for connection in list(self._admission.connections):
@@ -226,6 +250,9 @@ class ServerBus(ServerSide[Request, Response]):
         try:
             transport, peer = self._listener.accept()
             self._back_off = _FIRST_BACK_OFF
+            if len(self._admission.connections) >= self._limits.max_connections:
+                self._turn_away(transport)
+                return
             connection = ServerConnection(self._admission, transport, peer)
             self._admission.connections[connection] = None
             connection.stream.open()
@@ -236,6 +263,17 @@ class ServerBus(ServerSide[Request, Response]):
             elif transport is not None:
                 transport.close()
             raise
+
+    def _turn_away(self, transport: Transport) -> None:
+        """Tell a client that there are too many already, and close; does not block."""
+        with suppress(OSError):
+            # Over TLS, nothing can be said before hands are shaken.
+            if transport.ready:
+                transport.send(_TOO_MANY)
+                linger(self._hub, transport, None)
+        transport.close()
+        self._intake.requests.counters.refused_connections += 1
+        self._intake.load.note_refusal()
 
     def _accept_later(self) -> None:
         assert self._acceptor is not None

@@ -6,8 +6,8 @@ within its own connection.
 
 A request that the server has no room for is held, and one whose answer would only
 wait for the client to read is parked: cancels and pings behind it are still read.
-Only when what is held takes too much memory, or the client itself does not read, is
-nothing more read from it.
+Where what it has sent takes too much memory, no more requests are read from it, but what
+comes before the next one is.  Only from a client that itself does not read is nothing read.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ from typing import Final
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.deadline import deadline_after, time_left
+from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
+from ratchet.bus._socket.budget import OWN_SIZE, Share
 from ratchet.bus._socket.interfaces import CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
+from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
 from ratchet.bus.codecs import PeerAddress
-from ratchet.errors import BusError, ProtocolError, reason_of
+from ratchet.errors import BusError, ConnectionLost, ProtocolError, reason_of
 
-# About how many bytes a request takes besides its parts.
-_OWN_SIZE: Final = 1024
-
-
-def size_while_held(request: IncomingRequest) -> int:
-    """About how many bytes a request takes while it waits."""
-    return sum(map(len, request.message), _OWN_SIZE)
+# That of a connection that has never asked anything, as many do not.
+_NO_FLOW: Final[Flow[IncomingRequest]] = Flow()
 
 
 class ServerConnection:
@@ -47,27 +45,25 @@ class ServerConnection:
     in_process = False
 
     __slots__ = (
-        "_held",
-        "_held_size",
         "_max_in_flight",
-        "_unfinished",
         "admission",
+        "budget",
+        "flow",
         "parked",
         "peer",
         "protocol",
+        "share",
         "stream",
     )
 
     def __init__(self, admission: Admission[ServerConnection], transport: Transport, peer: Address) -> None:
         self.admission = admission
+        self.budget = admission.budget
         limits = admission.limits
-        # Its requests that are not finished, one-way ones included, and how many
-        # of them it may have.
-        self._unfinished: dict[IncomingRequest, None] = {}
+        # Its requests that are not finished, and how many of them it may have.
+        self.share = Share(admission.budget, self)
         self._max_in_flight = limits.max_in_flight
-        # Requests that are not let in yet, in order, and about how many bytes they take.
-        self._held: dict[IncomingRequest, int] = {}
-        self._held_size = 0
+        self.flow = _NO_FLOW
         # Requests that were let in, and whose answers would only wait to be read.
         self.parked: dict[IncomingRequest, None] = {}
         self.peer: PeerAddress = peer
@@ -76,8 +72,12 @@ class ServerConnection:
 
     def __repr__(self) -> str:
         unanswered = len(self.protocol.open) + len(self.protocol.plain)
-        waiting = f"unanswered={unanswered}, parked={len(self.parked)}, held={len(self._held)}"
+        waiting = f"unanswered={unanswered}, parked={len(self.parked)}, held={len(self.share.held_back)}"
         return f"<ServerConnection at {id(self):#x}: {waiting}, {self.stream!r}>"
+
+    @property
+    def read_size(self) -> int:
+        return HEAD_READ_SIZE if self.stream.input.holds_requests else self.share.read_size(READ_SIZE)
 
     def is_writable(self, request: IncomingRequest) -> bool:
         if self.stream.output.writers.above_high_water:
@@ -140,22 +140,42 @@ class ServerConnection:
 
     def _finish(self, request: IncomingRequest) -> None:
         """One of its requests needs nothing more."""
-        self._unfinished.pop(request, None)
-        if self._held or self.parked or not self.stream.input.reading:
+        share, budget = self.share, self.budget
+        size = share.unfinished.pop(request, 0)
+        share.size -= size
+        if budget.waiting:
+            budget.give_back(size)
+        else:
+            budget.taken -= size
+        if share.unsent:
+            self.note_unsent()
+        stream_input = self.stream.input
+        if share.held_back or self.parked or stream_input.holds_requests or not stream_input.reading:
             self.admission.requests.run_callback(self.read_or_not)
+
+    def note_unsent(self) -> None:
+        # As long as there is some; and then once more, when there is none.
+        unsent = self.stream.output.unsent
+        self.share.note_unsent(unsent)
+        if unsent:
+            self.stream.output.writers.wants_resume = True
 
     def read_or_not(self) -> None:
         """Hub callback: let in what waits, as far as there is room; and read on, unless there is too much."""
-        if self.parked or self._held:
+        if self.parked or self.share.held_back:
             self._let_in()
-        if self._has_too_much:
-            self.stream.input.pause_reading()
-        elif not self.stream.input.ended and not self.stream.input.reading:
-            self.stream.input.resume_reading()
+        stream_input = self.stream.input
+        if self.stream.output.writers.above_high_water:
+            stream_input.pause_reading()
+        elif self._has_too_much:
+            self._hold_requests()
+        elif not stream_input.ended and (stream_input.holds_requests or not stream_input.reading):
+            self.share.leave()
+            stream_input.resume_reading()
 
     def end_parking(self) -> None:
         """The server drains: what was cast is let in, and nothing else will be run."""
-        for request in (*self.parked, *self._held):
+        for request in (*self.parked, *self.share.held_back):
             if request.one_way:
                 self.admission.enqueue(request)
             else:
@@ -179,34 +199,45 @@ class ServerConnection:
                     # Given up, or answered, and interrupted before it was taken out.
                     del self.protocol.open[id]
             self._send_plain_answers()
+            self.share.settle()
             self.read_or_not()
 
     @property
     def _has_too_much(self) -> bool:
-        """Whether nothing more is to be read: the client does not read, or too much is held."""
-        return (
-            self.stream.output.writers.above_high_water or self._held_size >= self.admission.limits.high_water
-        )
+        """Whether no more requests are to be read.
+
+        A server that drains reads all: it refuses requests, and who cast may have gone already.
+        """
+        if self.admission.intake.life is DRAINING:
+            return False
+        return self._holds_too_much or not self.share.has_room
+
+    @property
+    def _holds_too_much(self) -> bool:
+        return self.share.held_back_size >= self.admission.limits.high_water
+
+    def _hold_requests(self) -> None:
+        self.share.wait()
+        self.stream.input.hold_requests()
 
     @property
     def _has_room(self) -> bool:
-        """Whether one more request may be let in."""
-        return (
-            not self.admission.inbox.overfull
-            and len(self._unfinished) - len(self._held) < self._max_in_flight
-        )
+        """Whether one more request may be let in.
+
+        One that would be its only one always is: full is the server by those of others.
+        """
+        share = self.share
+        let_in = len(share.unfinished) - len(share.held_back)
+        return let_in < self._max_in_flight and (not let_in or not self.admission.inbox.overfull)
 
     def _let_in(self) -> None:
         if self.stream.output.writers.above_high_water:
             return
-        if not self.stream.input.reading:
-            # Some of them may have been given up meanwhile.
-            self.stream.input.read_anyway()
-        for request in (*self.parked, *self._held):
+        for request in (*self.parked, *self.share.held_back):
             if request in self.parked and not self.is_writable(request):
                 # A plain one whose turn to be answered is far: it would be parked again.
                 continue
-            if request in self._held and not self._has_room:
+            if request in self.share.held_back and not self._has_room:
                 break
             # First: one that is in two places is taken once, one that is in none never.
             self.admission.enqueue(request)
@@ -214,19 +245,15 @@ class ServerConnection:
 
     def _hold(self, request: IncomingRequest) -> None:
         """Do not let a request in yet."""
-        # Noted with it: what is let in, and interrupted before it is dropped, may be decoded already.
-        self._held[request] = size = size_while_held(request)
-        self._held_size += size
-        if self._has_too_much:
-            self.stream.input.pause_reading()
+        self.admission.inbox.note_backlog(self.flow)
+        self.share.hold_back(request)
+        self.flow.has_backlog = True
 
     def _drop(self, request: IncomingRequest) -> None:
         """It is not kept here any more."""
         self.parked.pop(request, None)
-        self._held_size -= self._held.pop(request, 0)
-        if not self._held:
-            # An interrupted call may have left the sum wrong; here it is known.
-            self._held_size = 0
+        self.share.let_go(request)
+        self.flow.has_backlog = bool(self.share.held_back)
 
     def _send_plain_answers(self) -> None:
         while due := self.protocol.due_answer():
@@ -255,20 +282,38 @@ class ServerConnection:
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
-            let_in = self.admission.intake.life is DRAINING or (not self._held and self._has_room)
-            self._unfinished[event] = None
+            let_in = self.admission.intake.life is DRAINING or (not self.share.held_back and self._has_room)
+            share, budget, parts = self.share, self.budget, event.message
+            size = OWN_SIZE + (len(parts[0]) if len(parts) == 1 else sum(map(len, parts)))
+            share.unfinished[event] = size
+            share.size += size
+            budget.taken += size
+            if share.begun_size:
+                share.drop_begun()
             if let_in:
                 self.admission.enqueue(event)
             else:
                 self._hold(event)
+            if (budget.taken >= budget.plenty or share.held_back) and self._has_too_much:
+                self._hold_requests()
         elif isinstance(event, bytes):
             self.stream.output.write(event)
         elif isinstance(event, GivenUp):
             self._cancel(event.request)
 
+    def request_begun(self, size: int) -> bool:
+        if self.admission.intake.life is DRAINING:
+            return True
+        if (self.share.begun_size or not self._holds_too_much) and self.share.begin(size):
+            return True
+        self._hold_requests()
+        return False
+
     def _new_request(
         self, parts: list[bytes], one_way: bool, left: int, id: int, metadata: Mapping[str, str] | None
     ) -> IncomingRequest:
+        if self.flow is _NO_FLOW:
+            self.flow = Flow()
         deadline = deadline_after(left / 1000) if left else None
         request = IncomingRequest(self.admission.requests, self, parts, one_way, deadline, id)
         if metadata is not None:
@@ -294,6 +339,10 @@ class ServerConnection:
             self._drop(request)
         self.admission.dequeue(requests)
 
+    def took_too_long(self) -> None:
+        self.protocol_error(ConnectionLost("it took too long over a request while others had no room"), None)
+        self.stream.abort()
+
     def eof_received(self) -> None:
         if self.protocol.extended:
             # Only plain clients half close; this one has gone.
@@ -307,6 +356,7 @@ class ServerConnection:
         self.stream.input.pause_reading()
 
     def resume_writing(self) -> None:
+        self.note_unsent()
         self.read_or_not()
 
     def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
@@ -322,7 +372,7 @@ class ServerConnection:
         if error is not None:
             peer = format_address(self.stream.peer)
             log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", peer, reason_of(error))
-        for request in list(self._held):
+        for request in list(self.share.held_back):
             if request.one_way:
                 # What was cast is run, whatever becomes of who cast it.
                 self.admission.enqueue(request)
@@ -332,7 +382,13 @@ class ServerConnection:
         for request in unanswered:
             request.cancel()
         self._unqueue(unanswered)
-        self.protocol.open.clear()
-        self.protocol.plain.clear()
-        self.admission.requests.wake_drain()
-        self.admission.connections.pop(self, None)
+        for request in list(self.share.unfinished):
+            if request.state not in UNENDED:
+                # Plain ones, whose turn to be answered will not come.
+                self._finish(request)
+        self.share.leave()
+        self.share.drop_begun()
+        self.share.note_unsent(0)
+        admission = self.admission
+        admission.requests.wake_drain()
+        admission.connections.pop(self, None)

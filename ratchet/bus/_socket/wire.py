@@ -27,6 +27,8 @@ from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 EXTENDED: Final = 0x8000
 MAX_PARTS: Final = 0x7FFF
 MAX_ID: Final = 0xFFFFFFFF
+# The id of no request: an ERROR for it says why the server takes none on this connection.
+NO_ID: Final = 0
 MAX_ARG: Final = 0xFFFFFFFF
 MAX_HELLO: Final = 64 * 1024
 VERSION: Final = 1
@@ -47,6 +49,9 @@ _FIRST_SKIPPED_KIND: Final = 128
 
 # How many parts a kind must have, where that is fixed.
 _FIXED_PARTS: Final = {ERROR: 3, CANCEL: 0, PING: 0, PONG: 0, GOAWAY: 0, HELLO: 1}
+
+# Those that ask for something to be done.
+REQUESTS: Final = (PLAIN, REQUEST)
 
 # Bytes of the kinds that carry the library's own texts.
 _OWN_LIMITS: Final = {ERROR: 3 * MAX_ERROR_TEXT, HELLO: MAX_HELLO}
@@ -204,6 +209,11 @@ class Decoder:
     def kind(self) -> int | None:
         """The kind of the current message, once its head is read."""
         return None if self._head is None else self._head[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the current message's parts, as far as their lengths are read."""
+        return self._size + (self._length or 0)
 
     @property
     def missing(self) -> int:
