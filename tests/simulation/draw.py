@@ -99,8 +99,12 @@ class _Draw:
 
     def _limits(self) -> Limits:
         random = self._random
+        # Apart from the rest, so that older seeds keep their plans.
+        room = Random(f"room {self._seed}")
         return Limits(
             max_message=self._max_message,
+            max_queued_bytes=room.choice((1, 20_000, 1 << 26)),
+            max_connections=10_000 if self._calm else room.choice((1, 2, 10_000, 10_000)),
             max_in_flight=random.choice((1, 2, 5, 1024)),
             max_queued=random.choice((1, 2, 4, 10_000)),
             high_water=random.choice((1, 300, 3000, 1 << 20)),

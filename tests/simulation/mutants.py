@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ratchet import ConnectionLost
 from ratchet.bus._core.client import ClientSide
+from ratchet.bus._core.fair_queue import FairQueue
 from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
@@ -128,6 +129,17 @@ def lost_backlog(right: Method) -> Method:
     return resume
 
 
+@_slip(FairQueue, "take")
+def flow_forgotten(right: Method) -> Method:
+    """A connection that has had its turn does not get another one for what is left."""
+
+    def take(self: Any, item: Any) -> None:
+        right(self, item)
+        self._backlogged.pop(item.flow, None)
+
+    return take
+
+
 @_slip(StallWatch, "move")
 def no_move(right: Method) -> Method:
     """A peer that goes on slowly is taken for one that has stalled."""
@@ -237,7 +249,7 @@ def parked_for_ever(right: Method) -> Method:
     """What was parked until the client reads is not let in when it does."""
 
     def read_or_not(self: Any) -> None:
-        if self._held:
+        if self.share.held_back:
             right(self)
         elif not self._has_too_much and not self.stream.input.ended and not self.stream.input.reading:
             self.stream.input.resume_reading()
@@ -308,10 +320,10 @@ def said_not_run(right: Method) -> Method:
 def deadline_ignored(right: Method) -> Method:
     """A thread takes a request although its time is over."""
 
-    def claim(self: Any) -> Any:
+    def claim(self: Any, inbox: Any) -> Any:
         deadline, self.deadline = self.deadline, None
         try:
-            return right(self)
+            return right(self, inbox)
         finally:
             self.deadline = deadline
 

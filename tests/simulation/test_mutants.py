@@ -17,6 +17,9 @@ FOUND_LATER = {
     "cancelled_stays_queued",
     "deadline_ignored",
     "no_linger",
+    "end_uncounted",
+    # Only a client that does not read is not read from in the middle of what it has sent.
+    "lost_backlog",
     # What is interrupted is settled, and a connection without its place closed then.
     "goes_on",
     # What was read and not let in is refused when the next request ends.
