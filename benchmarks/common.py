@@ -29,12 +29,28 @@ LATENCY = "µs, 99th percentile"
 CONNECTION = "bytes per connection"
 TIME = "µs per thread"
 SPACE = "bytes per thread"
+ANSWERED = "% in time, of what could be"
+IN_VAIN = "% in vain, of what was begun"
+NOT_RUN = "% NOT_RUN, of the rest"
+MEDIAN = "ms, median"
+SLOWEST = "ms, 99th percentile"
+TAKEN = "MiB above idle, at most"
 
-RATES = {EXCHANGES, THROUGHPUT}
+RATES = {EXCHANGES, THROUGHPUT, ANSWERED, NOT_RUN}
 """The units of which more is better; of the others, less is."""
 
-# A request in the extended form with one part, and how much longer than the message that is.
-FRAME = struct.pack(">HBBIII", 0x8001, 0, 0, 1, 0, len(MESSAGE)) + MESSAGE
+
+def request_head(id: int, size: int) -> bytes:
+    """What comes before the body of a request in the extended form, with one part and no deadline."""
+    return struct.pack(">HBBIII", 0x8001, 0, 0, id, 0, size)
+
+
+def request_frame(id: int, body: bytes = MESSAGE) -> bytes:
+    """Such a request."""
+    return request_head(id, len(body)) + body
+
+
+FRAME = request_frame(1)
 
 # Descriptors that a process needs for itself.
 _OTHER_FILES = 200

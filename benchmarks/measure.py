@@ -40,6 +40,8 @@ class Scale:
         connections: how many idle ones.
         threads: how many are attached.
         in_flight_steps, connection_steps: the points of the curves of growth.
+        every_overload: whether servers are overloaded in every way, or in a few that tell most.
+        hostile_clients: how many there are.
     """
 
     rounds: int
@@ -50,6 +52,8 @@ class Scale:
     threads: int
     in_flight_steps: tuple[int, ...]
     connection_steps: tuple[int, ...]
+    every_overload: bool
+    hostile_clients: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Load:
         fresh: new processes for each round, because memory is measured, or what
             is left of a round would slow the next.
         half_of: a load that is played before; this one is told half of its rate.
+        once: in the first round alone, because it takes long, or as long as it takes.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Load:
     server: Program | None = None
     fresh: bool = False
     half_of: Load | None = None
+    once: bool = False
 
     @property
     def programs(self) -> list[Program]:
@@ -91,6 +97,7 @@ class Comparison:
     """A row of the table.
 
     Attributes:
+        peer: None where the figure is not compared, but held against the target as it is.
         figure: the unit in which both are measured.
         target: what the ratio, ours over the peer's, is to reach: at least for
             a rate, at most for a cost.
@@ -98,13 +105,23 @@ class Comparison:
 
     question: str
     ours: Load
-    peer: Load
+    peer: Load | None
     figure: str = EXCHANGES
     target: float | None = None
 
     @property
     def key(self) -> str:
-        return f"{self.question} ({self.figure}) | {self.peer.name}"
+        return f"{self.question} ({self.figure}) | {self.against}"
+
+    @property
+    def against(self) -> str:
+        """What it is compared with."""
+        return "" if self.peer is None else self.peer.name
+
+    @property
+    def loads(self) -> list[Load]:
+        """Those that it needs to be played."""
+        return [self.ours] if self.peer is None else [self.ours, self.peer]
 
     @property
     def more_is_better(self) -> bool:
@@ -128,8 +145,13 @@ class Measured:
         return [figures[load][unit] for figures in self.rounds if load in figures]
 
     def ratios(self, comparison: Comparison) -> list[float]:
-        """Ours over the peer's, in each round that has both; over nothing, there is no ratio."""
+        """Ours over the peer's, in each round that has both; over nothing, there is no ratio.
+
+        The figures themselves, if there is no peer.
+        """
         ours, peer, unit = comparison.ours, comparison.peer, comparison.figure
+        if peer is None:
+            return self.figures(ours, unit)
         return [
             figures[ours][unit] / figures[peer][unit]
             for figures in self.rounds
@@ -240,7 +262,7 @@ def loads_of(comparisons: Iterable[Comparison]) -> list[Load]:
     """Each load once, ours and its peer's next to each other, each after those that it needs."""
     loads: dict[Load, None] = {}
     for comparison in comparisons:
-        for load in (comparison.ours, comparison.peer):
+        for load in comparison.loads:
             if load.half_of is not None:
                 loads[load.half_of] = None
             loads[load] = None
@@ -273,7 +295,7 @@ class Rounds:
         """Each load once.  One that fails is left out from then on."""
         played: dict[Load, Figures] = {}
         for load in loads:
-            if load in self.measured.failures:
+            if load in self.measured.failures or (load.once and self.measured.rounds):
                 continue
             self._progress(f"{what}: {load.name}")
             try:

@@ -42,14 +42,19 @@ def large(message_size: int) -> bus.Limits:
     return bus.Limits(max_message=max(bus.Limits().max_message, message_size + ROOM_FOR_HEADS))
 
 
+def printed(server: bus.ServerBus[bytes, bytes]) -> str:
+    """Where a server listens, for its clients."""
+    where = server.address
+    return where if isinstance(where, str) else "{}:{}".format(*where)
+
+
 def serve(
     ready: Callable[[str], None], unix: bool = False, workers: int = 0, message_size: int = len(MESSAGE)
 ) -> None:
     """A server that echoes: in one thread by hand, or with `serve` and that many workers."""
     raise_file_limit()
     server = bus.listen(f"unix:{own_socket_path()}" if unix else "127.0.0.1:0", limits=large(message_size))
-    where = server.address
-    ready(where if isinstance(where, str) else "{}:{}".format(*where))
+    ready(printed(server))
     with Ratchet() as kernel:
         if workers:
             kernel.attach(server.serve, echo, workers)

@@ -37,7 +37,7 @@ load_benchmarks()
 
 from benchmarks import install, questions, report  # noqa: E402
 from benchmarks.__main__ import FULL, QUICK, possible  # noqa: E402
-from benchmarks.common import CPU, EXCHANGES  # noqa: E402
+from benchmarks.common import ANSWERED, CPU, EXCHANGES, IN_VAIN, MEDIAN, NOT_RUN, SPACE, TAKEN  # noqa: E402
 from benchmarks.measure import (  # noqa: E402
     Child,
     ChildFailed,
@@ -101,6 +101,15 @@ def test_a_rate_must_be_as_high_as_its_target_and_a_cost_as_low(
 ) -> None:
     row = report.row_of(Comparison("?", OURS, PEER, unit, target), measured(unit, (ratio, 1)))
     assert row.verdict == verdict
+
+
+def test_what_has_no_peer_is_held_against_its_target_as_it_is() -> None:
+    comparison = Comparison("how much?", OURS, None, SPACE, 150)
+    row = report.row_of(comparison, measured(SPACE, (100, None), (200, None), (140, None)))
+    assert (row.ratios, row.verdict) == ((100, 200, 140), "yes")
+    assert report.cells(row) == ("how much?", "", "≤ 150", "", "100-200", "140", "", SPACE, "yes")
+    # It has its target, and needs no baseline.
+    assert report.baseline_of([row]) == {}
 
 
 @pytest.mark.parametrize(
@@ -250,6 +259,42 @@ def test_a_load_that_fails_is_missing_and_the_others_are_measured() -> None:
     reason, consequence = outcome.failures.values()
     assert reason == "ModuleNotFoundError: No module named 'benchmarks.peers.one'"
     assert consequence == "it needs the rate of a peer"
+
+
+def test_a_load_that_takes_long_is_played_in_the_first_round_alone() -> None:
+    ours = Load("ours", program("ours:local", clients=1))
+    outcome = play(ours, replace(ours, name="ours, once", once=True))
+    assert [len(figures) for figures in outcome.rounds] == [2, 1]
+
+
+@pytest.mark.long
+def test_a_server_that_is_asked_for_too_much_says_what_it_did_in_time_and_in_vain() -> None:
+    rows = [row for row in questions.comparisons_of(("overload",), TINY) if row.ours.server is None]
+    [load] = loads_of(rows)
+    outcome = play(load)
+    assert outcome.failures == {}
+    [figures] = outcome.rounds[0].values()
+    assert list(figures) == [row.figure for row in rows] == [ANSWERED, IN_VAIN, NOT_RUN]
+    assert all(0 <= share <= 120 for share in figures.values())
+
+
+def test_a_polite_client_says_how_long_it_waited() -> None:
+    server = program("under_load:serve", workers=1, shortest=5000, longest=5000)
+    load = Load("polite", program("under_load:polite", others=2, each=10), server)
+    outcome = play(load)
+    assert outcome.failures == {}
+    assert 5 <= outcome.figures(load, MEDIAN)[0] < 1000 * LONG
+
+
+@pytest.mark.long
+def test_hostile_clients_say_how_much_memory_the_server_took() -> None:
+    server = program("hostile:serve", answers=False)
+    load = Load("unfinished", program("hostile:unfinished_requests", connections=2), server)
+    outcome = play(replace(load, fresh=True, once=True))
+    assert outcome.failures == {}
+    [figures] = outcome.rounds[0].values()
+    # Two messages of 16 MiB, and no more.
+    assert 0 <= figures[TAKEN] < 64
 
 
 def test_there_are_two_rounds_however_late_it_is_and_no_more_then() -> None:

@@ -22,6 +22,9 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("latency",),
     ("attach",),
     ("growth",),
+    ("overload",),
+    ("polite_client",),
+    ("hostile_clients",),
 )
 
 

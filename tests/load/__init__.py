@@ -1,0 +1,1 @@
+"""More work than a server can do: what is done in time, and what becomes of the rest."""
