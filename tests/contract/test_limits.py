@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -507,6 +508,31 @@ def test_cancelled_requests_make_room_for_others(open_bus: OpenBus) -> None:
     assert request == "another"
     transaction.send_response("answer")
     assert sent.recv_response(LONG) == "answer"
+
+
+@on_sockets
+def test_who_waits_for_a_place_costs_nothing_until_it_is_there(open_bus: OpenBus, start: Start) -> None:
+    bus = open_bus(server_limits=Limits(max_in_flight=1))
+    start(bus.server.serve, lambda request: request, workers=1)
+    bus.client.call("first", LONG)
+
+    def calls_made(callers: int) -> int:
+        """How many functions are called until so many callers at once are answered."""
+        made = 0
+
+        def note(frame: object, event: str, arg: object) -> None:
+            nonlocal made
+            made += event == "call"
+
+        tasks = [start(bus.client.call, number, LONG) for number in range(callers)]
+        sys.setprofile(note)
+        try:
+            assert [task.result() for task in tasks] == list(range(callers))
+        finally:
+            sys.setprofile(None)
+        return made
+
+    assert calls_made(400) < 6 * calls_made(100)
 
 
 # Out of file descriptors.

@@ -182,8 +182,18 @@ class ClientConnection:
     def _on_ended(self) -> None:
         """There is one open transaction less, and somebody waits for that."""
         if self._window:
-            self.run_callback(self._window.wake_all)
+            self.run_callback(self._fill_window)
         self._close_if_done()
+
+    def _fill_window(self) -> None:
+        """Hub callback: let as many go on as the server takes, and no others.
+
+        There may be thousands, who would all look in vain each time that one has ended.
+        """
+        for _ in range(len(self._window)):
+            if not self._window or self.is_full:
+                break
+            self._window.wake_next()
 
     @property
     def is_full(self) -> bool:
@@ -282,7 +292,7 @@ class ClientConnection:
         if protocol.hello is not hello:
             if self._window:
                 # It may take more at once than before.
-                self.run_callback(self._window.wake_all)
+                self.run_callback(self._fill_window)
             client = self._client()
             if client is not None:
                 client.on_hello(self)
