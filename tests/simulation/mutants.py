@@ -140,6 +140,19 @@ def flow_forgotten(right: Method) -> Method:
     return take
 
 
+@_slip(FairQueue, "take")
+def turn_kept(right: Method) -> Method:
+    """A connection has its turn until nothing is left of what it sent."""
+
+    def take(self: Any, item: Any) -> None:
+        right(self, item)
+        if item.flow in self._backlogged:
+            self._backlogged.move_to_end(item.flow, last=False)
+            self._fresh_turns = len(self._fresh)
+
+    return take
+
+
 @_slip(StallWatch, "move")
 def no_move(right: Method) -> Method:
     """A peer that goes on slowly is taken for one that has stalled."""

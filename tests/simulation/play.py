@@ -23,6 +23,7 @@ from simulation.journal import ClientRecord, Journal, LifeRecord, Violation
 from simulation.plan import ClientPlan, End, Life, Plan, client_name
 from simulation.server_program import ServerProgram, hold_hub
 from simulation.strikes import is_strike, striking
+from simulation.turns import watching_turns
 
 MOST_STEPS: Final = 200_000
 """Callbacks of the loop in one schedule; a few thousand are usual."""
@@ -75,7 +76,7 @@ class _Schedule:
         loop: Any = world.clock.loop
         if self._trace is not None:
             loop.on_step = partial(self._tell, loop)
-        with striking(plan.strikes, world.clock, journal):
+        with striking(plan.strikes, world.clock, journal), watching_turns(journal):
             references = loop.references
             servers = thread.attach(self._run_servers, world)
             programs = [ClientProgram(client, journal, world.clock) for client in plan.clients]

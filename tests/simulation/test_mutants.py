@@ -18,6 +18,7 @@ FOUND_LATER = {
     "deadline_ignored",
     "no_linger",
     "end_uncounted",
+    "turn_kept",
     # Only a client that does not read is not read from in the middle of what it has sent.
     "lost_backlog",
     # What is interrupted is settled, and a connection without its place closed then.
