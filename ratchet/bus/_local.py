@@ -192,11 +192,13 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             self, self._route, request, self._decode_response
         )
         requests = self._intake.requests
-        incoming = IncomingRequest(requests, self._route, message, False, deadline, 0, transaction)
+        left = None if deadline is None else time_left(deadline)
+        half_time = 0.0 if deadline is None or left is None else deadline - left / 2
+        incoming = IncomingRequest(requests, self._route, message, False, deadline, 0, transaction, half_time)
         transaction.incoming = incoming
         if metadata is not None:
             incoming.metadata = copy_metadata(metadata)
-        self._send(incoming, None if deadline is None else time_left(deadline))
+        self._send(incoming, left)
         if deadline is not None:
             transaction.end_at(deadline)
             if timeout is not None:

@@ -10,7 +10,6 @@ import gevent
 import pytest
 
 from helpers import active_watchers, turns
-from ratchet import _clock
 from ratchet.bus._core.faults import Reason
 from ratchet.bus._core.load import Load
 from routes import Owner
@@ -88,22 +87,17 @@ def test_what_has_waited_next_to_nothing_is_tried_whatever_was_learnt(load: Load
     assert reason(load, now=9.15) is Reason.OVERLOADED
 
 
-@pytest.mark.virtual_time
-def test_what_a_client_gave_up_took_as_long_as_it_had_if_its_time_was_over() -> None:
-    load = Load(Owner(), gevent.get_hub())
+def test_what_a_client_gave_up_took_as_long_as_it_had_if_its_time_was_over(load: Load) -> None:
     for _ in range(200):
         load.learn(0.1)
-    needed, now = load.time_needed, _clock.monotonic()
-    # Its client changed its mind.
-    load.note_end(begun=now - 0.05, deadline=now + 1.0, given_up=True)
-    # It had less than others need.
-    load.note_end(begun=now - 0.05, deadline=now, given_up=True)
-    assert load.time_needed == needed
-    load.note_end(begun=now - 0.2, deadline=now + 0.05, given_up=True)
-    assert load.time_needed > needed
     needed = load.time_needed
-    load.note_end(begun=now - 0.05, deadline=now + 1.0, given_up=False)
-    assert load.time_needed < needed
+    # Its client changed its mind.
+    load.note_given_up(begun=9.95, now=10.0, deadline=11.0)
+    # It had less than others need.
+    load.note_given_up(begun=9.95, now=10.0, deadline=10.0)
+    assert load.time_needed == needed
+    load.note_given_up(begun=9.8, now=10.0, deadline=10.05)
+    assert load.time_needed > needed
 
 
 @pytest.mark.virtual_time

@@ -15,8 +15,8 @@ Each call takes constant time, however many flows and items there are.  An inter
 may leave an item to its flow that does not count any more: whose turn comes is asked for its
 own state.
 
-Every exchange comes by.  So as long as all that waits is of one flow and has no deadline, which is
-the rule where there is not too much work, it is in one place and not in two.
+Every exchange comes by.  So as long as all that waits is of one flow, and has time, which is the
+rule where there is not too much work, it is in one place and not in two.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class FairQueue(Generic[Item]):
 
     Attributes:
         items: all of them, oldest first.
-        only: the flow that all are of, if none has a deadline either; None if they are spread
-            over their flows.  Whoever knows that may put items in and take them out directly.
+        only: the flow that all are of; None if they are spread over their flows.  As long as
+            there is one, items may be put in and taken out here.
     """
 
     def __init__(self) -> None:
@@ -131,16 +131,19 @@ class FairQueue(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Add an item."""
-        if item.deadline is None and (item.flow is self.only or not self.items):
+        if not self.items:
             self.only = item.flow
-        elif self.only is not None:
-            # First: one that is in its flow already is not put there again.
-            for each in self.items:
-                self._put_in_flow(each)
-            self.only = None
-        if self.only is None:
+        elif item.flow is not self.only:
+            self._spread()
             self._put_in_flow(item)
         self.items[item] = None
+
+    def _spread(self) -> None:
+        if self.only is not None:
+            # First: one that is in its flow already is not put there again.
+            for item in self.items:
+                self._put_in_flow(item)
+            self.only = None
 
     def _put_in_flow(self, item: Item) -> None:
         flow = item.flow
@@ -167,9 +170,15 @@ class FairQueue(Generic[Item]):
     def next(self, time_needed: float) -> Item | None:
         """The item whose turn it is, which stays here; None if there is none."""
         if self.only is not None:
-            for item in self.items:
-                return item
-            return None
+            if not self.items:
+                return None
+            first = next(iter(self.items))
+            if first.deadline is None:
+                return first
+            if _clock.monotonic() < first.half_time:
+                first.flow.late_since = math.inf
+                return first
+            self._spread()
         fresh, backlogged = self._fresh, self._backlogged
         while fresh or backlogged:
             if not backlogged:

@@ -98,6 +98,7 @@ class IncomingRequest:
         deadline: float | None,
         id: int = 0,
         client: AnyOutgoing | None = None,
+        half_time: float = 0.0,
     ) -> None:
         self.requests = requests
         self.route = route
@@ -106,8 +107,7 @@ class IncomingRequest:
         self.message = message
         self.one_way = one_way
         self.deadline = deadline
-        if deadline is not None:
-            self.half_time = (_clock.monotonic() + deadline) / 2
+        self.half_time = half_time
         self.id = id
         self.client = client
         self.handler: greenlet | None = None
@@ -137,12 +137,13 @@ class IncomingRequest:
             route.park(self)
             return False
         if self.deadline is not None:
-            now = _clock.monotonic()
-            refusal = self.requests.load.refusal(now, self.half_time, self.deadline, len(inbox) > 1)
-            if refusal is not None:
-                reason, text = refusal
-                self.refuse(reason, ("Rejected", text, ""))
-                return False
+            now, load = _clock.monotonic(), self.requests.load
+            if now + load.time_needed >= self.deadline:
+                refusal = load.refusal(now, self.half_time, self.deadline, len(inbox) > 1)
+                if refusal is not None:
+                    reason, text = refusal
+                    self.refuse(reason, ("Rejected", text, ""))
+                    return False
             self._begun = now
         self.requests.in_flight[self] = None
         self.state = CLAIMED
@@ -354,8 +355,12 @@ class IncomingRequest:
     def _release(self) -> None:
         """Forget it: it has its answer, or needs none.  Calling it twice is the same as once."""
         if self._begun is not None and self.deadline is not None:
+            load, now = self.requests.load, _clock.monotonic()
             begun, self._begun = self._begun, None
-            self.requests.load.note_end(begun, self.deadline, given_up=self.state is CANCELLED)
+            if self.state is CANCELLED:
+                load.note_given_up(begun, now, self.deadline)
+            else:
+                load.learn(now - begun)
         if self._timer is not None:
             # From now on another request may have the id.
             self._stop_timer()

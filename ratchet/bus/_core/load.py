@@ -78,15 +78,11 @@ class Load:
         else:
             self.time_needed = max(self.time_needed * _DOWN, _LEAST)
 
-    def note_end(self, begun: float, deadline: float, given_up: bool) -> None:
-        """A request has ended that was begun at a time, or its client has given it up."""
-        now = _clock.monotonic()
+    def note_given_up(self, begun: float, now: float, deadline: float) -> None:
+        """A request that was begun has been given up by its client: it would have taken longer."""
         taken = now - begun
-        if not given_up:
-            self.learn(taken)
-            return
-        # It would have taken longer.  Where its time was over, and its client did not just
-        # change its mind, as much as it had when it was begun has not been enough.
+        # Where its time was over, and its client did not just change its mind, as much as it
+        # had when it was begun has not been enough.
         not_enough = deadline - begun if deadline - now < taken else taken
         if not_enough > self.time_needed:
             self.learn(not_enough)

@@ -16,9 +16,10 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, format_address
-from ratchet.bus._core.deadline import deadline_after, time_left
+from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
@@ -314,8 +315,13 @@ class ServerConnection:
     ) -> IncomingRequest:
         if self.flow is _NO_FLOW:
             self.flow = Flow()
-        deadline = deadline_after(left / 1000) if left else None
-        request = IncomingRequest(self.admission.requests, self, parts, one_way, deadline, id)
+        deadline, half_time = None, 0.0
+        if left:
+            now = _clock.monotonic()
+            deadline, half_time = now + left / 1000, now + left / 2000
+        request = IncomingRequest(
+            self.admission.requests, self, parts, one_way, deadline, id, None, half_time
+        )
         if metadata is not None:
             request.metadata = metadata
         return request
