@@ -13,7 +13,7 @@ then.
 
 Each call takes constant time, however many flows and items there are.  An interrupted call
 may leave an item to its flow that does not count any more: whose turn comes is asked for its
-own state.
+own state.  And a signal handler may take everything out between any two lines.
 
 Every exchange comes by.  So as long as all that waits is of one flow, and has time, which is the
 rule where there is not too much work, it is in one place and not in two.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ratchet import _clock
@@ -83,12 +84,11 @@ class Flow(Generic[Item]):
         self.late_since = math.inf
         self.patient_next = False
 
-    def next_of_two_kinds(self, time_needed: float) -> Item:
-        """The item whose turn it is, if there are some with a deadline.
+    def next_beside(self, oldest: Item, time_needed: float) -> Item:
+        """The item whose turn it is, if this is the oldest that has a deadline.
 
         One that has less time left than is needed is to be refused.
         """
-        oldest = next(iter(self.pressed))
         now = _clock.monotonic()
         if now < oldest.half_time:
             self.late_since = math.inf
@@ -96,19 +96,18 @@ class Flow(Generic[Item]):
             self.late_since = now
         elif now - self.late_since >= _PATIENCE:
             return self._next_of_too_long(oldest, now + time_needed)
-        if self.patient:
-            first = next(iter(self.patient))
-            if self.patient[first] < self.pressed[oldest]:
-                return first
+        for first, changes in self.patient.items():
+            return first if changes < self.pressed.get(oldest, changes) else oldest
         return oldest
 
     def _next_of_too_long(self, oldest: Item, end: float) -> Item:
         assert oldest.deadline is not None
         if oldest.deadline < end:
             return oldest
-        if self.patient and self.patient_next:
-            return next(iter(self.patient))
-        return next(reversed(self.pressed))
+        if self.patient_next:
+            for item in self.patient:
+                return item
+        return next(reversed(self.pressed), oldest)
 
 
 class FairQueue(Generic[Item]):
@@ -141,7 +140,7 @@ class FairQueue(Generic[Item]):
     def _spread(self) -> None:
         if self.only is not None:
             # First: one that is in its flow already is not put there again.
-            for item in self.items:
+            for item in list(self.items):
                 self._put_in_flow(item)
             self.only = None
 
@@ -170,14 +169,13 @@ class FairQueue(Generic[Item]):
     def next(self, time_needed: float) -> Item | None:
         """The item whose turn it is, which stays here; None if there is none."""
         if self.only is not None:
-            if not self.items:
-                return None
-            first = next(iter(self.items))
-            if first.deadline is None:
-                return first
-            if _clock.monotonic() < first.half_time:
-                first.flow.late_since = math.inf
-                return first
+            for first in self.items:
+                if first.deadline is None:
+                    return first
+                if _clock.monotonic() < first.half_time:
+                    first.flow.late_since = math.inf
+                    return first
+                break
             self._spread()
         fresh, backlogged = self._fresh, self._backlogged
         while fresh or backlogged:
@@ -187,13 +185,14 @@ class FairQueue(Generic[Item]):
                 turns = backlogged
             else:
                 turns = fresh
-            flow = next(iter(turns))
-            if flow.pressed:
-                return flow.next_of_two_kinds(time_needed)
-            for item in flow.patient:
-                return item
-            # An interrupted call has left it behind.
-            del turns[flow]
+            for flow in turns:
+                for oldest in flow.pressed:
+                    return flow.next_beside(oldest, time_needed)
+                for item in flow.patient:
+                    return item
+                # An interrupted call has left it behind.
+                turns.pop(flow, None)
+                break
         return None
 
     def take(self, item: Item) -> None:
@@ -211,7 +210,8 @@ class FairQueue(Generic[Item]):
             self._fresh_turns += 1
         if flow.patient or flow.pressed:
             backlogged[flow] = None
-            backlogged.move_to_end(flow)
+            with suppress(KeyError):
+                backlogged.move_to_end(flow)
         else:
             backlogged.pop(flow, None)
         self._fresh.pop(flow, None)

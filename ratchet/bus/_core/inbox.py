@@ -122,10 +122,11 @@ class Inbox(Generic[Item]):
                 text = f"no request came to {self._owner.name} within {in_words(timeout or 0.0)}"
                 raise BusTimeout(text, outcome=Outcome.NOT_RUN)
         queue = self._queue
-        if queue.only is not None and self._items:
-            first = next(iter(self._items))
-            if first.deadline is None:
-                return first
+        if queue.only is not None:
+            for first in self._items:
+                if first.deadline is None:
+                    return first
+                break
         if (item := queue.next(self._load.time_needed)) is not None:
             return item
         # Also if a signal handler has closed the bus just now.
