@@ -53,6 +53,13 @@ def test_a_drain_refuses_the_queued_requests_and_keeps_the_casts(
     assert intake.inbox.closed
 
 
+def test_what_was_given_up_and_interrupted_is_taken_out_of_the_inbox(intake: Intake, put: Put) -> None:
+    given_up, waiting = put(False), put(False)
+    given_up.cancel()
+    intake.settle()
+    assert list(intake.inbox) == [waiting]
+
+
 def test_dropped_casts_are_counted_as_failed_and_requests_stay(intake: Intake, put: Put) -> None:
     taken, request, _ = put(True), put(False), put(True)
     received = receive(intake.inbox, None)

@@ -100,6 +100,8 @@ class Intake:
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
         self.requests.settle()
+        # Given up, and interrupted before it was taken out.
+        self.inbox.remove([request for request in self.inbox if request.state is not QUEUED])
         self.inbox.settle()
         for worker, team in list(self.workers.items()):
             if worker.dead:
