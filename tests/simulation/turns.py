@@ -27,7 +27,11 @@ def watching_turns(journal: Journal) -> Iterator[None]:
     def take(queue: Any, item: Any) -> None:
         right(queue, item)
         waited.pop(item.flow, None)
-        waiting = [flow for flow in (*queue._fresh, *queue._backlogged) if flow.patient or flow.pressed]
+        waiting = [
+            flow
+            for flow in (*queue._fresh, *queue._backlogged)
+            if flow.with_deadline or flow.without_deadline
+        ]
         for flow in waiting:
             waited[flow] = waited.get(flow, 0) + (flow is not item.flow)
             if waited[flow] > _TURNS * (len(waiting) + 1):

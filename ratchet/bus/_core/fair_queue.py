@@ -1,22 +1,24 @@
-"""Whose request is next: flows take turns, and within a flow each is in its order.
+"""Whose request is next: flows take turns, and each flow keeps the order of arrival.
 
 A flow is what came from one connection; a local bus has one.  Flows with one request at a
-time come before those that keep a backlog, as the new flows of FQ-CoDel do (RFC 8290), but
-every second turn at least is of the backlogged ones.  Among either kind, turns go round.
+time come before those with a backlog, as the new flows of FQ-CoDel do (RFC 8290), but the
+backlogged ones get as many of the turns as is due to their number, up to every second one.
+Among either kind, turns go round.
 
-Within a flow, the order is that of arrival.  Only while its oldest requests lose half of
-their time by waiting, and have for a while, do those with a deadline come newest first: the
-old ones would be answered too late, one after the other, and with them all that come
-behind.  That is the adaptive LIFO of "Fail at Scale" (Maurer, 2015), with CoDel's test of
-when.  A request without a deadline keeps its order, and has every second turn of its flow
-then.
+Only while the oldest requests of a flow lose half of their time by waiting, and have for a
+while, do those with a deadline come newest first: in the order of arrival, each would be
+answered just too late.  That is the adaptive LIFO of "Fail at Scale" (Maurer, 2015), with
+CoDel's test of when.  Requests without a deadline keep their order even then, and get every
+second turn of their flow.
 
-Each call takes constant time, however many flows and items there are.  An interrupted call
-may leave an item to its flow that does not count any more: whose turn comes is asked for its
-own state.  And a signal handler may take everything out between any two lines.
+A call takes constant time, however many flows and items there are; only `_spread`, which ends
+the short cut below, takes longer, once.  An interrupted call may leave an item in its flow that
+has been taken or removed: whoever gets it checks the item's own state.  And a signal handler may
+take everything out between any two lines.
 
-Every exchange comes by.  So as long as all that waits is of one flow, and has time, which is the
-rule where there is not too much work, it is in one place and not in two.
+Every exchange passes through here.  So as long as all items are of one flow and the oldest has
+time, which is usual when there is not too much work, they are only in `items`, and not in their
+flow as well.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ratchet import _clock
 
-# Seconds for which a flow is too long, before its newest come first.  A burst that is
-# worked off sooner keeps its order.
-_PATIENCE: Final = 0.1
+# Seconds for which the oldest of a flow are late, before its newest come first: CoDel's
+# interval.  A burst that is worked off sooner keeps its order.
+_INTERVAL: Final = 0.1
 
 
 class Queued(Protocol):
@@ -46,7 +48,7 @@ class Queued(Protocol):
 
     @property
     def half_time(self) -> float:
-        """When half of the time is over that it had when it came; only if it has a deadline."""
+        """When half of the time that it had on arrival is over; only if it has a deadline."""
 
 
 Item = TypeVar("Item", bound=Queued)
@@ -56,58 +58,61 @@ class Flow(Generic[Item]):
     """The items of one connection that wait.
 
     Attributes:
-        has_backlog: whether there are more of them than are here.
-        patient: those without a deadline, and for each how often the kind had changed when it came.
-        pressed: the same of those with a deadline.
-        changes: how often the kind has changed.
-        ends_pressed: whether the last one had a deadline.
-        late_since: since when the oldest with a deadline have lost half of their time by waiting.
-        patient_next: whether the next is one without a deadline, while the newest come first.
+        has_backlog: whether its connection has more requests than are here.
+        without_deadline: its items without a deadline, oldest first, and in which run each came.
+        with_deadline: the same for those with a deadline.
+        run: the number of the latest run of items that all have a deadline, or all have none.
+        last_has_deadline: whether the items of that run have one.
+        late_since: since when the oldest with a deadline have lost half of their time by
+            waiting, as far as anybody has looked; infinity if they have not.
+        next_without_deadline: whether it is the turn of one without a deadline, while the newest
+            come first.
     """
 
     __slots__ = (
-        "changes",
-        "ends_pressed",
         "has_backlog",
+        "last_has_deadline",
         "late_since",
-        "patient",
-        "patient_next",
-        "pressed",
+        "next_without_deadline",
+        "run",
+        "with_deadline",
+        "without_deadline",
     )
 
     def __init__(self) -> None:
         self.has_backlog = False
-        self.patient: OrderedDict[Item, int] = OrderedDict()
-        self.pressed: OrderedDict[Item, int] = OrderedDict()
-        self.changes = 0
-        self.ends_pressed = False
+        self.without_deadline: OrderedDict[Item, int] = OrderedDict()
+        self.with_deadline: OrderedDict[Item, int] = OrderedDict()
+        self.run = 0
+        self.last_has_deadline = False
         self.late_since = math.inf
-        self.patient_next = False
+        self.next_without_deadline = False
 
     def next_beside(self, oldest: Item, time_needed: float) -> Item:
         """The item whose turn it is, if this is the oldest that has a deadline.
 
-        One that has less time left than is needed is to be refused.
+        It may be one that has less time left than is needed, for its taker to refuse it.
         """
         now = _clock.monotonic()
         if now < oldest.half_time:
             self.late_since = math.inf
         elif self.late_since > now:
             self.late_since = now
-        elif now - self.late_since >= _PATIENCE:
-            return self._next_of_too_long(oldest, now + time_needed)
-        for first, changes in self.patient.items():
-            return first if changes < self.pressed.get(oldest, changes) else oldest
+        elif now - self.late_since >= _INTERVAL:
+            return self._next_of_overloaded(oldest, now + time_needed)
+        for first, run in self.without_deadline.items():
+            return first if run < self.with_deadline.get(oldest, run) else oldest
         return oldest
 
-    def _next_of_too_long(self, oldest: Item, end: float) -> Item:
+    def _next_of_overloaded(self, oldest: Item, end: float) -> Item:
+        """The item whose turn it is, while the newest come first; one begun now would end at `end`."""
         assert oldest.deadline is not None
         if oldest.deadline < end:
             return oldest
-        if self.patient_next:
-            for item in self.patient:
+        if self.next_without_deadline:
+            for item in self.without_deadline:
                 return item
-        return next(reversed(self.pressed), oldest)
+        return next(reversed(self.with_deadline), oldest)
 
 
 class FairQueue(Generic[Item]):
@@ -115,13 +120,13 @@ class FairQueue(Generic[Item]):
 
     Attributes:
         items: all of them, oldest first.
-        only: the flow that all are of; None if they are spread over their flows.  As long as
-            there is one, items may be put in and taken out here.
+        only_flow: the flow that all items are of; then they are not in it, and the inbox puts them
+            into `items` and takes them out directly.  None if each item is also in its flow.
     """
 
     def __init__(self) -> None:
         self.items: OrderedDict[Item, None] = OrderedDict()
-        self.only: Flow[Item] | None = None
+        self.only_flow: Flow[Item] | None = None
         # The flows with items: those with a single one, and the rest.
         self._fresh: OrderedDict[Flow[Item], None] = OrderedDict()
         self._backlogged: OrderedDict[Flow[Item], None] = OrderedDict()
@@ -131,34 +136,35 @@ class FairQueue(Generic[Item]):
     def put(self, item: Item) -> None:
         """Add an item."""
         if not self.items:
-            self.only = item.flow
-        elif item.flow is not self.only:
+            self.only_flow = item.flow
+        elif item.flow is not self.only_flow:
             self._spread()
             self._put_in_flow(item)
         self.items[item] = None
 
     def _spread(self) -> None:
-        if self.only is not None:
-            # First: one that is in its flow already is not put there again.
+        """Put all items into their flows, too."""
+        if self.only_flow is not None:
+            # First: if this is interrupted, the next call does it again, to the same end.
             for item in list(self.items):
                 self._put_in_flow(item)
-            self.only = None
+            self.only_flow = None
 
     def _put_in_flow(self, item: Item) -> None:
         flow = item.flow
-        if flow.patient or flow.pressed or flow.has_backlog:
+        if flow.without_deadline or flow.with_deadline or flow.has_backlog:
             self._move_to_backlogged(flow)
         else:
             self._fresh[flow] = None
-        pressed = item.deadline is not None
-        if pressed is not flow.ends_pressed:
-            flow.changes += 1
-            flow.ends_pressed = pressed
-        (flow.pressed if pressed else flow.patient)[item] = flow.changes
+        has_deadline = item.deadline is not None
+        if has_deadline is not flow.last_has_deadline:
+            flow.run += 1
+            flow.last_has_deadline = has_deadline
+        (flow.with_deadline if has_deadline else flow.without_deadline)[item] = flow.run
 
     def note_backlog(self, flow: Flow[Item]) -> None:
-        """There is more in a flow than one item, here or elsewhere."""
-        if self.only is None:
+        """Count a flow among those with a backlog: its connection has more than is here."""
+        if self.only_flow is None:
             self._move_to_backlogged(flow)
 
     def _move_to_backlogged(self, flow: Flow[Item]) -> None:
@@ -168,7 +174,7 @@ class FairQueue(Generic[Item]):
 
     def next(self, time_needed: float) -> Item | None:
         """The item whose turn it is, which stays here; None if there is none."""
-        if self.only is not None:
+        if self.only_flow is not None:
             for first in self.items:
                 if first.deadline is None:
                     return first
@@ -186,11 +192,11 @@ class FairQueue(Generic[Item]):
             else:
                 turns = fresh
             for flow in turns:
-                for oldest in flow.pressed:
+                for oldest in flow.with_deadline:
                     return flow.next_beside(oldest, time_needed)
-                for item in flow.patient:
+                for item in flow.without_deadline:
                     return item
-                # An interrupted call has left it behind.
+                # An interrupted call has left the flow here without an item.
                 turns.pop(flow, None)
                 break
         return None
@@ -199,16 +205,16 @@ class FairQueue(Generic[Item]):
         """Remove an item that has had its turn; does nothing to one that is not here."""
         flow = item.flow
         self.items.pop(item, None)
-        pressed = item.deadline is not None
-        if (flow.pressed if pressed else flow.patient).pop(item, None) is None:
+        has_deadline = item.deadline is not None
+        if (flow.with_deadline if has_deadline else flow.without_deadline).pop(item, None) is None:
             return
-        flow.patient_next = pressed
+        flow.next_without_deadline = has_deadline
         backlogged = self._backlogged
         if flow in backlogged:
             self._fresh_turns = 0
         else:
             self._fresh_turns += 1
-        if flow.patient or flow.pressed:
+        if flow.without_deadline or flow.with_deadline:
             backlogged[flow] = None
             with suppress(KeyError):
                 backlogged.move_to_end(flow)
@@ -220,7 +226,7 @@ class FairQueue(Generic[Item]):
         """Remove an item that has had no turn; does nothing to one that is not here."""
         flow = item.flow
         self.items.pop(item, None)
-        (flow.patient if item.deadline is None else flow.pressed).pop(item, None)
-        if not (flow.patient or flow.pressed):
+        (flow.without_deadline if item.deadline is None else flow.with_deadline).pop(item, None)
+        if not (flow.without_deadline or flow.with_deadline):
             self._fresh.pop(flow, None)
             self._backlogged.pop(flow, None)

@@ -98,7 +98,7 @@ class Inbox(Generic[Item]):
             # First, so that an item which is there is sure to be taken.
             self._schedule_wake()
         queue = self._queue
-        if item.flow is queue.only:
+        if item.flow is queue.only_flow:
             # In place: nine of ten come by here, and a call would take as long again.
             queue.items[item] = None
         else:
@@ -122,7 +122,7 @@ class Inbox(Generic[Item]):
                 text = f"no request came to {self._owner.name} within {in_words(timeout or 0.0)}"
                 raise BusTimeout(text, outcome=Outcome.NOT_RUN)
         queue = self._queue
-        if queue.only is not None:
+        if queue.only_flow is not None:
             for first in self._items:
                 if first.deadline is None:
                     return first
@@ -136,7 +136,7 @@ class Inbox(Generic[Item]):
         """Remove an item: a thread has claimed it, or nobody will."""
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
-        if self._queue.only is not None:
+        if self._queue.only_flow is not None:
             self._items.pop(item, None)
         elif claimed:
             self._queue.take(item)
