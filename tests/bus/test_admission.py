@@ -25,7 +25,7 @@ class Connection(Client):
         super().__init__()
         self.reads = 0
 
-    def read_or_not(self) -> None:
+    def look_again(self) -> None:
         self.reads += 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from gevent.hub import get_hub
 
 from helpers import turns
-from ratchet.bus._socket.budget import OWN, Budget, Share
+from ratchet.bus._socket.budget import RESERVED, Budget, Share
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE
 
 MIB = 1024 * 1024
@@ -21,6 +21,7 @@ class Connection:
 
     def __init__(self, budget: Budget, wants: int = 0) -> None:
         self.share = Share(budget, self)
+        self._budget = budget
         self.wants = wants
         self.looks = 0
         self.came: list[int] = []
@@ -35,12 +36,11 @@ class Connection:
         if not self.share.begin(size):
             self.share.wait()
             return False
-        # As a connection does.
-        if self.share.begun_size:
-            self.share.drop_begun()
+        # It is whole now, and counted as such.
+        self.share.drop_begun()
         self.came.append(size)
         self.share.size += size
-        self.share._budget.taken += size
+        self._budget.taken += size
         return True
 
     def begin(self, size: int) -> bool:
@@ -55,9 +55,9 @@ class Connection:
         """Finish what came first."""
         size = self.came.pop(0)
         self.share.size -= size
-        self.share._budget.give_back(size)
+        self._budget.give_back(size)
 
-    def read_or_not(self) -> None:
+    def look_again(self) -> None:
         self.looks += 1
         if self.take(self.wants):
             self.share.leave()
@@ -69,7 +69,7 @@ class Connection:
 
 @pytest.fixture
 def budget() -> Iterator[Budget]:
-    budget: Budget = Budget(get_hub(), MOST, patience=5.0)
+    budget = Budget(get_hub(), MOST, timeout=5.0)
     yield budget
     budget.close()
 
@@ -96,8 +96,8 @@ def test_what_each_has_of_its_own_nobody_can_take(budget: Budget) -> None:
     for each in others:
         each.fill(MIB)
     assert budget.taken >= MOST
-    assert Connection(budget).take(OWN)
-    assert not Connection(budget).take(OWN + 1)
+    assert Connection(budget).take(RESERVED)
+    assert not Connection(budget).take(RESERVED + 1)
 
 
 def test_one_message_is_begun_as_long_as_anything_is_free(budget: Budget) -> None:
@@ -112,9 +112,9 @@ def test_one_message_is_begun_as_long_as_anything_is_free(budget: Budget) -> Non
         (MOST // 2 - 1, 0, 65_536),
         (MOST // 2 + 512, 0, 65_535),
         (MOST - 512_000, 512_000, 1000),
-        (MOST, 0, OWN // 512),
-        (MOST, OWN, HEAD_READ_SIZE),
-        (2 * MOST, OWN, HEAD_READ_SIZE),
+        (MOST, 0, RESERVED // 512),
+        (MOST, RESERVED, HEAD_READ_SIZE),
+        (2 * MOST, RESERVED, HEAD_READ_SIZE),
     ],
 )
 def test_no_more_is_read_at_once_than_there_is_room_for_whatever_comes(
@@ -202,7 +202,7 @@ def test_one_at_a_time_finishes_although_there_is_no_room(budget: Budget) -> Non
 
 @pytest.mark.virtual_time
 def test_who_takes_too_long_is_closed_while_others_wait_and_most_of_the_room_is_unfinished() -> None:
-    budget = Budget(get_hub(), MOST, patience=5.0)
+    budget = Budget(get_hub(), MOST, timeout=5.0)
     slow = [Connection(budget) for _ in range(4)]
     for each in slow:
         each.begin(16 * MIB)
@@ -219,7 +219,7 @@ def test_who_takes_too_long_is_closed_while_others_wait_and_most_of_the_room_is_
 
 @pytest.mark.virtual_time
 def test_who_gets_on_is_not_closed() -> None:
-    budget = Budget(get_hub(), MOST, patience=5.0)
+    budget = Budget(get_hub(), MOST, timeout=5.0)
     waiting = Connection(budget, wants=MIB)
     for _ in range(4):
         slow = Connection(budget)

@@ -23,8 +23,7 @@ from ratchet._wait import waiting_on
 from ratchet.bus._core.address import TcpEndpoint
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.client_connection import Unbounded
-from ratchet.bus._socket.interfaces import CLOSING, StreamOwner
+from ratchet.bus._socket.interfaces import CLOSING, StreamOwner, Unbounded
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
@@ -75,6 +74,9 @@ class CountingSocket:
 class Owner(StreamOwner):
     """Notes what it is told, in order."""
 
+    budget = Unbounded()
+    read_size = READ_SIZE
+
     def __init__(self) -> None:
         self.crowds = 0
         self.messages: list[Message] = []
@@ -94,9 +96,6 @@ class Owner(StreamOwner):
         self.messages.append(message)
         self.note("message")
         self.on_message(message)
-
-    budget = Unbounded()
-    read_size = READ_SIZE
 
     def request_begun(self, size: int) -> bool:
         return True

@@ -9,8 +9,7 @@ import pytest
 
 from helpers import LONG, turns, wait_until
 from ratchet._loop import loop_of
-from ratchet.bus._socket.client_connection import Unbounded
-from ratchet.bus._socket.interfaces import BROKEN, CLOSED, OPEN, StreamState
+from ratchet.bus._socket.interfaces import BROKEN, CLOSED, OPEN, StreamState, Unbounded
 from ratchet.bus._socket.outbox import Outbox
 from ratchet.bus._socket.writers import Writers
 

@@ -29,6 +29,12 @@ def held(bus: Bus) -> int:
     return taken
 
 
+def requests_are_paused(bus: Bus) -> bool:
+    """Whether the server reads no more requests from some client."""
+    connections = bus.server._admission.connections  # type: ignore[union-attr]
+    return any(connection.stream.input.requests_paused for connection in connections)
+
+
 def wait_until_still(bus: Bus) -> int:
     """Wait until the server reads no more; the bytes that it holds."""
     before = -1
@@ -74,7 +80,7 @@ def test_what_is_sent_before_the_next_request_is_read_although_there_is_no_room_
     raw = bus.raw_client()
     # As many as are read: each is there before the next one is sent.
     last = 0
-    while not any(connection.stream.input.holds_requests for connection in bus.server._admission.connections):  # type: ignore[union-attr]
+    while not requests_are_paused(bus):
         last += 1
         raw.send(request(last))
         bus.wait_for_queued(last)

@@ -257,17 +257,17 @@ def window_stays_shut(right: Method) -> Method:
     return forget
 
 
-@_slip(ServerConnection, "read_or_not")
+@_slip(ServerConnection, "look_again")
 def parked_for_ever(right: Method) -> Method:
     """What was parked until the client reads is not let in when it does."""
 
-    def read_or_not(self: Any) -> None:
+    def look_again(self: Any) -> None:
         if self.share.held_back:
             right(self)
         elif not self._has_too_much and not self.stream.input.ended and not self.stream.input.reading:
             self.stream.input.resume_reading()
 
-    return read_or_not
+    return look_again
 
 
 @_slip(IncomingRequests, "wake_drain")

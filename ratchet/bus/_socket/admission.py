@@ -19,7 +19,7 @@ from ratchet.bus._socket.budget import Budget
 class Reader(Protocol):
     """A connection, as far as it matters here."""
 
-    def read_or_not(self) -> None:
+    def look_again(self) -> None:
         """See `budget.Holder`."""
 
 
@@ -68,4 +68,4 @@ class Admission(Generic[Connection]):
     def let_in(self) -> None:
         """Hub callback: let in what the clients have sent meanwhile, now that there is room."""
         for connection in list(self.connections):
-            connection.read_or_not()
+            connection.look_again()

@@ -29,7 +29,7 @@ from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.casts import Casts
-from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner
+from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner, Unbounded
 from ratchet.bus._socket.loss import fail_closed, fail_lost
 from ratchet.bus._socket.plain import DEFERRED, PlainSender
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
@@ -45,13 +45,6 @@ Request = TypeVar("Request")
 _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
 
 
-class Unbounded:
-    """See `Room`."""
-
-    taken = 0
-    plenty = 1.0
-
-
 class ClientConnection:
     """One connection to a server.
 
@@ -60,6 +53,9 @@ class ClientConnection:
         casts: those that were sent on it.
         useful: whether an answer has come.
     """
+
+    budget = Unbounded()
+    read_size = READ_SIZE
 
     __slots__ = (
         "_client",
@@ -100,10 +96,6 @@ class ClientConnection:
         self.stream = MessageStream(transport, limits, self, peer)
         self.casts = Casts(self.stream, self.protocol)
         self._plain = PlainSender(self.stream.output, self.protocol, self.casts)
-
-    budget = Unbounded()
-    read_size = READ_SIZE
-    """See `StreamOwner`: what comes was asked for."""
 
     def open_connection(self) -> None:
         """Say hello, and begin to read; if that fails, the client closes the connection that it holds."""

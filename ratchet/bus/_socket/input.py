@@ -49,13 +49,13 @@ class Input:
 
     Attributes:
         reading: whether the owner takes messages.
-        holds_requests: whether it takes none that asks for something.
+        requests_paused: whether it takes none that asks for something.
         ended: whether the peer sends no more.
     """
 
     __slots__ = (
+        "_at_request",
         "_backlog",
-        "_behind_request",
         "_budget",
         "_caught_up",
         "_decoder",
@@ -74,8 +74,8 @@ class Input:
         "_stream",
         "_transport",
         "ended",
-        "holds_requests",
         "reading",
+        "requests_paused",
     )
 
     def __init__(
@@ -101,9 +101,9 @@ class Input:
         # Messages that came while the owner wanted no more.
         self._backlog: Sequence[Message] = ()
         self.reading = True
-        self.holds_requests = False
+        self.requests_paused = False
         # Whether the next that comes, or a part of it, is a request that is not wanted.
-        self._behind_request = False
+        self._at_request = False
         self.ended = False
         # Whether something is being received or delivered, and how often something was.
         self._receiving = False
@@ -142,13 +142,13 @@ class Input:
         if self._stream.state is not CLOSED and self._transport.ready:
             self._reader.stop()
 
-    def hold_requests(self) -> None:
+    def pause_requests(self) -> None:
         """Take no more requests; what comes before the next one is still read and told."""
-        self.holds_requests = True
+        self.requests_paused = True
 
     def _stop_at_request(self) -> None:
         """Leave in the kernel what is to come of a request, and what comes behind it."""
-        self._behind_request = True
+        self._at_request = True
         self._reader.stop()
 
     def resume_reading(self) -> None:
@@ -158,7 +158,7 @@ class Input:
             self._loop.run_callback(self._resume)
 
     def _take_all(self) -> None:
-        self.holds_requests = self._behind_request = False
+        self.requests_paused = self._at_request = False
         self.reading = True
 
     def read_anyway(self) -> None:
@@ -204,7 +204,7 @@ class Input:
 
         A thread that sends calls it too, if the hub is late.
         """
-        if self._receiving or self._behind_request:
+        if self._receiving or self._at_request:
             # By a signal handler in the middle of this; or by who sends, if the hub is late.
             return
         try:
@@ -215,7 +215,7 @@ class Input:
                     return
                 budget = self._budget
                 size = READ_SIZE
-                if budget.taken >= budget.plenty or self.holds_requests:
+                if budget.taken >= budget.soft_limit or self.requests_paused:
                     size = self._owner.read_size
                 decoder = self._decoder
                 if self._expects_large or decoder.partial:
@@ -234,14 +234,14 @@ class Input:
                 self._end_input()
                 return
             self._received += 1
-            held_requests, messages = self.holds_requests, self._decoder.feed(data)
+            were_paused, messages = self.requests_paused, self._decoder.feed(data)
             self._deliver(messages)
-            if held_requests and any(kind in REQUESTS for kind, *_ in messages):
+            if were_paused and any(kind in REQUESTS for kind, *_ in messages):
                 # It was so short that its head could not be read alone.
                 self._stop_at_request()
             if self._decoder.partial and self._stream.state is not CLOSED:
                 self._announce()
-                if not self._behind_request:
+                if not self._at_request:
                     self.watch_stall()
                 if self.reading and len(data) == HEAD_READ_SIZE and self._decoder.missing >= READ_SIZE:
                     self._receiving = False
@@ -287,7 +287,7 @@ class Input:
             if self.reading and self._stream.state is not CLOSED and not self._reader.active:
                 if self._decoder.partial:
                     self._announce()
-                if self._behind_request:
+                if self._at_request:
                     return
                 if self._decoder.partial:
                     self.watch_stall()
@@ -305,7 +305,7 @@ class Input:
         self._resume()
         if self._stream.state is CLOSED:
             return
-        if not self.reading or self._behind_request:
+        if not self.reading or self._at_request:
             # Its owner takes no more for now, and the reader finds the end by itself; unless
             # somebody waits to write, who may be what keeps the owner from reading.
             self._output.writers.look_for_room()
@@ -352,9 +352,7 @@ class Input:
 
     def _expects_input(self) -> bool:
         """Whether the peer has begun what it has to go on with; see `StallWatch`."""
-        return not self._transport.ready or (
-            self._decoder.partial and self.reading and not self._behind_request
-        )
+        return not self._transport.ready or (self._decoder.partial and self.reading and not self._at_request)
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""

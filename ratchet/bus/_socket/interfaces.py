@@ -72,12 +72,19 @@ class Stream(Protocol):
 
 
 class Room(Protocol):
-    """The memory for what comes, as far as it matters here."""
+    """The memory for incoming requests, as far as a stream needs to know."""
 
     taken: int
-    """How many bytes are."""
-    plenty: float
-    """As long as less is taken, there is room for whatever comes."""
+    """Bytes that are in use."""
+    soft_limit: float
+    """As long as fewer are taken, there is room for whatever comes."""
+
+
+class Unbounded:
+    """The `Room` of a client, which has asked for all that comes."""
+
+    taken = 0
+    soft_limit = 1.0
 
 
 class StreamOwner(Protocol):
@@ -85,16 +92,16 @@ class StreamOwner(Protocol):
 
     @property
     def budget(self) -> Room:
-        """The memory for what comes."""
+        """The memory for incoming requests."""
 
     @property
     def read_size(self) -> int:
-        """How many bytes it has room for; at least `HEAD_READ_SIZE`."""
+        """How many bytes may be read at once; asked from `soft_limit` on, and while requests are paused."""
 
     def request_begun(self, size: int) -> bool:
-        """The peer is in the middle of a request of so many bytes, or more.
+        """A request of at least so many bytes has begun to come.  False if the rest is not to be read.
 
-        Called again when more is known.  Whether that is to be read.
+        Called again when more of it has come.
         """
 
     def message_received(self, message: Message) -> None:
@@ -110,7 +117,7 @@ class StreamOwner(Protocol):
         """
 
     def note_unsent(self) -> None:
-        """The socket takes nothing for now, and something is unsent."""
+        """The socket takes nothing for now, and something is still unsent."""
 
     def pause_writing(self) -> None:
         """What is unsent has reached the high-water mark."""

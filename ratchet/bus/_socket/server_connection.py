@@ -26,7 +26,7 @@ from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
-from ratchet.bus._socket.budget import OWN_SIZE, Share
+from ratchet.bus._socket.budget import OVERHEAD, Share
 from ratchet.bus._socket.interfaces import CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
@@ -78,7 +78,7 @@ class ServerConnection:
 
     @property
     def read_size(self) -> int:
-        return HEAD_READ_SIZE if self.stream.input.holds_requests else self.share.read_size(READ_SIZE)
+        return HEAD_READ_SIZE if self.stream.input.requests_paused else self.share.read_size(READ_SIZE)
 
     def is_writable(self, request: IncomingRequest) -> bool:
         if self.stream.output.writers.above_high_water:
@@ -151,8 +151,8 @@ class ServerConnection:
         if share.unsent:
             self.note_unsent()
         stream_input = self.stream.input
-        if share.held_back or self.parked or stream_input.holds_requests or not stream_input.reading:
-            self.admission.requests.run_callback(self.read_or_not)
+        if share.held_back or self.parked or stream_input.requests_paused or not stream_input.reading:
+            self.admission.requests.run_callback(self.look_again)
 
     def note_unsent(self) -> None:
         # As long as there is some; and then once more, when there is none.
@@ -161,7 +161,7 @@ class ServerConnection:
         if unsent:
             self.stream.output.writers.wants_resume = True
 
-    def read_or_not(self) -> None:
+    def look_again(self) -> None:
         """Hub callback: let in what waits, as far as there is room; and read on, unless there is too much."""
         if self.parked or self.share.held_back:
             self._let_in()
@@ -169,8 +169,8 @@ class ServerConnection:
         if self.stream.output.writers.above_high_water:
             stream_input.pause_reading()
         elif self._has_too_much:
-            self._hold_requests()
-        elif not stream_input.ended and (stream_input.holds_requests or not stream_input.reading):
+            self._pause_requests()
+        elif not stream_input.ended and (stream_input.requests_paused or not stream_input.reading):
             self.share.leave()
             stream_input.resume_reading()
 
@@ -201,7 +201,7 @@ class ServerConnection:
                     del self.protocol.open[id]
             self._send_plain_answers()
             self.share.settle()
-            self.read_or_not()
+            self.look_again()
 
     @property
     def _has_too_much(self) -> bool:
@@ -217,9 +217,9 @@ class ServerConnection:
     def _holds_too_much(self) -> bool:
         return self.share.held_back_size >= self.admission.limits.high_water
 
-    def _hold_requests(self) -> None:
+    def _pause_requests(self) -> None:
         self.share.wait()
-        self.stream.input.hold_requests()
+        self.stream.input.pause_requests()
 
     @property
     def _has_room(self) -> bool:
@@ -244,7 +244,7 @@ class ServerConnection:
             self.admission.enqueue(request)
             self._drop(request)
 
-    def _hold(self, request: IncomingRequest) -> None:
+    def _hold_back(self, request: IncomingRequest) -> None:
         """Do not let a request in yet."""
         self.admission.inbox.note_backlog(self.flow)
         self.share.hold_back(request)
@@ -285,7 +285,7 @@ class ServerConnection:
         if isinstance(event, IncomingRequest):
             let_in = self.admission.intake.life is DRAINING or (not self.share.held_back and self._has_room)
             share, budget, parts = self.share, self.budget, event.message
-            size = OWN_SIZE + (len(parts[0]) if len(parts) == 1 else sum(map(len, parts)))
+            size = OVERHEAD + (len(parts[0]) if len(parts) == 1 else sum(map(len, parts)))
             share.unfinished[event] = size
             share.size += size
             budget.taken += size
@@ -294,9 +294,9 @@ class ServerConnection:
             if let_in:
                 self.admission.enqueue(event)
             else:
-                self._hold(event)
-            if (budget.taken >= budget.plenty or share.held_back) and self._has_too_much:
-                self._hold_requests()
+                self._hold_back(event)
+            if (budget.taken >= budget.soft_limit or share.held_back) and self._has_too_much:
+                self._pause_requests()
         elif isinstance(event, bytes):
             self.stream.output.write(event)
         elif isinstance(event, GivenUp):
@@ -307,7 +307,7 @@ class ServerConnection:
             return True
         if (self.share.begun_size or not self._holds_too_much) and self.share.begin(size):
             return True
-        self._hold_requests()
+        self._pause_requests()
         return False
 
     def _new_request(
@@ -363,7 +363,7 @@ class ServerConnection:
 
     def resume_writing(self) -> None:
         self.note_unsent()
-        self.read_or_not()
+        self.look_again()
 
     def protocol_error(self, error: BusError, refused: tuple[int, int] | None) -> None:
         self.admission.requests.counters.broken += 1
