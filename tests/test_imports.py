@@ -69,7 +69,7 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 BUS_CORE = allow_in_order(
     "bus._core",
     "address limits stats faults deadline fair_queue load side inbox outgoing client incoming_requests"
-    " incoming_states incoming handle intake serving server",
+    " incoming_states incoming decoding handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.

@@ -20,6 +20,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import check_hub
 from ratchet.bus._core.deadline import time_left
+from ratchet.bus._core.decoding import decode_claimed
 from ratchet.bus._core.faults import error_name
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
@@ -194,7 +195,7 @@ def receive(inbox: Inbox[IncomingRequest], deadline: float | None) -> Received[A
         if not claimed:
             # It may be another thread's: an interrupt has left it in the inbox twice.
             del transaction._incoming
-        elif incoming.requests.decode is None or incoming.load():
+        elif incoming.requests.decode is None or decode_claimed(incoming):
             return transaction, incoming.message
     except BaseException:
         try:

@@ -9,22 +9,19 @@ A request is answered only after its answer has been handed over, for that is th
 that can fail.  Until then it is being answered, and goes back to the thread that has
 it if that fails: an error can still be sent, or that nothing will come.
 
-Nothing here knows how a message travels, or who runs a handler.
+Nothing here knows how a message travels, or who decodes and handles it.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sized
 from types import MappingProxyType
 from typing import Any, Final
 
-import gevent
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import greenlet
 
 from ratchet import _clock
 from ratchet._interrupts import settle_soon
-from ratchet._log import bus_logger, log_error
 from ratchet._loop import Watcher
 from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import Scope, enter_scope, leave_scope
@@ -59,7 +56,7 @@ class IncomingRequest:
     Attributes:
         requests: what it shares with the others of its bus.
         route: how its answer gets back.
-        flow: those that came the same way and wait.
+        flow: those of its route that wait for a thread; see `fair_queue`.
         state: where it is.
         message: what came, until it is decoded; then the object that was sent.
         one_way: whether no answer is wanted.
@@ -67,7 +64,7 @@ class IncomingRequest:
         half_time: when half of the time until then is over; only if there is a deadline.
         id: what its connection knows it by.
         client: the client's side of it, if that is in this process.
-        handler: the thread that handles it, or decodes it.
+        handler: the thread that decodes or handles it.
         metadata: what the client sent along.
     """
 
@@ -116,7 +113,7 @@ class IncomingRequest:
         self._handlings: tuple[tuple[greenlet, Scope | None], ...] = ()
         # Rings at the deadline, while a thread handles it.
         self._timer: Watcher | None = None
-        # When a thread took it, if what it takes from then on is to be learnt.
+        # When a thread took it, if `load` is to learn how long it takes from then on.
         self._begun: float | None = None
 
     def __repr__(self) -> str:
@@ -125,8 +122,7 @@ class IncomingRequest:
     def claim(self, inbox: Sized) -> bool:
         """Take it from the inbox, for a thread; False if it is not to be handled after all.
 
-        If others wait in the inbox, it is not begun unless it will end in time, as far as
-        anybody knows.
+        With others waiting in the inbox, it is refused unless it is likely to end in time.
         """
         if self.state is not QUEUED or (self.client is not None and self.client.state in ENDED):
             # Its client may have been told that it was not run, and no more.
@@ -148,37 +144,6 @@ class IncomingRequest:
         self.requests.in_flight[self] = None
         self.state = CLAIMED
         return True
-
-    def load(self) -> bool:
-        """Decode what was claimed; may block.  False if it is not to be handled after all.
-
-        A codec that blocks is interrupted when the client gives up.
-        """
-        decode = self.requests.decode
-        assert decode is not None
-        try:
-            # First, or a client that gives up right now would find nobody to interrupt.
-            self.handler = getcurrent()
-            self.message = decode(self.message, self.route.peer)
-        except Interrupted as interrupt:
-            if interrupt.args[0] is not self:
-                raise
-        except (KeyboardInterrupt, GreenletExit, gevent.Timeout):
-            raise
-        except BaseException as error:
-            self.refuse(Reason.NOT_DECODED, error_texts(error))
-            log_error(
-                bus_logger,
-                logging.WARNING,
-                "a request of %s could not be decoded",
-                "the local bus" if self.route.peer is None else format_address(self.route.peer),
-                error=error,
-            )
-        finally:
-            self.handler = None
-            self.requests.to_interrupt.pop(self, None)
-        # The client may have given up meanwhile.
-        return self.state is TAKEN
 
     def respond(self, response: object) -> bool:
         """Answer it, once; see `ServerTransaction.send_response`."""
@@ -253,7 +218,7 @@ class IncomingRequest:
             handed_over = not self.one_way and self.route.fail(self, reason, texts)
             self.state = TRANSITIONS[self.state, FAIL]
             if reason is Reason.OUT_OF_TIME:
-                # That is the client's wish, though it could not tell any more.
+                # Its client has given up, though word of that has not come.
                 counters.cancelled += 1
             else:
                 counters.failed += 1
