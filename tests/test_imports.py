@@ -80,7 +80,7 @@ ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport tls watch stall delivery acknowledge linger dial listen accept"
-    " network interfaces writers output read_size input stream casts plain budget admission"
+    " network interfaces writers output read_size input stream casts plain budget admission gate"
     " server_connection server failure loss client_connection connections dropped client",
     BUS_CORE,
 )

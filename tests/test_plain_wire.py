@@ -267,7 +267,7 @@ def test_large_answers_that_wait_for_an_earlier_one_are_bounded(server: ServerBu
         peer.send(HELLO * 100)
         first, _ = server.recv_request(LONG)
         serving = gevent.spawn(server.serve, lambda request: (b"x" * 100_000, []), 1)
-        wait_until(lambda: next(iter(server._admission.connections)).parked, "requests to be set aside")
+        wait_until(lambda: next(iter(server._admission.connections)).gate.parked, "requests to be set aside")
         assert next(iter(server._admission.connections)).protocol.kept < high_water + 200_000
         first.send_response((b"answer", []))
         assert len([peer.receive_message() for _ in range(100)]) == 100

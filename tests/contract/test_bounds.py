@@ -43,7 +43,8 @@ def test_a_request_that_a_draining_server_refused_is_not_run_when_its_client_rea
     first.send_response("x" * 15_000_000)
     taker = start(server.recv_request)
     wait_until(
-        lambda: any(session.parked for session in server._admission.connections), "a request that is parked"
+        lambda: any(session.gate.parked for session in server._admission.connections),
+        "a request that is parked",
     )
     draining = start(server.drain)
     answers = {message[2]: message for message in (raw.receive_message() for _ in range(3))}

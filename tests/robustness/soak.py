@@ -70,7 +70,7 @@ class Soak:
 
         def count_and_enqueue(request: Any) -> None:
             # One that was kept until its client reads comes a second time.
-            self.came += request not in request.route.parked
+            self.came += request not in request.route.gate.parked
             enqueue(request)
 
         admission.enqueue = count_and_enqueue

@@ -26,6 +26,7 @@ from ratchet.bus._socket import stream
 from ratchet.bus._socket.casts import Casts
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.dial import Dialer
+from ratchet.bus._socket.gate import Gate
 from ratchet.bus._socket.input import Input
 from ratchet.bus._socket.outbox import Outbox
 from ratchet.bus._socket.output import Output
@@ -262,7 +263,7 @@ def parked_for_ever(right: Method) -> Method:
     """What was parked until the client reads is not let in when it does."""
 
     def look_again(self: Any) -> None:
-        if self.share.held_back:
+        if self.gate.held_back:
             right(self)
         elif not self._has_too_much and not self.stream.input.ended and not self.stream.input.reading:
             self.stream.input.resume_reading()
@@ -349,19 +350,19 @@ def cancelled_stays_queued(right: Method) -> Method:
 
     def unqueue(self: Any, requests: Any) -> None:
         for request in requests:
-            self._drop(request)
+            self.gate.drop(request)
 
     return unqueue
 
 
-@_slip(ServerConnection, "end_parking")
+@_slip(Gate, "refuse_draining")
 def drain_forgets(right: Method) -> Method:
     """A server that drains forgets what it has read and not let in."""
 
-    def end_parking(self: Any) -> None:
+    def refuse_draining(self: Any) -> None:
         pass
 
-    return end_parking
+    return refuse_draining
 
 
 @_slip(Casts, "note")

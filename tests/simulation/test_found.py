@@ -16,6 +16,7 @@ from ratchet.bus._core.handle import abandon_held
 from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.serving import Team
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.gate import Gate
 from ratchet.bus._socket.server_connection import ServerConnection
 from ratchet.testing._stateful_watchers import Io
 
@@ -210,7 +211,7 @@ def test_a_held_request_whose_letting_in_is_interrupted_goes_its_way(monkeypatch
 
         def strike_when_the_second_is_let_in() -> None:
             thread.timer(0.5)
-            monkeypatch.setattr(ServerConnection, "_drop", once(ServerConnection._drop))
+            monkeypatch.setattr(Gate, "drop", once(Gate.drop))
             thread.timer(10)
 
         kernel.attach(strike_when_the_second_is_let_in)

@@ -54,8 +54,6 @@ class Share:
             many bytes each takes.
         size: bytes of all these.  The connection adds and subtracts them itself, here and in the
             budget's `taken`: calls for that took three in a hundred of an exchange.
-        held_back: those of them that are not let in yet, in order, and how many bytes each takes.
-        held_back_size: bytes of all these.
         begun_size: bytes of the request that has begun to come, as far as there is room for it.
         unsent: bytes of the answers that the client does not read.
         holder: the connection.
@@ -64,8 +62,6 @@ class Share:
     __slots__ = (
         "_budget",
         "begun_size",
-        "held_back",
-        "held_back_size",
         "holder",
         "size",
         "unfinished",
@@ -79,8 +75,6 @@ class Share:
         self.unsent = 0
         self.holder = holder
         self.unfinished: dict[IncomingRequest, int] = {}
-        self.held_back: dict[IncomingRequest, int] = {}
-        self.held_back_size = 0
 
     @property
     def held(self) -> int:
@@ -95,19 +89,6 @@ class Share:
     def read_size(self, most: int) -> int:
         """How many bytes it may read at once, at most `most`, so that there is room whatever comes."""
         return self._budget.read_size(self.held, most)
-
-    def hold_back(self, request: IncomingRequest) -> None:
-        """Do not let a request in yet."""
-        # The size is kept too, for `let_go`: by then it may have gone from `unfinished`.
-        self.held_back[request] = size = self.unfinished[request]
-        self.held_back_size += size
-
-    def let_go(self, request: IncomingRequest) -> None:
-        """Hold a request back no longer; does nothing to one that is not held back."""
-        self.held_back_size -= self.held_back.pop(request, 0)
-        if not self.held_back:
-            # An interrupted call may have left the sum wrong; here it is known.
-            self.held_back_size = 0
 
     def begin(self, size: int) -> bool:
         """Count a request of at least so many bytes that has begun to come.  False if there is no room."""

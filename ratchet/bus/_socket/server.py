@@ -133,7 +133,7 @@ class ServerBus(ServerSide[Request, Response]):
         return casts
 
     def stats(self) -> Stats:
-        parked = sum(len(connection.parked) for connection in list(self._admission.connections))
+        parked = sum(len(connection.gate.parked) for connection in list(self._admission.connections))
         return self._intake.stats(len(self._admission.connections), parked)
 
     def _settle(self) -> None:
@@ -202,7 +202,7 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in list(self._admission.connections):
             connection.stream.input.read_all()
             connection.go_away()
-            connection.end_parking()
+            connection.gate.refuse_draining()
 
     def _start_accepting(self) -> None:
         limits = self._limits

@@ -4,10 +4,9 @@ It acts on what `ServerProtocol` makes of the messages that come, and sends on a
 `MessageStream` what that makes of the answers.  What a client does wrong is settled
 within its own connection.
 
-A request that the server has no room for is held, and one whose answer would only
-wait for the client to read is parked: cancels and pings behind it are still read.
-Where what it has sent takes too much memory, no more requests are read from it, but what
-comes before the next one is.  Only from a client that itself does not read is nothing read.
+What it sends is read on although a request waits at its `gate`, so that cancels and pings
+behind it get through.  When what it has sent takes too much memory, everything up to the next
+request is read.  Only from a client that itself does not read is nothing read.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.budget import OVERHEAD, Share
+from ratchet.bus._socket.gate import Gate
 from ratchet.bus._socket.interfaces import CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
@@ -45,35 +45,24 @@ class ServerConnection:
 
     in_process = False
 
-    __slots__ = (
-        "_max_in_flight",
-        "admission",
-        "budget",
-        "flow",
-        "parked",
-        "peer",
-        "protocol",
-        "share",
-        "stream",
-    )
+    __slots__ = ("admission", "budget", "flow", "gate", "peer", "protocol", "share", "stream")
 
     def __init__(self, admission: Admission[ServerConnection], transport: Transport, peer: Address) -> None:
         self.admission = admission
         self.budget = admission.budget
         limits = admission.limits
-        # Its requests that are not finished, and how many of them it may have.
         self.share = Share(admission.budget, self)
-        self._max_in_flight = limits.max_in_flight
+        self.gate = Gate(admission, self.share)
         self.flow = _NO_FLOW
-        # Requests that were let in, and whose answers would only wait to be read.
-        self.parked: dict[IncomingRequest, None] = {}
         self.peer: PeerAddress = peer
         self.protocol: ServerProtocol[IncomingRequest] = ServerProtocol(limits, admission.hello, peer)
         self.stream = MessageStream(transport, limits, self, peer)
 
     def __repr__(self) -> str:
         unanswered = len(self.protocol.open) + len(self.protocol.plain)
-        waiting = f"unanswered={unanswered}, parked={len(self.parked)}, held={len(self.share.held_back)}"
+        waiting = (
+            f"unanswered={unanswered}, parked={len(self.gate.parked)}, held_back={len(self.gate.held_back)}"
+        )
         return f"<ServerConnection at {id(self):#x}: {waiting}, {self.stream!r}>"
 
     @property
@@ -132,7 +121,7 @@ class ServerConnection:
 
     def park(self, request: IncomingRequest) -> None:
         self.stream.output.writers.wants_resume = True
-        self.parked[request] = None
+        self.gate.parked[request] = None
 
     def released(self, request: IncomingRequest) -> None:
         if request.id != PLAIN_ID:
@@ -150,8 +139,8 @@ class ServerConnection:
             budget.taken -= size
         if share.unsent:
             self.note_unsent()
-        stream_input = self.stream.input
-        if share.held_back or self.parked or stream_input.requests_paused or not stream_input.reading:
+        gate, stream_input = self.gate, self.stream.input
+        if gate.held_back or gate.parked or stream_input.requests_paused or not stream_input.reading:
             self.admission.requests.run_callback(self.look_again)
 
     def note_unsent(self) -> None:
@@ -162,26 +151,17 @@ class ServerConnection:
             self.stream.output.writers.wants_resume = True
 
     def look_again(self) -> None:
-        """Hub callback: let in what waits, as far as there is room; and read on, unless there is too much."""
-        if self.parked or self.share.held_back:
-            self._let_in()
-        stream_input = self.stream.input
-        if self.stream.output.writers.above_high_water:
+        """See `budget.Holder`."""
+        gate, stream_input, writers = self.gate, self.stream.input, self.stream.output.writers
+        if (gate.parked or gate.held_back) and not writers.above_high_water:
+            gate.let_in(self.is_writable)
+        if writers.above_high_water:
             stream_input.pause_reading()
         elif self._has_too_much:
             self._pause_requests()
         elif not stream_input.ended and (stream_input.requests_paused or not stream_input.reading):
             self.share.leave()
             stream_input.resume_reading()
-
-    def end_parking(self) -> None:
-        """The server drains: what was cast is let in, and nothing else will be run."""
-        for request in (*self.parked, *self.share.held_back):
-            if request.one_way:
-                self.admission.enqueue(request)
-            else:
-                request.refuse_draining()
-            self._drop(request)
 
     def go_away(self) -> None:
         """Tell the client that no later request than those it sent will be run."""
@@ -211,50 +191,11 @@ class ServerConnection:
         """
         if self.admission.intake.life is DRAINING:
             return False
-        return self._holds_too_much or not self.share.has_room
-
-    @property
-    def _holds_too_much(self) -> bool:
-        return self.share.held_back_size >= self.admission.limits.high_water
+        return self.gate.holds_back_too_much or not self.share.has_room
 
     def _pause_requests(self) -> None:
         self.share.wait()
         self.stream.input.pause_requests()
-
-    @property
-    def _has_room(self) -> bool:
-        """Whether one more request may be let in.
-
-        One that would be its only one always is: full is the server by those of others.
-        """
-        share = self.share
-        let_in = len(share.unfinished) - len(share.held_back)
-        return let_in < self._max_in_flight and (not let_in or not self.admission.inbox.overfull)
-
-    def _let_in(self) -> None:
-        if self.stream.output.writers.above_high_water:
-            return
-        for request in (*self.parked, *self.share.held_back):
-            if request in self.parked and not self.is_writable(request):
-                # A plain one whose turn to be answered is far: it would be parked again.
-                continue
-            if request in self.share.held_back and not self._has_room:
-                break
-            # First: one that is in two places is taken once, one that is in none never.
-            self.admission.enqueue(request)
-            self._drop(request)
-
-    def _hold_back(self, request: IncomingRequest) -> None:
-        """Do not let a request in yet."""
-        self.admission.inbox.note_backlog(self.flow)
-        self.share.hold_back(request)
-        self.flow.has_backlog = True
-
-    def _drop(self, request: IncomingRequest) -> None:
-        """It is not kept here any more."""
-        self.parked.pop(request, None)
-        self.share.let_go(request)
-        self.flow.has_backlog = bool(self.share.held_back)
 
     def _send_plain_answers(self) -> None:
         while due := self.protocol.due_answer():
@@ -283,8 +224,8 @@ class ServerConnection:
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
-            let_in = self.admission.intake.life is DRAINING or (not self.share.held_back and self._has_room)
-            share, budget, parts = self.share, self.budget, event.message
+            share, gate, budget, parts = self.share, self.gate, self.budget, event.message
+            let_in = self.admission.intake.life is DRAINING or (not gate.held_back and gate.has_room)
             size = OVERHEAD + (len(parts[0]) if len(parts) == 1 else sum(map(len, parts)))
             share.unfinished[event] = size
             share.size += size
@@ -294,8 +235,8 @@ class ServerConnection:
             if let_in:
                 self.admission.enqueue(event)
             else:
-                self._hold_back(event)
-            if (budget.taken >= budget.soft_limit or share.held_back) and self._has_too_much:
+                gate.hold_back(event)
+            if (budget.taken >= budget.soft_limit or gate.held_back) and self._has_too_much:
                 self._pause_requests()
         elif isinstance(event, bytes):
             self.stream.output.write(event)
@@ -305,7 +246,7 @@ class ServerConnection:
     def request_begun(self, size: int) -> bool:
         if self.admission.intake.life is DRAINING:
             return True
-        if (self.share.begun_size or not self._holds_too_much) and self.share.begin(size):
+        if (self.share.begun_size or not self.gate.holds_back_too_much) and self.share.begin(size):
             return True
         self._pause_requests()
         return False
@@ -342,7 +283,7 @@ class ServerConnection:
 
     def _unqueue(self, requests: Collection[IncomingRequest]) -> None:
         for request in requests:
-            self._drop(request)
+            self.gate.drop(request)
         self.admission.dequeue(requests)
 
     def took_too_long(self) -> None:
@@ -378,11 +319,7 @@ class ServerConnection:
         if error is not None:
             peer = format_address(self.stream.peer)
             log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", peer, reason_of(error))
-        for request in list(self.share.held_back):
-            if request.one_way:
-                # What was cast is run, whatever becomes of who cast it.
-                self.admission.enqueue(request)
-                self._drop(request)
+        self.gate.let_casts_in()
         # One that ends the connection by its own answer, as a plain error does, has that.
         unanswered = dict.fromkeys(self.protocol.unanswered)
         for request in unanswered:
