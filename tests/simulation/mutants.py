@@ -119,7 +119,7 @@ def one_noted(right: Method) -> Method:
     return advance
 
 
-@_slip(Input, "_resume")
+@_slip(Input, "resume")
 def lost_backlog(right: Method) -> Method:
     """What is still to be told when reading is paused again is dropped."""
 

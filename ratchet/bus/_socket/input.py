@@ -1,10 +1,10 @@
-"""The receiving half of a connection: what has come, and when it is told.
+"""The receiving half of a connection: what has come, and when its owner is told.
 
 - No greenlet per connection.  One io watcher, started once, reads in its own
   callback, so that in the steady state an exchange costs each side three system
   calls: poll, recv, send.
-- Whoever wants no more for now pauses it; what the peer sends then stays in the kernel.
-  Whoever only wants no more requests has what comes read by heads, up to the next one.
+- The owner may pause reading; what the peer sends then stays in the kernel.  Or it may
+  pause requests alone: then messages are read head by head, up to the next request.
 - An exception that strikes between a system call and its bookkeeping leaves nobody
   who knows what the peer said: the connection is closed.
 
@@ -28,19 +28,15 @@ from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, Stre
 from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE, next_size
 from ratchet.bus._socket.stall import StallWatch
-from ratchet.bus._socket.tls import refused_us
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import REQUESTS, Decoder, Message
-from ratchet.errors import BusError, ConnectionLost
+from ratchet.errors import ConnectionLost
 
 _READ: Final = 1  # libev's event bit
-# How often in a row what has come is read before a drain: several times what a
-# socket's buffer takes.
+# How often in a row what has come is read before a drain: several times what a socket's buffer takes.
 _MOST_READS: Final = 1_000
-# What a peer that went away can have left behind: about what a socket's buffer takes.
-MOST_REST: Final = 8 * 1024 * 1024
-# Seconds from which on the hub is late for a connection that has been quiet; see
-# `LATE_FOR_BUSY`.  Less than that is a race that any network has.
+# Seconds from which on the hub is late for a connection that has been quiet; see `LATE_FOR_BUSY`.
+# Less than that is a race that any network has.
 LATE_FOR_QUIET: Final = 0.001
 
 
@@ -49,7 +45,7 @@ class Input:
 
     Attributes:
         reading: whether the owner takes messages.
-        requests_paused: whether it takes none that asks for something.
+        requests_paused: whether it takes no requests.
         ended: whether the peer sends no more.
     """
 
@@ -102,12 +98,11 @@ class Input:
         self._backlog: Sequence[Message] = ()
         self.reading = True
         self.requests_paused = False
-        # Whether the next that comes, or a part of it, is a request that is not wanted.
+        # Whether a request is next that the owner does not take, or the rest of one.
         self._at_request = False
         self.ended = False
-        # Whether something is being received or delivered, and how often something was.
-        self._receiving = False
-        self._received = 0
+        # Whether something is being received or delivered, and how often something was received.
+        self._receiving, self._received = False, 0
         self._expects_large = False
         # When it was last read because the hub was late.
         self._caught_up = 0.0
@@ -120,6 +115,16 @@ class Input:
     def begun_kind(self) -> int | None:
         """The kind of the message that the peer is in the middle of, if that is known."""
         return self._decoder.kind
+
+    @property
+    def watching(self) -> bool:
+        """Whether the loop looks for what comes."""
+        return self._reader.active
+
+    @property
+    def paused(self) -> bool:
+        """Whether what comes stays in the kernel: the owner takes nothing, or no request, which is next."""
+        return not self.reading or self._at_request
 
     @property
     def _closing(self) -> bool:
@@ -143,19 +148,19 @@ class Input:
             self._reader.stop()
 
     def pause_requests(self) -> None:
-        """Take no more requests; what comes before the next one is still read and told."""
+        """Take no more requests; what comes before the next one is still read."""
         self.requests_paused = True
 
     def _stop_at_request(self) -> None:
-        """Leave in the kernel what is to come of a request, and what comes behind it."""
+        """Leave the rest of a request, and what comes behind it, in the kernel."""
         self._at_request = True
         self._reader.stop()
 
     def resume_reading(self) -> None:
-        """Take all again, from the next turn on; one that is closing stays as it is."""
+        """Take everything again, from the next turn on; does nothing if it is closing."""
         if not self._closing:
             self._take_all()
-            self._loop.run_callback(self._resume)
+            self._loop.run_callback(self.resume)
 
     def _take_all(self) -> None:
         self.requests_paused = self._at_request = False
@@ -180,7 +185,7 @@ class Input:
     def read_now(self) -> None:
         """Take what has come already, and has not been told by the loop."""
         # What came before is told first, if `resume_reading` has not got that far.
-        self._resume()
+        self.resume()
         if self.reading and self._transport.ready:
             self._on_readable()
 
@@ -205,7 +210,7 @@ class Input:
         A thread that sends calls it too, if the hub is late.
         """
         if self._receiving or self._at_request:
-            # By a signal handler in the middle of this; or by who sends, if the hub is late.
+            # A signal handler in the middle of this calls it, or a thread that sends.
             return
         try:
             self._receiving = True
@@ -237,12 +242,10 @@ class Input:
             were_paused, messages = self.requests_paused, self._decoder.feed(data)
             self._deliver(messages)
             if were_paused and any(kind in REQUESTS for kind, *_ in messages):
-                # It was so short that its head could not be read alone.
+                # It was too short for its head to be read alone.
                 self._stop_at_request()
             if self._decoder.partial and self._stream.state is not CLOSED:
-                self._announce()
-                if not self._at_request:
-                    self.watch_stall()
+                self._note_partial()
                 if self.reading and len(data) == HEAD_READ_SIZE and self._decoder.missing >= READ_SIZE:
                     self._receiving = False
                     self._on_readable()
@@ -252,10 +255,16 @@ class Input:
         finally:
             self._receiving = False
 
-    def _announce(self) -> None:
-        """Tell the owner of a request before all of it is there."""
+    def _note_partial(self) -> None:
+        """A part of a message is here: ask the owner, if it is a request, and see that the rest comes."""
         if self._decoder.kind in REQUESTS and not self._owner.request_begun(self._decoder.size):
             self._stop_at_request()
+        elif not self._at_request:
+            self.watch_stall()
+
+    def take(self, data: bytes) -> None:
+        """Tell the owner of what somebody else has received."""
+        self._deliver(self._decoder.feed(data))
 
     def _deliver(self, messages: Sequence[Message]) -> None:
         on_message = self._owner.message_received
@@ -276,7 +285,7 @@ class Input:
         text = "from %s: kind %d, flags %d, id %d, arg %d, parts of %s bytes"
         log_soon(bus_logger, logging.DEBUG, text, self._peer, kind, flags, id, arg, sizes)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """Hub callback: go on with what came while the owner wanted no more, and then read on."""
         if not self.reading or self._stream.state is CLOSED or self._receiving:
             return
@@ -286,49 +295,14 @@ class Input:
             self._deliver(backlog)
             if self.reading and self._stream.state is not CLOSED and not self._reader.active:
                 if self._decoder.partial:
-                    self._announce()
-                if self._at_request:
-                    return
-                if self._decoder.partial:
-                    self.watch_stall()
-                self._reader.start(self._on_readable)
+                    self._note_partial()
+                if not self._at_request:
+                    self._reader.start(self._on_readable)
         except BaseException as error:
             self._stream.lose_place(error)
             raise
         finally:
             self._receiving = False
-
-    def read_rest(self, error: OSError | BusError, most: int) -> None:
-        """Hub callback: nothing can be sent any more."""
-        data = b""
-        # What came before is told first, if `resume_reading` has not got that far.
-        self._resume()
-        if self._stream.state is CLOSED:
-            return
-        if not self.reading or self._at_request:
-            # Its owner takes no more for now, and the reader finds the end by itself; unless
-            # somebody waits to write, who may be what keeps the owner from reading.
-            self._output.writers.look_for_room()
-            self._output.writers.wake_soon()
-            self._owner.resume_writing()
-            return
-        try:
-            if self._reader.active and most > 0:
-                try:
-                    data = self._transport.receive(READ_SIZE)
-                except OSError as failure:
-                    data = b""
-                    # A word of the peer's says more than that it has gone.
-                    error = failure if refused_us(failure) else error
-            if not data:
-                self._stream.abort(error)
-                return
-            self._deliver(self._decoder.feed(data))
-        except BaseException as interrupt:
-            self._stream.lose_place(interrupt)
-            raise
-        if self._stream.state is not CLOSED:
-            self._loop.run_callback(self.read_rest, error, most - len(data))
 
     def _end_input(self) -> None:
         self._reader.stop()
@@ -340,7 +314,7 @@ class Input:
             self._owner.eof_received()
 
     def watch_stall(self) -> None:
-        """The peer is in the middle of something, and has just moved on."""
+        """Note that the peer is in the middle of something, and has just moved on."""
         if self._stall is None:
             self._stall = StallWatch(
                 self._hub, self._limits.stall_timeout, self._expects_input, self._stream.stalled
@@ -352,7 +326,7 @@ class Input:
 
     def _expects_input(self) -> bool:
         """Whether the peer has begun what it has to go on with; see `StallWatch`."""
-        return not self._transport.ready or (self._decoder.partial and self.reading and not self._at_request)
+        return not self._transport.ready or (self._decoder.partial and not self.paused)
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -362,7 +336,7 @@ class Input:
         if self._stall is not None:
             self._stall.settle()
         if self.reading and not self.ended:
-            self._loop.run_callback(self._resume)
+            self._loop.run_callback(self.resume)
         if not self._transport.ready and not self._closing and not self._reader.active:
             self._reader.start(self._on_readable)
 

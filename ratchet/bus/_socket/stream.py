@@ -10,19 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from gevent.hub import Hub, get_hub
 
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.delivery import DeliveryWatch
-from ratchet.bus._socket.input import MOST_REST, Input
+from ratchet.bus._socket.input import Input
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, OPEN, StreamOwner, StreamState
 from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.output import Output
-from ratchet.bus._socket.tls import TlsTransport, quiet_end
+from ratchet.bus._socket.read_size import READ_SIZE
+from ratchet.bus._socket.tls import TlsTransport, quiet_end, refused_us
 from ratchet.bus._socket.transport import Transport
-from ratchet.errors import ConnectionLost
+from ratchet.errors import BusError, ConnectionLost
+
+# What a peer that went away can have left behind: about what a socket's buffer takes.
+_MOST_REST: Final = 8 * 1024 * 1024
 
 
 class MessageStream:
@@ -177,8 +182,44 @@ class MessageStream:
             self._hub.loop.run_callback(self.abort, error)
         else:
             # What the peer said before it went is still to be read.
-            self._hub.loop.run_callback(self.input.read_rest, error, MOST_REST)
+            self._hub.loop.run_callback(self._read_rest, error, _MOST_REST)
         self.state = BROKEN
+
+    def _read_rest(self, error: OSError | BusError, most: int) -> None:
+        """Hub callback: nothing can be sent any more; read what the peer said before, and close.
+
+        Args:
+            error: why.
+            most: bytes that are read before it is closed all the same.
+        """
+        # What came before is told first, if `resume_reading` has not got that far.
+        self.input.resume()
+        if self.closed:
+            return
+        if self.input.paused:
+            # The reader finds the end by itself when its owner takes more; unless somebody
+            # waits to write, who may be what keeps the owner from reading.
+            self.output.writers.look_for_room()
+            self.output.writers.wake_soon()
+            self._owner.resume_writing()
+            return
+        try:
+            data = b""
+            if self.input.watching and most > 0:
+                try:
+                    data = self._transport.receive(READ_SIZE)
+                except OSError as failure:
+                    # A word of the peer's says more than that it has gone.
+                    error = failure if refused_us(failure) else error
+            if not data:
+                self.abort(error)
+                return
+            self.input.take(data)
+        except BaseException as interrupt:
+            self.lose_place(interrupt)
+            raise
+        if not self.closed:
+            self._hub.loop.run_callback(self._read_rest, error, most - len(data))
 
     def lose_place(self, error: BaseException) -> None:
         """Send nothing more, and close soon: an exception struck in the middle of a system call."""
@@ -206,7 +247,7 @@ class MessageStream:
         elif self.state is BROKEN:
             interrupted = ConnectionLost("interrupted")
             if self.input.reading:
-                self._hub.loop.run_callback(self.input.read_rest, interrupted, MOST_REST)
+                self._hub.loop.run_callback(self._read_rest, interrupted, _MOST_REST)
             else:
                 # It may have been closing, and nothing that comes is wanted.
                 self._hub.loop.run_callback(self.abort, interrupted)
