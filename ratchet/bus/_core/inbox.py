@@ -5,8 +5,8 @@ claimed it.  Waking a thread hands nothing over, so a thread that is killed whil
 just as an item comes, takes nothing with it.
 
 Waiters are served first come, first served: a thread that comes while others
-wait goes to the end of the line, even if there is an item.  Which item is next is the
-affair of `fair_queue`.
+wait goes to the end of the line, even if there is an item.  `fair_queue` decides which item
+is next.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class Inbox(Generic[Item]):
 
     Args:
         owner: the bus, for texts.
-        load: what the bus can do.
+        load: how long its requests take.
         maxsize: how many items there may be before `wait_for_room` waits;
             None for any number.
         max_queued: how many items there may be before it is overfull; None for any number.
 
     Attributes:
         closed: whether nothing is put in any more.
-        overfull: whether it has reached `max_queued`, and has not come down to half of
-            that since.  Not at the first free place, or each request would hold up all
-            who look at it.
-        on_low: called from the hub when it is not overfull any more.
+        overfull: whether it has reached `max_queued`, and has not come down to half of that
+            since.  The first free place is not enough, or all connections would look again
+            after each request.
+        on_low: called from the hub when it is overfull no longer.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Inbox(Generic[Item]):
             self._schedule_wake()
         queue = self._queue
         if item.flow is queue.only_flow:
-            # In place: nine of ten come by here, and a call would take as long again.
+            # As `FairQueue.put` does: nine of ten come this way, and the call would take as long again.
             queue.items[item] = None
         else:
             queue.put(item)
@@ -107,7 +107,7 @@ class Inbox(Generic[Item]):
             self.overfull = True
 
     def note_backlog(self, flow: Flow[Item]) -> None:
-        """There is more in a flow than is here."""
+        """Note that there is more of a flow than is here."""
         self._queue.note_backlog(flow)
 
     def first(self, timeout: float | None) -> Item:

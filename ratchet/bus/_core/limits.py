@@ -17,25 +17,26 @@ class Limits:
     Args:
         max_message: bytes of one message, all parts together; below 4 GiB.
         max_parts: parts of one message; at most 32767.
-        max_queued: requests that wait in a server for a thread, before a client that has one
-            there already has to wait.
+        max_queued: requests that wait in a server for a thread, from which on a client that has
+            one there gets in no more.
         max_queued_bytes: bytes of requests, unfinished ones included, that a server holds,
-            whoever sent them; each counts for 1 KiB besides its parts.  A client has about
-            half of what is free, and always 16 KiB.
+            whoever sent them; each counts for 1 KiB besides its parts.  A client may hold as
+            much as is still free, and always 16 KiB.
         max_connections: clients of a server; further ones are told that it is overloaded.
         max_in_flight: requests of one connection, casts included, that a server has let in
             and not finished; at as many that wait for an answer, the client waits.
         high_water: bytes of one connection that are unsent, from which on writers wait; and
-            of requests for which a server has no room, from which on it reads no more.
-        stall_timeout: seconds after which a peer is dropped that stops in the
-            middle of a message, whose whole TLS handshake takes longer, or that
-            does not read when the connection is to be closed; also the most that leaving
-            `with client:` waits for casts.
+            of requests that a server has read but not let in, from which on it reads no more.
+        stall_timeout: seconds after which a peer is dropped that stops in the middle of a
+            message, whose whole TLS handshake takes longer, that takes longer over a request
+            while unfinished ones keep other clients waiting, or that does not read when the
+            connection is to be closed; also the most that leaving `with client:` waits for casts.
 
     Each side tells the other its limits, which refuses at home what is over them.
     At `max_in_flight` and `max_queued` a server still sees a `cancel()`.  At
-    `high_water`, in either direction, it reads nothing more from the client, so it
-    sees one only when there is room again; a time-out is kept all the same.
+    `max_queued_bytes`, or at `high_water` for requests, it sees one unless another request
+    comes before it; at `high_water` for responses, only when the client has read.  A time-out
+    is kept all the same.
 
     Raises `TypeError` for anything but a number, and `ValueError` for one that is not
     positive or too large.

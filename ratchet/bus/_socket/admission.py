@@ -1,7 +1,7 @@
-"""Which requests are let in, for all the connections of one server.
+"""What the connections of one server share: above all, the way of a request into its inbox.
 
-A connection that has a request lets it in here, or holds it while there is no room.
-Nothing here knows what a connection is, but that it reads again when told.
+Each connection's `gate` decides when a request goes that way.  Nothing here knows what a
+connection is, except that it looks again when told.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Admission(Generic[Connection]):
     Attributes:
         intake: the requests of the server.
         requests: what these share.
-        inbox: those that no thread has taken.
+        inbox: those of them that no thread has taken.
         limits: the server's own.
         budget: the memory for its requests.
         connections: those that are open, in the order in which they came.
@@ -66,6 +66,6 @@ class Admission(Generic[Connection]):
             self.inbox.remove(requests)
 
     def let_in(self) -> None:
-        """Hub callback: let in what the clients have sent meanwhile, now that there is room."""
+        """Hub callback: let in what the clients have sent meanwhile: the inbox has room again."""
         for connection in list(self.connections):
             connection.look_again()

@@ -8,30 +8,31 @@ from __future__ import annotations
 from typing import Final
 
 READ_SIZE: Final = 64 * 1024
-"""Bytes that are read at once, mostly."""
+"""Bytes that are usually read at once."""
 
-# What is left of a large part is read by itself, so much of it at once.
+# What is left of a large part is read by itself, up to so many bytes at once.
 _LARGE_READ_SIZE: Final = 1024 * 1024
 
 HEAD_READ_SIZE: Final = 16
-"""A head and a length.
+"""Bytes of a head and a length.
 
-After a large message, the next head is read by itself.  If what follows is large again, it
-comes in one piece then and is not copied: exchanges of 1 MiB take less than half the time.
+So much is read at once while requests are paused, and after a large message: if what follows
+is large again, it comes in one piece then and is not copied, and exchanges of 1 MiB take less
+than half the time.
 """
 
 
 def next_size(missing: int, partial: bool, after_large: bool, most: int) -> tuple[int, bool]:
-    """The next size, and whether it is that of something large.
+    """How many bytes to read next, and `after_large` for the time after that.
 
     Args:
         missing: bytes that are still to come of the part that has begun; 0 if that is not known.
         partial: whether a message has begun.
-        after_large: whether the last one was large.
-        most: bytes that there is room for.
+        after_large: whether the last part was large.
+        most: bytes that may be read at once, apart from what has begun.
     """
     if most < READ_SIZE:
-        # Nothing that nobody has room for; what has begun has its room.
+        # Room is short, but what has begun has been given room.
         return min(missing, _LARGE_READ_SIZE) or most, after_large
     if missing >= READ_SIZE:
         return min(missing, _LARGE_READ_SIZE), True

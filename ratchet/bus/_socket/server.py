@@ -45,8 +45,7 @@ _LAST_ACCEPTS: Final = 50
 # Seconds without accepting when the system is out of something; doubled up to the last.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
 
-
-# What a client is told that there is no place for: why, and that nothing is run.
+# What the server tells a client that is one too many: why, and that it runs nothing.
 _TOO_MANY: Final = wire.encode_error(
     wire.NO_ID, Reason.OVERLOADED, ("Rejected", "the server has too many connections", "")
 ) + wire.encode(wire.GOAWAY, 0, wire.NO_ID, 0, ())
@@ -267,7 +266,7 @@ class ServerBus(ServerSide[Request, Response]):
     def _turn_away(self, transport: Transport) -> None:
         """Tell a client that there are too many already, and close; does not block."""
         with suppress(OSError):
-            # Over TLS, nothing can be said before hands are shaken.
+            # Over TLS, nothing can be said before the handshake.
             if transport.ready:
                 transport.send(_TOO_MANY)
                 linger(self._hub, transport, None)
