@@ -121,7 +121,7 @@ def overloaded(
     """So many requests a second, each sent when it is due."""
     each = (shortest + longest) / 2e6 / workers
     with asking(server, connections, workers, shortest, longest) as clients:
-        load = Load(clients, rate, max(seconds, LEAST_ANSWERS * each))
+        load = OpenLoad(clients, rate, max(seconds, LEAST_ANSWERS * each))
         load.send_all()
         return load.figures(workers, each)
 
@@ -156,7 +156,7 @@ def greedy(server: Server, requests: int) -> Iterator[None]:
         sending.kill()
 
 
-class Load:
+class OpenLoad:
     """Requests at a fixed rate, whatever becomes of those before; each has a thread of its own."""
 
     def __init__(self, clients: Clients, rate: float, seconds: float) -> None:

@@ -36,7 +36,7 @@ from ratchet.bus._socket.wire import Frame, Message
 from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import BusError, ConnectionLost, ProtocolError, reason_of
 
-# That of a connection that has never asked anything, as many do not.
+# The flow of every connection that has not asked anything yet: many never do.
 _NO_FLOW: Final[Flow[IncomingRequest]] = Flow()
 
 
@@ -144,10 +144,10 @@ class ServerConnection:
             self.admission.requests.run_callback(self.look_again)
 
     def note_unsent(self) -> None:
-        # As long as there is some; and then once more, when there is none.
         unsent = self.stream.output.unsent
         self.share.note_unsent(unsent)
         if unsent:
+            # To count again when there is less.
             self.stream.output.writers.wants_resume = True
 
     def look_again(self) -> None:
