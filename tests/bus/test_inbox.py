@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import gevent
@@ -90,14 +89,6 @@ class Values:
         return [item.value for item in left]
 
 
-def take(inbox: Values, timeout: float | None) -> Any:
-    return inbox.take(timeout)
-
-
-def shut(inbox: Values) -> list[Any]:
-    return inbox.shut()
-
-
 class Threads:
     """Threads at one inbox, and what came of each, in the order in which it came."""
 
@@ -125,7 +116,7 @@ class Threads:
         return thread
 
     def receiver(self, name: str, timeout: float | None = None) -> gevent.Greenlet[..., None]:
-        return self.run(name, partial(take, self.inbox), timeout)
+        return self.run(name, self.inbox.take, timeout)
 
     def sender(self, name: str, timeout: float | None = None) -> gevent.Greenlet[..., None]:
         """A thread that puts its own name, waiting for room if it has to."""
@@ -171,7 +162,7 @@ def test_items_are_taken_in_the_order_in_which_they_came(at: Threads) -> None:
     for item in "abc":
         at.inbox.put(item)
     assert len(at.inbox) == 3
-    assert [take(at.inbox, None) for _ in range(3)] == ["a", "b", "c"]
+    assert [at.inbox.take(None) for _ in range(3)] == ["a", "b", "c"]
     assert len(at.inbox) == 0
 
 
@@ -179,7 +170,7 @@ def test_a_look_at_the_items_is_a_snapshot_and_takes_none(at: Threads) -> None:
     for item in "abc":
         at.inbox.put(item)
     look = iter(at.inbox)
-    assert take(at.inbox, None) == "a"
+    assert at.inbox.take(None) == "a"
     assert list(look) == ["a", "b", "c"]
     assert list(at.inbox) == ["b", "c"]
 
@@ -188,7 +179,7 @@ def test_an_item_that_is_there_is_taken_without_a_switch(at: Threads) -> None:
     others: list[str] = []
     soon(others.append, "ran")
     at.inbox.put("a")
-    assert take(at.inbox, 0) == "a"
+    assert at.inbox.take(0) == "a"
     assert others == []
     turns()
     assert others == ["ran"]
@@ -198,8 +189,8 @@ def test_an_item_that_is_there_is_taken_without_a_switch(at: Threads) -> None:
 def test_false_values_are_ordinary_items(item: object) -> None:
     inbox = Values()
     inbox.put(item)
-    assert take(inbox, None) is item
-    receiving = gevent.spawn(take, inbox, None)
+    assert inbox.take(None) is item
+    receiving = gevent.spawn(inbox.take, None)
     wait_until(lambda: waiting_on(receiving))
     inbox.put(item)
     assert receiving.get(timeout=LONG) is item
@@ -243,7 +234,7 @@ def test_a_thread_that_takes_item_after_item_does_not_keep_others_from_theirs(at
     order = []
 
     def take_all(name: str) -> None:
-        while take(at.inbox, None) != "end":
+        while at.inbox.take(None) != "end":
             order.append(name)
 
     threads = [gevent.spawn(take_all, name) for name in "12"]
@@ -263,7 +254,7 @@ def test_threads_that_feed_each_other_do_not_hold_the_hub(at: Threads) -> None:
 
     def take_and_put() -> None:
         while running:
-            at.inbox.put(take(at.inbox, None))
+            at.inbox.put(at.inbox.take(None))
 
     threads = [gevent.spawn(take_and_put) for _ in range(3)]
     turns()
@@ -286,7 +277,7 @@ def test_a_thread_that_waits_says_on_what(at: Threads) -> None:
 
 def test_no_item_in_time_is_a_bus_timeout(at: Threads) -> None:
     with pytest.raises(BusTimeout, match=r"no request came to the bus within 0\.01 s") as raised:
-        take(at.inbox, 0.01)
+        at.inbox.take(0.01)
     assert raised.value.outcome is Outcome.NOT_RUN
 
 
@@ -295,9 +286,9 @@ def test_a_time_that_is_over_already_takes_what_is_there_and_waits_for_nothing(
     at: Threads, timeout: float
 ) -> None:
     with pytest.raises(BusTimeout):
-        take(at.inbox, timeout)
+        at.inbox.take(timeout)
     at.inbox.put("a")
-    assert take(at.inbox, timeout) == "a"
+    assert at.inbox.take(timeout) == "a"
 
 
 def test_a_thread_that_times_out_leaves_the_line(at: Threads) -> None:
@@ -312,9 +303,9 @@ def test_a_thread_that_times_out_leaves_the_line(at: Threads) -> None:
 
 def test_a_thread_may_wait_again_after_a_time_out(at: Threads) -> None:
     with pytest.raises(BusTimeout):
-        take(at.inbox, 0)
+        at.inbox.take(0)
     soon(at.inbox.put, "a")
-    assert take(at.inbox, LONG) == "a"
+    assert at.inbox.take(LONG) == "a"
 
 
 # Kills and alarms, in either order of events
@@ -357,7 +348,7 @@ def test_an_item_whose_wake_finds_nobody_stays_at_the_head(at: Threads) -> None:
     at.inbox.put("b")
     at.expect(("1", "killed"))
     assert list(at.inbox) == ["a", "b"]
-    assert take(at.inbox, 0) == "a"
+    assert at.inbox.take(0) == "a"
 
 
 def test_an_item_survives_an_alarm_that_rings_in_the_same_turn(at: Threads) -> None:
@@ -367,18 +358,18 @@ def test_an_item_survives_an_alarm_that_rings_in_the_same_turn(at: Threads) -> N
         putting = gevent.spawn_later(delay, at.inbox.put, "a")
         try:
             with gevent.Timeout(0.001):
-                taken.append(take(at.inbox, None))
+                taken.append(at.inbox.take(None))
         except gevent.Timeout:
             pass
         putting.join(LONG)
         assert taken + list(at.inbox) == ["a"]
         if not taken:
-            assert take(at.inbox, 0) == "a"
+            assert at.inbox.take(0) == "a"
 
 
 def test_a_receiver_that_kills_the_next_one_takes_nothing_from_it(at: Threads) -> None:
     def take_and_kill() -> None:
-        at.log.append(("killer", take(at.inbox, None)))
+        at.log.append(("killer", at.inbox.take(None)))
         victim.kill(block=False)
 
     killer = gevent.spawn(take_and_kill)
@@ -404,7 +395,7 @@ def test_nothing_is_lost_or_doubled_or_reordered_by_random_kills(seed: int, maxs
         for _ in range(count):
             try:
                 # What was taken is noted with no switch in between.
-                taken.append(take(inbox, timeout))
+                taken.append(inbox.take(timeout))
             except BusTimeout:
                 return
             if chance.random() < 0.3:
@@ -438,11 +429,11 @@ def test_nothing_is_lost_or_doubled_or_reordered_by_random_kills(seed: int, maxs
     assert taken + list(inbox) == put
     assert taken
     # Nobody is left in either line: an item passes through at once.
-    left = [take(inbox, 0) for _ in range(len(inbox))]
+    left = [inbox.take(0) for _ in range(len(inbox))]
     assert taken + left == put
     assert not inbox.full
     inbox.put(-1)
-    assert take(inbox, 0) == -1
+    assert inbox.take(0) == -1
     wait_until(lambda: active_watchers() <= before)
 
 
@@ -460,9 +451,9 @@ def test_senders_wait_for_room_and_put_in_the_order_in_which_they_came(bounded: 
         bounded.sender(name)
     bounded.expect(("a", "sent"), ("b", "sent"))
     assert bounded.inbox.full
-    assert take(bounded.inbox, None) == "a"
+    assert bounded.inbox.take(None) == "a"
     bounded.expect(("c", "sent"))
-    assert take(bounded.inbox, None) == "b"
+    assert bounded.inbox.take(None) == "b"
     bounded.expect(("d", "sent"))
     assert list(bounded.inbox) == ["c", "d"]
 
@@ -474,20 +465,20 @@ def test_there_are_never_more_items_than_the_bound(bounded: Threads) -> None:
     while len(received) < 8:
         wait_until(lambda: len(bounded.inbox) > 0)
         assert len(bounded.inbox) <= 2
-        received.append(take(bounded.inbox, LONG))
+        received.append(bounded.inbox.take(LONG))
     assert received == list("abcdefgh")
 
 
 def test_a_sender_that_comes_while_others_wait_does_not_barge_in(bounded: Threads) -> None:
     for name in "abc":
         bounded.sender(name)
-    take(bounded.inbox, None)
+    bounded.inbox.take(None)
     # There is room, but it is promised to "c".
     assert len(bounded.inbox) == 1
     assert bounded.inbox.full
     bounded.sender("d")
     bounded.expect(("a", "sent"), ("b", "sent"), ("c", "sent"))
-    take(bounded.inbox, None)
+    bounded.inbox.take(None)
     bounded.expect(("d", "sent"))
 
 
@@ -495,14 +486,14 @@ def test_an_inbox_has_room_again_when_nobody_waits_for_it(bounded: Threads) -> N
     for name in "ab":
         bounded.sender(name)
     assert bounded.inbox.full
-    take(bounded.inbox, None)
+    bounded.inbox.take(None)
     assert not bounded.inbox.full
 
 
 def test_items_pass_from_waiting_senders_to_waiting_receivers(bounded: Threads) -> None:
     for name in "abcde":
         bounded.sender(name)
-    received = [take(bounded.inbox, LONG) for _ in range(2)]
+    received = [bounded.inbox.take(LONG) for _ in range(2)]
     for name in "123":
         bounded.receiver(name)
     wait_until(lambda: len(bounded.log) == 8)
@@ -516,7 +507,7 @@ def test_no_room_in_time_is_a_bus_timeout_and_nothing_was_sent(bounded: Threads)
     with pytest.raises(BusTimeout, match=r"no room in the bus within 0\.01 s") as raised:
         bounded.inbox.wait_for_room(0.01)
     assert raised.value.outcome is Outcome.NOT_SENT
-    assert take(bounded.inbox, None) == "a"
+    assert bounded.inbox.take(None) == "a"
     # It left the line: the room is free.
     turns()
     assert not bounded.inbox.full
@@ -529,7 +520,7 @@ def test_a_sender_that_is_ended_leaves_the_line_to_the_next(bounded: Threads, er
     assert waiting_on(senders["c"]) == "send_request on the bus"
     senders["c"].kill(error, timeout=LONG)
     bounded.expect(("c", "killed" if error is gevent.GreenletExit else "Timeout"))
-    take(bounded.inbox, None)
+    bounded.inbox.take(None)
     bounded.expect(("d", "sent"))
     assert list(bounded.inbox) == ["b", "d"]
 
@@ -537,7 +528,7 @@ def test_a_sender_that_is_ended_leaves_the_line_to_the_next(bounded: Threads, er
 def test_room_that_comes_just_before_the_kill_of_a_sender_is_used(bounded: Threads) -> None:
     senders = {name: bounded.sender(name) for name in "abcd"}
     bounded.log.clear()
-    take(bounded.inbox, None)
+    bounded.inbox.take(None)
     senders["c"].kill(block=False)
     bounded.expect(("c", "sent"))
     assert list(bounded.inbox) == ["b", "c"]
@@ -547,7 +538,7 @@ def test_room_that_comes_just_after_the_kill_of_a_sender_goes_to_the_next(bounde
     senders = {name: bounded.sender(name) for name in "abcd"}
     bounded.log.clear()
     senders["c"].kill(block=False)
-    take(bounded.inbox, None)
+    bounded.inbox.take(None)
     bounded.expect(("c", "killed"), ("d", "sent"))
     assert list(bounded.inbox) == ["b", "d"]
 
@@ -559,7 +550,7 @@ def test_a_sender_that_gives_up_when_woken_leaves_the_room_to_the_next(bounded: 
     bounded.run("quitter", bounded.inbox.wait_for_room, None)
     bounded.sender("c")
     bounded.log.clear()
-    take(bounded.inbox, None)
+    bounded.inbox.take(None)
     bounded.expect(("quitter", "sent"), ("c", "sent"))
     assert list(bounded.inbox) == ["b", "c"]
 
@@ -571,9 +562,9 @@ def test_an_item_that_is_taken_back_is_never_delivered(at: Threads) -> None:
     for item in "abc":
         at.inbox.put(item)
     at.inbox.remove("b")
-    assert [take(at.inbox, None) for _ in range(2)] == ["a", "c"]
+    assert [at.inbox.take(None) for _ in range(2)] == ["a", "c"]
     with pytest.raises(BusTimeout):
-        take(at.inbox, 0)
+        at.inbox.take(0)
 
 
 def test_an_item_that_is_taken_back_before_its_receiver_runs_wakes_nobody(at: Threads) -> None:
@@ -608,7 +599,7 @@ def test_close_wakes_everyone_who_waits_for_an_item(at: Threads) -> None:
     before = active_watchers()
     for name in "123":
         at.receiver(name, timeout=60)
-    assert shut(at.inbox) == []
+    assert at.inbox.shut() == []
     at.expect(("1", "BusClosed"), ("2", "BusClosed"), ("3", "BusClosed"))
     assert active_watchers() <= before
 
@@ -617,7 +608,7 @@ def test_close_wakes_everyone_who_waits_for_room_and_returns_what_was_left(bound
     for name in "abcd":
         bounded.sender(name, timeout=60)
     bounded.expect(("a", "sent"), ("b", "sent"))
-    assert shut(bounded.inbox) == ["a", "b"]
+    assert bounded.inbox.shut() == ["a", "b"]
     bounded.expect(("c", "BusClosed"), ("d", "BusClosed"))
     assert len(bounded.inbox) == 0
 
@@ -625,20 +616,20 @@ def test_close_wakes_everyone_who_waits_for_room_and_returns_what_was_left(bound
 def test_the_errors_of_a_closed_inbox_say_that_nothing_ran(bounded: Threads) -> None:
     for name in "ab":
         bounded.sender(name)
-    soon(shut, bounded.inbox)
+    soon(bounded.inbox.shut)
     with pytest.raises(BusClosed, match="the bus is closed") as sending:
         bounded.inbox.wait_for_room(LONG)
     with pytest.raises(BusClosed, match="the bus is closed") as receiving:
-        take(bounded.inbox, LONG)
+        bounded.inbox.take(LONG)
     assert sending.value.outcome is Outcome.NOT_SENT
     assert receiving.value.outcome is Outcome.NOT_RUN
 
 
 def test_a_closed_inbox_lets_nobody_wait(at: Threads) -> None:
-    shut(at.inbox)
+    at.inbox.shut()
     for timeout in (None, 0, 60):
         with pytest.raises(BusClosed):
-            take(at.inbox, timeout)
+            at.inbox.take(timeout)
 
 
 def test_a_thread_that_comes_back_at_once_after_a_close_is_turned_away_too(at: Threads) -> None:
@@ -647,13 +638,13 @@ def test_a_thread_that_comes_back_at_once_after_a_close_is_turned_away_too(at: T
     def insist() -> None:
         for _ in range(3):
             try:
-                take(at.inbox, None)
+                at.inbox.take(None)
             except BusClosed as error:
                 errors.append(error)
 
     threads = [gevent.spawn(insist) for _ in range(2)]
     wait_until(lambda: all(map(waiting_on, threads)))
-    shut(at.inbox)
+    at.inbox.shut()
     gevent.joinall(threads, timeout=LONG)
     assert len(errors) == 6
 
@@ -661,19 +652,19 @@ def test_a_thread_that_comes_back_at_once_after_a_close_is_turned_away_too(at: T
 def test_an_item_that_came_just_before_the_close_is_returned_and_delivered_to_nobody(at: Threads) -> None:
     at.receiver("1")
     at.inbox.put("a")
-    assert shut(at.inbox) == ["a"]
+    assert at.inbox.shut() == ["a"]
     at.expect(("1", "BusClosed"))
 
 
 def test_closing_twice_is_fine(at: Threads) -> None:
     at.inbox.put("a")
-    assert shut(at.inbox) == ["a"]
-    assert shut(at.inbox) == []
+    assert at.inbox.shut() == ["a"]
+    assert at.inbox.shut() == []
 
 
 def test_a_thread_that_is_killed_as_the_inbox_closes_ends_once(at: Threads) -> None:
     first, second = at.receiver("1"), at.receiver("2")
     first.kill(block=False)
-    shut(at.inbox)
+    at.inbox.shut()
     second.kill(block=False)
     at.expect(("1", "killed"), ("2", "BusClosed"))
