@@ -243,6 +243,21 @@ def test_while_the_newest_come_first_every_second_turn_is_of_one_without_a_deadl
     assert names(turns(queue)) == ["a3", "a10", "a2", "a11", "a1", "a12", "a0"]
 
 
+def test_those_with_a_deadline_have_every_second_turn_behind_many_that_came_before_without_one(
+    queue: FairQueue[Item], time: Time
+) -> None:
+    origin = Origin("a")
+    put(queue, origin, 5)
+    for number in range(10, 13):
+        queue.put(Item(origin, number, timeout=1.0))
+    time.now += 0.6
+    taking = turns(queue)
+    # It is not known yet whether that lasts.
+    assert names(taking, 1) == ["a0"]
+    time.now += 0.2
+    assert names(taking) == ["a12", "a1", "a11", "a2", "a10", "a3", "a4"]
+
+
 def test_nothing_is_lost_and_no_flow_without_deadlines_is_reordered_whatever_happens(
     queue: FairQueue[Item], time: Time
 ) -> None:

@@ -16,9 +16,9 @@ the short cut below, takes longer, once.  An interrupted call may leave an item 
 has been taken or removed: whoever gets it checks the item's own state.  And a signal handler may
 take everything out between any two lines.
 
-Every exchange passes through here.  So as long as all items are of one flow and the oldest has
-time, which is usual when there is not too much work, they are only in `items`, and not in their
-flow as well.
+Every exchange passes through here.  So as long as all items are of one flow, all or none have a
+deadline, and the oldest has time, which is usual when there is not too much work, they are only
+in `items`, and not in their flow as well.
 """
 
 from __future__ import annotations
@@ -122,11 +122,13 @@ class FairQueue(Generic[Item]):
         items: all of them, oldest first.
         only_flow: the flow that all items are of; then they are not in it, and the inbox puts them
             into `items` and takes them out directly.  None if each item is also in its flow.
+        only_has_deadline: whether the items of `only_flow` have a deadline, each or none of them.
     """
 
     def __init__(self) -> None:
         self.items: OrderedDict[Item, None] = OrderedDict()
         self.only_flow: Flow[Item] | None = None
+        self.only_has_deadline = False
         # The flows with items: those with a single one, and the rest.
         self._fresh: OrderedDict[Flow[Item], None] = OrderedDict()
         self._backlogged: OrderedDict[Flow[Item], None] = OrderedDict()
@@ -135,9 +137,11 @@ class FairQueue(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Add an item."""
+        has_deadline = item.deadline is not None
         if not self.items:
+            self.only_has_deadline = has_deadline
             self.only_flow = item.flow
-        elif item.flow is not self.only_flow:
+        elif item.flow is not self.only_flow or has_deadline is not self.only_has_deadline:
             self._spread()
             self._put_in_flow(item)
         self.items[item] = None

@@ -98,7 +98,7 @@ class Inbox(Generic[Item]):
             # First, so that an item which is there is sure to be taken.
             self._schedule_wake()
         queue = self._queue
-        if item.flow is queue.only_flow:
+        if item.flow is queue.only_flow and (item.deadline is not None) is queue.only_has_deadline:
             # As `FairQueue.put` does: nine of ten come this way, and the call would take as long again.
             queue.items[item] = None
         else:
