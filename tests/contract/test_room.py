@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -138,6 +139,24 @@ def test_many_small_requests_take_no_more_room_than_large_ones(
     wait_until(lambda: held(bus) > 700 * KIB, "the room to be taken")
     assert wait_until_still(bus) <= 1024 * KIB + 4 * 32 * KIB
     gevent.killall(sending)
+
+
+@pytest.mark.parametrize("what", ["parts", "metadata", "unfinished"])
+def test_what_takes_more_room_here_than_on_the_wire_is_counted_as_it_is(
+    small_tcp_bus: Bus, what: str
+) -> None:
+    bus = small_tcp_bus
+    raw = bus.raw_client()
+    short = {f"{number:x}": "" for number in range(2000)}
+    if what == "metadata":
+        raw.send(wire.encode(wire.REQUEST, wire.METADATA, 1, 0, [b"", json.dumps(short).encode()]))
+    else:
+        message = wire.encode(wire.REQUEST, 0, 1, 0, [b"ab"] * 1024)
+        raw.send(message if what == "parts" else message[:-1])
+    # Each text, or part, is an object of at least 32 bytes, and has a place of 8.
+    wait_until(lambda: held(bus) >= 1000 * 40, "all of it to be counted")
+    raw.close()
+    wait_until(lambda: held(bus) == 0, "it to be forgotten")
 
 
 @pytest.fixture

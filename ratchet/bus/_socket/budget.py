@@ -11,6 +11,9 @@ sent.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Final, Protocol
 
 from gevent.hub import Hub
@@ -19,6 +22,7 @@ from ratchet import _clock
 from ratchet._loop import Watcher
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
+from ratchet.bus._socket.wire import PART_SIZE
 
 RESERVED: Final = 16 * 1024
 """Bytes that each connection may hold, whatever the others do."""
@@ -30,6 +34,18 @@ _GROWTH: Final = OVERHEAD // 2
 # Connections that wait look again when this part of all memory has become free since the last
 # time: not for each request that ends, as very many may wait.
 _STEP: Final = 1 / 16
+
+
+def size_of(parts: Sequence[bytes], metadata: Mapping[str, str]) -> int:
+    """About how many bytes a request takes."""
+    if len(parts) == 1:
+        size = OVERHEAD + len(parts[0])
+    else:
+        size = OVERHEAD + sum(map(len, parts)) + PART_SIZE * len(parts)
+    if metadata:
+        # As it is here: on the wire, one of many short texts takes a small part of that.
+        size += sys.getsizeof(metadata) + sum(map(sys.getsizeof, chain(*metadata.items())))
+    return size
 
 
 class Holder(Protocol):

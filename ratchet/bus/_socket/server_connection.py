@@ -25,7 +25,7 @@ from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
-from ratchet.bus._socket.budget import OVERHEAD, Share
+from ratchet.bus._socket.budget import Share, size_of
 from ratchet.bus._socket.gate import Gate
 from ratchet.bus._socket.interfaces import CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
@@ -224,9 +224,9 @@ class ServerConnection:
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
-            share, gate, budget, parts = self.share, self.gate, self.budget, event.message
+            share, gate, budget = self.share, self.gate, self.budget
             let_in = self.admission.intake.life is DRAINING or (not gate.held_back and gate.has_room)
-            size = OVERHEAD + (len(parts[0]) if len(parts) == 1 else sum(map(len, parts)))
+            size = size_of(event.message, event.metadata)
             share.unfinished[event] = size
             share.size += size
             budget.taken += size

@@ -78,6 +78,9 @@ _ONE_PART: Final = EXTENDED | 1
 # the system call, and a copy of it would take longer from here on.
 WORTH_NO_COPY: Final = 64 * 1024
 
+PART_SIZE: Final = 64
+"""About how many bytes of memory a part takes besides what is in it."""
+
 
 def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> Frame:
     """One message to be sent, with a plain head if `kind` is `PLAIN`."""
@@ -212,8 +215,8 @@ class Decoder:
 
     @property
     def size(self) -> int:
-        """Bytes of the current message's parts, as far as their lengths are read."""
-        return self._size + (self._length or 0)
+        """About how many bytes the current message's parts take, as far as their lengths are read."""
+        return self._size + (self._length or 0) + PART_SIZE * len(self._parts)
 
     @property
     def missing(self) -> int:
