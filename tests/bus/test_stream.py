@@ -97,7 +97,7 @@ class Owner(StreamOwner):
         self.note("message")
         self.on_message(message)
 
-    def request_begun(self, size: int) -> bool:
+    def message_begun(self, size: int) -> bool:
         return True
 
     def note_unsent(self) -> None:

@@ -278,6 +278,29 @@ def test_a_kind_from_128_on_is_skipped(kind: int) -> None:
         assert decode(byte_by_byte(data)) == [message, after_message]
 
 
+def test_of_a_message_that_is_skipped_nothing_is_held() -> None:
+    using = decoder(max_message=2**20)
+    piece = bytes(64 * 1024)
+    skipped = head(200, parts=2) + (part(b"x" * 2**19) * 2)[:-1]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for start in range(0, len(skipped), len(piece)):
+            assert using.feed(skipped[start : start + len(piece)]) == []
+        assert tracemalloc.get_traced_memory()[0] - before < len(piece)
+    finally:
+        tracemalloc.stop()
+    assert (using.partial, using.missing) == (True, 1)
+    assert using.feed(b"x" + ALL[0][0]) == [ALL[0][1]]
+
+
+def test_a_message_that_is_skipped_is_no_larger_than_others() -> None:
+    using = decoder(max_message=10)
+    using.feed(head(200, parts=2) + part(b"12345678")[:-1])
+    using.feed(b"8" + part(b"123"))
+    assert isinstance(using.error, MessageTooLarge)
+
+
 def test_the_end_of_a_skipped_message_is_the_end_of_a_message() -> None:
     using = decoder()
     assert using.feed(head(200, parts=1) + part(b"body")[:-1]) == []

@@ -40,7 +40,7 @@ class Owner:
     def __init__(self) -> None:
         self.paused = self.resumed = 0
 
-    def request_begun(self, size: int) -> bool:
+    def message_begun(self, size: int) -> bool:
         return True
 
     def note_unsent(self) -> None:

@@ -159,6 +159,16 @@ def test_what_takes_more_room_here_than_on_the_wire_is_counted_as_it_is(
     wait_until(lambda: held(bus) == 0, "it to be forgotten")
 
 
+def test_what_a_client_sends_in_place_of_requests_is_counted_too(small_tcp_bus: Bus) -> None:
+    bus = small_tcp_bus
+    raw = bus.raw_client()
+    raw.send(wire.encode(wire.RESPONSE, 0, 1, 0, [LARGE])[:-1])
+    wait_until(lambda: held(bus) >= len(LARGE), "it to be counted")
+    raw.send(b"x")
+    assert raw.receive_rest() == b""
+    wait_until(lambda: held(bus) == 0, "it to be forgotten")
+
+
 @pytest.fixture
 def small_tcp_bus(tmp_path: Any) -> Any:
     """A bus over TCP with little room."""

@@ -250,8 +250,8 @@ class ClientConnection:
             # that waits until its last words are read.
             self.stream.close(reads_on=True)
 
-    def request_begun(self, size: int) -> bool:
-        # A server sends none; see `ClientProtocol.receive`.
+    def message_begun(self, size: int) -> bool:
+        # What a client asked for, it has room for.
         return True
 
     def message_received(self, message: Message) -> None:

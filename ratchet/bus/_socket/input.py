@@ -29,7 +29,7 @@ from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE, next_size
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus._socket.wire import REQUESTS, Decoder, Message
+from ratchet.bus._socket.wire import LARGE, REQUESTS, Decoder, Message
 from ratchet.errors import ConnectionLost
 
 _READ: Final = 1  # libev's event bit
@@ -256,8 +256,8 @@ class Input:
             self._receiving = False
 
     def _note_partial(self) -> None:
-        """A part of a message is here: ask the owner, if it is a request, and see that the rest comes."""
-        if self._decoder.kind in REQUESTS and not self._owner.request_begun(self._decoder.size):
+        """A part of a message is here: ask the owner, if it may be large, and see that the rest comes."""
+        if self._decoder.kind in LARGE and not self._owner.message_begun(self._decoder.size):
             self._stop_at_request()
         elif not self._at_request:
             self.watch_stall()

@@ -98,8 +98,8 @@ class StreamOwner(Protocol):
     def read_size(self) -> int:
         """How many bytes may be read at once; asked from `soft_limit` on, and while requests are paused."""
 
-    def request_begun(self, size: int) -> bool:
-        """A request of at least so many bytes has begun to come.  False if the rest is not to be read.
+    def message_begun(self, size: int) -> bool:
+        """A message of at least so many bytes has begun to come.  False if the rest is not to be read.
 
         Called again when more of it has come.
         """

@@ -243,7 +243,7 @@ class ServerConnection:
         elif isinstance(event, GivenUp):
             self._cancel(event.request)
 
-    def request_begun(self, size: int) -> bool:
+    def message_begun(self, size: int) -> bool:
         if self.admission.intake.life is DRAINING:
             return True
         if (self.share.begun_size or not self.gate.holds_back_too_much) and self.share.begin(size):

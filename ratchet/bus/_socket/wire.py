@@ -52,6 +52,8 @@ _FIXED_PARTS: Final = {ERROR: 3, CANCEL: 0, PING: 0, PONG: 0, GOAWAY: 0, HELLO: 
 
 # Those that ask for something to be done.
 REQUESTS: Final = (PLAIN, REQUEST)
+# Those that may be large.
+LARGE: Final = (PLAIN, REQUEST, RESPONSE, ERROR)
 
 # Bytes of the kinds that carry the library's own texts.
 _OWN_LIMITS: Final = {ERROR: 3 * MAX_ERROR_TEXT, HELLO: MAX_HELLO}
@@ -155,7 +157,8 @@ class Decoder:
     """Takes bytes as they come, and gives back the messages that are whole.
 
     It never holds more than it was fed, and never more than one message of at
-    most `max_message` bytes in all parts and `max_parts` parts.
+    most `max_message` bytes in all parts and `max_parts` parts.  Of one that is skipped
+    it holds nothing.
 
     Attributes:
         error: the sticky failure, if the peer violated the format or a limit.
@@ -202,6 +205,9 @@ class Decoder:
         if self.error is not None:
             self._head = self._length = None
             self._parts = []
+        elif rest and self._in_skipped_part:
+            self._size += len(rest)
+            self._needed = self._length = self.missing - len(rest)
         elif rest:
             self._held = BytesIO()
             self._held.write(rest)
@@ -224,6 +230,11 @@ class Decoder:
         if self._length is None:
             return 0
         return self._needed - (0 if self._held is None else self._held.tell())
+
+    @property
+    def _in_skipped_part(self) -> bool:
+        """Whether what comes is a part of a message that is skipped, and so nothing to be held."""
+        return self._length is not None and self._head is not None and self._head[0] >= _FIRST_SKIPPED_KIND
 
     def _fill(self, held: BytesIO, data: bytes, messages: list[Message]) -> bytes | None:
         """Add to what is held; None if that is not enough to go on, else what to go on with."""
@@ -342,7 +353,9 @@ class Decoder:
     def _end_part(self, part: bytes, messages: list[Message]) -> None:
         self._length = None
         self._size += len(part)
-        self._parts.append(part)
+        assert self._head is not None
+        if self._head[0] < _FIRST_SKIPPED_KIND:
+            self._parts.append(part)
         self._parts_left -= 1
         if not self._parts_left:
             self._end_message(messages)
