@@ -158,6 +158,20 @@ def test_who_waits_is_looked_at_at_the_latest_when_nothing_is_left(budget: Budge
     assert waiting.looks == 1
 
 
+def test_who_found_more_taken_than_others_who_wait_does_not_wait_until_these_have_room(
+    budget: Budget,
+) -> None:
+    half = Connection(budget)
+    half.fill(1024)
+    assert budget.taken == MOST // 2
+    waiting = Connection(budget, wants=MIB)
+    budget.taken = MOST
+    assert not waiting.take(MIB)
+    budget.give_back(MOST // 16)
+    turns(2)
+    assert waiting.held == MIB
+
+
 def test_looking_at_those_who_wait_costs_next_to_nothing_for_each_request(budget: Budget) -> None:
     holder = Connection(budget)
     holder.fill(16 * 1024)

@@ -213,8 +213,10 @@ class Budget:
 
     def wait(self, share: Share) -> None:
         """See `Share.wait`."""
-        if not self.waiting:
-            self._look_at = self.taken - self._most * _STEP
+        if share not in self.waiting:
+            # Of all who wait, whoever found the most taken is to be looked at first.
+            look_at = self.taken - self._most * _STEP
+            self._look_at = max(look_at, self._look_at) if self.waiting else look_at
         self.waiting[share] = None
         if self._timer is None:
             timer = _clock.timer(self._hub, self._timeout, self._timeout, ref=False)
