@@ -124,6 +124,25 @@ def test_a_client_that_has_gone_leaves_its_room_to_others(open_bus: OpenBus, sta
     wait_until(lambda: held(bus) == 0, "all to be forgotten")
 
 
+@on_sockets
+def test_a_client_that_has_gone_does_not_wait_for_room_while_its_casts_are_run(open_bus: OpenBus) -> None:
+    bus = open_bus(server_limits=SMALL)
+    budget: Any = bus.server._admission.budget  # type: ignore[union-attr]
+    others, gone = bus.raw_client(), bus.raw_client()
+    gone.send(b"".join(wire.encode(wire.REQUEST, wire.ONE_WAY, id, 0, [LARGE]) for id in range(1, 10)))
+    bus.wait_for_queued(9)
+    casts = [bus.take() for _ in range(9)]
+    gone.close()
+    wait_until(lambda: bus.server.stats().connections == 2, "it to be gone")
+    others.send(b"".join(request(id) for id in range(1, 6)))
+    bus.wait_for_queued(5)
+    # More than what is free is the share of the one that has gone.
+    for cast in casts:
+        cast.send_response(None)
+        turns(2)
+    assert not budget.waiting
+
+
 @pytest.mark.parametrize("body", [b"", b"x" * 10], ids=["empty", "short"])
 @pytest.mark.parametrize("form", [wire.REQUEST, wire.PLAIN], ids=["extended", "plain"])
 def test_many_small_requests_take_no_more_room_than_large_ones(

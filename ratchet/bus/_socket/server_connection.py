@@ -152,6 +152,9 @@ class ServerConnection:
 
     def look_again(self) -> None:
         """See `budget.Holder`."""
+        if self.stream.closed:
+            # What it cast may still be run, and only that is left of it.
+            return
         gate, stream_input, writers = self.gate, self.stream.input, self.stream.output.writers
         if (gate.parked or gate.held_back) and not writers.above_high_water:
             gate.let_in(self.is_writable)
@@ -159,9 +162,10 @@ class ServerConnection:
             stream_input.pause_reading()
         elif self._has_too_much:
             self._pause_requests()
-        elif not stream_input.ended and (stream_input.requests_paused or not stream_input.reading):
+        else:
             self.share.leave()
-            stream_input.resume_reading()
+            if not stream_input.ended and (stream_input.requests_paused or not stream_input.reading):
+                stream_input.resume_reading()
 
     def go_away(self) -> None:
         """Tell the client that no later request than those it sent will be run."""
