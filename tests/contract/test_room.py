@@ -11,10 +11,11 @@ import pytest
 
 from contract.buses import Bus, OpenBus, Start, on_sockets
 from helpers import LONG, turns, wait_until
-from ratchet import Outcome, Rejected
+from ratchet import BusTimeout, Outcome, Rejected
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Limits
 from ratchet.bus._core.faults import Reason
+from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._socket import wire
 from raw_peer import RawPeer
 
@@ -122,6 +123,34 @@ def test_a_client_that_has_gone_leaves_its_room_to_others(open_bus: OpenBus, sta
         raw.close()
     assert asking.result() == large
     wait_until(lambda: held(bus) == 0, "all to be forgotten")
+
+
+@on_sockets
+@pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
+def test_what_is_interrupted_while_it_is_refused_is_forgotten(
+    open_bus: OpenBus, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    bus = open_bus()
+    raw = bus.raw_client()
+    raw.send(wire.encode(wire.REQUEST, wire.ONE_WAY if gone else 0, 1, 1, [LARGE]))
+    bus.wait_for_queued()
+    if gone:
+        raw.close()
+        wait_until(lambda: bus.server.stats().connections == 1, "it to be gone")
+    gevent.sleep(0.002)
+    release = IncomingRequest._release
+
+    def strike(request: IncomingRequest) -> None:
+        monkeypatch.setattr(IncomingRequest, "_release", release)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(IncomingRequest, "_release", strike)
+    with pytest.raises(KeyboardInterrupt):
+        bus.server.recv_request(LONG)
+    turns(2)
+    with pytest.raises(BusTimeout):
+        bus.server.recv_request(0.01)
+    assert held(bus) == 0
 
 
 @on_sockets

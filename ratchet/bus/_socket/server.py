@@ -144,9 +144,10 @@ class ServerBus(ServerSide[Request, Response]):
         # Casts outlive the connection on which they came.
         left = (*self._intake.inbox, *self._intake.requests.in_flight)
         routes = dict.fromkeys((*self._admission.connections, *(request.route for request in left)))
-        self._admission.budget.taken = sum(
-            route.share.held for route in routes if isinstance(route, ServerConnection)
-        )
+        connections = [route for route in routes if isinstance(route, ServerConnection)]
+        for connection in connections:
+            connection.settle_share()
+        self._admission.budget.taken = sum(connection.share.held for connection in connections)
         acceptor, inbox = self._acceptor, self._intake.inbox
         if acceptor is not None and not (inbox.closed or self._retry.active or acceptor.active):
             acceptor.start(self._on_acceptable)

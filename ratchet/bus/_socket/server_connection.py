@@ -184,8 +184,16 @@ class ServerConnection:
                     # Given up, or answered, and interrupted before it was taken out.
                     del self.protocol.open[id]
             self._send_plain_answers()
-            self.share.settle()
+            self.settle_share()
             self.look_again()
+
+    def settle_share(self) -> None:
+        """As `settle`, for what its requests take; also of a connection that has gone."""
+        for request in list(self.share.unfinished):
+            if request.state not in UNENDED and request not in self.protocol.plain:
+                # Interrupted before it was forgotten.
+                self._finish(request)
+        self.share.settle()
 
     @property
     def _has_too_much(self) -> bool:
