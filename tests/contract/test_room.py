@@ -292,3 +292,17 @@ def test_answers_that_nobody_reads_take_room_too(open_bus: OpenBus, start: Start
         deaf.receive_message()
     sending.get(timeout=LONG)
     wait_until(lambda: held(bus) == 0, "all to be forgotten")
+
+
+@on_sockets
+def test_answers_that_nobody_will_read_take_no_room(open_bus: OpenBus, start: Start) -> None:
+    bus = open_bus(server_limits=SMALL)
+    start(bus.server.serve, lambda request: "y" * 60_000, workers=1)
+    deaf = bus.raw_client()
+    sending = gevent.spawn(deaf.send, b"".join(request(id, b"1") for id in range(1, 401)))
+    wait_until(lambda: held(bus) > 400 * KIB, "answers to pile up")
+    wait_until_still(bus)
+    sending.kill()
+    deaf.reset()
+    wait_until(lambda: bus.server.stats().connections == 1, "it to be gone")
+    wait_until(lambda: held(bus) == 0, "its answers to be forgotten")

@@ -27,7 +27,7 @@ from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.budget import Share, size_of
 from ratchet.bus._socket.gate import Gate
-from ratchet.bus._socket.interfaces import CLOSED, CLOSING
+from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
@@ -144,7 +144,8 @@ class ServerConnection:
             self.admission.requests.run_callback(self.look_again)
 
     def note_unsent(self) -> None:
-        unsent = self.stream.output.unsent
+        # What is unsent on a broken connection never will be sent.
+        unsent = 0 if self.stream.state >= BROKEN else self.stream.output.unsent
         self.share.note_unsent(unsent)
         if unsent:
             # To count again when there is less.
