@@ -283,6 +283,35 @@ def test_an_inherited_server_leaves_the_parent_s_connections_alone() -> None:
     )
 
 
+def test_what_the_parent_s_clients_have_sent_takes_no_room_in_a_child_that_serves() -> None:
+    check_program(
+        "gevent.os.fork",
+        """
+        limits = bus.Limits(max_message=64_000, max_queued_bytes=64_000)
+        with bus.listen(("127.0.0.1", 0), limits=limits) as server:
+            clients = [bus.connect(server.address) for _ in range(4)]
+            for client in clients:
+                client.cast(bytes(20_000))
+            with gevent.Timeout(LONG):
+                while server.stats().queued < 4:
+                    gevent.sleep(0.001)
+
+            def child():
+                serving = gevent.spawn(server.serve, lambda request: b"%d" % len(request), workers=1)
+                client = bus.connect(server.address)
+                check(client.call(bytes(20_000), LONG) == b"20000", "the answer")
+                client.close()
+                server.close()
+                serving.join()
+
+            check(in_child(child) == 0, "the child failed")
+            for client in clients:
+                client.close()
+        print("well")
+        """,
+    )
+
+
 each_address = pytest.mark.parametrize(
     "address",
     ["127.0.0.1:0", "unix:{folder}/bus", "unix:\0{folder}"],

@@ -120,11 +120,11 @@ class Load:
             return
         text = "%s refuses no more work; refused: %d"
         log_soon(bus_logger, logging.WARNING, text, self._owner.name, self._refused)
-        self._refused = 0
         self.close()
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer; what is refused later is counted anew."""
+        self._refused = 0
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.close()

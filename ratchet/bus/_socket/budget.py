@@ -256,3 +256,11 @@ class Budget:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.close()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: all that is taken, and who waits, is the parent's."""
+        self.close()
+        self.taken = 0
+        self.waiting.clear()
+        self._begun.clear()
+        self._overdrawn = None

@@ -157,10 +157,10 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in self._admission.connections:
             connection.stream.leave_to_parent()
         self._admission.connections.clear()
+        self._admission.budget.leave_to_parent()
         if self._acceptor is not None:
             self._acceptor.close()
             self._retry.close()
-            self._admission.budget.close()
             self._acceptor = None
             # Dead, until `_revive`.
             self._intake.inbox.closed = True
