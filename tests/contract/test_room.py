@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
-from contract.buses import Bus, OpenBus, Start, on_sockets
+from contract.buses import Bus, OpenBus, Start, on_sockets, open_bus
 from helpers import LONG, turns, wait_until
 from ratchet import BusTimeout, Outcome, Rejected
 from ratchet import bus as ratchet_bus
@@ -217,11 +218,24 @@ def test_what_a_client_sends_in_place_of_requests_is_counted_too(small_tcp_bus: 
     wait_until(lambda: held(bus) == 0, "it to be forgotten")
 
 
+def test_of_a_record_of_tls_no_more_is_taken_than_there_is_room_for(tmp_path: Path) -> None:
+    with open_bus("tls", tmp_path, server_limits=SMALL, codec=None) as bus:
+        raws = [bus.raw_client() for _ in range(20)]
+        # Each fills a record with empty requests.
+        for raw in raws:
+            raw.send(wire.encode(wire.PLAIN, 0, 0, 0, []) * 8192)
+        wait_until(lambda: held(bus) > 700 * KIB, "the room to be taken")
+        assert wait_until_still(bus) <= 1024 * KIB + len(raws) * 32 * KIB
+        serving = gevent.spawn(bus.server.serve, lambda request: b"", workers=4)
+        for raw in raws:
+            assert len(raw.receive(6 * 8192)) == 6 * 8192
+        wait_until(lambda: held(bus) == 0, "all to be forgotten")
+    serving.join()
+
+
 @pytest.fixture
 def small_tcp_bus(tmp_path: Any) -> Any:
     """A bus over TCP with little room."""
-    from contract.buses import open_bus
-
     with open_bus("tcp", tmp_path, server_limits=SMALL, codec=None) as bus:
         yield bus
 

@@ -249,11 +249,22 @@ class Input:
                 if self.reading and len(data) == HEAD_READ_SIZE and self._decoder.missing >= READ_SIZE:
                     self._receiving = False
                     self._on_readable()
+            if size < READ_SIZE:
+                self._read_pending_soon()
         except BaseException as error:
             self._stream.lose_place(error)
             raise
         finally:
             self._receiving = False
+
+    def _read_pending_soon(self) -> None:
+        """Go on with what TLS holds of a record that was read in part."""
+        if self._stream.state is not CLOSED and self._transport.pending:
+            self._loop.run_callback(self._read_pending)
+
+    def _read_pending(self) -> None:
+        if self._stream.state is not CLOSED and self._reader.active and self._transport.pending:
+            self._on_readable()
 
     def _note_partial(self) -> None:
         """A part of a message is here: ask the owner, if it may be large, and see that the rest comes."""
@@ -298,6 +309,7 @@ class Input:
                     self._note_partial()
                 if not self._at_request:
                     self._reader.start(self._on_readable)
+                    self._read_pending_soon()
         except BaseException as error:
             self._stream.lose_place(error)
             raise
@@ -337,6 +349,7 @@ class Input:
             self._stall.settle()
         if self.reading and not self.ended:
             self._loop.run_callback(self.resume)
+            self._read_pending_soon()
         if not self._transport.ready and not self._closing and not self._reader.active:
             self._reader.start(self._on_readable)
 

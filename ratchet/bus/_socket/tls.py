@@ -56,6 +56,10 @@ class TlsTransport(Transport):
     def wants_write(self) -> bool:
         return self._kept is not None or self._read_wants_write
 
+    @property
+    def pending(self) -> bool:
+        return self._raw.pending() > 0
+
     def shake_hands(self) -> None:
         self._read_wants_write = False
         try:
@@ -71,9 +75,6 @@ class TlsTransport(Transport):
         self._read_wants_write = False
         try:
             data: bytes = self._raw.recv(size)
-            # What OpenSSL has taken from the socket already would wake nobody.
-            if self._raw.pending():
-                data += self._raw.recv(self._raw.pending())
         except ssl.SSLWantReadError as error:
             raise BlockingIOError from error
         except ssl.SSLWantWriteError as error:

@@ -91,6 +91,11 @@ class Transport:
         """Whether it must be called again when the socket is writable, for its own sake."""
         return False
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to receive that has left the system's buffer: that wakes nobody."""
+        return False
+
     def fileno(self) -> int:
         return self._raw.fileno()
 
