@@ -10,9 +10,9 @@ from typing import Any
 import gevent
 import pytest
 
-from contract.buses import Bus, OpenBus, Start, on_sockets, open_bus
+from contract.buses import Bus, OpenBus, Start, on_sockets, on_sockets_of_each_form, open_bus
 from helpers import LONG, turns, wait_until
-from ratchet import BusTimeout, Outcome, Rejected
+from ratchet import BusError, BusTimeout, Outcome, Rejected
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Limits
 from ratchet.bus._core.faults import Reason
@@ -320,3 +320,13 @@ def test_answers_that_nobody_will_read_take_no_room(open_bus: OpenBus, start: St
     deaf.reset()
     wait_until(lambda: bus.server.stats().connections == 1, "it to be gone")
     wait_until(lambda: held(bus) == 0, "its answers to be forgotten")
+
+
+@on_sockets_of_each_form
+def test_a_request_that_ends_in_an_error_takes_no_room(open_bus: OpenBus, start: Start) -> None:
+    bus = open_bus(server_limits=SMALL)
+    start(bus.server.serve, lambda request: 1 / 0, workers=1)
+    with pytest.raises(BusError):
+        bus.client.call("x" * 50_000, LONG)
+    assert bus.server.stats().failed == 1
+    wait_until(lambda: held(bus) == 0, "it to be forgotten")

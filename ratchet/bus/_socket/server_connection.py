@@ -124,8 +124,8 @@ class ServerConnection:
         self.gate.parked[request] = None
 
     def released(self, request: IncomingRequest) -> None:
-        if request.id != PLAIN_ID:
-            # A plain one is finished when its turn to be answered has come.
+        if request.id != PLAIN_ID or self.stream.closed:
+            # A plain one is finished when its turn to be answered has come, or never will.
             self._finish(request)
 
     def _finish(self, request: IncomingRequest) -> None:
