@@ -294,6 +294,11 @@ class Stage:
             with gevent.Timeout(self.patience, Failure(f"requests are left: {side!r}")):
                 while side.stats().queued or side.stats().in_flight:
                     gevent.sleep(0.001)
+        if isinstance(self.server, ratchet_bus.ServerBus):
+            budget = self.server._admission.budget
+            with gevent.Timeout(self.patience, Failure("room is taken that nothing takes")):
+                while budget.taken or budget.waiting:
+                    gevent.sleep(0.001)
 
     def close(self) -> None:
         for side in (*self.clients, self.server):
