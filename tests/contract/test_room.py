@@ -9,6 +9,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from contract.buses import Bus, OpenBus, Start, on_sockets, on_sockets_of_each_form, open_bus
 from helpers import LONG, turns, wait_until
@@ -330,3 +331,27 @@ def test_a_request_that_ends_in_an_error_takes_no_room(open_bus: OpenBus, start:
         bus.client.call("x" * 50_000, LONG)
     assert bus.server.stats().failed == 1
     wait_until(lambda: held(bus) == 0, "it to be forgotten")
+
+
+@on_sockets
+def test_what_was_cast_is_run_in_order_also_where_a_drain_finds_some_held_and_some_unread(
+    open_bus: OpenBus, start: Start
+) -> None:
+    bus = open_bus(server_limits=Limits(max_in_flight=1))
+    raw, gate, ran = bus.raw_client(), Event(), []
+
+    def handler(number: int) -> None:
+        gate.wait()
+        ran.append(number)
+
+    start(bus.server.serve, handler, workers=1)
+    for number in range(3):
+        raw.request(number + 1, b"%d" % number, flags=wire.ONE_WAY)
+    wait_until(
+        lambda: any(len(each.share.held_back) == 2 for each in bus.server._admission.connections),  # type: ignore[union-attr]
+        "two to be held",
+    )
+    raw.request(4, b"3", flags=wire.ONE_WAY)
+    gate.set()
+    assert bus.server.drain(LONG)
+    assert ran == [0, 1, 2, 3]

@@ -238,7 +238,7 @@ class ServerConnection:
             return
         if isinstance(event, IncomingRequest):
             share, gate, budget = self.share, self.gate, self.budget
-            let_in = self.admission.intake.life is DRAINING or (not gate.held_back and gate.has_room)
+            let_in = not gate.held_back and (self.admission.intake.life is DRAINING or gate.has_room)
             size = size_of(event.message, event.metadata)
             share.unfinished[event] = size
             share.size += size
