@@ -245,3 +245,27 @@ def test_who_gets_on_is_not_closed() -> None:
         slow.share.drop_begun()
         budget.taken -= MOST
     budget.close()
+
+
+def test_clients_that_do_not_read_take_half_of_the_room_from_the_others(budget: Budget) -> None:
+    deaf = [Connection(budget) for _ in range(10)]
+    for each in deaf:
+        each.share.note_unsent(16 * MIB)
+    assert budget.taken == MOST // 2
+    assert not any(each.begin(MIB) for each in deaf)
+    others = [Connection(budget) for _ in range(3)]
+    assert all(each.begin(8 * MIB) for each in others)
+    for each in deaf:
+        each.share.note_unsent(0)
+    assert budget.taken == 24 * MIB
+    assert all(each.begin(MIB) for each in deaf)
+
+
+def test_what_is_counted_again_is_what_is_held(budget: Budget) -> None:
+    connections = [Connection(budget) for _ in range(3)]
+    for each in connections:
+        each.take(MIB)
+        each.share.note_unsent(20 * MIB)
+    taken, budget.taken = budget.taken, 0
+    budget.count_again(each.share for each in connections)
+    assert budget.taken == taken == 35 * MIB

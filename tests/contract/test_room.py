@@ -348,7 +348,7 @@ def test_what_was_cast_is_run_in_order_also_where_a_drain_finds_some_held_and_so
     for number in range(3):
         raw.request(number + 1, b"%d" % number, flags=wire.ONE_WAY)
     wait_until(
-        lambda: any(len(each.share.held_back) == 2 for each in bus.server._admission.connections),  # type: ignore[union-attr]
+        lambda: any(len(each.gate.held_back) == 2 for each in bus.server._admission.connections),  # type: ignore[union-attr]
         "two to be held",
     )
     raw.request(4, b"3", flags=wire.ONE_WAY)

@@ -12,7 +12,7 @@ sent.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Final, Protocol
 
@@ -100,7 +100,12 @@ class Share:
     @property
     def has_room(self) -> bool:
         """Whether it may take more."""
-        return self._budget.has_room(self.held)
+        return not self.is_deaf and self._budget.has_room(self.held)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether its client is one of those that do not read, and these take all that such may."""
+        return self.unsent > RESERVED and self._budget.is_full_of_unsent
 
     def read_size(self, most: int) -> int:
         """How many bytes it may read at once, at most `most`, so that there is room whatever comes."""
@@ -112,7 +117,8 @@ class Share:
         if self.begun_size and more <= 0:
             return True
         budget = self._budget
-        if not budget.has_room(self.held, more) and not (self.begun_size and budget.overdraw(self)):
+        has_room = not self.is_deaf and budget.has_room(self.held, more)
+        if not has_room and not (self.begun_size and budget.overdraw(self)):
             return False
         if more:
             budget.begin(self, more)
@@ -123,10 +129,7 @@ class Share:
         """Count so many bytes of answers as unsent, in place of those before."""
         more = size - self.unsent
         self.unsent = size
-        if more > 0:
-            self._budget.taken += more
-        else:
-            self._budget.give_back(-more)
+        self._budget.count_unsent(more)
 
     def drop_begun(self) -> None:
         """Count no request as begun: all of it is here, or nothing more will come."""
@@ -167,6 +170,8 @@ class Budget:
         self._most = most
         self._timeout = timeout
         self.taken = 0
+        # Bytes of answers that are unsent, of which at most half of all count as taken.
+        self._unsent = 0
         # Below it, no connection holds more than is free, and a whole read has room whatever comes.
         self.soft_limit = min(most / 2, most - READ_SIZE * _GROWTH)
         # Those of which a request has begun to come, and since when.
@@ -178,6 +183,31 @@ class Budget:
         self._timer: Watcher | None = None
         # The one that may finish what it has begun although there is no room.
         self._overdrawn: Share | None = None
+
+    @property
+    def is_full_of_unsent(self) -> bool:
+        """Whether answers that nobody reads take half of all, which is as much as they may."""
+        return self._unsent >= self._most / 2
+
+    def count_unsent(self, more: int) -> None:
+        """Count so many bytes of answers more as unsent, or fewer.
+
+        Clients that do not read take half of the room from the others, and no more.
+        """
+        before = min(self._unsent, self._most // 2)
+        self._unsent = max(self._unsent + more, 0)
+        change = min(self._unsent, self._most // 2) - before
+        if change > 0:
+            self.taken += change
+        else:
+            self.give_back(-change)
+
+    def count_again(self, shares: Iterable[Share]) -> None:
+        """Count what these take, and nothing else: an interrupted call may have counted wrongly."""
+        shares = list(shares)
+        self._unsent = sum(share.unsent for share in shares)
+        held = sum(share.held for share in shares)
+        self.taken = held - self._unsent + min(self._unsent, self._most // 2)
 
     def has_room(self, held: int, more: int = 0) -> bool:
         """Whether a connection that holds so many bytes may take `more`, or anything if that is 0."""
@@ -260,7 +290,7 @@ class Budget:
     def leave_to_parent(self) -> None:
         """In a forked child: all that is taken, and who waits, is the parent's."""
         self.close()
-        self.taken = 0
+        self.taken = self._unsent = 0
         self.waiting.clear()
         self._begun.clear()
         self._overdrawn = None

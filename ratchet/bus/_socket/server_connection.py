@@ -70,7 +70,7 @@ class ServerConnection:
         return HEAD_READ_SIZE if self.stream.input.requests_paused else self.share.read_size(READ_SIZE)
 
     def is_writable(self, request: IncomingRequest) -> bool:
-        if self.stream.output.writers.above_high_water:
+        if self.stream.output.writers.above_high_water or (self.share.unsent and self.share.is_deaf):
             return False
         if request.id != PLAIN_ID or self.protocol.kept < self.admission.limits.high_water:
             return True
