@@ -11,7 +11,9 @@ import pytest
 from gevent import socket
 
 from helpers import active_watchers, output_of, wait_until
-from ratchet.bus._socket.linger import linger
+from ratchet import Ratchet, bus, testing, thread
+from ratchet.bus._socket.delivery import DeliveryWatch
+from ratchet.bus._socket.linger import _lingering, linger
 from ratchet.bus._socket.transport import Transport
 from robustness.leaks import open_descriptors
 
@@ -91,6 +93,38 @@ def test_a_socket_that_is_closed_already_is_an_error_and_leaves_nothing(
     with pytest.raises(OSError):
         linger(gevent.get_hub(), transport, None)
     assert active_watchers() == before
+
+
+def test_a_release_that_is_interrupted_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its watch had ended by then, and nobody came by again."""
+    stop_watching = DeliveryWatch.close
+    struck: list[bool] = []
+
+    def strike_once(watch: DeliveryWatch) -> None:
+        stop_watching(watch)
+        if not struck:
+            struck.append(True)
+            raise MemoryError
+
+    with testing.virtual_time(), testing.network(faults=testing.Faults(latency=0.01)):
+        kernel = Ratchet()
+        server = bus.listen("server:80")
+
+        def cast_and_close() -> None:
+            client = bus.connect("server:80")
+            client.wait_connected()
+            client.cast(b"tea")
+            client.close()
+            assert _lingering
+            monkeypatch.setattr(DeliveryWatch, "close", strike_once)
+            thread.timer(1)
+
+        kernel.attach(cast_and_close)
+        with pytest.raises(MemoryError):
+            kernel.loop()
+        kernel.loop()
+        assert not _lingering
+        server.close()
 
 
 def test_a_program_that_ends_waits_until_its_peer_has_all() -> None:

@@ -102,7 +102,11 @@ class Linger:
 
     def _settle(self) -> None:
         """See `Living`."""
-        self._delivery.settle()
+        if self._delivery.timer is None:
+            # It has ended, and its release was interrupted.
+            self._release()
+        else:
+            self._delivery.settle()
 
 
 class Leftover(_alive.Living, Protocol):
