@@ -269,18 +269,26 @@ def test_a_request_whose_dropping_is_interrupted_is_abandoned(
         assert server.drain(timeout=5)
 
 
-def test_two_sides_that_close_do_not_wait_for_each_other_to_read() -> None:
+@pytest.mark.parametrize(
+    ("latency", "buffer", "stall_timeout"),
+    # In the second case the server takes longer over its last words than a peer may stall.
+    [(0.01, 50, 30.0), (0.1, 400, 2.0)],
+)
+def test_two_sides_that_close_do_not_wait_for_each_other_to_read(
+    latency: float, buffer: int, stall_timeout: float
+) -> None:
     """The server had its last words to send, the client a cast, and neither read, until one stalled."""
-    faults = testing.Faults(latency=0.01, send_buffer=50, receive_buffer=50)
+    faults = testing.Faults(latency=latency, send_buffer=buffer, receive_buffer=buffer)
+    limits = bus.Limits(stall_timeout=stall_timeout)
 
     def handle(body: bytes) -> bytes:
         thread.timer(1)
         return bytes(20_000)
 
     with testing.virtual_time() as clock, testing.network(faults=faults), Ratchet() as kernel:
-        server = bus.listen("server:80")
+        server = bus.listen("server:80", limits=limits)
         kernel.attach_background(server.serve, handle)
-        client = bus.connect("server:80")
+        client = bus.connect("server:80", limits=limits)
         asked = client.send_request(b"tea")
         clock.advance(0.5)
         client.cast(bytes(20_000))

@@ -239,6 +239,8 @@ class Input:
                 self._end_input()
                 return
             self._received += 1
+            if self._stream.state is CLOSING:
+                self._output.peer_moved()
             were_paused, messages = self.requests_paused, self._decoder.feed(data)
             self._deliver(messages)
             if were_paused and any(kind in REQUESTS for kind, *_ in messages):

@@ -342,6 +342,11 @@ class Output:
             self._stall = StallWatch(get_hub(), seconds, self._expects_output, self._stream.stalled)
         self._stall.begin()
 
+    def peer_moved(self) -> None:
+        """Something has come: a peer that closes too says its last words first, and then reads on."""
+        if self._stall is not None:
+            self._stall.move()
+
     def _expects_output(self) -> bool:
         """Whether the peer has to read on.
 
