@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
 
 from helpers import LONG
-from ratchet import _clock
-from ratchet.bus._core.deadline import deadline_after, enter_scope, leave_scope, request_deadline, time_left
+from ratchet import _clock, bus
+from ratchet.bus._core.deadline import (
+    deadline_after,
+    enter_scope,
+    inherited_deadline,
+    leave_scope,
+    request_deadline,
+    time_left,
+)
+from ratchet.bus._core.incoming import IncomingRequest
 
 
 class Clock:
@@ -138,3 +148,30 @@ def test_a_scope_is_left_from_any_context(clock: Clock) -> None:
 def test_what_a_thread_inherits_ends_with_it(clock: Clock) -> None:
     assert gevent.spawn(enter_scope, 1007).get(timeout=LONG) is not None
     assert request_deadline(None) is None
+
+
+@pytest.mark.parametrize("method", ["begin_handling", "end_handling"])
+def test_a_block_that_is_interrupted_at_its_edge_leaves_no_deadline_behind(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The thread would pass it on with whatever it sends from then on."""
+    right: Callable[..., None] = getattr(IncomingRequest, method)
+
+    def strike_once(incoming: IncomingRequest, *args: Any) -> None:
+        monkeypatch.setattr(IncomingRequest, method, right)
+        if method == "begin_handling":
+            right(incoming, *args)
+        raise KeyboardInterrupt
+
+    server, client = bus.new_local()
+    asked = client.send_request("tea", timeout=5)
+    transaction, _ = server.recv_request()
+    monkeypatch.setattr(IncomingRequest, method, strike_once)
+    with pytest.raises(KeyboardInterrupt), transaction:
+        pass
+    assert inherited_deadline() is None
+    with transaction:
+        assert inherited_deadline() is not None
+        transaction.send_response("black")
+    assert inherited_deadline() is None
+    assert asked.recv_response() == "black"

@@ -173,9 +173,9 @@ def test_the_thread_that_began_last_is_its_handler_until_it_ends(new: New) -> No
     request.begin_handling(outer)
     request.begin_handling(inner)
     assert request.handler is inner
-    request.end_handling()
+    request.end_handling(1)
     assert request.handler is outer
-    request.end_handling()
+    request.end_handling(0)
     assert request.handler is None
     request.abandon()
 

@@ -141,8 +141,14 @@ class ServerTransaction(Generic[Request, Response]):
         incoming = self._incoming
         if get_hub() is not incoming.requests.hub:
             check_hub(incoming.requests.hub, self)
-        incoming.begin_handling(getcurrent())
-        return self
+        handlings = incoming.handlings
+        try:
+            incoming.begin_handling(getcurrent())
+            return self
+        except BaseException:
+            # Nobody would leave a block that was not entered.
+            incoming.end_handling(handlings)
+            raise
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
@@ -152,7 +158,13 @@ class ServerTransaction(Generic[Request, Response]):
             # The collector ends a forgotten generator in any OS thread.
             incoming.requests.leave_to_hub(self.__exit__, None, None, None)
             return False
-        incoming.end_handling()
+        outer = incoming.handlings - 1
+        try:
+            incoming.end_handling(outer)
+        except BaseException:
+            # Nobody leaves the block again.
+            incoming.end_handling(outer)
+            raise
         # The type is asked, not the error: its attributes may be anything.
         kind: type[Any] = type(None) if error_type is None else error_type
         if issubclass(kind, Interrupted) and error is not None and error.args[0] is incoming:
@@ -230,11 +242,11 @@ def handle(
             else:
                 answer_aside(transaction, response)
     except BaseException as error:
-        incoming.end_handling()
+        incoming.end_handling(0)
         if not _finish_call(incoming, error, sys.exc_info()[2]):
             raise
     else:
-        incoming.end_handling()
+        incoming.end_handling(0)
 
 
 def _finish_call(incoming: IncomingRequest, error: BaseException, tb: TracebackType | None) -> bool:

@@ -275,15 +275,22 @@ class IncomingRequest:
             timer.start(self.route.give_up, self)
             self._timer = timer
 
-    def end_handling(self) -> None:
-        """End what was begun last by `begin_handling`.
+    @property
+    def handlings(self) -> int:
+        """How often `begin_handling` has begun what has not ended."""
+        return len(self._handlings)
 
-        Another thread may do so than began, or a generator's end in any thread.
+    def end_handling(self, handlings: int) -> None:
+        """End what `begin_handling` has begun since there were so many.
+
+        Another thread may do so than began, or a generator's end in any thread.  Calling it
+        twice is the same as once.
         """
-        scope = self._handlings[-1][1]
-        if scope is not None:
-            leave_scope(scope)
-        self._handlings = self._handlings[:-1]
+        while len(self._handlings) > handlings:
+            scope = self._handlings[-1][1]
+            if scope is not None:
+                leave_scope(scope)
+            self._handlings = self._handlings[:-1]
         if self._handlings:
             self.handler = self._handlings[-1][0]
             return
