@@ -17,7 +17,7 @@ from ratchet import BusError, BusTimeout, bus, thread
 from ratchet.testing import Clock
 from simulation.journal import ClientRecord, Ending, Journal, request_body, response_body
 from simulation.plan import Act, Ask, ClientPlan, End
-from simulation.strikes import is_strike
+from simulation.strikes import is_strike, survives
 
 SERVER: Final = "server:80"
 SETTLING: Final = 0.1
@@ -186,8 +186,7 @@ class ClientProgram:
             raise
         except BaseException as error:
             ending.kind = ending.kind or "killed"
-            # A strike may take the place of a kill; the thread is to end all the same.
-            if not is_strike(error) or isinstance(error.__context__, GreenletExit):
+            if not survives(error):
                 raise
         finally:
             ending.seconds = self._clock.now - ending.began

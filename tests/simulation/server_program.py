@@ -19,7 +19,7 @@ from ratchet.testing import Clock
 from simulation.client_program import SERVER, SETTLING
 from simulation.journal import Journal, LifeRecord, number_of, request_body, response_body
 from simulation.plan import Ask, End, Life, Task
-from simulation.strikes import is_strike
+from simulation.strikes import is_strike, survives
 
 QUIET: float = 45.0
 """Seconds after which nothing goes on any more: more than any time-out of the library's."""
@@ -131,7 +131,7 @@ class ServerProgram:
             except BusClosed:
                 return
             except BaseException as error:
-                if not is_strike(error):
+                if not survives(error):
                     raise
 
     def _kill_after(self, seconds: float) -> None:
@@ -207,7 +207,7 @@ class ServerProgram:
             except BusClosed:
                 return
             except BaseException as error:
-                if not is_strike(error):
+                if not survives(error):
                     raise
             # One that is not answered is to be dropped at once.
             transaction = None
@@ -235,7 +235,7 @@ class ServerProgram:
         except HandlerError as error:
             transaction.send_error(error)
         except BaseException as error:
-            if not is_strike(error):
+            if not survives(error):
                 raise
 
     def _respond(self, transaction: Any, ask: Ask) -> None:

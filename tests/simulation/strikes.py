@@ -56,6 +56,11 @@ def is_strike(error: BaseException) -> bool:
     return isinstance(error, _STRIKES)
 
 
+def survives(error: BaseException) -> bool:
+    """Whether a thread is to go on after an error: a strike, unless that has taken the place of a kill."""
+    return is_strike(error) and not isinstance(error.__context__, GreenletExit)
+
+
 @contextmanager
 def striking(strikes: tuple[Strike, ...], clock: Clock, journal: Journal) -> Iterator[None]:
     """Have them strike within the block."""
