@@ -269,6 +269,19 @@ def test_a_request_whose_dropping_is_interrupted_is_abandoned(
         assert server.drain(timeout=5)
 
 
+def test_a_plain_answer_whose_end_is_interrupted_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody came by again, and what was held back until there was a place was never let in."""
+    limits = bus.Limits(max_in_flight=1)
+    monkeypatch.setattr(ServerConnection, "_finish", once(ServerConnection._finish))
+    with testing.virtual_time(), testing.network(), Ratchet() as kernel:
+        server = bus.listen("server:80", limits=limits)
+        kernel.attach_background(server.serve, bytes.upper, 2)
+        with bus.connect("server:80", plain=True) as client:
+            asked = [client.send_request(b"tea") for _ in range(3)]
+            assert [each.recv_response(timeout=5) for each in asked] == [b"TEA"] * 3
+        server.close()
+
+
 @pytest.mark.parametrize(
     ("latency", "buffer", "stall_timeout"),
     # In the second case the server takes longer over its last words than a peer may stall.
