@@ -49,6 +49,7 @@ class MessageStream:
         "_limits",
         "_owner",
         "_transport",
+        "_wants_rest",
         "error",
         "input",
         "left_behind",
@@ -64,6 +65,8 @@ class MessageStream:
         self._transport = transport
         # Made on first use: most connections never need it.
         self._delivery: DeliveryWatch | None = None
+        # Whether what the peer said is to be read to its end, when nothing can be sent any more.
+        self._wants_rest = True
         self.state: StreamState = OPEN
         self.error: BaseException | None = None
         self.left_behind = 0
@@ -104,6 +107,7 @@ class MessageStream:
         if self.state is CLOSED:
             return
         if not reads_on:
+            self._wants_rest = False
             self.input.pause_reading()
         self.state = CLOSING
         if self.output.is_empty:
@@ -246,16 +250,15 @@ class MessageStream:
             self.output.writers.wake_soon()
         elif self.state is BROKEN:
             interrupted = ConnectionLost("interrupted")
-            if self.input.reading:
+            if self._wants_rest:
                 self._hub.loop.run_callback(self._read_rest, interrupted, _MOST_REST)
             else:
-                # It may have been closing, and nothing that comes is wanted.
                 self._hub.loop.run_callback(self.abort, interrupted)
         elif self.state is CLOSING:
             if self._delivery is not None:
                 self._delivery.settle()
             if self._transport.ready:
-                self.close(reads_on=self.input.reading)
+                self.close(reads_on=self._wants_rest)
             else:
                 self._close_when_delivered()
 
