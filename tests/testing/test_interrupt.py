@@ -467,15 +467,16 @@ def test_a_check_may_use_what_the_scenario_has_left_running_and_nothing_is_left_
     def check() -> None:
         assert servers[-1][1].call("still there?", timeout=5) == "STILL THERE?"
 
-    before, watchers = len(live_greenlets()), active_watchers()
+    before, watchers = live_greenlets(), active_watchers()
     assert interrupt_everywhere(scenario, check) >= 2
     servers.clear()
-    assert len(live_greenlets()) == before
-    assert active_watchers() == watchers
+    # Of other tests, some may have ended meanwhile.
+    assert [each for each in live_greenlets() if each not in before] == []
+    assert active_watchers() <= watchers
 
 
 def test_whoever_is_interrupted_while_it_runs_leaves_nothing() -> None:
-    before, watchers = len(live_greenlets()), active_watchers()
+    before, watchers = live_greenlets(), active_watchers()
     started = Event()
 
     def scenario() -> None:
@@ -487,8 +488,9 @@ def test_whoever_is_interrupted_while_it_runs_leaves_nothing() -> None:
     caller.kill()
     gevent.sleep(0)
     del caller
-    assert len(live_greenlets()) == before
-    assert active_watchers() == watchers
+    # Of other tests, some may have ended meanwhile.
+    assert [each for each in live_greenlets() if each not in before] == []
+    assert active_watchers() <= watchers
 
 
 def test_it_may_be_called_within_a_scenario_and_in_another_os_thread() -> None:
