@@ -61,7 +61,8 @@ def test_a_limit_that_is_not_above_0_is_a_value_error_that_names_it(name: str, v
 def test_a_limit_that_is_no_number_is_a_type_error_that_names_it(name: str, value: object) -> None:
     with pytest.raises(TypeError) as raised:
         with_limit(name, value)
-    assert str(raised.value) == f"{name} must be a number, not {value!r}"
+    kind = "a whole number" if name in COUNTS else "a number"
+    assert str(raised.value) == f"{name} must be {kind}, not {value!r}"
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -69,7 +70,7 @@ def test_a_limit_that_is_no_number_is_a_type_error_that_names_it(name: str, valu
 def test_a_count_is_a_whole_number(name: str, value: float) -> None:
     with pytest.raises(TypeError) as raised:
         with_limit(name, value)
-    assert str(raised.value) == f"{name} must be a number, not {value!r}"
+    assert str(raised.value) == f"{name} must be a whole number, not {value!r}"
 
 
 def test_the_stall_timeout_may_be_a_fraction_and_must_be_a_number() -> None:

@@ -107,16 +107,16 @@ def test_the_log_is_told_once_when_it_begins_and_once_when_it_is_over(
     load = Load(Owner(), gevent.get_hub())
     with caplog.at_level(logging.WARNING, "ratchet.bus"):
         for _ in range(2):
-            load.note_refusal()
+            load.note_refusal("too much work")
             gevent.sleep(3.0)
         assert [record.getMessage() for record in caplog.records] == [
-            "the bus has too much work, and refuses some"
+            "the bus begins to refuse: too much work"
         ]
         gevent.sleep(4.5)
         assert [record.getMessage() for record in caplog.records][1:] == [
-            "the bus refuses no more work; refused: 2"
+            "the bus refuses nothing any more; refused: 2"
         ]
-        load.note_refusal()
+        load.note_refusal("too much work")
         gevent.sleep(5.5)
         assert len(caplog.records) == 4
         assert caplog.records[3].getMessage().endswith(": 1")
@@ -125,7 +125,7 @@ def test_the_log_is_told_once_when_it_begins_and_once_when_it_is_over(
 
 def test_it_leaves_no_timer_behind_when_it_is_closed(load: Load) -> None:
     before = active_watchers()
-    load.note_refusal()
+    load.note_refusal("too much work")
     assert active_watchers() != before
     load.close()
     load.close()

@@ -226,7 +226,7 @@ class IncomingRequest:
                     counters.refused_draining += 1
                 elif reason is Reason.OVERLOADED:
                     counters.refused_overloaded += 1
-                    self.requests.load.note_refusal()
+                    self.requests.load.note_refusal(texts[1])
             self._release()
             return handed_over
         except BaseException:

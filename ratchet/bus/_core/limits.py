@@ -72,7 +72,8 @@ class Limits:
             # The type is a string here, as every annotation of this module is.
             numbers = (int, float) if field.type == "float" else (int,)
             if isinstance(limit, bool) or not isinstance(limit, numbers):
-                raise TypeError(f"{field.name} must be a number, not {limit!r}")
+                kind = "a number" if float in numbers else "a whole number"
+                raise TypeError(f"{field.name} must be {kind}, not {limit!r}")
             if not limit > 0:
                 raise ValueError(f"{field.name} must be above 0, not {limit!r}")
         if self.max_parts > 0x7FFF:

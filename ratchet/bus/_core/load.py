@@ -103,7 +103,7 @@ class Load:
             return Reason.OVERLOADED, _OVERLOADED
         return None
 
-    def note_refusal(self) -> None:
+    def note_refusal(self, why: str) -> None:
         """Count a refusal; does not block, also from a hub callback."""
         self._refused += 1
         if self._timer is None:
@@ -111,14 +111,14 @@ class Load:
             timer.start(self._look)
             self._timer = timer
             self._seen = self._refused
-            log_soon(bus_logger, logging.WARNING, "%s has too much work, and refuses some", self._owner.name)
+            log_soon(bus_logger, logging.WARNING, "%s begins to refuse: %s", self._owner.name, why)
 
     def _look(self) -> None:
         """Hub callback: see whether nothing was refused since the last look."""
         if self._refused > self._seen:
             self._seen = self._refused
             return
-        text = "%s refuses no more work; refused: %d"
+        text = "%s refuses nothing any more; refused: %d"
         log_soon(bus_logger, logging.WARNING, text, self._owner.name, self._refused)
         self.close()
 

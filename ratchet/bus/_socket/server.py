@@ -45,9 +45,10 @@ _LAST_ACCEPTS: Final = 50
 # Seconds without accepting when the system is out of something; doubled up to the last.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
 
+_TOO_MANY_TEXT: Final = "the server has too many connections"
 # What the server tells a client that is one too many: why, and that it runs nothing.
 _TOO_MANY: Final = wire.encode_error(
-    wire.NO_ID, Reason.OVERLOADED, ("Rejected", "the server has too many connections", "")
+    wire.NO_ID, Reason.OVERLOADED, ("Rejected", _TOO_MANY_TEXT, "")
 ) + wire.encode(wire.GOAWAY, 0, wire.NO_ID, 0, ())
 
 
@@ -273,7 +274,7 @@ class ServerBus(ServerSide[Request, Response]):
                 linger(self._hub, transport, None)
         transport.close()
         self._intake.requests.counters.refused_connections += 1
-        self._intake.load.note_refusal()
+        self._intake.load.note_refusal(_TOO_MANY_TEXT)
 
     def _accept_later(self) -> None:
         assert self._acceptor is not None
