@@ -49,11 +49,6 @@ def seconds_until(deadline: float) -> float:
     return max(deadline - _clock.monotonic(), 0.0)
 
 
-def is_over(deadline: float) -> bool:
-    """Whether the time is over."""
-    return _clock.monotonic() >= deadline
-
-
 def request_deadline(timeout: float | None) -> float | None:
     """The deadline of a request that is sent now.
 
