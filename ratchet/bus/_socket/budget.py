@@ -97,10 +97,9 @@ class Share:
         """About how many bytes its requests and their answers take."""
         return self.size + self.begun_size + self.unsent
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it may take more."""
-        return not self.is_deaf and self._budget.has_room(self.held)
+    def has_room(self, more: int = 0) -> bool:
+        """Whether it may take `more` bytes, or anything if that is 0."""
+        return not self.is_deaf and self._budget.has_room(self.held, more)
 
     @property
     def is_deaf(self) -> bool:
@@ -117,8 +116,7 @@ class Share:
         if self.begun_size and more <= 0:
             return True
         budget = self._budget
-        has_room = not self.is_deaf and budget.has_room(self.held, more)
-        if not has_room and not (self.begun_size and budget.overdraw(self)):
+        if not self.has_room(more) and not (self.begun_size and budget.overdraw(self)):
             return False
         if more:
             budget.begin(self, more)
@@ -187,16 +185,20 @@ class Budget:
     @property
     def is_full_of_unsent(self) -> bool:
         """Whether answers that nobody reads take half of all, which is as much as they may."""
-        return self._unsent >= self._most / 2
+        return self._unsent >= self._most // 2
+
+    @property
+    def _taken_by_unsent(self) -> int:
+        return min(self._unsent, self._most // 2)
 
     def count_unsent(self, more: int) -> None:
         """Count so many bytes of answers more as unsent, or fewer.
 
         Clients that do not read take half of the room from the others, and no more.
         """
-        before = min(self._unsent, self._most // 2)
+        before = self._taken_by_unsent
         self._unsent = max(self._unsent + more, 0)
-        change = min(self._unsent, self._most // 2) - before
+        change = self._taken_by_unsent - before
         if change > 0:
             self.taken += change
         else:
@@ -207,7 +209,7 @@ class Budget:
         shares = list(shares)
         self._unsent = sum(share.unsent for share in shares)
         held = sum(share.held for share in shares)
-        self.taken = held - self._unsent + min(self._unsent, self._most // 2)
+        self.taken = held - self._unsent + self._taken_by_unsent
 
     def has_room(self, held: int, more: int = 0) -> bool:
         """Whether a connection that holds so many bytes may take `more`, or anything if that is 0."""
@@ -275,10 +277,11 @@ class Budget:
             self.close()
             return
         latest = _clock.monotonic() - self._timeout
+        unfinished = sum(each.begun_size for each in self._begun)
         for share, begun in list(self._begun.items()):
-            unfinished = sum(each.begun_size for each in self._begun)
             if begun > latest or unfinished <= self._most / 2:
                 return
+            unfinished -= share.begun_size
             share.holder.took_too_long()
 
     def close(self) -> None:

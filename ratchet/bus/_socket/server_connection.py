@@ -204,7 +204,7 @@ class ServerConnection:
         """
         if self.admission.intake.life is DRAINING:
             return False
-        return self.gate.holds_back_too_much or not self.share.has_room
+        return self.gate.holds_back_too_much or not self.share.has_room()
 
     def _pause_requests(self) -> None:
         self.share.wait()
