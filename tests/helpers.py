@@ -71,6 +71,19 @@ def active_watchers() -> int:
     return int(loop.activecnt)
 
 
+def raising_once(right: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that raises in place of its first call."""
+    struck: list[bool] = []
+
+    def fails_once(*args: Any) -> Any:
+        if not struck:
+            struck.append(True)
+            raise MemoryError
+        return right(*args)
+
+    return fails_once
+
+
 def in_os_thread(func: Callable[[], object]) -> BaseException | None:
     """Call `func` in another OS thread, and return what it raised."""
     raised: list[BaseException] = []

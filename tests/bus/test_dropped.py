@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from helpers import raising_once
 from ratchet import Ratchet, bus, testing, thread
 from ratchet.bus._socket import dropped
 from ratchet.bus._socket.connections import Connections
@@ -21,26 +21,13 @@ PLACES = [
 ]
 
 
-def once(right: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that raises in place of its first call."""
-    struck: list[bool] = []
-
-    def fails_once(*args: Any) -> Any:
-        if not struck:
-            struck.append(True)
-            raise MemoryError
-        return right(*args)
-
-    return fails_once
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("owner", "name"), PLACES)
 def test_a_dropped_client_is_closed_although_that_is_interrupted(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
-    monkeypatch.setattr(owner, name, once(getattr(owner, name)))
+    monkeypatch.setattr(owner, name, raising_once(getattr(owner, name)))
     connections: list[int] = []
 
     def count() -> None:

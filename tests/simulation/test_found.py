@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +9,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from helpers import raising_once
 from ratchet import Abandoned, BusClosed, BusError, Ratchet, bus, testing, thread
 from ratchet.bus import codecs
 from ratchet.bus._core.handle import abandon_held
@@ -144,19 +144,6 @@ def test_a_cast_is_read_that_has_come_when_an_answer_finds_its_client_gone() -> 
         server.close()
 
 
-def once(right: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that raises in place of its first call."""
-    struck: list[bool] = []
-
-    def fails_once(*args: Any) -> Any:
-        if not struck:
-            struck.append(True)
-            raise MemoryError
-        return right(*args)
-
-    return fails_once
-
-
 def test_a_request_whose_abandoning_is_interrupted_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stayed with the dead thread as long as somebody kept that, and a drain waited for it."""
     with testing.virtual_time(), testing.network(), Ratchet() as kernel:
@@ -171,7 +158,7 @@ def test_a_request_whose_abandoning_is_interrupted_is_abandoned(monkeypatch: pyt
 
             taker = kernel.attach(take)
             thread.timer(1)
-            monkeypatch.setattr(ServerConnection, "fail", once(ServerConnection.fail))
+            monkeypatch.setattr(ServerConnection, "fail", raising_once(ServerConnection.fail))
             thread.kill(taker)
             with pytest.raises(Abandoned):
                 asked.recv_response(timeout=5)
@@ -181,7 +168,7 @@ def test_a_request_whose_abandoning_is_interrupted_is_abandoned(monkeypatch: pyt
 
 def test_serve_ends_although_the_end_of_its_worker_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody told it that the worker had ended, so it went on to wait for that."""
-    monkeypatch.setattr(Team, "note_end", once(Team.note_end))
+    monkeypatch.setattr(Team, "note_end", raising_once(Team.note_end))
     with testing.virtual_time(), testing.network():
         kernel = Ratchet()
         server = bus.listen("server:80")
@@ -211,7 +198,7 @@ def test_a_held_request_whose_letting_in_is_interrupted_goes_its_way(monkeypatch
 
         def strike_when_the_second_is_let_in() -> None:
             thread.timer(0.5)
-            monkeypatch.setattr(Gate, "drop", once(Gate.drop))
+            monkeypatch.setattr(Gate, "drop", raising_once(Gate.drop))
             thread.timer(10)
 
         kernel.attach(strike_when_the_second_is_let_in)
@@ -258,7 +245,7 @@ def test_a_request_whose_dropping_is_interrupted_is_abandoned(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """It was in nobody's hands, and nobody was told; what is raised in `__del__` is only printed."""
-    monkeypatch.setattr(IncomingRequests, method, once(getattr(IncomingRequests, method)))
+    monkeypatch.setattr(IncomingRequests, method, raising_once(getattr(IncomingRequests, method)))
     with testing.virtual_time(), testing.network(), Ratchet() as kernel:
         server = bus.listen("server:80")
         with bus.connect("server:80") as client:
@@ -272,7 +259,7 @@ def test_a_request_whose_dropping_is_interrupted_is_abandoned(
 def test_a_plain_answer_whose_end_is_interrupted_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody came by again, and what was held back until there was a place was never let in."""
     limits = bus.Limits(max_in_flight=1)
-    monkeypatch.setattr(ServerConnection, "_finish", once(ServerConnection._finish))
+    monkeypatch.setattr(ServerConnection, "_finish", raising_once(ServerConnection._finish))
     with testing.virtual_time(), testing.network(), Ratchet() as kernel:
         server = bus.listen("server:80", limits=limits)
         kernel.attach_background(server.serve, bytes.upper, 2)
@@ -319,7 +306,7 @@ def test_a_greenlet_whose_end_is_interrupted_leaves_no_request_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was forgotten before what it held was abandoned, and nobody looked at it again."""
-    monkeypatch.setattr("ratchet.bus._core.intake.abandon_held", once(abandon_held))
+    monkeypatch.setattr("ratchet.bus._core.intake.abandon_held", raising_once(abandon_held))
     ended: list[BaseException] = []
 
     def ask() -> None:
