@@ -68,7 +68,7 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline fair_queue load side inbox outgoing client incoming_requests"
+    "address limits stats faults deadline fair_queue watch load side inbox outgoing client incoming_requests"
     " incoming_states incoming decoding handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
@@ -79,7 +79,7 @@ for server_module in ("intake", "serving", "server"):
 ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "wire outbox protocol transport tls watch stall delivery acknowledge linger dial listen accept"
+    "wire outbox protocol transport tls stall delivery acknowledge linger dial listen accept"
     " network interfaces writers output read_size input stream casts plain budget admission gate"
     " server_connection server failure loss client_connection connections dropped client",
     BUS_CORE,

@@ -99,6 +99,7 @@ class Intake:
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
+        self.load.settle()
         self.requests.settle()
         # Given up, and interrupted before it was taken out.
         self.inbox.remove([request for request in self.inbox if request.state is not QUEUED])

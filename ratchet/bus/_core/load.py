@@ -17,10 +17,9 @@ from typing import Final, Protocol
 
 from gevent.hub import Hub
 
-from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
-from ratchet._loop import Watcher
 from ratchet.bus._core.faults import Reason
+from ratchet.bus._core.watch import Watch
 
 # The share of requests that take no longer than what is learnt, and so the share that ends in
 # time of those begun with just that much time left.
@@ -48,7 +47,7 @@ class Named(Protocol):
         """The bus, for people."""
 
 
-class Load:
+class Load(Watch):
     """What one server has learnt about its requests, and how many it has refused.
 
     Args:
@@ -60,13 +59,11 @@ class Load:
     """
 
     def __init__(self, owner: Named, hub: Hub) -> None:
+        super().__init__(hub)
         self._owner = owner
-        self._hub = hub
         self.time_needed = 0.0
-        # How many were refused since the server began to refuse.
+        # How many were refused since the server began to refuse, and at the last look.
         self._refused = 0
-        # Runs as long as some are refused, and how many there were when it last rang.
-        self._timer: Watcher | None = None
         self._seen = 0
 
     def learn(self, seconds: float) -> None:
@@ -106,25 +103,22 @@ class Load:
     def note_refusal(self, why: str) -> None:
         """Count a refusal; does not block, also from a hub callback."""
         self._refused += 1
-        if self._timer is None:
-            timer = _clock.timer(self._hub, _QUIET, _QUIET, ref=False)
-            timer.start(self._look)
-            self._timer = timer
+        if self.timer is None:
             self._seen = self._refused
+            self.look_in(_QUIET)
             log_soon(bus_logger, logging.WARNING, "%s begins to refuse: %s", self._owner.name, why)
 
     def _look(self) -> None:
         """Hub callback: see whether nothing was refused since the last look."""
         if self._refused > self._seen:
             self._seen = self._refused
+            self.look_in(_QUIET)
             return
         text = "%s refuses nothing any more; refused: %d"
         log_soon(bus_logger, logging.WARNING, text, self._owner.name, self._refused)
         self.close()
 
     def close(self) -> None:
-        """Stop the timer; what is refused later is counted anew."""
+        """Stop watching; what is refused later is counted anew."""
         self._refused = 0
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.close()
+        super().close()

@@ -15,8 +15,8 @@ from typing import Final
 
 from gevent.hub import Hub
 
+from ratchet.bus._core.watch import Watch
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus._socket.watch import Watch
 
 # How often it is asked, in seconds.
 _LOOK: Final = 3.0

@@ -19,8 +19,8 @@ from typing import Final, Protocol
 from gevent.hub import Hub
 
 from ratchet import _clock
-from ratchet._loop import Watcher
 from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.watch import Watch
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.wire import PART_SIZE
 
@@ -148,7 +148,7 @@ class Share:
         self.size = sum(self.unfinished.values())
 
 
-class Budget:
+class Budget(Watch):
     """The bytes of all connections of one server.
 
     Args:
@@ -164,7 +164,7 @@ class Budget:
     """
 
     def __init__(self, hub: Hub, most: int, timeout: float) -> None:
-        self._hub = hub
+        super().__init__(hub)
         self._most = most
         self._timeout = timeout
         self.taken = 0
@@ -177,8 +177,6 @@ class Budget:
         self.waiting: dict[Share, None] = {}
         # How far `taken` has to fall before the waiting ones look again.
         self._look_at = 0.0
-        # Rings now and then while some wait.
-        self._timer: Watcher | None = None
         # The one that may finish what it has begun although there is no room.
         self._overdrawn: Share | None = None
 
@@ -241,7 +239,7 @@ class Budget:
         self._begun.pop(share, None)
         if self._overdrawn is share:
             self._overdrawn = None
-            self._hub.loop.run_callback(self._look)
+            self._hub.loop.run_callback(self._let_look)
 
     def wait(self, share: Share) -> None:
         """See `Share.wait`."""
@@ -250,10 +248,8 @@ class Budget:
             look_at = self.taken - self._most * _STEP
             self._look_at = max(look_at, self._look_at) if self.waiting else look_at
         self.waiting[share] = None
-        if self._timer is None:
-            timer = _clock.timer(self._hub, self._timeout, self._timeout, ref=False)
-            timer.start(self._end_slow)
-            self._timer = timer
+        if self.timer is None:
+            self.look_in(self._timeout)
 
     def leave(self, share: Share) -> None:
         """See `Share.leave`."""
@@ -263,19 +259,24 @@ class Budget:
         """Count so many bytes less, and have the others look again if that is enough."""
         self.taken = max(self.taken - size, 0)
         if self.waiting and self.taken <= max(self._look_at, 0):
-            self._hub.loop.run_callback(self._look)
+            self._hub.loop.run_callback(self._let_look)
 
-    def _look(self) -> None:
+    def _let_look(self) -> None:
         """Hub callback: have all that wait look again."""
         self._look_at = self.taken - self._most * _STEP
         for share in list(self.waiting):
             share.holder.look_again()
 
-    def _end_slow(self) -> None:
-        """Hub callback: close connections whose unfinished requests keep the room from others."""
-        if not self.waiting:
+    def _look(self) -> None:
+        """Hub callback: see who keeps the room from others, as long as some wait."""
+        if self.waiting:
+            self.look_in(self._timeout)
+            self._end_slow()
+        else:
             self.close()
-            return
+
+    def _end_slow(self) -> None:
+        """Close connections whose unfinished requests keep the room from others."""
         latest = _clock.monotonic() - self._timeout
         unfinished = sum(each.begun_size for each in self._begun)
         for share, begun in list(self._begun.items()):
@@ -283,12 +284,6 @@ class Budget:
                 return
             unfinished -= share.begun_size
             share.holder.took_too_long()
-
-    def close(self) -> None:
-        """Stop the timer; nobody waits any more."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.close()
 
     def leave_to_parent(self) -> None:
         """In a forked child: all that is taken, and who waits, is the parent's."""

@@ -23,13 +23,13 @@ from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.watch import Watch
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.interfaces import BROKEN, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.tls import TlsTransport
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus._socket.watch import Watch
 from ratchet.bus._socket.wire import Frame
 from ratchet.bus._socket.writers import Writers
 

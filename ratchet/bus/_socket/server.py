@@ -148,6 +148,7 @@ class ServerBus(ServerSide[Request, Response]):
         connections = [route for route in routes if isinstance(route, ServerConnection)]
         for connection in connections:
             connection.settle_share()
+        self._admission.budget.settle()
         self._admission.budget.count_again(connection.share for connection in connections)
         acceptor, inbox = self._acceptor, self._intake.inbox
         if acceptor is not None and not (inbox.closed or self._retry.active or acceptor.active):

@@ -12,7 +12,7 @@ from typing import Final
 from gevent.hub import Hub
 
 from ratchet import _clock
-from ratchet.bus._socket.watch import Watch
+from ratchet.bus._core.watch import Watch
 
 # How many times a peer that seems to stall is looked at again, and seconds between
 # two looks, so that each is in a turn of its own.

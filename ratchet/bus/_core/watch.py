@@ -1,6 +1,6 @@
-"""The base of the watches of a connection: a timer that looks, again and again.
+"""The base of all watches: a timer that looks, again and again.
 
-A watch begins, looks now and then at how the connection does, and ends by itself
+A watch begins, looks now and then at how something does, and ends by itself
 or by `close`.  Its one timer is used up by each look, which starts the next.  An
 exception that strikes in a look leaves the timer used up, and the watch would never
 look again; `settle` makes it.  When to look, and what for, is not decided here.
