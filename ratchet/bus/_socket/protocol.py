@@ -228,6 +228,7 @@ class ClientProtocol(Generic[Request]):
             still have their places.
         max_in_flight: the most requests that the server takes at once.
         farewell: why the server runs no more requests, once it does not.
+        turned_away: whether the server has run nothing, because it has too many clients.
         narrow: whether the server takes less than this side's own limits allow.
     """
 
@@ -243,6 +244,7 @@ class ClientProtocol(Generic[Request]):
         "order",
         "plain",
         "state",
+        "turned_away",
     )
 
     def __init__(self, limits: Limits, peer: Address, plain: bool) -> None:
@@ -255,13 +257,9 @@ class ClientProtocol(Generic[Request]):
         self.order: deque[int] = deque()
         self.max_in_flight = wire.MAX_ID
         self.farewell = SERVER_DRAINS
+        self.turned_away = False
         self.narrow = False
         self._last_id = 0
-
-    @property
-    def turned_away(self) -> bool:
-        """Whether the server has run nothing, because it has too many clients."""
-        return self.farewell is not SERVER_DRAINS
 
     def greeting(self) -> bytes:
         """The first word; empty in the plain form."""
@@ -311,6 +309,7 @@ class ClientProtocol(Generic[Request]):
             event = self.open.get(id), None, parts
         elif kind == wire.ERROR and id == wire.NO_ID:
             self.farewell = parts[1].decode("utf-8", "replace")
+            self.turned_away = True
         elif kind == wire.ERROR:
             event = self.open.get(id), arg, parts
         elif kind == wire.PLAIN and self.order:
