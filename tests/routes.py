@@ -7,14 +7,14 @@ from typing import Any
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus.codecs import PeerAddress
+from ratchet.bus._core.incoming_requests import Route
 
 
 class Owner:
     name = "the bus"
 
 
-class Client:
+class Client(Route):
     """A route that takes everything, and keeps it.
 
     Attributes:
@@ -22,25 +22,10 @@ class Client:
         reasons: the latter alone.
     """
 
-    in_process = True
-    peer: PeerAddress = None
-
     def __init__(self) -> None:
-        self.flow: Flow[IncomingRequest] = Flow()
+        super().__init__(in_process=True, peer=None, flow=Flow())
         self.answers: list[Any] = []
         self.reasons: list[Reason] = []
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        return True
-
-    def park(self, request: IncomingRequest) -> None:
-        """Not called, as the next one."""
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Not called."""
-
-    def released(self, request: IncomingRequest) -> None:
-        """Nothing is kept here for it."""
 
     def send(self, request: IncomingRequest, message: Any) -> bool:
         self.answers.append(message)

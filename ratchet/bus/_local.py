@@ -30,14 +30,14 @@ from ratchet.bus._core.faults import (
 )
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_requests import IncomingRequests
+from ratchet.bus._core.incoming_requests import IncomingRequests, Route
 from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
-from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
+from ratchet.bus._core.outgoing import ENDED, ClientRoute, OutgoingRequest
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
-from ratchet.bus.codecs import Codec, Encode, PeerAddress, client_functions, server_functions
+from ratchet.bus.codecs import Codec, Encode, client_functions, server_functions
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 if TYPE_CHECKING:
@@ -59,38 +59,15 @@ _NAME: Final = "the local bus"
 _UNSERVED_LOOKS: Final = 5
 
 
-class _LocalRoute:
-    """Both ways between the two sides of one bus: each is told at once."""
+class _ToClient(Route):
+    """The way back, to the client's side of each request: it is told at once."""
 
-    in_process = True
-    peer: PeerAddress = None
-    server_name = _NAME
-    server_address = None
+    __slots__ = ()
 
-    def __init__(self, requests: IncomingRequests[IncomingRequest], inbox: Inbox[IncomingRequest]) -> None:
-        self.hub = requests.hub
-        self.run_callback = requests.run_callback
-        # Each request is counted once, at the server's side.
-        self.counters = Counters()
-        # One for all: who asks is part of the same program, and no stranger that is to be
+    def __init__(self) -> None:
+        # One flow for all: who asks is part of the same program, and no stranger that is to be
         # kept from taking too much.
-        self.flow: Flow[IncomingRequest] = Flow()
-        self._inbox = inbox
-
-    # To the client; see `Route`.
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        """See `Route.in_process`: like the next three, it is never called."""
-        return True
-
-    def park(self, request: IncomingRequest) -> None:
-        """See `Route.in_process`."""
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """See `Route.in_process`."""
-
-    def released(self, request: IncomingRequest) -> None:
-        """See `Route.in_process`."""
+        super().__init__(in_process=True, peer=None, flow=Flow())
 
     def send(self, request: IncomingRequest, message: Any) -> bool:
         client = request.client
@@ -114,17 +91,30 @@ class _LocalRoute:
         client.incoming = None
         return True
 
-    # To the server; see `ClientRoute`.
 
-    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
+class _ToServer(ClientRoute):
+    """The way there, to the server's side of each request."""
+
+    __slots__ = ("_inbox",)
+
+    def __init__(self, requests: IncomingRequests, inbox: Inbox) -> None:
+        # Its counters are nobody's: each request is counted once, at the server's side.
+        super().__init__(requests.hub, Counters(), server_address=None)
+        self._inbox = inbox
+
+    @property
+    def server_name(self) -> str:
+        return _NAME
+
+    def withdraw(self, transaction: OutgoingRequest) -> Outcome:
         # Nothing is to be told: the server's side sees it in `forget`.
         incoming = transaction.incoming
         return Outcome.NOT_RUN if incoming is not None and incoming.state is QUEUED else Outcome.UNKNOWN
 
-    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
+    def ask_for_last_word(self, transaction: OutgoingRequest) -> bool:
         return False
 
-    def forget(self, transaction: AnyOutgoing) -> None:
+    def forget(self, transaction: OutgoingRequest) -> None:
         # After the client's side has ended, so that it is in a register until then.
         incoming = transaction.incoming
         if incoming is not None:
@@ -170,7 +160,8 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         # None where requests and responses pass as they are.
         self._encode_request = encode_request
         self._decode_response = decode_response
-        self._route = _LocalRoute(self._intake.requests, self._intake.inbox)
+        self._to_server = _ToServer(self._intake.requests, self._intake.inbox)
+        self._to_client = _ToClient()
         self._bounded = maxsize is not None
 
     def __repr__(self) -> str:
@@ -189,12 +180,14 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             check_timeout(timeout)
             deadline = request_deadline(timeout)
         transaction: ClientTransaction[Request, Response] = ClientTransaction(
-            self, self._route, request, self._decode_response
+            self, self._to_server, request, self._decode_response
         )
         requests = self._intake.requests
         left = None if deadline is None else time_left(deadline)
         half_time = 0.0 if deadline is None or left is None else deadline - left / 2
-        incoming = IncomingRequest(requests, self._route, message, False, deadline, 0, transaction, half_time)
+        incoming = IncomingRequest(
+            requests, self._to_client, message, False, deadline, 0, transaction, half_time
+        )
         transaction.incoming = incoming
         if metadata is not None:
             incoming.metadata = copy_metadata(metadata)
@@ -210,7 +203,7 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
     ) -> None:
         check_timeout(timeout)
         message = request if self._encode_request is None else self._encode_request(request)
-        incoming = IncomingRequest(self._intake.requests, self._route, message, True, None)
+        incoming = IncomingRequest(self._intake.requests, self._to_client, message, True, None)
         if metadata is not None:
             incoming.metadata = copy_metadata(metadata)
         # Its own time is not bounded, but how long it waits for room is.

@@ -11,19 +11,20 @@ from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
-from ratchet.bus.codecs import PeerAddress
 from routes import Client, Owner
 
 
 class Connection(Client):
     """A client's connection: the way of its answers, and a reader."""
 
-    in_process = False
-    peer: PeerAddress = ("client", 1)
-
     def __init__(self) -> None:
         super().__init__()
+        self.in_process = False
+        self.peer = ("client", 1)
         self.reads = 0
+
+    def released(self, request: IncomingRequest) -> None:
+        """Nothing is kept here for it."""
 
     def look_again(self) -> None:
         self.reads += 1

@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 
 from ratchet import _clock
-from ratchet.bus._core.fair_queue import FairQueue, Flow
+from ratchet.bus._core.fair_queue import FairQueue, Flow, Queued
 
 NO_TIME = 0.0
 
@@ -19,19 +19,20 @@ class Origin:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.flow: Flow[Item] = Flow()
+        self.flow: Flow = Flow()
 
 
-class Item:
+class Item(Queued):
     """One of them; `timeout` is the time that it has from now on."""
 
     def __init__(self, route: Origin, number: int = 0, timeout: float | None = None) -> None:
         self.route = route
-        self.flow = route.flow
         self.number = number
         now = _clock.monotonic()
-        self.deadline = None if timeout is None else now + timeout
-        self.half_time = 0.0 if timeout is None else now + timeout / 2
+        if timeout is None:
+            super().__init__(route.flow, None, 0.0)
+        else:
+            super().__init__(route.flow, now + timeout, now + timeout / 2)
 
     def __repr__(self) -> str:
         return f"{self.route.name}{self.number}"
@@ -54,18 +55,18 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 @pytest.fixture
-def queue() -> FairQueue[Item]:
+def queue() -> FairQueue:
     return FairQueue()
 
 
-def put(queue: FairQueue[Item], route: Origin, count: int, timeout: float | None = None) -> list[Item]:
+def put(queue: FairQueue, route: Origin, count: int, timeout: float | None = None) -> list[Item]:
     items = [Item(route, number, timeout) for number in range(count)]
     for item in items:
         queue.put(item)
     return items
 
 
-def turns(queue: FairQueue[Item], time_needed: float = NO_TIME) -> Iterator[Item]:
+def turns(queue: FairQueue, time_needed: float = NO_TIME) -> Iterator[Item]:
     """Take one after the other."""
     while (item := queue.next(time_needed)) is not None:
         queue.take(item)
@@ -76,13 +77,13 @@ def names(items: Iterator[Item], count: int | None = None) -> list[str]:
     return [str(item) for item in islice(items, count)]
 
 
-def test_an_empty_queue_has_nothing(queue: FairQueue[Item]) -> None:
+def test_an_empty_queue_has_nothing(queue: FairQueue) -> None:
     assert queue.next(NO_TIME) is None
     assert len(queue.items) == 0
     assert list(queue.items) == []
 
 
-def test_what_is_next_stays_until_it_is_taken(queue: FairQueue[Item]) -> None:
+def test_what_is_next_stays_until_it_is_taken(queue: FairQueue) -> None:
     [item] = put(queue, Origin("a"), 1)
     assert queue.next(NO_TIME) is item
     assert queue.next(NO_TIME) is item
@@ -92,19 +93,19 @@ def test_what_is_next_stays_until_it_is_taken(queue: FairQueue[Item]) -> None:
     assert len(queue.items) == 0
 
 
-def test_one_flow_keeps_its_order(queue: FairQueue[Item]) -> None:
+def test_one_flow_keeps_its_order(queue: FairQueue) -> None:
     put(queue, Origin("a"), 5)
     assert names(turns(queue)) == ["a0", "a1", "a2", "a3", "a4"]
 
 
-def test_flows_with_a_backlog_take_turns(queue: FairQueue[Item]) -> None:
+def test_flows_with_a_backlog_take_turns(queue: FairQueue) -> None:
     for name in "abc":
         put(queue, Origin(name), 3)
     assert names(turns(queue)) == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
 
 
 def test_flows_with_a_single_item_come_first_but_a_backlog_has_its_share_of_the_turns(
-    queue: FairQueue[Item],
+    queue: FairQueue,
 ) -> None:
     put(queue, Origin("g"), 10)
     for name in "abc":
@@ -113,7 +114,7 @@ def test_flows_with_a_single_item_come_first_but_a_backlog_has_its_share_of_the_
 
 
 def test_a_client_with_one_request_at_a_time_has_every_second_turn_beside_fifty_with_a_backlog(
-    queue: FairQueue[Item],
+    queue: FairQueue,
 ) -> None:
     for number in range(50):
         put(queue, Origin(f"g{number}."), 100)
@@ -127,7 +128,7 @@ def test_a_client_with_one_request_at_a_time_has_every_second_turn_beside_fifty_
 
 
 def test_one_with_a_backlog_has_no_more_turns_than_each_of_many_that_ask_one_thing(
-    queue: FairQueue[Item],
+    queue: FairQueue,
 ) -> None:
     greedy = Origin("g")
     put(queue, greedy, 100)
@@ -144,7 +145,7 @@ def test_one_with_a_backlog_has_no_more_turns_than_each_of_many_that_ask_one_thi
         assert 18 <= taken.count(each) <= 22
 
 
-def test_a_flow_that_is_held_back_elsewhere_counts_as_one_with_a_backlog(queue: FairQueue[Item]) -> None:
+def test_a_flow_that_is_held_back_elsewhere_counts_as_one_with_a_backlog(queue: FairQueue) -> None:
     held, other = Origin("h"), Origin("o")
     held.flow.has_backlog = True
     put(queue, held, 1)
@@ -157,7 +158,7 @@ def test_a_flow_that_is_held_back_elsewhere_counts_as_one_with_a_backlog(queue: 
     assert names(turns(queue)) == ["o0", "h0"]
 
 
-def test_items_can_be_removed_anywhere(queue: FairQueue[Item]) -> None:
+def test_items_can_be_removed_anywhere(queue: FairQueue) -> None:
     one, other = Origin("a"), Origin("b")
     items = [*put(queue, one, 3), *put(queue, other, 2)]
     queue.remove(items[1])
@@ -170,7 +171,7 @@ def test_items_can_be_removed_anywhere(queue: FairQueue[Item]) -> None:
     assert queue.next(NO_TIME) is None
 
 
-def test_a_flow_that_an_interrupted_call_has_left_empty_is_skipped(queue: FairQueue[Item]) -> None:
+def test_a_flow_that_an_interrupted_call_has_left_empty_is_skipped(queue: FairQueue) -> None:
     empty = Origin("e")
     queue.note_backlog(empty.flow)
     put(queue, Origin("a"), 2)
@@ -180,7 +181,7 @@ def test_a_flow_that_an_interrupted_call_has_left_empty_is_skipped(queue: FairQu
 # Deadlines.
 
 
-def test_with_time_enough_the_order_is_that_of_arrival(queue: FairQueue[Item], time: Time) -> None:
+def test_with_time_enough_the_order_is_that_of_arrival(queue: FairQueue, time: Time) -> None:
     origin = Origin("a")
     for number in range(6):
         queue.put(Item(origin, number, 1.0 if number % 2 else None))
@@ -189,7 +190,7 @@ def test_with_time_enough_the_order_is_that_of_arrival(queue: FairQueue[Item], t
 
 
 def test_a_flow_whose_oldest_have_lost_half_of_their_time_for_a_while_comes_newest_first(
-    queue: FairQueue[Item], time: Time
+    queue: FairQueue, time: Time
 ) -> None:
     origin = Origin("a")
     put(queue, origin, 5, timeout=1.0)
@@ -203,7 +204,7 @@ def test_a_flow_whose_oldest_have_lost_half_of_their_time_for_a_while_comes_newe
     assert names(taking) == ["a4", "a3", "a2"]
 
 
-def test_a_burst_that_is_worked_off_soon_keeps_its_order(queue: FairQueue[Item], time: Time) -> None:
+def test_a_burst_that_is_worked_off_soon_keeps_its_order(queue: FairQueue, time: Time) -> None:
     origin = Origin("a")
     put(queue, origin, 3, timeout=1.0)
     time.now += 0.55
@@ -217,9 +218,7 @@ def test_a_burst_that_is_worked_off_soon_keeps_its_order(queue: FairQueue[Item],
     assert names(taking) == ["a1", "a2"]
 
 
-def test_one_that_cannot_end_in_time_any_more_comes_first_to_be_refused(
-    queue: FairQueue[Item], time: Time
-) -> None:
+def test_one_that_cannot_end_in_time_any_more_comes_first_to_be_refused(queue: FairQueue, time: Time) -> None:
     origin = Origin("a")
     put(queue, origin, 4, timeout=1.0)
     time.now += 0.6
@@ -230,7 +229,7 @@ def test_one_that_cannot_end_in_time_any_more_comes_first_to_be_refused(
 
 
 def test_while_the_newest_come_first_every_second_turn_is_of_one_without_a_deadline(
-    queue: FairQueue[Item], time: Time
+    queue: FairQueue, time: Time
 ) -> None:
     origin = Origin("a")
     pressed = put(queue, origin, 4, timeout=1.0)
@@ -244,7 +243,7 @@ def test_while_the_newest_come_first_every_second_turn_is_of_one_without_a_deadl
 
 
 def test_those_with_a_deadline_have_every_second_turn_behind_many_that_came_before_without_one(
-    queue: FairQueue[Item], time: Time
+    queue: FairQueue, time: Time
 ) -> None:
     origin = Origin("a")
     put(queue, origin, 5)
@@ -259,7 +258,7 @@ def test_those_with_a_deadline_have_every_second_turn_behind_many_that_came_befo
 
 
 def test_nothing_is_lost_and_no_flow_without_deadlines_is_reordered_whatever_happens(
-    queue: FairQueue[Item], time: Time
+    queue: FairQueue, time: Time
 ) -> None:
     chance = random.Random(1)
     origins = [Origin(name) for name in "abcdef"]

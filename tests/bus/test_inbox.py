@@ -12,7 +12,7 @@ from gevent.hub import get_hub
 
 from helpers import LONG, active_watchers, turns, wait_until
 from ratchet._wait import waiting_on
-from ratchet.bus._core.fair_queue import Flow
+from ratchet.bus._core.fair_queue import Flow, Queued
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.load import Load
 from ratchet.errors import BusClosed, BusError, BusTimeout, Outcome
@@ -34,17 +34,14 @@ class Origin:
     """Where everything comes from."""
 
     def __init__(self) -> None:
-        self.flow: Flow[Item] = Flow()
+        self.flow: Flow = Flow()
 
 
-class Item:
+class Item(Queued):
     """What is in the inbox."""
 
-    deadline = None
-    half_time = 0.0
-
     def __init__(self, route: Origin, value: Any) -> None:
-        self.flow = route.flow
+        super().__init__(route.flow, None, 0.0)
         self.value = value
 
 
@@ -53,7 +50,7 @@ class Values:
 
     def __init__(self, maxsize: int | None = None) -> None:
         self._origin = Origin()
-        self._inbox: Inbox[Item] = Inbox(THE_BUS, Load(THE_BUS, get_hub()), maxsize)
+        self._inbox: Inbox = Inbox(THE_BUS, Load(THE_BUS, get_hub()), maxsize)
         self.wait_for_room = self._inbox.wait_for_room
 
     def __len__(self) -> int:

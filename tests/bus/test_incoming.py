@@ -13,7 +13,7 @@ from ratchet import AlreadyAnswered
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_requests import IncomingRequests
+from ratchet.bus._core.incoming_requests import IncomingRequests, Route
 from ratchet.bus._core.incoming_states import (
     ANSWER,
     ANSWERED,
@@ -32,20 +32,16 @@ from ratchet.bus._core.incoming_states import (
 )
 from ratchet.bus._core.load import Load
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import PeerAddress
 from routes import Owner
 
 
-class Client:
+class Client(Route):
     """A route that takes everything, and does something in the middle of that if it is told to."""
 
-    in_process = True
-    peer: PeerAddress = None
-
     def __init__(self) -> None:
+        super().__init__(in_process=True, peer=None, flow=Flow())
         self.meanwhile: Callable[[], object] = lambda: None
         self.got: list[object] = []
-        self.flow: Flow[IncomingRequest] = Flow()
 
     def is_writable(self, request: IncomingRequest) -> bool:
         return True
@@ -77,7 +73,7 @@ def client() -> Client:
 
 
 @pytest.fixture
-def requests() -> IncomingRequests[IncomingRequest]:
+def requests() -> IncomingRequests:
     hub = gevent.get_hub()
     return IncomingRequests(hub, Counters(), Load(Owner(), hub), None, None)
 
@@ -86,7 +82,7 @@ New = Callable[[], IncomingRequest]
 
 
 @pytest.fixture
-def new(client: Client, requests: IncomingRequests[IncomingRequest]) -> New:
+def new(client: Client, requests: IncomingRequests) -> New:
     return lambda: IncomingRequest(requests, client, "question", False, None)
 
 
@@ -185,7 +181,7 @@ def sequences() -> Iterator[tuple[Event, ...]]:
 
 
 def test_whatever_happens_it_is_counted_once_and_answered_once_at_most(
-    new: New, client: Client, requests: IncomingRequests[IncomingRequest]
+    new: New, client: Client, requests: IncomingRequests
 ) -> None:
     for events in sequences():
         client.got.clear()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 
 import gevent
 import pytest
 
 from ratchet.bus import Limits
 from ratchet.bus._core.client import ClientTransaction
-from ratchet.bus._core.outgoing import AnyOutgoing
+from ratchet.bus._core.outgoing import ClientRoute, OutgoingRequest
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket.loss import fail_closed, fail_lost
 from ratchet.bus._socket.protocol import ClientProtocol
@@ -23,42 +22,40 @@ SENT = 7
 CONNECTION_RESET = ConnectionResetError(104, "Connection reset by peer")
 
 
-class Route:
+class Route(ClientRoute):
     """The way to a server that is told nothing."""
 
-    def __init__(self, protocol: ClientProtocol[AnyOutgoing]) -> None:
-        self.protocol = protocol
-        self.hub = gevent.get_hub()
-        self.run_callback: Callable[..., object] = self.hub.loop.run_callback
-        self.counters = Counters()
-        self.server_name = "server:1"
-        self.server_address = ("server", 1)
+    server_name = "server:1"
 
-    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
+    def __init__(self, protocol: ClientProtocol[OutgoingRequest]) -> None:
+        self.protocol = protocol
+        super().__init__(gevent.get_hub(), Counters(), ("server", 1))
+
+    def withdraw(self, transaction: OutgoingRequest) -> Outcome:
         return Outcome.UNKNOWN
 
-    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
+    def ask_for_last_word(self, transaction: OutgoingRequest) -> bool:
         return False
 
-    def forget(self, transaction: AnyOutgoing) -> None:
+    def forget(self, transaction: OutgoingRequest) -> None:
         self.protocol.open.pop(transaction.id, None)
 
 
 @pytest.fixture
-def protocol() -> ClientProtocol[AnyOutgoing]:
+def protocol() -> ClientProtocol[OutgoingRequest]:
     """A client's role, with a request that has left, and one that has not."""
-    protocol: ClientProtocol[AnyOutgoing] = ClientProtocol(Limits(), ("server", 1), plain=False)
+    protocol: ClientProtocol[OutgoingRequest] = ClientProtocol(Limits(), ("server", 1), plain=False)
     route = Route(protocol)
     protocol.hello = Hello()
     for id, number in enumerate((SENT, SENT + 1), 1):
-        request: AnyOutgoing = ClientTransaction(None, route, "question", None)
+        request: OutgoingRequest = ClientTransaction(None, route, "question", None)
         request.id, request.frame_number = id, number
         protocol.open[id] = request
         protocol.order.append(id)
     return protocol
 
 
-def ends_of(requests: list[AnyOutgoing]) -> list[BusError]:
+def ends_of(requests: list[OutgoingRequest]) -> list[BusError]:
     """In what they ended."""
     errors = [request.error for request in requests if request.error is not None]
     assert len(errors) == len(requests)
@@ -66,7 +63,7 @@ def ends_of(requests: list[AnyOutgoing]) -> list[BusError]:
 
 
 def test_a_request_that_has_left_may_have_run_and_another_one_was_not_sent(
-    protocol: ClientProtocol[AnyOutgoing],
+    protocol: ClientProtocol[OutgoingRequest],
 ) -> None:
     requests = list(protocol.open.values())
     fail_closed(protocol, SENT, "the bus was closed")
@@ -87,7 +84,7 @@ def test_a_request_that_has_left_may_have_run_and_another_one_was_not_sent(
     ],
 )
 def test_a_lost_connection_is_named_and_its_error_is_the_cause(
-    protocol: ClientProtocol[AnyOutgoing], error: Exception, kind: type[BusError]
+    protocol: ClientProtocol[OutgoingRequest], error: Exception, kind: type[BusError]
 ) -> None:
     requests = list(protocol.open.values())
     fail_lost(protocol, SENT, "server:1", error)
@@ -105,7 +102,7 @@ def test_a_lost_connection_is_named_and_its_error_is_the_cause(
     ],
 )
 def test_a_server_that_let_nobody_in_ran_nothing(
-    protocol: ClientProtocol[AnyOutgoing], hello: Hello | None, outcomes: list[Outcome]
+    protocol: ClientProtocol[OutgoingRequest], hello: Hello | None, outcomes: list[Outcome]
 ) -> None:
     refusal = ssl.SSLError(1, "certificate required")
     refusal.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import gevent
 import pytest
@@ -24,6 +23,7 @@ from ratchet.bus._core.outgoing import (
     SUCCEEDED,
     TRANSITIONS,
     WAITING,
+    ClientRoute,
     Event,
     OutgoingRequest,
     State,
@@ -31,25 +31,22 @@ from ratchet.bus._core.outgoing import (
 from ratchet.bus._core.stats import Counters
 
 
-class Server:
+class Server(ClientRoute):
     """A route to a server that is asked for its last word, and never has one."""
 
     server_name = "the server"
-    server_address = None
 
     def __init__(self) -> None:
-        self.hub = gevent.get_hub()
-        self.run_callback: Callable[..., object] = self.hub.loop.run_callback
-        self.counters = Counters()
+        super().__init__(gevent.get_hub(), Counters(), None)
         self.forgotten: list[object] = []
 
-    def withdraw(self, transaction: OutgoingRequest[Any, Any]) -> Outcome:
+    def withdraw(self, transaction: OutgoingRequest) -> Outcome:
         return Outcome.UNKNOWN
 
-    def ask_for_last_word(self, transaction: OutgoingRequest[Any, Any]) -> bool:
+    def ask_for_last_word(self, transaction: OutgoingRequest) -> bool:
         return True
 
-    def forget(self, transaction: OutgoingRequest[Any, Any]) -> None:
+    def forget(self, transaction: OutgoingRequest) -> None:
         self.forgotten.append(transaction)
 
 

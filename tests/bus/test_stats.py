@@ -6,7 +6,9 @@ from ratchet.bus._core.stats import Counters, Stats
 
 
 def test_each_count_is_in_the_snapshot_under_its_own_name() -> None:
-    counters = Counters(answered=1, failed=2, cancelled=3, dropped_late=4, broken=5)
+    counters = Counters()
+    for number, name in enumerate(("answered", "failed", "cancelled", "dropped_late", "broken"), 1):
+        setattr(counters, name, number)
     stats = counters.snapshot(connections=6, queued=7, in_flight=8)
     assert stats == Stats(
         connections=6, queued=7, in_flight=8, answered=1, failed=2, cancelled=3, dropped_late=4, broken=5

@@ -5,12 +5,9 @@ What becomes of a request is decided in `outgoing`.  Nothing here knows how one 
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Final, Generic, NoReturn, TypeVar
-
-from gevent.hub import get_hub
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 
 from ratchet._interrupts import settle_soon
 from ratchet._wait import check_hub
@@ -24,7 +21,7 @@ Response = TypeVar("Response")
 _PUBLIC: Final = ("cancel", "done", "recv_response", "request")
 
 
-class ClientTransaction(OutgoingRequest[Request, Response]):
+class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
     """A request that was sent, and the response to come.
 
     Any number of threads may wait in `recv_response`; all get the same.
@@ -34,6 +31,9 @@ class ClientTransaction(OutgoingRequest[Request, Response]):
     """
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+        request: Request
 
     def __dir__(self) -> list[str]:
         # What the bus holds it by is not for its user.
@@ -85,16 +85,7 @@ class ClientTransaction(OutgoingRequest[Request, Response]):
             not yet: False
             answer True
         """
-        if self.state not in ENDED:
-            self.wait(timeout)
-        elif get_hub() is not self.route.hub:
-            check_hub(self.route.hub, self)
-        if self.error is not None:
-            # Each waiter its own copy: a traceback belongs to one thread.
-            raise copy.copy(self.error) from self.error.__cause__
-        if self.decode is not None:
-            self.load()
-        response: Response = self.value
+        response: Response = self.result(timeout)
         return response
 
     def cancel(self) -> None:

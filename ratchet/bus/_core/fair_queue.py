@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final
 
 from ratchet import _clock
 
@@ -35,26 +35,24 @@ from ratchet import _clock
 _INTERVAL: Final = 0.1
 
 
-class Queued(Protocol):
-    """An item of the queue."""
+class Queued:
+    """An item of the queue; its own class says what it is.
 
-    @property
-    def flow(self) -> Flow[Any]:
-        """Where it came from."""
+    Attributes:
+        flow: where it came from.
+        deadline: when it must be over; None for never.
+        half_time: when half of the time that it had on arrival is over; only if there is a deadline.
+    """
 
-    @property
-    def deadline(self) -> float | None:
-        """When it must be over; None for never."""
+    __slots__ = ("deadline", "flow", "half_time")
 
-    @property
-    def half_time(self) -> float:
-        """When half of the time that it had on arrival is over; only if it has a deadline."""
-
-
-Item = TypeVar("Item", bound=Queued)
+    def __init__(self, flow: Flow, deadline: float | None, half_time: float) -> None:
+        self.flow = flow
+        self.deadline = deadline
+        self.half_time = half_time
 
 
-class Flow(Generic[Item]):
+class Flow:
     """The items of one connection that wait.
 
     Attributes:
@@ -81,14 +79,14 @@ class Flow(Generic[Item]):
 
     def __init__(self) -> None:
         self.has_backlog = False
-        self.without_deadline: OrderedDict[Item, int] = OrderedDict()
-        self.with_deadline: OrderedDict[Item, int] = OrderedDict()
+        self.without_deadline: OrderedDict[Any, int] = OrderedDict()
+        self.with_deadline: OrderedDict[Any, int] = OrderedDict()
         self.run = 0
         self.last_has_deadline = False
         self.late_since = math.inf
         self.next_without_deadline = False
 
-    def next_beside(self, oldest: Item, time_needed: float) -> Item:
+    def next_beside(self, oldest: Queued, time_needed: float) -> Any:
         """The item whose turn it is, if this is the oldest that has a deadline.
 
         It may be one that has less time left than is needed, for its taker to refuse it.
@@ -104,7 +102,7 @@ class Flow(Generic[Item]):
             return first if run < self.with_deadline.get(oldest, run) else oldest
         return oldest
 
-    def _next_of_overloaded(self, oldest: Item, end: float) -> Item:
+    def _next_of_overloaded(self, oldest: Queued, end: float) -> Any:
         """The item whose turn it is, while the newest come first; one begun now would end at `end`."""
         assert oldest.deadline is not None
         if oldest.deadline < end:
@@ -115,7 +113,7 @@ class Flow(Generic[Item]):
         return next(reversed(self.with_deadline), oldest)
 
 
-class FairQueue(Generic[Item]):
+class FairQueue:
     """The items of all flows that wait.
 
     Attributes:
@@ -126,16 +124,16 @@ class FairQueue(Generic[Item]):
     """
 
     def __init__(self) -> None:
-        self.items: OrderedDict[Item, None] = OrderedDict()
-        self.only_flow: Flow[Item] | None = None
+        self.items: OrderedDict[Any, None] = OrderedDict()
+        self.only_flow: Flow | None = None
         self.only_has_deadline = False
         # The flows with items: those with a single one, and the rest.
-        self._fresh: OrderedDict[Flow[Item], None] = OrderedDict()
-        self._backlogged: OrderedDict[Flow[Item], None] = OrderedDict()
+        self._fresh: OrderedDict[Flow, None] = OrderedDict()
+        self._backlogged: OrderedDict[Flow, None] = OrderedDict()
         # How many turns in a row were of fresh flows.
         self._fresh_turns = 0
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Queued) -> None:
         """Add an item."""
         has_deadline = item.deadline is not None
         if not self.items:
@@ -154,7 +152,7 @@ class FairQueue(Generic[Item]):
                 self._put_in_flow(item)
             self.only_flow = None
 
-    def _put_in_flow(self, item: Item) -> None:
+    def _put_in_flow(self, item: Queued) -> None:
         flow = item.flow
         if flow.without_deadline or flow.with_deadline or flow.has_backlog:
             self._move_to_backlogged(flow)
@@ -166,17 +164,17 @@ class FairQueue(Generic[Item]):
             flow.last_has_deadline = has_deadline
         (flow.with_deadline if has_deadline else flow.without_deadline)[item] = flow.run
 
-    def note_backlog(self, flow: Flow[Item]) -> None:
+    def note_backlog(self, flow: Flow) -> None:
         """Count a flow among those with a backlog: its connection has more than is here."""
         if self.only_flow is None:
             self._move_to_backlogged(flow)
 
-    def _move_to_backlogged(self, flow: Flow[Item]) -> None:
+    def _move_to_backlogged(self, flow: Flow) -> None:
         if flow not in self._backlogged:
             self._backlogged[flow] = None
             self._fresh.pop(flow, None)
 
-    def next(self, time_needed: float) -> Item | None:
+    def next(self, time_needed: float) -> Any:
         """The item whose turn it is, which stays here; None if there is none."""
         if self.only_flow is not None:
             for first in self.items:
@@ -205,7 +203,7 @@ class FairQueue(Generic[Item]):
                 break
         return None
 
-    def take(self, item: Item) -> None:
+    def take(self, item: Queued) -> None:
         """Remove an item that has had its turn; does nothing to one that is not here."""
         flow = item.flow
         self.items.pop(item, None)
@@ -226,7 +224,7 @@ class FairQueue(Generic[Item]):
             backlogged.pop(flow, None)
         self._fresh.pop(flow, None)
 
-    def remove(self, item: Item) -> None:
+    def remove(self, item: Queued) -> None:
         """Remove an item that has had no turn; does nothing to one that is not here."""
         flow = item.flow
         self.items.pop(item, None)

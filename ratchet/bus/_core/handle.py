@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent
@@ -37,7 +37,36 @@ _NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt
 _NO_ANSWER_OF_A_CALL: Final = (Interrupted, GreenletExit, KeyboardInterrupt)
 
 
-class ServerTransaction(Generic[Request, Response]):
+class HeldRequest:
+    """The base of `ServerTransaction` without type parameters, which the compiled build cannot have.
+
+    Dropping the last reference to one that is not answered abandons it.
+    """
+
+    __slots__ = ("_incoming",)
+
+    # None if it came to nothing, or belongs to another one.
+    _incoming: IncomingRequest
+
+    def _respond(self, response: object) -> bool:
+        incoming = self._incoming
+        if get_hub() is not incoming.requests.hub:
+            check_hub(incoming.requests.hub, self)
+        return incoming.respond(response)
+
+    def __del__(self) -> None:
+        # `recv_request` may have been interrupted before it had one.
+        incoming: IncomingRequest | None = getattr(self, "_incoming", None)
+        if incoming is not None and incoming.state is TAKEN:
+            try:
+                incoming.requests.drop(incoming)
+            except BaseException:
+                # From here it is only printed, and nobody has the request who would come by again.
+                incoming.requests.drop(incoming)
+                raise
+
+
+class ServerTransaction(HeldRequest, Generic[Request, Response]):
     """A request that came, and the way to answer it.
 
     As a context manager it answers when the block does not: an exception
@@ -66,11 +95,9 @@ class ServerTransaction(Generic[Request, Response]):
         ZeroDivisionError: division by zero
     """
 
-    if TYPE_CHECKING:
-        # `receive` makes it without `__init__`, which would double the time, and sets this.
-        # Not at run time: its type is not to be looked up where users find the class.
-        _incoming: IncomingRequest
+    __slots__ = ("__weakref__",)
 
+    # `receive` makes it without this, which would double the time.
     def __init__(self) -> None:
         raise TypeError("a ServerTransaction comes from recv_request(), and is not made by hand")
 
@@ -120,10 +147,7 @@ class ServerTransaction(Generic[Request, Response]):
         Raises `AlreadyAnswered` the second time; and what `response_to_bus` raises,
         or `MessageTooLarge`: the client gets a `RemoteError` then.
         """
-        incoming = self._incoming
-        if get_hub() is not incoming.requests.hub:
-            check_hub(incoming.requests.hub, self)
-        return incoming.respond(response)
+        return self._respond(response)
 
     def send_error(self, error: BaseException) -> bool:
         """Answer with an error; the client's call raises it as `RemoteError`.
@@ -175,27 +199,13 @@ class ServerTransaction(Generic[Request, Response]):
             return True
         return False
 
-    def __del__(self) -> None:
-        try:
-            incoming = self._incoming
-        except AttributeError:
-            # `recv_request` was interrupted before it had one.
-            return
-        if incoming.state is TAKEN:
-            try:
-                incoming.requests.drop(incoming)
-            except BaseException:
-                # From here it is only printed, and nobody has the request who would come by again.
-                incoming.requests.drop(incoming)
-                raise
-
 
 _new = ServerTransaction.__new__
 
 Received: TypeAlias = tuple[ServerTransaction[Request, Response], Request]
 
 
-def receive(inbox: Inbox[IncomingRequest], deadline: float | None) -> Received[Any, Any] | None:
+def receive(inbox: Inbox, deadline: float | None) -> Received[Any, Any] | None:
     """Take the next request, waiting for one if need be; None if it is not to be handled after all."""
     incoming = inbox.first(None if deadline is None else time_left(deadline))
     # Before the claim: a request that is claimed is always somebody's.
@@ -206,7 +216,7 @@ def receive(inbox: Inbox[IncomingRequest], deadline: float | None) -> Received[A
         inbox.drop(incoming, claimed)
         if not claimed:
             # It may be another thread's: an interrupt has left it in the inbox twice.
-            del transaction._incoming
+            transaction._incoming = None  # type: ignore[assignment]
         elif incoming.requests.decode is None or decode_claimed(incoming):
             return transaction, incoming.message
     except BaseException:

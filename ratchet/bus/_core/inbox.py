@@ -12,18 +12,18 @@ is next.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Generic
+from typing import Any
 
 from gevent.hub import get_hub
 
 from ratchet._wait import WaitQueue, check_may_wait
 from ratchet.bus._core.deadline import in_words
-from ratchet.bus._core.fair_queue import FairQueue, Flow, Item
+from ratchet.bus._core.fair_queue import FairQueue, Flow, Queued
 from ratchet.bus._core.load import Load, Named
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
 
-class Inbox(Generic[Item]):
+class Inbox:
     """Items, threads that wait for one, and threads that wait for room.
 
     Args:
@@ -49,7 +49,7 @@ class Inbox(Generic[Item]):
         self._maxsize = maxsize
         self._max_queued = max_queued
         self._run_callback: Callable[..., object] = get_hub().loop.run_callback
-        self._queue: FairQueue[Item] = FairQueue()
+        self._queue: FairQueue = FairQueue()
         self._items = self._queue.items
         self._receivers = WaitQueue()
         self._senders = WaitQueue()
@@ -65,7 +65,7 @@ class Inbox(Generic[Item]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[Any]:
         """The items as they are now, in the order in which they came."""
         return iter(list(self._items))
 
@@ -92,7 +92,7 @@ class Inbox(Generic[Item]):
             text = f"no room in {self._owner.name} within {in_words(timeout or 0.0)}"
             raise BusTimeout(text, outcome=Outcome.NOT_SENT)
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Queued) -> None:
         """Add an item; does not block, also from a hub callback."""
         if self._receivers and not self._wake_scheduled:
             # First, so that an item which is there is sure to be taken.
@@ -106,11 +106,11 @@ class Inbox(Generic[Item]):
         if self._max_queued is not None and len(self._items) >= self._max_queued:
             self.overfull = True
 
-    def note_backlog(self, flow: Flow[Item]) -> None:
+    def note_backlog(self, flow: Flow) -> None:
         """Note that there is more of a flow than is here."""
         self._queue.note_backlog(flow)
 
-    def first(self, timeout: float | None) -> Item:
+    def first(self, timeout: float | None) -> Any:
         """The next item, waiting for one if need be; the thread claims it, and then `drop`s it.
 
         Raises `BusTimeout`, or `BusClosed` if there is none and none will come.
@@ -132,7 +132,7 @@ class Inbox(Generic[Item]):
         # Also if a signal handler has closed the bus just now.
         raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
 
-    def drop(self, item: Item, claimed: bool) -> None:
+    def drop(self, item: Queued, claimed: bool) -> None:
         """Remove an item: a thread has claimed it, or nobody will."""
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
@@ -148,7 +148,7 @@ class Inbox(Generic[Item]):
         if self.overfull:
             self._look_whether_low()
 
-    def remove(self, items: Collection[Item]) -> None:
+    def remove(self, items: Collection[Queued]) -> None:
         """Take back items that nobody has taken yet; those that are not here any more are skipped."""
         if self._senders and not self._wake_scheduled:
             self._schedule_wake()
@@ -159,7 +159,7 @@ class Inbox(Generic[Item]):
         if self.overfull:
             self._look_whether_low()
 
-    def close(self) -> list[Item]:
+    def close(self) -> list[Any]:
         """Let nobody in any more, wake all who wait in vain, and return what is there.
 
         What is not removed is still taken.

@@ -25,6 +25,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._loop import Watcher
 from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import Scope, enter_scope, leave_scope
+from ratchet.bus._core.fair_queue import Queued
 from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, error_texts
 from ratchet.bus._core.incoming_requests import IncomingRequests, Interrupted, Route
 from ratchet.bus._core.incoming_states import (
@@ -43,25 +44,22 @@ from ratchet.bus._core.incoming_states import (
     TRANSITIONS,
     UNENDED,
 )
-from ratchet.bus._core.outgoing import ENDED, AnyOutgoing
+from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
 from ratchet.errors import AlreadyAnswered
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
 
 
-class IncomingRequest:
+class IncomingRequest(Queued):
     """A request on the server's side, as the bus holds it.
 
     Attributes:
         requests: what it shares with the others of its bus.
         route: how its answer gets back.
-        flow: those of its route that wait for a thread; see `fair_queue`.
         state: where it is.
         message: what came, until it is decoded; then the object that was sent.
         one_way: whether no answer is wanted.
-        deadline: when its client gives up; None for never.
-        half_time: when half of the time until then is over; only if there is a deadline.
         id: what its connection knows it by.
         client: the client's side of it, if that is in this process.
         handler: the thread that decodes or handles it.
@@ -73,9 +71,6 @@ class IncomingRequest:
         "_handlings",
         "_timer",
         "client",
-        "deadline",
-        "flow",
-        "half_time",
         "handler",
         "id",
         "message",
@@ -88,23 +83,23 @@ class IncomingRequest:
 
     def __init__(
         self,
-        requests: IncomingRequests[IncomingRequest],
-        route: Route[IncomingRequest],
+        requests: IncomingRequests,
+        route: Route,
         message: Any,
         one_way: bool,
         deadline: float | None,
         id: int = 0,
-        client: AnyOutgoing | None = None,
+        client: OutgoingRequest | None = None,
         half_time: float = 0.0,
     ) -> None:
         self.requests = requests
         self.route = route
         self.flow = route.flow
+        self.deadline = deadline
+        self.half_time = half_time
         self.state = QUEUED
         self.message = message
         self.one_way = one_way
-        self.deadline = deadline
-        self.half_time = half_time
         self.id = id
         self.client = client
         self.handler: greenlet | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gevent.hub import Hub
 
@@ -19,25 +19,8 @@ from ratchet.bus._core.load import Load
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode, PeerAddress
 
-
-class Taken(Protocol):
-    """A request that a thread has taken, as far as it matters here."""
-
-    def abandon(self) -> None:
-        """Tell its client that no thread can answer it any more."""
-
-    def interrupt(self) -> None:
-        """Hub callback: interrupt its handler, because its client gave up."""
-
-    def settle(self) -> None:
-        """Hub callback: make good what an exception has interrupted; see `Living`."""
-
-    def leave_to_parent(self) -> None:
-        """Leave it alone in a forked child: the parent answers it."""
-
-
-Request = TypeVar("Request", bound=Taken)
-AnyRequest = TypeVar("AnyRequest", contravariant=True)
+if TYPE_CHECKING:
+    from ratchet.bus._core.incoming import IncomingRequest
 
 
 class Interrupted(BaseException):
@@ -47,42 +30,52 @@ class Interrupted(BaseException):
     """
 
 
-class Route(Protocol[AnyRequest]):
-    """How answers get back to a client: a connection, or the client's side itself."""
+class Route:
+    """How answers get back to a client: a connection, or the client's side itself.
 
-    in_process: bool
-    """Whether the client's side is in this very process.
+    A base class, and no protocol, so that the compiled build calls it as directly as any other.
 
-    Then it sees to the request's deadline itself, always reads, and need not be told
-    what is released.
+    Attributes:
+        in_process: whether the client's side is in this very process.  Then it sees to the
+            request's deadline itself, always reads, and need not be told what is released:
+            only `send` and `fail` are called.
+        peer: the client's address.
+        flow: those of its requests that wait for a thread.
     """
-    peer: PeerAddress
-    """The client's address."""
 
-    @property
-    def flow(self) -> Flow[Any]:
-        """Those of its requests that wait for a thread."""
+    __slots__ = ("flow", "in_process", "peer")
 
-    def is_writable(self, request: AnyRequest) -> bool:
+    def __init__(self, in_process: bool, peer: PeerAddress, flow: Flow) -> None:
+        self.in_process = in_process
+        self.peer = peer
+        self.flow = flow
+
+    def is_writable(self, request: IncomingRequest) -> bool:
         """Whether the answer of a request would not have to wait until the client reads."""
+        raise NotImplementedError
 
-    def park(self, request: AnyRequest) -> None:
+    def park(self, request: IncomingRequest) -> None:
         """Keep a request from the threads until the client has read more."""
+        raise NotImplementedError
 
-    def send(self, request: AnyRequest, message: Any) -> bool:
+    def send(self, request: IncomingRequest, message: Any) -> bool:
         """Hand over a response; may block.  False if nobody waits for it."""
+        raise NotImplementedError
 
-    def fail(self, request: AnyRequest, reason: Reason, texts: ErrorTexts) -> bool:
+    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
         """Hand over an error; does not block.  False if nobody waits for it."""
+        raise NotImplementedError
 
-    def give_up(self, request: AnyRequest) -> None:
+    def give_up(self, request: IncomingRequest) -> None:
         """Hub callback: give it up in its client's place, because its time is over."""
+        raise NotImplementedError
 
-    def released(self, request: AnyRequest) -> None:
+    def released(self, request: IncomingRequest) -> None:
         """Forget a request that needs nothing more.  May be called more than once."""
+        raise NotImplementedError
 
 
-class IncomingRequests(Generic[Request]):
+class IncomingRequests:
     """Counters, codec and registers of the requests of one bus.
 
     Attributes:
@@ -107,17 +100,17 @@ class IncomingRequests(Generic[Request]):
         # None where requests and responses pass as they are.
         self.decode = decode
         self.encode = encode
-        self.in_flight: dict[Request, None] = {}
-        self.to_interrupt: dict[Request, None] = {}
+        self.in_flight: dict[IncomingRequest, None] = {}
+        self.to_interrupt: dict[IncomingRequest, None] = {}
         # Those that nobody holds any more.
-        self._dropped: deque[Request] = deque()
+        self._dropped: deque[IncomingRequest] = deque()
         self.drain_waiters = WaitQueue()
 
     def wake_drain(self) -> None:
         """Wake those who drain: a request has left `in_flight`, or a connection is gone."""
         self.run_callback(self.drain_waiters.wake_all)
 
-    def drop(self, request: Request) -> None:
+    def drop(self, request: IncomingRequest) -> None:
         """Abandon a request that nobody holds any more; may be called in any OS thread."""
         self._dropped.append(request)
         self.leave_to_hub(self._abandon_dropped)
@@ -128,7 +121,7 @@ class IncomingRequests(Generic[Request]):
         if loop is not None:
             loop.run_callback_threadsafe(callback, *args)
 
-    def interrupt_soon(self, request: Request) -> None:
+    def interrupt_soon(self, request: IncomingRequest) -> None:
         """Have the hub interrupt a handler whose client gave up."""
         self.run_callback(self._interrupt_handlers)
         self.to_interrupt[request] = None

@@ -14,11 +14,12 @@ the server's last word on whether it ran.
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final
 
-from gevent.hub import Hub, Waiter
+from gevent.hub import Hub, Waiter, get_hub
 
 from ratchet import _clock
 from ratchet._loop import Watcher
@@ -28,9 +29,6 @@ from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode, PeerAddress
 from ratchet.errors import BusError, BusTimeout, Outcome
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 # When its time is over, a request's client still waits this long, in seconds,
 # for the server's word on whether it ran.  A server that is there answers far
@@ -78,36 +76,45 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
 ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
 
 
-class ClientRoute(Protocol):
-    """The way to the server, as the requests of one client use it."""
+class ClientRoute:
+    """The way to the server, as the requests of one client use it.
 
-    hub: Hub
-    run_callback: Callable[..., object]
-    counters: Counters
+    Attributes:
+        counters: what is counted of its requests.
+        server_address: the server, for codecs.
+    """
+
+    __slots__ = ("counters", "hub", "run_callback", "server_address")
+
+    def __init__(self, hub: Hub, counters: Counters, server_address: PeerAddress) -> None:
+        self.hub = hub
+        self.run_callback: Callable[..., object] = hub.loop.run_callback
+        self.counters = counters
+        self.server_address = server_address
 
     @property
     def server_name(self) -> str:
         """The server, for texts."""
+        raise NotImplementedError
 
-    @property
-    def server_address(self) -> PeerAddress:
-        """The server, for codecs."""
-
-    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
+    def withdraw(self, transaction: OutgoingRequest) -> Outcome:
         """Tell the server that nobody waits any more, without blocking.
 
         Returns what is certain about the request.  May be called again if it was
         interrupted.
         """
+        raise NotImplementedError
 
-    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
+    def ask_for_last_word(self, transaction: OutgoingRequest) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
+        raise NotImplementedError
 
-    def forget(self, transaction: AnyOutgoing) -> None:
+    def forget(self, transaction: OutgoingRequest) -> None:
         """Let the bus have it no longer: it has ended.  Calling it twice is the same as once."""
+        raise NotImplementedError
 
 
-class OutgoingRequest(Generic[Request, Response]):
+class OutgoingRequest:
     """A request on the client's side, as the bus holds it.
 
     Attributes:
@@ -138,12 +145,7 @@ class OutgoingRequest(Generic[Request, Response]):
         "value",
     )
 
-    # Set by its connection, if it has one.
-    id: int
-
-    def __init__(
-        self, owner: object, route: ClientRoute, request: Request, decode: Decode[Response] | None
-    ) -> None:
+    def __init__(self, owner: object, route: ClientRoute, request: Any, decode: Decode[Any] | None) -> None:
         # The client lives as long as a request of its does.
         self._owner = owner
         self.request = request
@@ -159,6 +161,8 @@ class OutgoingRequest(Generic[Request, Response]):
         self._seconds = 0.0
         # Until it is known: an end in the middle of its sending is to say that it may have left.
         self.frame_number = 0
+        # Set by its connection, if it has one.
+        self.id = 0
 
     def load(self) -> None:
         """Decode the response; may block."""
@@ -169,6 +173,19 @@ class OutgoingRequest(Generic[Request, Response]):
         if self.decode is not None:
             self.value = value
             self.decode = None
+
+    def result(self, timeout: float | None) -> Any:
+        """Wait for the response and return it; see `ClientTransaction.recv_response`."""
+        if self.state not in ENDED:
+            self.wait(timeout)
+        elif get_hub() is not self.route.hub:
+            check_hub(self.route.hub, self)
+        if self.error is not None:
+            # Each waiter its own copy: a traceback belongs to one thread.
+            raise copy.copy(self.error) from self.error.__cause__
+        if self.decode is not None:
+            self.load()
+        return self.value
 
     def wait(self, timeout: float | None) -> None:
         """Wait until it has ended; blocks.  Raises `BusTimeout` when the time is over."""
@@ -308,7 +325,3 @@ class OutgoingRequest(Generic[Request, Response]):
         if self._timer is not None:
             self._timer.close()
             self._timer = None
-
-
-AnyOutgoing: TypeAlias = OutgoingRequest[Any, Any]
-"""A request, whatever its objects are."""

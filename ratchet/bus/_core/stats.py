@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 
@@ -45,18 +44,30 @@ class Stats(NamedTuple):
     refused_connections: int = 0
 
 
-@dataclass(slots=True)
 class Counters:
     """The part of the snapshot that is counted and not looked up."""
 
-    answered: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    dropped_late: int = 0
-    broken: int = 0
-    refused_overloaded: int = 0
-    refused_draining: int = 0
-    refused_connections: int = 0
+    __slots__ = (
+        "answered",
+        "broken",
+        "cancelled",
+        "dropped_late",
+        "failed",
+        "refused_connections",
+        "refused_draining",
+        "refused_overloaded",
+    )
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failed = 0
+        self.cancelled = 0
+        self.dropped_late = 0
+        self.broken = 0
+        self.refused_overloaded = 0
+        self.refused_draining = 0
+        self.refused_connections = 0
 
     def snapshot(self, *, connections: int, queued: int, in_flight: int) -> Stats:
-        return Stats(connections=connections, queued=queued, in_flight=in_flight, **asdict(self))
+        counted = {name: getattr(self, name) for name in self.__slots__}
+        return Stats(connections=connections, queued=queued, in_flight=in_flight, **counted)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from gevent.hub import get_hub
@@ -25,7 +25,7 @@ from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.faults import SENT_BEFORE_FORK, Reason
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, AnyOutgoing
+from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, ClientRoute, OutgoingRequest
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.casts import Casts
@@ -45,7 +45,7 @@ Request = TypeVar("Request")
 _LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
 
 
-class ClientConnection:
+class ClientConnection(ClientRoute):
     """One connection to a server.
 
     Attributes:
@@ -63,11 +63,7 @@ class ClientConnection:
         "_plain",
         "_window",
         "casts",
-        "counters",
-        "hub",
         "protocol",
-        "run_callback",
-        "server_address",
         "stream",
         "useful",
     )
@@ -82,14 +78,11 @@ class ClientConnection:
         plain: bool,
         counters: Counters,
     ) -> None:
+        super().__init__(get_hub(), counters, peer)
         # Weakly, because the loop keeps a stream alive, and so its connection.
         self._client = weakref.ref(client)
-        self.hub = get_hub()
-        self.run_callback: Callable[..., object] = self.hub.loop.run_callback
-        self.counters = counters
         self._decode = decode
-        self.server_address = peer
-        self.protocol: ClientProtocol[AnyOutgoing] = ClientProtocol(limits, peer, plain)
+        self.protocol: ClientProtocol[OutgoingRequest] = ClientProtocol(limits, peer, plain)
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
         self.useful = False
@@ -110,7 +103,7 @@ class ClientConnection:
 
     @property
     def server_name(self) -> str:
-        return format_address(self.server_address)
+        return format_address(self.stream.peer)
 
     def __len__(self) -> int:
         """How many transactions are open."""
@@ -146,7 +139,7 @@ class ClientConnection:
             self.run_callback(self._fail_open, self.stream.error)
         return transaction
 
-    def withdraw(self, transaction: AnyOutgoing) -> Outcome:
+    def withdraw(self, transaction: OutgoingRequest) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
         if transaction.frame_number == DEFERRED:
             self._plain.take_back(transaction)
@@ -158,12 +151,12 @@ class ClientConnection:
             self._tell_cancelled(transaction)
         return Outcome.UNKNOWN
 
-    def _tell_cancelled(self, transaction: AnyOutgoing) -> None:
+    def _tell_cancelled(self, transaction: OutgoingRequest) -> None:
         cancel = self.protocol.cancel((transaction.id,))
         if cancel:
             self.stream.output.write(cancel)
 
-    def forget(self, transaction: AnyOutgoing) -> None:
+    def forget(self, transaction: OutgoingRequest) -> None:
         """A transaction has ended."""
         open_requests = self.protocol.open
         if open_requests.get(transaction.id) is transaction:
@@ -203,7 +196,7 @@ class ClientConnection:
                 return False
         return self.stream.output.writers.wait_for_room("send_request", time_left(deadline))
 
-    def ask_for_last_word(self, transaction: AnyOutgoing) -> bool:
+    def ask_for_last_word(self, transaction: OutgoingRequest) -> bool:
         """Tell the server that a request's time is over; False if no answer can come of that."""
         stream = self.stream
         if self.protocol.plain or stream.closed or transaction.frame_number > stream.output.sent:
@@ -289,7 +282,7 @@ class ClientConnection:
             if client is not None:
                 client.on_hello(self)
 
-    def _on_answer(self, transaction: AnyOutgoing | None, reason: int | None, parts: list[bytes]) -> None:
+    def _on_answer(self, transaction: OutgoingRequest | None, reason: int | None, parts: list[bytes]) -> None:
         if transaction is None:
             # A last word on a request that ended here is not a late answer.
             if reason not in _LAST_WORDS:
@@ -306,7 +299,7 @@ class ClientConnection:
             transaction.fail_at_server(reason, (name, text, trace))
         self.forget(transaction)
 
-    def _on_go_away(self, not_run: list[AnyOutgoing]) -> None:
+    def _on_go_away(self, not_run: list[OutgoingRequest]) -> None:
         """The server drains, and will not run these."""
         for transaction in not_run:
             transaction.fail(Rejected(f"{self.protocol.farewell} ({self.server_name})"))

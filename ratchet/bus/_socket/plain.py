@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from ratchet.bus._core.outgoing import AnyOutgoing
+from ratchet.bus._core.outgoing import OutgoingRequest
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.casts import Casts
 from ratchet.bus._socket.output import Output
@@ -24,15 +24,15 @@ class PlainSender:
 
     __slots__ = ("_casts", "_deferred", "_output", "_protocol", "_sending")
 
-    def __init__(self, output: Output, protocol: ClientProtocol[AnyOutgoing], casts: Casts) -> None:
+    def __init__(self, output: Output, protocol: ClientProtocol[OutgoingRequest], casts: Casts) -> None:
         self._output = output
         self._protocol = protocol
         self._casts = casts
         self._sending = False
         # Those that a signal handler sent meanwhile.
-        self._deferred: deque[tuple[AnyOutgoing, wire.Frame]] = deque()
+        self._deferred: deque[tuple[OutgoingRequest, wire.Frame]] = deque()
 
-    def send(self, transaction: AnyOutgoing, frame: wire.Frame) -> None:
+    def send(self, transaction: OutgoingRequest, frame: wire.Frame) -> None:
         """Send a request, and note it for its answer; does not block."""
         if self._sending:
             transaction.frame_number = DEFERRED
@@ -49,10 +49,10 @@ class PlainSender:
         finally:
             self._sending = False
 
-    def _write(self, transaction: AnyOutgoing, frame: wire.Frame) -> None:
+    def _write(self, transaction: OutgoingRequest, frame: wire.Frame) -> None:
         transaction.frame_number = self._output.write(frame)
         self._protocol.order.append(transaction.id)
 
-    def take_back(self, transaction: AnyOutgoing) -> None:
+    def take_back(self, transaction: OutgoingRequest) -> None:
         """Do not send a request after all, if it has not been written yet."""
         self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)

@@ -22,6 +22,7 @@ from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.incoming_requests import Route
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
@@ -33,28 +34,24 @@ from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
-from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import BusError, ConnectionLost, ProtocolError, reason_of
 
 # The flow of every connection that has not asked anything yet: many never do.
-_NO_FLOW: Final[Flow[IncomingRequest]] = Flow()
+_NO_FLOW: Final[Flow] = Flow()
 
 
-class ServerConnection:
+class ServerConnection(Route):
     """One connected client."""
 
-    in_process = False
-
-    __slots__ = ("admission", "budget", "flow", "gate", "peer", "protocol", "share", "stream")
+    __slots__ = ("admission", "budget", "gate", "protocol", "share", "stream")
 
     def __init__(self, admission: Admission[ServerConnection], transport: Transport, peer: Address) -> None:
+        super().__init__(in_process=False, peer=peer, flow=_NO_FLOW)
         self.admission = admission
         self.budget = admission.budget
         limits = admission.limits
         self.share = Share(admission.budget, self)
         self.gate = Gate(admission, self.share)
-        self.flow = _NO_FLOW
-        self.peer: PeerAddress = peer
         self.protocol: ServerProtocol[IncomingRequest] = ServerProtocol(limits, admission.hello, peer)
         self.stream = MessageStream(transport, limits, self, peer)
 
