@@ -6,8 +6,7 @@ from typing import Any
 
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
-from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_requests import Route
+from ratchet.bus._core.incoming import IncomingRequest, Route
 
 
 class Owner:

@@ -29,8 +29,8 @@ from ratchet.bus._core.faults import (
     error_from_reason,
 )
 from ratchet.bus._core.inbox import Inbox
-from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_requests import IncomingRequests, Route
+from ratchet.bus._core.incoming import IncomingRequest, Route
+from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
 from ratchet.bus._core.outgoing import ENDED, ClientRoute, OutgoingRequest

@@ -12,8 +12,8 @@ import pytest
 from ratchet import AlreadyAnswered
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
-from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_requests import IncomingRequests, Route
+from ratchet.bus._core.incoming import IncomingRequest, Route
+from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import (
     ANSWER,
     ANSWERED,

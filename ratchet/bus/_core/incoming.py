@@ -25,9 +25,9 @@ from ratchet._interrupts import settle_soon
 from ratchet._loop import Watcher
 from ratchet.bus._core.address import format_address
 from ratchet.bus._core.deadline import Scope, enter_scope, leave_scope
-from ratchet.bus._core.fair_queue import Queued
+from ratchet.bus._core.fair_queue import Flow, Queued
 from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, error_texts
-from ratchet.bus._core.incoming_requests import IncomingRequests, Interrupted, Route
+from ratchet.bus._core.incoming_requests import IncomingRequests, Interrupted
 from ratchet.bus._core.incoming_states import (
     ANSWER,
     ANSWERING,
@@ -45,10 +45,56 @@ from ratchet.bus._core.incoming_states import (
     UNENDED,
 )
 from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
+from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import AlreadyAnswered
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
+
+
+class Route:
+    """How answers get back to a client: a connection, or the client's side itself.
+
+    A base class, and no protocol, so that the compiled build calls it as directly as any other.
+
+    Attributes:
+        in_process: whether the client's side is in this very process.  Then it sees to the
+            request's deadline itself, always reads, and need not be told what is released:
+            only `send` and `fail` are called.
+        peer: the client's address.
+        flow: those of its requests that wait for a thread.
+    """
+
+    __slots__ = ("flow", "in_process", "peer")
+
+    def __init__(self, in_process: bool, peer: PeerAddress, flow: Flow) -> None:
+        self.in_process = in_process
+        self.peer = peer
+        self.flow = flow
+
+    def is_writable(self, request: IncomingRequest) -> bool:
+        """Whether the answer of a request would not have to wait until the client reads."""
+        raise NotImplementedError
+
+    def park(self, request: IncomingRequest) -> None:
+        """Keep a request from the threads until the client has read more."""
+        raise NotImplementedError
+
+    def send(self, request: IncomingRequest, message: Any) -> bool:
+        """Hand over a response; may block.  False if nobody waits for it."""
+        raise NotImplementedError
+
+    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+        """Hand over an error; does not block.  False if nobody waits for it."""
+        raise NotImplementedError
+
+    def give_up(self, request: IncomingRequest) -> None:
+        """Hub callback: give it up in its client's place, because its time is over."""
+        raise NotImplementedError
+
+    def released(self, request: IncomingRequest) -> None:
+        """Forget a request that needs nothing more.  May be called more than once."""
+        raise NotImplementedError
 
 
 class IncomingRequest(Queued):

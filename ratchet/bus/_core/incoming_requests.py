@@ -1,4 +1,4 @@
-"""State that the requests at one server share, and the way by which an answer goes back.
+"""State that the requests at one server share.
 
 The hub interrupts handlers, and abandons the requests that another OS thread drops: neither
 can be done in place.
@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 from gevent.hub import Hub
 
 from ratchet._wait import WaitQueue
-from ratchet.bus._core.fair_queue import Flow
-from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.load import Load
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Decode, PeerAddress
+from ratchet.bus.codecs import Decode
 
 if TYPE_CHECKING:
     from ratchet.bus._core.incoming import IncomingRequest
@@ -28,51 +26,6 @@ class Interrupted(BaseException):
 
     Never seen outside of `with transaction:`, which swallows its own.
     """
-
-
-class Route:
-    """How answers get back to a client: a connection, or the client's side itself.
-
-    A base class, and no protocol, so that the compiled build calls it as directly as any other.
-
-    Attributes:
-        in_process: whether the client's side is in this very process.  Then it sees to the
-            request's deadline itself, always reads, and need not be told what is released:
-            only `send` and `fail` are called.
-        peer: the client's address.
-        flow: those of its requests that wait for a thread.
-    """
-
-    __slots__ = ("flow", "in_process", "peer")
-
-    def __init__(self, in_process: bool, peer: PeerAddress, flow: Flow) -> None:
-        self.in_process = in_process
-        self.peer = peer
-        self.flow = flow
-
-    def is_writable(self, request: IncomingRequest) -> bool:
-        """Whether the answer of a request would not have to wait until the client reads."""
-        raise NotImplementedError
-
-    def park(self, request: IncomingRequest) -> None:
-        """Keep a request from the threads until the client has read more."""
-        raise NotImplementedError
-
-    def send(self, request: IncomingRequest, message: Any) -> bool:
-        """Hand over a response; may block.  False if nobody waits for it."""
-        raise NotImplementedError
-
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        """Hand over an error; does not block.  False if nobody waits for it."""
-        raise NotImplementedError
-
-    def give_up(self, request: IncomingRequest) -> None:
-        """Hub callback: give it up in its client's place, because its time is over."""
-        raise NotImplementedError
-
-    def released(self, request: IncomingRequest) -> None:
-        """Forget a request that needs nothing more.  May be called more than once."""
-        raise NotImplementedError
 
 
 class IncomingRequests:

@@ -21,8 +21,7 @@ from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
-from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._core.incoming_requests import Route
+from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission

@@ -1,0 +1,35 @@
+cdef class Flow
+
+cdef class Queued:
+    cdef public Flow flow
+    cdef public object deadline
+    cdef public double half_time
+
+cdef class Flow:
+    cdef public bint has_backlog
+    cdef public object without_deadline
+    cdef public object with_deadline
+    cdef public long run
+    cdef public bint last_has_deadline
+    cdef public double late_since
+    cdef public bint next_without_deadline
+
+    cpdef object next_beside(self, Queued oldest, double time_needed)
+    cpdef object _next_of_overloaded(self, Queued oldest, double end)
+
+cdef class FairQueue:
+    cdef public object items
+    cdef public Flow only_flow
+    cdef public bint only_has_deadline
+    cdef object _fresh
+    cdef object _backlogged
+    cdef long _fresh_turns
+
+    cpdef object put(self, Queued item)
+    cpdef object _spread(self)
+    cpdef object _put_in_flow(self, Queued item)
+    cpdef object note_backlog(self, Flow flow)
+    cpdef object _move_to_backlogged(self, Flow flow)
+    cpdef object next(self, double time_needed)
+    cpdef object take(self, Queued item)
+    cpdef object remove(self, Queued item)

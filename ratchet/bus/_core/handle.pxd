@@ -1,0 +1,9 @@
+from ratchet.bus._core.inbox cimport Inbox
+from ratchet.bus._core.incoming cimport IncomingRequest
+
+cdef class HeldRequest:
+    cdef public IncomingRequest _incoming
+
+    cpdef bint _respond(self, object response) except -1
+
+cpdef object receive(Inbox inbox, object deadline)

@@ -1,0 +1,23 @@
+from ratchet.bus._core.fair_queue cimport FairQueue, Flow, Queued
+from ratchet.bus._core.load cimport Load
+
+cdef class Inbox:
+    cdef object _owner
+    cdef Load _load
+    cdef object _maxsize
+    cdef object _max_queued
+    cdef object _run_callback
+    cdef FairQueue _queue
+    cdef object _items
+    cdef object _receivers
+    cdef object _senders
+    cdef bint _wake_scheduled
+    cdef public bint closed
+    cdef public bint overfull
+    cdef public object on_low
+
+    cpdef object put(self, Queued item)
+    cpdef object first(self, object timeout)
+    cpdef object drop(self, Queued item, bint claimed)
+    cpdef object _schedule_wake(self)
+    cpdef bint _is_full(self)

@@ -1,0 +1,3 @@
+cdef class Watch:
+    cdef public object _hub
+    cdef public object timer
