@@ -33,7 +33,7 @@ from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
-from ratchet.bus._core.outgoing import ENDED, ClientRoute, OutgoingRequest
+from ratchet.bus._core.outgoing import UNENDED, ClientRoute, OutgoingRequest
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
@@ -72,7 +72,7 @@ class _ToClient(Route):
     def send(self, request: IncomingRequest, message: Any) -> bool:
         client = request.client
         # The client may have given up while a codec blocked.
-        if request.state is not ANSWERING or client is None or client.state in ENDED:
+        if request.state is not ANSWERING or client is None or client.state not in UNENDED:
             return False
         client.succeed(message)
         # No circle is to keep the two in memory.

@@ -44,7 +44,7 @@ from ratchet.bus._core.incoming_states import (
     TRANSITIONS,
     UNENDED,
 )
-from ratchet.bus._core.outgoing import ENDED, OutgoingRequest
+from ratchet.bus._core.outgoing import UNENDED as CLIENT_WAITS, OutgoingRequest
 from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import AlreadyAnswered
 
@@ -165,7 +165,7 @@ class IncomingRequest(Queued):
 
         With others waiting in the inbox, it is refused unless it is likely to end in time.
         """
-        if self.state is not QUEUED or (self.client is not None and self.client.state in ENDED):
+        if self.state is not QUEUED or (self.client is not None and self.client.state not in CLIENT_WAITS):
             # Its client may have been told that it was not run, and no more.
             return False
         route = self.route

@@ -74,6 +74,8 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
 """Every event that may come in each state, and the state that it leads to; no other may come."""
 
 ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
+# Asked where most have not: a member that is not in a tuple is compared with each one by value.
+UNENDED: Final = (WAITING, EXPIRED)
 
 
 class ClientRoute:
@@ -176,7 +178,7 @@ class OutgoingRequest:
 
     def result(self, timeout: float | None) -> Any:
         """Wait for the response and return it; see `ClientTransaction.recv_response`."""
-        if self.state not in ENDED:
+        if self.state in UNENDED:
             self.wait(timeout)
         elif get_hub() is not self.route.hub:
             check_hub(self.route.hub, self)
@@ -194,7 +196,7 @@ class OutgoingRequest:
             check_timeout(timeout)
             deadline = deadline_after(timeout)
         # Its end may be interrupted after those who wait were told, and is then to come.
-        while self.state not in ENDED:
+        while self.state is WAITING or self.state is EXPIRED:
             waiter: Waiter[object] = Waiter()
             if waiter.hub is not self.route.hub:
                 check_hub(self.route.hub, self)
@@ -204,7 +206,7 @@ class OutgoingRequest:
                     self._waiters = [waiter]
                 else:
                     self._waiters.append(waiter)
-                if self.state in ENDED:
+                if self.state not in UNENDED:
                     # A signal handler came in between, and had the answer read.
                     return
                 timed_out = suspend(waiter, "recv_response", self, left) is TIMED_OUT
