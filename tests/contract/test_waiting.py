@@ -63,6 +63,8 @@ def send_and_take(bus: Bus) -> Any:
 BLOCKING_CALLS = {
     "recv_request": BlockingCall(lambda bus: bus.server.recv_request()),
     "recv_request with a timeout": BlockingCall(lambda bus: bus.server.recv_request(LONG)),
+    "recv_requests": BlockingCall(lambda bus: bus.server.recv_requests(10)),
+    "recv_requests with a timeout": BlockingCall(lambda bus: bus.server.recv_requests(10, LONG)),
     "iteration": BlockingCall(lambda bus: next(iter(bus.server))),
     "serve": BlockingCall(lambda bus: bus.server.serve(lambda request: request, workers=2)),
     "recv_response": BlockingCall(
@@ -200,13 +202,15 @@ def test_a_wait_for_room_ends_with_the_request_s_own_timeout(open_bus: OpenBus) 
 @pytest.mark.parametrize("death", [GreenletExit, gevent.Timeout])
 @pytest.mark.parametrize("another_waits", [False, True])
 @pytest.mark.parametrize("turns_before", range(-1, 7))
+@pytest.mark.parametrize("many", [False, True])
 def test_killed_in_recv_request_just_as_a_request_arrives_loses_nothing(
-    bus: Bus, start: Start, death: type[BaseException], another_waits: bool, turns_before: int
+    bus: Bus, start: Start, death: type[BaseException], another_waits: bool, turns_before: int, many: bool
 ) -> None:
     received: list[object] = []
 
     def receive() -> None:
-        received.append(bus.server.recv_request()[1])
+        taken = bus.server.recv_requests(10) if many else [bus.server.recv_request()]
+        received.extend(request for _, request in taken)
 
     victim = start(receive)
     victim.wait_until_blocked()

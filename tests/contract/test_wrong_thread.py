@@ -21,6 +21,7 @@ CALLS: dict[str, Callable[[Any, Any], object]] = {
     "wait_connected": lambda server, client: client.wait_connected(1),
     "client.close": lambda server, client: client.close(),
     "recv_request": lambda server, client: server.recv_request(1),
+    "recv_requests": lambda server, client: server.recv_requests(10, 1),
     "serve": lambda server, client: server.serve(lambda request: request),
     "drain": lambda server, client: server.drain(1),
     "close": lambda server, client: server.close(),

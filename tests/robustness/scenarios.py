@@ -124,6 +124,28 @@ class ByHand(Scenario):
             raise ValueError("an error of the handler")
 
 
+class Batches(Scenario):
+    """A thread takes several requests at once, and answers them together."""
+
+    serves = False
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start_background(self._take, stage)
+        for _ in range(3):
+            stage.start(stage.call, client, stage.request())
+        stage.call(client, stage.request())
+
+    def _take(self, stage: Stage) -> None:
+        while True:
+            batch = stage.server.recv_requests(3)
+            stage.log += [body for _, body in batch]
+            for transaction, body in batch:
+                transaction.send_response(body)
+            # One that was not answered is to be dropped at once.
+            batch.clear()
+            del transaction
+
+
 class Connect(Scenario):
     """A client is opened, calls, and is closed."""
 
@@ -217,6 +239,7 @@ SCENARIOS: tuple[type[Scenario], ...] = (
     CancelRunning,
     TimeOut,
     ByHand,
+    Batches,
     Connect,
     Lost,
     CloseClient,

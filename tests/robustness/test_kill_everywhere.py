@@ -232,6 +232,15 @@ class RecvRequestInTime(RecvRequest):
     timeout = LONG
 
 
+class RecvRequests(RecvRequest):
+    def call(self) -> object:
+        return self.bus.server.recv_requests(10, self.timeout)
+
+
+class RecvRequestsInTime(RecvRequests):
+    timeout = LONG
+
+
 class Iterate(RecvRequest):
     def call(self) -> object:
         return next(iter(self.bus.server))
@@ -376,6 +385,8 @@ class DrainInTime(Drain):
 ON_EVERY_BUS = [
     RecvRequest,
     RecvRequestInTime,
+    RecvRequests,
+    RecvRequestsInTime,
     Iterate,
     Call,
     CallInTime,

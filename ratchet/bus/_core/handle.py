@@ -205,9 +205,17 @@ _new = ServerTransaction.__new__
 Received: TypeAlias = tuple[ServerTransaction[Request, Response], Request]
 
 
-def receive(inbox: Inbox, deadline: float | None) -> Received[Any, Any] | None:
-    """Take the next request, waiting for one if need be; None if it is not to be handled after all."""
-    incoming = inbox.first(None if deadline is None else time_left(deadline))
+def receive(inbox: Inbox, deadline: float | None, waits: bool = True) -> Received[Any, Any] | None:
+    """Take the next request, waiting for one if need be; None if it is not to be handled after all.
+
+    One that does not wait gets None, too, where no request is there.
+    """
+    if waits:
+        incoming = inbox.first(None if deadline is None else time_left(deadline))
+    elif (present := inbox.present()) is not None:
+        incoming = present
+    else:
+        return None
     # Before the claim: a request that is claimed is always somebody's.
     transaction: ServerTransaction[Any, Any] = _new(ServerTransaction)
     transaction._incoming = incoming
@@ -226,6 +234,29 @@ def receive(inbox: Inbox, deadline: float | None) -> Received[Any, Any] | None:
             settle_soon(incoming.requests.hub)
         raise
     return None
+
+
+def receive_many(
+    inbox: Inbox[IncomingRequest], most: int, deadline: float | None
+) -> list[Received[Any, Any]]:
+    """Take the next request, waiting for one if need be, and so many in all as far as they are there."""
+    taken: list[Any] = []
+    try:
+        while len(taken) < most and (not taken or len(inbox)):
+            # Under no name of its own, which whoever keeps an error would keep, too.
+            taken.append(receive(inbox, deadline, waits=not taken))
+            if taken[-1] is None:
+                taken.pop()
+        return taken
+    except BaseException:
+        try:
+            for received in taken:
+                if received is not None:
+                    received[0]._incoming.abandon()
+        finally:
+            if taken:
+                settle_soon(get_hub())
+        raise
 
 
 def handle(

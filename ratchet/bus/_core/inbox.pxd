@@ -18,6 +18,7 @@ cdef class Inbox:
 
     cpdef object put(self, Queued item)
     cpdef object first(self, object timeout)
+    cpdef object present(self)
     cpdef object drop(self, Queued item, bint claimed)
     cpdef object _schedule_wake(self)
     cpdef bint _is_full(self)

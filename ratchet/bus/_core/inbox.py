@@ -132,6 +132,10 @@ class Inbox:
         # Also if a signal handler has closed the bus just now.
         raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
 
+    def present(self) -> Any:
+        """The next item, as `first`, but None if there is none: for a thread whose turn it has been."""
+        return self._queue.next(self._load.time_needed)
+
     def drop(self, item: Queued, claimed: bool) -> None:
         """Remove an item: a thread has claimed it, or nobody will."""
         if self._senders and not self._wake_scheduled:

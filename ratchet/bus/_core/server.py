@@ -17,7 +17,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.handle import ServerTransaction, receive
+from ratchet.bus._core.handle import ServerTransaction, receive, receive_many
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import CLOSED, DRAINING, OPEN, BusSide
@@ -80,15 +80,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             one thing to do
             and nothing more
         """
-        current = getcurrent()
-        if current not in self._intake.takers:
-            check_hub(self._hub, self)
-            self._revive()
-            self._intake.watch(current)
-        deadline = None
-        if timeout is not None:
-            check_timeout(timeout)
-            deadline = deadline_after(timeout)
+        deadline = self._begin_taking(timeout)
         while True:
             received = receive(self._intake.inbox, deadline)
             if received is not None:
@@ -97,6 +89,57 @@ class ServerSide(BusSide, Generic[Request, Response]):
                 finally:
                     # Whoever keeps the error of an earlier request's codec keeps this frame.
                     del received
+
+    def recv_requests(
+        self, most: int, timeout: float | None = None
+    ) -> list[tuple[ServerTransaction[Request, Response], Request]]:
+        """Wait for the next request, and take up to `most` of those that are there; blocks.
+
+        For servers that work in batches.  Each is taken, and is to be answered, as one of
+        `recv_request`.  If the thread is interrupted before it has all of them, the clients of
+        those that it has get `Abandoned`.
+
+        Args:
+            most: how many at once, above 0.
+            timeout: seconds until the first one has come; None for ever.
+
+        Returns:
+            The transactions and requests, in order; at least one.
+
+        Raises what `recv_request` raises, and `TypeError` or `ValueError` for a wrong `most`.
+
+        .. code-block:: python
+
+            from ratchet import bus
+
+            server, client = bus.new_local()
+            for number in range(5):
+                client.cast(number)
+            for _ in range(2):
+                print([request for transaction, request in server.recv_requests(3)])
+
+        .. code-block:: text
+
+            [0, 1, 2]
+            [3, 4]
+        """
+        if not isinstance(most, int) or isinstance(most, bool):
+            raise TypeError(f"most must be a number, not {most!r}")
+        if most < 1:
+            raise ValueError(f"most must be above 0, not {most!r}")
+        return receive_many(self._intake.inbox, most, self._begin_taking(timeout))
+
+    def _begin_taking(self, timeout: float | None) -> float | None:
+        """Let the current thread take requests; returns until when it waits for one."""
+        current = getcurrent()
+        if current not in self._intake.takers:
+            check_hub(self._hub, self)
+            self._revive()
+            self._intake.watch(current)
+        if timeout is None:
+            return None
+        check_timeout(timeout)
+        return deadline_after(timeout)
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
