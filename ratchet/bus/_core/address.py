@@ -23,6 +23,8 @@ Address: TypeAlias = "tuple[str, int] | str"
 
 _LABEL: Final = re.compile("[A-Za-z0-9_-]{1,63}")
 _LONGEST_NAME: Final = 253
+# What an absolute path may hold that is left out as it is parsed.
+_UNTIDY: Final = re.compile(r"//|/\.(/|$)|/$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,9 @@ def _checked_path(path: str, address: str) -> str:
         return path
     if "\0" in path:
         raise ValueError(f"the path of the address {address!r} must not contain a NUL")
+    if path.startswith("/") and not _UNTIDY.search(path):
+        # Almost every one: `Path` takes 7 us, of the 60 that a client is made in.
+        return path
     # It keeps each "..", which leads elsewhere behind a symbolic link.
     return str(Path(path).absolute())
 
@@ -110,9 +115,14 @@ def address_of(family: int, sockaddr: Any) -> Address:
 def format_address(address: Address) -> str:
     """An address as one printable text: "127.0.0.1:80", "[::1]:80" or "unix:/path"."""
     if isinstance(address, str):
+        if address.isprintable():
+            # Nearly all are.  A path of 30 characters takes 5 us the other way, at each connection.
+            return address
         # The name of an abstract socket begins with a NUL, and names may hold any byte.
         return "".join(map(_printable, address))
-    host, port = "".join(map(_printable, address[0])), address[1]
+    host, port = address
+    if not host.isprintable():
+        host = "".join(map(_printable, host))
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
