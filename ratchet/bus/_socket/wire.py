@@ -76,6 +76,7 @@ _HEAD: Final = struct.Struct(">HBBII")
 _LENGTH: Final = struct.Struct(">I")
 _HEAD_AND_LENGTH: Final = struct.Struct(">HBBIII")
 _ONE_PART: Final = EXTENDED | 1
+_PLAIN_HEAD_AND_LENGTH: Final = struct.Struct(">HI")
 # A body of this many bytes is sent from where it is: that takes a second buffer in
 # the system call, and a copy of it would take longer from here on.
 WORTH_NO_COPY: Final = 64 * 1024
@@ -92,6 +93,8 @@ def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> F
         head: bytes = _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, length)
         return head + body if length < WORTH_NO_COPY else [head, body]
     if kind == PLAIN:
+        if len(parts) == 1 and len(parts[0]) < WORTH_NO_COPY:
+            return _PLAIN_HEAD_AND_LENGTH.pack(1, len(parts[0])) + parts[0]
         head = _PLAIN_HEAD.pack(len(parts))
     else:
         head = _HEAD.pack(EXTENDED | len(parts), kind, flags, id, arg)
@@ -275,6 +278,16 @@ class Decoder:
             word, kind, flags, id, arg, length = unpack(data, position)
             start = position + 16
             stop = start + length
+            if word == 1:
+                # In the plain form, whose head is shorter by 10 bytes.
+                length = kind << 24 | flags << 16 | id >> 16
+                start = position + _PLAIN_HEAD_AND_LENGTH.size
+                stop = start + length
+                if stop > end or length > max_message:
+                    break
+                messages.append((PLAIN, 0, 0, 0, [data[start:stop]]))
+                position = stop
+                continue
             if (
                 stop > end
                 or word != _ONE_PART
