@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import gevent
@@ -24,6 +25,7 @@ from contract.buses import (
 )
 from helpers import LONG, burn, output_of, turns, wait_until
 from ratchet import BusTimeout, ConnectionLost, MessageTooLarge, RemoteError
+from ratchet import bus as ratchet_bus
 from ratchet.bus import ClientBus, Codec, Limits, ServerBus
 from ratchet.bus._core.faults import Reason
 from ratchet.bus._socket import wire
@@ -608,6 +610,17 @@ def test_keepalive_and_no_user_time_out_is_set_on_both_sides_of_every_tcp_connec
 
 
 # Many connections.
+
+
+def test_of_many_clients_that_come_at_once_each_turn_accepts_more(tmp_path: Any) -> None:
+    loop: Any = gevent.get_hub().loop
+    with ratchet_bus.listen(f"unix:{tmp_path}/bus") as server, ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(f"{tmp_path}/bus")
+        before = loop.iteration
+        wait_until(lambda: server.stats().connections == 300, "all clients to be accepted")
+        # 1 + 2 + 4 + ... + 64 + 100 + 100
+        assert loop.iteration - before < 20
 
 
 def many_clients(bus: Bus, count: int) -> list[Any]:

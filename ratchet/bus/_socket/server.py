@@ -38,8 +38,9 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 _READ = 1  # libev's event bit
-# How many clients are accepted before others get their turn.
-_ACCEPTS_PER_TURN: Final = 100
+# How many clients are accepted before others get their turn, while more come in each turn.  At
+# first it is one: to look in vain whether there is another takes a system call for each client.
+_MOST_ACCEPTS: Final = 100
 # How often so many of them are accepted before a drain, so that it does begin.
 _LAST_ACCEPTS: Final = 50
 # Seconds without accepting when the system is out of something; doubled up to the last.
@@ -72,6 +73,8 @@ class ServerBus(ServerSide[Request, Response]):
         self._intake.inbox.on_low = self._admission.let_in
         self._listener = listener
         self._back_off = _FIRST_BACK_OFF
+        # How many are accepted at once, and in which turn of the loop some last were.
+        self._accepts, self._accepted_in = 1, -1
         self._acceptor: Watcher | None = None
         self._retry = _clock.timer(self._hub, 0.0)
         try:
@@ -198,7 +201,7 @@ class ServerBus(ServerSide[Request, Response]):
             # Who has asked already is to hear that it will not be run.
             self._retry.close()
             for _ in range(_LAST_ACCEPTS):
-                if not self._on_acceptable():
+                if not self._accept_some(_MOST_ACCEPTS):
                     break
             self._stop_accepting()
         for connection in list(self._admission.connections):
@@ -226,9 +229,16 @@ class ServerBus(ServerSide[Request, Response]):
             self._acceptor = None
         self._listener.close()
 
-    def _on_acceptable(self) -> bool:
-        """Hub callback, and the last thing before a drain: accept clients.  Whether there may be more."""
-        for _ in range(_ACCEPTS_PER_TURN):
+    def _on_acceptable(self) -> None:
+        """Hub callback: accept clients; twice as many if the last turn has left some."""
+        turn = loop_of(self._hub).iteration
+        went_on, self._accepted_in = turn == self._accepted_in + 1, turn
+        self._accepts = min(2 * self._accepts, _MOST_ACCEPTS) if went_on else 1
+        self._accept_some(self._accepts)
+
+    def _accept_some(self, most: int) -> bool:
+        """Accept so many clients at most.  Whether there may be more."""
+        for _ in range(most):
             try:
                 self._accept()
             except BlockingIOError:
