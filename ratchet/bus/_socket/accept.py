@@ -98,6 +98,9 @@ class SocketListener:
         # `Any`: the stubs do not know `_accept`.
         self._raw: Any = raw_of(socket)
         self._raw.setblocking(False)
+        # Plain numbers, as in `transport`.
+        self._family, self._kind = int(self._raw.family), int(self._raw.type)
+        self._protocol: int = self._raw.proto
         self._ssl_context = ssl_context
         self._file = file
         self._process = os.getpid()
@@ -129,12 +132,11 @@ class SocketListener:
             accepted.extend(starmap(self._raw._accept, _ONCE))
             descriptor, peer = accepted[0]
             # Reuse the listener's attributes; saves a getsockopt for each.
-            family, kind, protocol = self._raw.family, self._raw.type, self._raw.proto
-            socket = _system_socket(family, kind, protocol, fileno=descriptor)
+            socket = _system_socket(self._family, self._kind, self._protocol, fileno=descriptor)
             # First: a transport of TLS that is made is nobody's if something fails then.
-            address = address_of(family, peer)
+            address = address_of(self._family, peer)
             if self._ssl_context is None:
-                return Transport(socket), address
+                return Transport(socket, self._family), address
             return begin_tls(self._ssl_context, socket, server_side=True), address
         except BaseException as error:
             if socket is not None:
@@ -151,7 +153,7 @@ class SocketListener:
             elif accepted and isinstance(error, (OSError, ValueError)):
                 # The client has gone away already, or the context is not fit for it.
                 if not quiet_end(error):
-                    name = format_address(address_of(self._raw.family, accepted[0][1]))
+                    name = format_address(address_of(self._family, accepted[0][1]))
                     log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
                 raise ConnectionAbortedError from error
             raise

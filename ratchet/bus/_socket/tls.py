@@ -45,7 +45,7 @@ class TlsTransport(Transport):
     def __init__(self, socket: Any, *, ready: bool) -> None:
         # Neither ssl's sockets nor gevent's switch if they are told not to block.
         socket.setblocking(False)
-        set_options(socket)
+        self._is_internet = set_options(socket, socket.family)
         self._socket = self._raw = socket
         self.receive, self.send = self._receive_records, self._send_records
         self.ready = ready

@@ -22,7 +22,8 @@ from gevent.monkey import get_original
 # The system notices within about 30 s that a peer's machine has vanished.  It
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
-_INTERNET: Final = (_socket.AF_INET, _socket.AF_INET6)
+# Plain numbers: to make an enum's member of one takes longer than a system call.
+_INTERNET: Final = (int(_socket.AF_INET), int(_socket.AF_INET6))
 _C_INT: Final = struct.Struct("i")
 # The beginning of Linux's `struct tcp_info`: tcpi_state to tcpi_last_ack_recv.
 # Others that have TCP_INFO fill in another structure.
@@ -67,20 +68,27 @@ def raw_of(socket: Socket) -> _socket.socket:
 
 
 class Transport:
-    """A socket without TLS."""
+    """A socket without TLS.
 
-    __slots__ = ("_raw", "_socket", "ready", "receive", "send")
+    Args:
+        socket: the socket.
+        family: its address family, where that is known.
+        blocks: whether it has to be told not to.
+    """
+
+    __slots__ = ("_is_internet", "_raw", "_socket", "ready", "receive", "send")
 
     receive: Callable[[int], bytes]
     """Read what the peer has sent, up to this many bytes; empty if it sends no more."""
     send: Callable[[bytes | memoryview], int]
     """Write what the socket takes at once; returns how many bytes that was."""
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, family: int | None = None, blocks: bool = True) -> None:
         self._socket = socket
         self._raw = raw_of(socket)
-        self._raw.setblocking(False)
-        set_options(self._raw)
+        if blocks:
+            self._raw.setblocking(False)
+        self._is_internet = set_options(self._raw, self._raw.family if family is None else family)
         # The socket's own, without a function of ours in between.
         self.receive, self.send = self._raw.recv, self._raw.send
         # Whether messages may pass; False while hands are still shaken.
@@ -108,7 +116,7 @@ class Transport:
 
     def undelivered(self) -> int:
         """Count the sent bytes that the peer's kernel has not got yet; 0 where that cannot be told."""
-        if self._raw.family not in _INTERNET:
+        if not self._is_internet:
             return 0  # what is sent is delivered
         try:
             # The system goes on counting what a reset has thrown away.
@@ -122,7 +130,7 @@ class Transport:
     @property
     def tells_answers(self) -> bool:
         """Whether `awaited_answer` can tell anything."""
-        return _TELLS_ANSWERS and self._raw.family in _INTERNET
+        return _TELLS_ANSWERS and self._is_internet
 
     def awaited_answer(self) -> tuple[int, float] | None:
         """The tries in a row that the peer's kernel did not answer, and the seconds since its last answer.
@@ -174,13 +182,13 @@ class Transport:
         self._socket.close()
 
 
-def set_options(socket: Socket) -> None:
+def set_options(socket: Socket, family: int) -> bool:
     """Turn on what every TCP connection has: no delay, and the kernel's keepalive.
 
-    Linux is not given the user time-out: there `AcknowledgeWatch` does better.
+    Returns whether it is one.  Linux is not given the user time-out: there `AcknowledgeWatch` does better.
     """
-    if socket.family not in _INTERNET:
-        return
+    if family not in _INTERNET:
+        return False
     tcp = _socket.IPPROTO_TCP
     socket.setsockopt(tcp, _socket.TCP_NODELAY, 1)
     socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
@@ -199,3 +207,4 @@ def set_options(socket: Socket) -> None:
             socket.setsockopt(tcp, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
         except OSError:
             pass  # the kernel is older
+    return True
