@@ -13,7 +13,7 @@ from ratchet.bus._core.address import Address, UnixEndpoint, parse
 from ratchet.bus._core.limits import Limits, checked_limits
 from ratchet.bus._socket.client import ClientBus, check_connected
 from ratchet.bus._socket.listen import check_listens
-from ratchet.bus._socket.network import dialer, listener, listener_on
+from ratchet.bus._socket.network import dialer, dialing_waits, listener, listener_on
 from ratchet.bus._socket.server import ServerBus
 from ratchet.bus._socket.tls import check_context, transport_of
 from ratchet.bus._socket.transport import Socket
@@ -277,12 +277,12 @@ def connect(
             f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
         )
     limits = checked_limits(limits)
-    dial = dialer(endpoint, ssl_context)
+    dial, waits = dialer(endpoint, ssl_context), dialing_waits(endpoint, ssl_context)
     return ClientBus(
         endpoint.address,
         encode,
         decode,
         limits,
         plain,
-        lambda connections: connections.keep_connected(dial),
+        lambda connections: connections.keep_connected(dial, waits),
     )

@@ -359,6 +359,44 @@ def test_a_dialer_that_is_stopped_makes_no_more_attempts(client: Client) -> None
     assert not client.failures
 
 
+def test_where_connecting_takes_no_waiting_it_is_done_on_the_spot(client: Client) -> None:
+    network = Network()
+    dialer = Dialer(client, network.dial, waits=False)
+    dialer.start_at_once()
+    assert client.used == [(network.transports[0], ("server", 1))]
+    # It may be lost at once, again and again: the next one comes after a pause.
+    dialer.start_at_once()
+    assert len(client.used) == 1
+    wait_until(lambda: len(client.used) == 2)
+    dialer.back_off = 0.0
+    dialer.stop()
+    dialer.start_at_once()
+    turns()
+    assert network.attempts == 2
+    close_all(network)
+
+
+def test_what_fails_on_the_spot_is_tried_again_in_the_background_and_told_from_there(client: Client) -> None:
+    failures = [ConnectionRefusedError(1), ConnectionRefusedError(2)]
+    network = Network(*failures)
+    dialer = Dialer(client, network.dial, waits=False)
+    dialer.start_at_once()
+    assert client.failures == []
+    dialer.start_at_once()
+    wait_until(lambda: client.used)
+    assert client.failures == failures[1:]
+    assert network.attempts == 3
+    close_all(network)
+
+
+def test_where_connecting_may_wait_nothing_is_done_on_the_spot(client: Client) -> None:
+    network = Network()
+    Dialer(client, network.dial).start_at_once()
+    assert network.attempts == 0
+    wait_until(lambda: client.used)
+    close_all(network)
+
+
 def test_a_client_that_nobody_refers_to_ends_its_dialer(client: Client) -> None:
     network = Network(ConnectionRefusedError())
     network.reachable.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -31,16 +32,21 @@ def check_strace_works() -> None:
         pytest.skip(f"the system lets us trace no program: {tried.stderr.strip()}")
 
 
+def readings_in(trace: Path) -> dict[str, list[Counter[str]]]:
+    """The system calls of one OS thread up to each mark, by what the mark says."""
+    readings: dict[str, list[Counter[str]]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    for line in trace.read_text().splitlines():
+        if mark := re.match(rf'\w*access\w*\(.*"{MARK}(.*)"', line):
+            readings[mark[1]].append(counts.copy())
+        elif call := re.match(r"(\w+)\(", line):
+            counts[NAMES.get(call[1], call[1])] += 1
+    return readings
+
+
 def figures_in(traces: Path) -> dict[str, dict[str, float]]:
     """System calls per exchange, by name, for each side and load; one file is one OS thread's."""
-    readings: dict[str, list[Counter[str]]] = defaultdict(list)
-    for trace in traces.iterdir():
-        counts: Counter[str] = Counter()
-        for line in trace.read_text().splitlines():
-            if mark := re.match(rf'\w*access\w*\(.*"{MARK}(.*)"', line):
-                readings[mark[1]].append(counts.copy())
-            elif call := re.match(r"(\w+)\(", line):
-                counts[NAMES.get(call[1], call[1])] += 1
+    readings = {mark: counts for trace in traces.iterdir() for mark, counts in readings_in(trace).items()}
     return {
         mark: {
             name: figure(mark.partition(", ")[2], [counts[name] for counts in marked]) for name in marked[-1]
@@ -65,3 +71,42 @@ def test_the_kernel_sees_one_poll_one_recv_and_one_send_and_under_load_far_less(
         assert figures.pop("getpid", 0) <= seen["poll"], mark
         # Python takes memory from the system, and gives it back, in big pieces.
         assert sum(map(abs, figures.values())) < 0.1, (mark, figures)
+
+
+CONNECTIONS = 40
+CONNECT_AND_CLOSE = f"""
+import os, sys
+from ratchet import Ratchet, bus
+
+where = "unix:" + sys.argv[1]
+
+def connect_and_close():
+    for count in (1, {CONNECTIONS}, 2 * {CONNECTIONS}):
+        for _ in range(count):
+            with bus.connect(where, plain=True) as client:
+                client.call(b"question")
+        os.access("{MARK}both", os.F_OK)
+
+with bus.listen(where) as server, Ratchet() as kernel:
+    kernel.attach_background(server.serve, bytes.upper, 1)
+    kernel.attach(connect_and_close)
+"""
+
+
+def test_a_connection_for_one_request_takes_no_call_that_gevents_sockets_would_not_take(
+    tmp_path: Path,
+) -> None:
+    check_strace_works()
+    trace = ["strace", "-ff", "-o", str(tmp_path / "trace")]
+    run_alone([*trace, sys.executable, "-c", CONNECT_AND_CLOSE, str(tmp_path / "socket")])
+    (readings,) = [readings for path in tmp_path.glob("trace*") if (readings := readings_in(path))]
+    _, before, after = readings["both"]
+    seen = {name: (after[name] - before[name]) / (2 * CONNECTIONS) for name in after}
+    at_most = {
+        "socket": 1, "connect": 1, "accept4": 1, "getsockname": 1, "ioctl": 1, "close": 2,
+        "send": 2, "recv": 3, "poll": 4, "getpid": 4, "epoll_ctl": 3, "fcntl": 2,
+    }  # fmt: skip
+    # No greenlet is made for it, which would take a call to get its memory, and one to give it back.
+    others = sum(count for name, count in seen.items() if name not in at_most)
+    assert others < 0.3, seen
+    assert all(seen[name] <= most + 0.1 for name, most in at_most.items()), seen

@@ -59,6 +59,8 @@ class Casts:
     @property
     def unsent(self) -> int:
         """How many have not left."""
+        if not self._numbers:
+            return 0
         sent = self._stream.output.sent
         return sum(number > sent for number in list(self._numbers))
 

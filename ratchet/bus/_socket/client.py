@@ -120,6 +120,8 @@ class ClientBus(ClientSide[Request, Response]):
                 return
             if connection is None:
                 self._dial_or_refuse()
+                if self._connections.current is not None:
+                    continue
             if not self._connections.awaiting_hello.wait("wait_connected", self, time_left(deadline)):
                 raise self._not_connected(timeout)
 
@@ -243,7 +245,7 @@ class ClientBus(ClientSide[Request, Response]):
         try:
             connection = self._connections.current
             if connection is not None:
-                if self._plain and not len(connection):
+                if self._plain and connection.useful and not len(connection):
                     # It may have closed behind its last answer.
                     connection.stream.input.read_now()
                 else:
@@ -292,7 +294,7 @@ class ClientBus(ClientSide[Request, Response]):
             raise failure.lost() from failure.error
         if failure.final:
             raise failure.hopeless() from failure.error
-        connections.dialer.start()
+        connections.dialer.start_at_once()
 
     def _wait_for_connection(self, deadline: float | None) -> ClientConnection:
         """Wait until there is a connection that takes a request; blocks."""
@@ -303,6 +305,8 @@ class ClientBus(ClientSide[Request, Response]):
             connection = self._connections.current
             if connection is None:
                 self._dial_or_refuse()
+                if self._connections.current is not None:
+                    continue
                 if not self._connections.senders.wait("send_request", self, time_left(deadline)):
                     raise self._not_connected(timeout)
             elif connection.stream.output.writers.above_high_water or connection.is_full:

@@ -334,7 +334,7 @@ class ClientConnection(ClientRoute):
         self.stream.abort(error)
 
     def connection_lost(self, error: BaseException | None) -> None:
-        peer, client = self.server_name, self._client()
+        client = self._client()
         if error is not None:
             reason = reason_of(error)
             level = logging.INFO
@@ -342,10 +342,12 @@ class ClientConnection(ClientRoute):
             if silent and client is not None and client.note_told(reason):
                 # It may never say hello: that is like an attempt to connect that fails.
                 level = logging.WARNING
-            log_soon(bus_logger, level, "lost the connection to %s: %s", peer, reason)
+            log_soon(bus_logger, level, "lost the connection to %s: %s", self.server_name, reason)
         lost_casts = self.casts.tell_lost(error)
-        self.run_callback(self._window.wake_all)
-        self._fail_open(error)
+        if self._window:
+            self.run_callback(self._window.wake_all)
+        if self.protocol.open or self.protocol.order:
+            self._fail_open(error)
         if client is not None:
             client.on_connection_lost(self, error, lost_casts)
         self.casts.clear()

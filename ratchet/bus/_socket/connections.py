@@ -70,10 +70,13 @@ class Connections:
         """How many requests are open."""
         return sum(map(len, list(self.all)))
 
-    def keep_connected(self, dial: Dial) -> None:
-        """Connect now, and again whenever the connection is lost; does not block."""
-        self.dialer = Dialer(self, dial)
-        self.dialer.start()
+    def keep_connected(self, dial: Dial, waits: bool) -> None:
+        """Connect now, and again whenever the connection is lost; does not block.
+
+        `waits` says whether `dial` may wait.
+        """
+        self.dialer = Dialer(self, dial, waits)
+        self.dialer.start_at_once()
 
     def use(self, transport: Transport, peer: Address) -> None:
         """Send requests over this one from now on."""
@@ -102,8 +105,10 @@ class Connections:
 
     def wake_waiters(self) -> None:
         """Let those who wait look again."""
-        self._run_callback(self.senders.wake_all)
-        self._run_callback(self.awaiting_hello.wake_all)
+        if self.senders:
+            self._run_callback(self.senders.wake_all)
+        if self.awaiting_hello:
+            self._run_callback(self.awaiting_hello.wake_all)
 
     def begin_drain(self) -> None:
         """Send nothing new.  What is open keeps its connection; nothing new gets one."""

@@ -1,9 +1,10 @@
 """Connecting: one attempt, and one after the other with pauses that grow.
 
 `dial` connects once and blocks.  A `Dialer` does so in the background until there
-is a connection.  It holds its client weakly: a client that nobody refers to any more
-is collected, however long its server is away.  It tells the client of each attempt's
-end, and stops when there is a connection.
+is a connection; where the first attempt takes no waiting, it is made on the spot.  It
+holds its client weakly: a client that nobody refers to any more is collected, however
+long its server is away.  It tells the client of each attempt's end, and stops when there
+is a connection.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ratchet.bus._socket.tls import begin_tls
 from ratchet.bus._socket.transport import Transport
 
 Dial = Callable[[], tuple[Transport, Address]]
-"""Connects to the server once; blocks."""
+"""Connects to the server once; blocks, except to a Unix socket without TLS."""
 
 # Seconds between attempts to connect, doubled up to the last one.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0
@@ -37,6 +38,9 @@ _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0
 _CONNECT_TIMEOUT = 10.0
 # Bytes that a Unix socket's path may have.
 _LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
+_UNIX: Final = int(_socket.AF_UNIX)
+# Not blocking from the beginning, where the system can do that.
+_STREAM: Final = _socket.SOCK_STREAM | getattr(_socket, "SOCK_NONBLOCK", 0)
 _BACKLOG_FULL: Final = "the server has more connections waiting than it takes"
 
 # Those of the system, which never switch.  gevent's `connect` would try without end
@@ -58,13 +62,19 @@ class Client(Protocol):
 class Dialer:
     """Makes connections for one client.
 
+    Args:
+        client: whom they are for.
+        dial: makes one.
+        waits: whether it may wait.
+
     Attributes:
         back_off: seconds to wait before the next attempt.
     """
 
-    def __init__(self, client: Client, dial: Dial) -> None:
+    def __init__(self, client: Client, dial: Dial, waits: bool = True) -> None:
         self._client = weakref.ref(client)
         self._dial = dial
+        self._waits = waits
         self._running: AnyGreenlet | None = None
         self._stopped = False
         self.back_off = 0.0
@@ -78,6 +88,23 @@ class Dialer:
             # First, so that `stop` ends it whatever strikes.
             self._running = running
             running.start()
+
+    def start_at_once(self) -> None:
+        """As `start`, but if no pause is due and connecting takes no waiting, there is a connection then.
+
+        Without the greenlet, a connection takes a third less of the client's time.
+        """
+        if not (self._waits or self._stopped or self._running or self.back_off):
+            try:
+                transport, peer = self._dial()
+            except Exception:
+                # The next attempt follows at once, and tells why it fails.
+                pass
+            else:
+                self._lengthen_back_off()
+                self._use(transport, peer)
+                return
+        self.start()
 
     def stop(self) -> None:
         """Make no more attempts; does not block."""
@@ -101,7 +128,7 @@ class Dialer:
             # Jitter, so that the clients of a server that starts again do not all
             # come at the same instant.
             _clock.sleep(self.back_off * chance.uniform(0.5, 1.0))
-        self.back_off = min(max(self.back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
+        self._lengthen_back_off()
         try:
             transport, peer = self._dial()
         except Exception as error:
@@ -109,6 +136,14 @@ class Dialer:
             if client is not None:
                 client.on_dial_failed(error)
             return client is None
+        self._use(transport, peer)
+        return True
+
+    def _lengthen_back_off(self) -> None:
+        self.back_off = min(max(self.back_off * 2, _FIRST_BACK_OFF), _LAST_BACK_OFF)
+
+    def _use(self, transport: Transport, peer: Address) -> None:
+        """Give the client its connection."""
         client = self._client()
         if client is None or self._stopped:
             transport.close()
@@ -116,7 +151,6 @@ class Dialer:
             # From here on `start` means another connection.
             self._running = None
             client.use(transport, peer)
-        return True
 
 
 def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple[Transport, Address]:
@@ -129,11 +163,11 @@ def dial(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> tuple
     transport: Transport | None = None
     try:
         if isinstance(endpoint, UnixEndpoint):
-            name, peer = None, endpoint.address
+            family, name, peer = _UNIX, None, endpoint.address
         else:
-            name, peer = endpoint.host, address_of(opened.family, opened.getpeername())
+            family, name, peer = opened.family, endpoint.host, address_of(opened.family, opened.getpeername())
         if ssl_context is None:
-            return Transport(opened), peer
+            return Transport(opened, family, blocks=False), peer
         transport = begin_tls(ssl_context, opened, server_side=False, server_name=name)
         _shake_hands(transport)
         return transport, peer
@@ -169,9 +203,10 @@ def _connect(endpoint: Endpoint) -> _socket.socket:
 
 
 def _connected(family: int, where: Any) -> _socket.socket:
-    connecting: _socket.socket = _system_socket(family, _socket.SOCK_STREAM)
+    connecting: _socket.socket = _system_socket(family, _STREAM)
     try:
-        connecting.setblocking(False)
+        if connecting.gettimeout() != 0.0:
+            connecting.setblocking(False)
         number = connecting.connect_ex(where)
         if number == errno.EINPROGRESS:
             late = TimeoutError(errno.ETIMEDOUT, f"no connection within {_CONNECT_TIMEOUT:g} s")

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gevent.hub import get_hub
 
-from ratchet.bus._core.address import Endpoint
+from ratchet.bus._core.address import Endpoint, UnixEndpoint
 from ratchet.bus._socket.accept import Listener, SocketListener
 from ratchet.bus._socket.dial import Dial, dial
 from ratchet.bus._socket.listen import open_listener
@@ -51,6 +51,12 @@ def dialer(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> Dial:
     """Make a function that connects to an endpoint.  Does not block."""
     network = _network_for(ssl_context)
     return partial(dial, endpoint, ssl_context) if network is None else network.dialer(endpoint)
+
+
+def dialing_waits(endpoint: Endpoint, ssl_context: ssl.SSLContext | None) -> bool:
+    """Whether the function that `dialer` makes may wait: to a Unix socket, the system connects at once."""
+    at_once = isinstance(endpoint, UnixEndpoint) and ssl_context is None
+    return not at_once or _network_for(ssl_context) is not None
 
 
 def _network_for(ssl_context: ssl.SSLContext | None) -> Network | None:

@@ -179,7 +179,7 @@ class Output:
         if self._stream.state >= BROKEN:
             return
         self._send_outbox()
-        if self._outbox.between_frames:
+        if frame and self._outbox.between_frames:
             self._send(frame)
 
     @property
