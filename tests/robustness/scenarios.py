@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet import BusClosed
 from robustness.stage import LARGE, Stage
 
 
@@ -137,7 +138,10 @@ class Batches(Scenario):
 
     def _take(self, stage: Stage) -> None:
         while True:
-            batch = stage.server.recv_requests(3)
+            try:
+                batch = stage.server.recv_requests(3)
+            except BusClosed:
+                return
             stage.log += [body for _, body in batch]
             for transaction, body in batch:
                 transaction.send_response(body)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from ratchet import ConnectionLost
 from ratchet.bus._core.client import ClientSide
 from ratchet.bus._core.fair_queue import FairQueue
-from ratchet.bus._core.handle import ServerTransaction
+from ratchet.bus._core.handle import HeldRequest
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import IncomingRequests
@@ -292,7 +292,7 @@ def dials_once(right: Method) -> Method:
     return connect_once
 
 
-@_slip(ServerTransaction, "__del__")
+@_slip(HeldRequest, "__del__")
 def never_abandoned(right: Method) -> Method:
     """A request that is dropped without an answer is never abandoned."""
 

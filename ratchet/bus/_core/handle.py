@@ -236,9 +236,7 @@ def receive(inbox: Inbox, deadline: float | None, waits: bool = True) -> Receive
     return None
 
 
-def receive_many(
-    inbox: Inbox[IncomingRequest], most: int, deadline: float | None
-) -> list[Received[Any, Any]]:
+def receive_many(inbox: Inbox, most: int, deadline: float | None) -> list[Received[Any, Any]]:
     """Take the next request, waiting for one if need be, and so many in all as far as they are there."""
     taken: list[Any] = []
     try:

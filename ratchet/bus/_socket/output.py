@@ -23,7 +23,6 @@ from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.watch import Watch
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.interfaces import BROKEN, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
@@ -217,8 +216,10 @@ class Output:
         if self._stream.state >= BROKEN:
             return
         self.writers.look_for_room()
-        for watch in self._watches():
-            watch.settle()
+        if self._stall is not None:
+            self._stall.settle()
+        if self._acknowledge is not None:
+            self._acknowledge.settle()
         if self._transport.ready:
             # Whatever was scheduled may have died; once more does no harm.
             self._schedule_flush()
@@ -227,13 +228,12 @@ class Output:
         """Give the system back what it lent, and drop what is left."""
         if self._writer is not None:
             self._writer.close()
-        for watch in self._watches():
-            watch.close()
+        if self._stall is not None:
+            self._stall.close()
+        if self._acknowledge is not None:
+            self._acknowledge.close()
         self._outbox.clear()
         self.writers.look_for_room()
-
-    def _watches(self) -> list[Watch]:
-        return [watch for watch in (self._stall, self._acknowledge) if watch is not None]
 
     def _send(self, data: Buffer | list[Buffer]) -> int:
         """How many bytes the socket took."""

@@ -30,12 +30,14 @@ class PlainSender:
         self._casts = casts
         self._sending = False
         # Those that a signal handler sent meanwhile.
-        self._deferred: deque[tuple[OutgoingRequest, wire.Frame]] = deque()
+        self._deferred: deque[tuple[OutgoingRequest, wire.Frame]] | None = None
 
     def send(self, transaction: OutgoingRequest, frame: wire.Frame) -> None:
         """Send a request, and note it for its answer; does not block."""
         if self._sending:
             transaction.frame_number = DEFERRED
+            if self._deferred is None:
+                self._deferred = deque()
             self._deferred.append((transaction, frame))
             return
         try:
@@ -55,4 +57,5 @@ class PlainSender:
 
     def take_back(self, transaction: OutgoingRequest) -> None:
         """Do not send a request after all, if it has not been written yet."""
-        self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)
+        if self._deferred:
+            self._deferred = deque(entry for entry in self._deferred if entry[0] is not transaction)

@@ -328,19 +328,23 @@ class ServerConnection(Route):
         if error is not None:
             peer = format_address(self.stream.peer)
             log_soon(bus_logger, logging.INFO, "lost the connection of %s: %s", peer, reason_of(error))
-        self.gate.let_casts_in()
-        # One that ends the connection by its own answer, as a plain error does, has that.
-        unanswered = dict.fromkeys(self.protocol.unanswered)
-        for request in unanswered:
-            request.cancel()
-        self._unqueue(unanswered)
+        if self.gate.held_back:
+            self.gate.let_casts_in()
+        if self.protocol.open or self.protocol.plain:
+            # One that ends the connection by its own answer, as a plain error does, has that.
+            unanswered = dict.fromkeys(self.protocol.unanswered)
+            for request in unanswered:
+                request.cancel()
+            self._unqueue(unanswered)
         for request in list(self.share.unfinished):
             if request.state not in UNENDED:
                 # Plain ones, whose turn to be answered will not come.
                 self._finish(request)
         self.share.leave()
         self.share.drop_begun()
-        self.share.note_unsent(0)
+        if self.share.unsent:
+            self.share.note_unsent(0)
         admission = self.admission
-        admission.requests.wake_drain()
+        if admission.requests.drain_waiters:
+            admission.requests.wake_drain()
         admission.connections.pop(self, None)
