@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from gevent.hub import Waiter, get_hub
+from gevent.hub import get_hub
 
 from ratchet._loop import Watcher, loop_of
-from ratchet._wait import TIMED_OUT, check_timeout, suspend
+from ratchet._wait import TIMED_OUT, Wait, check_timeout, suspend
 
 Ready = TypeVar("Ready")
 
@@ -56,20 +56,20 @@ def block_on(
         raise ValueError("block_on needs at least one object to wait for")
     objects = [ready for ready, _ in wanted]
     descriptors = [_open_descriptor(ready) for ready in objects]
-    waiter: Waiter[object] = Waiter()
+    wait = Wait()
     loop = loop_of(get_hub())
     watchers: list[Watcher] = []
     try:
         for (ready, events), descriptor in zip(wanted, descriptors, strict=True):
-            # Two may be ready in one turn; the second finds nobody in the waiter.
+            # Two may be ready in one turn; the second finds nobody in the wait.
             # MAXPRI: what is ready goes before a time-out of the same turn.
             watcher = loop.io(descriptor, events, priority=loop.MAXPRI)
             watchers.append(watcher)
-            watcher.start(waiter.switch, ready)
+            watcher.start(wait.switch, ready)
         # No comprehension in here: of what strikes in one, CPython 3.12.1 skips the `except`.
-        value = suspend(waiter, "block_on", objects, timeout)
+        value = suspend(wait, "block_on", objects, timeout)
         _close(watchers)
-        return None if value is TIMED_OUT else value  # type: ignore[return-value]
+        return None if value is TIMED_OUT else value
     except BaseException:
         _close(watchers)
         raise

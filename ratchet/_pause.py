@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from gevent.hub import Waiter
 from greenlet import getcurrent, greenlet
 
 from ratchet._fork import frozen
-from ratchet._wait import check_hub, suspend
+from ratchet._wait import Wait, check_hub, suspend
 from ratchet.errors import NotPaused
 
-paused: dict[greenlet, Waiter[tuple[object, ...]]] = {}
-"""The waiter that each paused thread sleeps on."""
+paused: dict[greenlet, Wait] = {}
+"""The wait that each paused thread sleeps on."""
 
 
 def pause() -> Any:
@@ -49,10 +48,10 @@ def pause() -> Any:
 
 
 def _pause(current: greenlet) -> Any:
-    waiter: Waiter[tuple[object, ...]] = Waiter()
+    wait = Wait()
     try:
-        paused[current] = waiter
-        values: Any = suspend(waiter, "pause")
+        paused[current] = wait
+        values: Any = suspend(wait, "pause")
         # unpause() has done this, unless it was interrupted.
         paused.pop(current, None)
         return values if len(values) > 1 else values[0] if values else None
@@ -70,11 +69,11 @@ def unpause(thread: greenlet, *values: object) -> None:
     """
     if not isinstance(thread, greenlet):
         raise TypeError(f"thread must be a thread, not {thread!r}")
-    waiter = paused.get(thread)
-    if waiter is None:
+    wait = paused.get(thread)
+    if wait is None:
         raise NotPaused(f"{thread!r} is not paused")
-    check_hub(waiter.hub, thread)
-    waiter.hub.loop.run_callback(waiter.switch, values)
+    check_hub(wait.hub, thread)
+    wait.hub.loop.run_callback(wait.switch, values)
     del paused[thread]
 
 

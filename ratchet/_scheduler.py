@@ -29,7 +29,7 @@ from typing import Generic, Protocol, TypeVar
 
 import gevent
 from gevent.exceptions import LoopExit
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, get_hub
 from greenlet import GreenletExit, getcurrent
 
 from ratchet._death import on_thread_end
@@ -37,7 +37,7 @@ from ratchet._fork import freeze
 from ratchet._log import kernel_logger, log_error, log_soon, safe_repr
 from ratchet._thread import ScheduledThread, described
 from ratchet._turns import suspend_for_a_turn, suspend_until_nothing_is_left
-from ratchet._wait import check_hub
+from ratchet._wait import Wait, check_hub
 from ratchet.errors import DeadlockError
 
 Owned = TypeVar("Owned", bound=ScheduledThread)
@@ -83,7 +83,7 @@ class Scheduler(Generic[Owned]):
         self._errors: dict[Owned | _HubCallback, BaseException] = {}
         self.running = False
         # What the greenlet that runs the loop sleeps on, or slept on last.
-        self._looper: Waiter[object] = Waiter(hub)
+        self._looper = Wait(hub)
         self._stopping = False
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
@@ -150,9 +150,9 @@ class Scheduler(Generic[Owned]):
             else:
                 return
 
-    def _wait_for_change(self, sleep: Callable[[Waiter[object], object], None]) -> None:
+    def _wait_for_change(self, sleep: Callable[[Wait, object], None]) -> None:
         """Sleep until a thread's end, an error or `stop()`, or as long as `sleep` says."""
-        looper: Waiter[object] = Waiter(self._hub)
+        looper = Wait(self._hub)
         self._looper = looper
         try:
             sleep(looper, self._owner)

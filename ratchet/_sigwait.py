@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import signal as _signal
 
-from gevent.hub import Waiter, get_hub
+from gevent.hub import get_hub
 
 from ratchet._loop import Watcher, loop_of
-from ratchet._wait import check_timeout, suspend
+from ratchet._wait import Wait, check_timeout, suspend
 from ratchet.errors import WrongThread
 
-waiters: dict[Waiter[object], _signal.Signals] = {}
-"""The signal that each thread waits for, by the waiter that the thread sleeps on."""
+waiters: dict[Wait, _signal.Signals] = {}
+"""The signal that each thread waits for, by the wait that the thread sleeps on."""
 
 
 def sigwait(signal: int | str, timeout: float | None = None) -> bool:
@@ -53,33 +53,31 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
     # Not asked of `threading`: in a patched program a greenlet is a thread to it.
     if not loop.default:
         raise WrongThread("sigwait works in the main OS thread only, as Python's signal handlers do")
-    waiter: Waiter[object] = Waiter()
+    wait = Wait()
     watcher = loop.signal(number)
     try:
-        return _sigwait(waiter, watcher, number, timeout)
+        return _sigwait(wait, watcher, number, timeout)
     except BaseException:
         # Once more, as in `pause`.
-        _stop_sigwait(waiter, watcher, number)
+        _stop_sigwait(wait, watcher, number)
         raise
 
 
-def _sigwait(
-    waiter: Waiter[object], watcher: Watcher, number: _signal.Signals, timeout: float | None
-) -> bool:
+def _sigwait(wait: Wait, watcher: Watcher, number: _signal.Signals, timeout: float | None) -> bool:
     try:
-        waiters[waiter] = number
-        watcher.start(waiter.switch, True)
-        came = suspend(waiter, f"sigwait({number.name})", timeout=timeout) is True
-        _stop_sigwait(waiter, watcher, number)
+        waiters[wait] = number
+        watcher.start(wait.switch, True)
+        came = suspend(wait, f"sigwait({number.name})", timeout=timeout) is True
+        _stop_sigwait(wait, watcher, number)
         return came
     except BaseException:
-        _stop_sigwait(waiter, watcher, number)
+        _stop_sigwait(wait, watcher, number)
         raise
 
 
-def _stop_sigwait(waiter: Waiter[object], watcher: Watcher, number: _signal.Signals) -> None:
+def _stop_sigwait(wait: Wait, watcher: Watcher, number: _signal.Signals) -> None:
     watcher.close()
-    waiters.pop(waiter, None)
+    waiters.pop(wait, None)
     _restore_handler(number)
 
 
@@ -116,10 +114,10 @@ def _signal_number(signal: int | str) -> _signal.Signals:
 
 def _after_fork() -> None:
     """Forget, in a forked child, what the parent's threads waited for; these are frozen by then."""
-    for waiter, number in list(waiters.items()):
-        # A thread that sleeps is in its waiter.
-        if waiter.greenlet is None:
-            del waiters[waiter]
+    for wait, number in list(waiters.items()):
+        # A thread that sleeps is in its wait.
+        if wait.greenlet is None:
+            del waiters[wait]
             _restore_handler(number)
 
 

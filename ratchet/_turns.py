@@ -11,20 +11,20 @@ from __future__ import annotations
 from typing import Final
 
 from gevent.exceptions import LoopExit
-from gevent.hub import Hub, Waiter
+from gevent.hub import Hub
 from greenlet import getcurrent
 
 from ratchet import _clock
 from ratchet._loop import Watcher, loop_of
-from ratchet._wait import suspend
+from ratchet._wait import Wait, suspend
 
 _NOTHING_LEFT: Final = object()
 
 # What greenlets other than the main one sleep on that are told when nothing is left.
-_off_main: dict[Waiter[object], Hub] = {}
+_off_main: dict[Wait, Hub] = {}
 
 
-def suspend_until_nothing_is_left(looper: Waiter[object], subject: object) -> None:
+def suspend_until_nothing_is_left(looper: Wait, subject: object) -> None:
     """Sleep until `looper` is woken.
 
     Raises `LoopExit` when nothing is left that could ever wake it.
@@ -32,7 +32,7 @@ def suspend_until_nothing_is_left(looper: Waiter[object], subject: object) -> No
     _suspend(looper, subject, None)
 
 
-def suspend_for_a_turn(looper: Waiter[object], subject: object, *, noblock: bool) -> None:
+def suspend_for_a_turn(looper: Wait, subject: object, *, noblock: bool) -> None:
     """Sleep until `looper` is woken, or the turn ends.
 
     The poll of that turn does not wait if `noblock`, or if something can run
@@ -54,7 +54,7 @@ def suspend_for_a_turn(looper: Waiter[object], subject: object, *, noblock: bool
         raise
 
 
-def _suspend(looper: Waiter[object], subject: object, turn: Watcher | None) -> None:
+def _suspend(looper: Wait, subject: object, turn: Watcher | None) -> None:
     hub = looper.hub
     if getcurrent() is not hub.parent:
         _suspend_off_main(looper, subject, turn)
@@ -64,7 +64,7 @@ def _suspend(looper: Waiter[object], subject: object, turn: Watcher | None) -> N
     suspend(looper, "loop", subject)
 
 
-def _suspend_off_main(looper: Waiter[object], subject: object, turn: Watcher | None) -> None:
+def _suspend_off_main(looper: Wait, subject: object, turn: Watcher | None) -> None:
     """Sleep in a greenlet to which the hub does not say by itself that nothing is left.
 
     gevent raises `LoopExit` in the main greenlet only.  This watcher looks for
@@ -104,18 +104,18 @@ def _close(*watchers: Watcher) -> None:
         watcher.close()
 
 
-def _tell_if_nothing_left(hub: Hub, next_turn: Watcher, looper: Waiter[object]) -> None:
+def _tell_if_nothing_left(hub: Hub, next_turn: Watcher, looper: Wait) -> None:
     """Hub callback.  It does not switch itself: gevent has run this turn's
     callbacks already, and those that a woken thread adds would wait for an event.
     """
     loop = loop_of(hub)
-    # A waiter without a greenlet is that of one which a forked child has left to its parent.
+    # A wait without a greenlet is that of one which a forked child has left to its parent.
     told = sum(1 for other, its_hub in _off_main.items() if its_hub is hub and other.greenlet is not None)
     if loop.activecnt == told:
         next_turn.start(looper.switch, _NOTHING_LEFT)
 
 
-def _end_with_turn(turn: Watcher, looper: Waiter[object]) -> None:
+def _end_with_turn(turn: Watcher, looper: Wait) -> None:
     """Wake `looper` when the turn ends and all that can run now has run.
 
     The last of what is queued says when that is: gevent puts callbacks off to a

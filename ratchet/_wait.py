@@ -3,10 +3,10 @@
 Rules of this module:
 
 - No other module switches to a greenlet.  A thread of ours goes to sleep in
-  `suspend`, and is woken through the private `Waiter` that it sleeps on: a wake
-  that comes too late finds no greenlet in the waiter and does nothing.
+  `suspend`, and is woken through the private `Wait` that it sleeps on: a wake
+  that comes too late finds no greenlet in there and does nothing.
 - `GreenletExit` and `gevent.Timeout` may come out of `suspend` instead of a
-  value.  Whoever registered a waiter takes it back when that happens.
+  value.  Whoever registered a wait takes it back when that happens.
 - Whatever must be undone is undone within the `try`, and in its `except` as well.
   A `finally` or the end of a `with` is skipped by an interrupt that strikes just
   before; here the `except` catches that one, and undoing twice is fine.
@@ -22,7 +22,7 @@ import sys
 import threading
 from collections import deque
 from types import FrameType
-from typing import Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final
 
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
@@ -31,33 +31,32 @@ from ratchet import _clock
 from ratchet._log import safe_repr
 from ratchet.errors import WrongThread
 
-Value = TypeVar("Value")
+if TYPE_CHECKING:
+    Wait = Waiter[Any]
+else:
+    # The rest of the package has it from here: gevent's is in C, where no interrupt strikes
+    # between a wake-up's coming and the switch.
+    Wait = Waiter
 
 TIMED_OUT: Final = object()
 """Returned by `suspend` when its time is over."""
 
 
-@overload
-def suspend(waiter: Waiter[Value], call: str, subject: object = None) -> Value: ...
-@overload
-def suspend(
-    waiter: Waiter[Value], call: str, subject: object = None, timeout: float | None = None
-) -> object: ...
-def suspend(waiter: Waiter[Value], call: str, subject: object = None, timeout: float | None = None) -> object:
-    """Sleep until `waiter.switch(value)`, and return that value.
+def suspend(wait: Wait, call: str, subject: object = None, timeout: float | None = None) -> Any:
+    """Sleep until `wait.switch(value)`, and return that value.
 
     Args:
-        waiter: a fresh waiter of the current thread's hub.
+        wait: a fresh one of the current thread's hub.
         call: the call that waits, as a person would name it.
         subject: the object that the call waits on, if there is one.
         timeout: seconds after which `TIMED_OUT` is returned; None for never.
     """
     if timeout is None:
-        return waiter.get()
+        return wait.get()
     timer = _clock.timer(get_hub(), timeout)
     try:
-        timer.start(waiter.switch, TIMED_OUT)
-        value = waiter.get()
+        timer.start(wait.switch, TIMED_OUT)
+        value = wait.get()
         timer.close()
         return value
     except BaseException:
@@ -65,45 +64,62 @@ def suspend(waiter: Waiter[Value], call: str, subject: object = None, timeout: f
         raise
 
 
-class WaitQueue(deque["Waiter[object]"]):
+class WaitQueue:
     """Threads that wait for one condition, woken first come, first served.
 
     `wake_next` runs the woken thread before it returns.  So a thread that was
     promised an item takes it at once, and one that is killed in the queue was
     never promised anything: nothing is lost in either order of events.
+
+    Attributes:
+        waits: what each sleeps on, first come first.  Others only ask whether there are any.
     """
+
+    __slots__ = ("waits",)
+
+    def __init__(self) -> None:
+        self.waits: deque[Wait] = deque()
+
+    def __len__(self) -> int:
+        return len(self.waits)
 
     def wait(self, call: str, subject: object, timeout: float | None = None) -> bool:
         """Sleep until it is this thread's turn; False when the time is over."""
-        waiter: Waiter[object] = Waiter()
+        wait = Wait()
+        waits = self.waits
         try:
-            self.append(waiter)
-            woken = suspend(waiter, call, subject, timeout) is not TIMED_OUT
+            waits.append(wait)
+            woken = suspend(wait, call, subject, timeout) is not TIMED_OUT
             # By the thread itself: a wake-up that is interrupted is then still to come.
             # A forked child has cleared the queues of its parent.
-            if waiter in self:
-                self.remove(waiter)
+            if wait in waits:
+                waits.remove(wait)
             return woken
         except BaseException:
-            if waiter in self:
-                self.remove(waiter)
+            if wait in waits:
+                waits.remove(wait)
             raise
+
+    def clear(self) -> None:
+        """Forget all who wait: they are a parent process's."""
+        self.waits.clear()
 
     def wake_next(self) -> None:
         """Run the thread that has waited longest.  Only from a hub callback."""
-        while self:
-            waiter = self[0]
-            if waiter.greenlet is not None:
-                waiter.switch(None)
+        waits = self.waits
+        while waits:
+            wait = waits[0]
+            if wait.greenlet is not None:
+                wait.switch(None)
                 return
             # Left behind by a thread that was killed and interrupted at once.
-            self.popleft()
+            waits.popleft()
 
     def wake_all(self) -> None:
         """Run each thread that waits now.  Only from a hub callback."""
-        for _ in range(len(self)):
+        for _ in range(len(self.waits)):
             # A thread that was woken may have killed another one meanwhile.
-            if self:
+            if self.waits:
                 self.wake_next()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
 
 import gevent
-from gevent.hub import Waiter, get_hub
+from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from ratchet import _clock
@@ -23,7 +23,7 @@ from ratchet._loop import AnyGreenlet
 from ratchet._pause import pause, unpause
 from ratchet._sigwait import sigwait
 from ratchet._thread import prepared, space_of
-from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
+from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
 from ratchet.kernel import Ratchet, Thread, kernel_of, start
 
 __all__ = [
@@ -107,12 +107,12 @@ def timer(seconds: float) -> None:
     if seconds is None:
         raise TypeError("seconds must be a number of seconds, not None")
     check_timeout(seconds, "seconds")
-    waiter: Waiter[object] = Waiter()
+    wait = Wait()
     if seconds <= 0:
-        get_hub().loop.run_callback(waiter.switch, None)
-        suspend(waiter, "timer")
+        get_hub().loop.run_callback(wait.switch, None)
+        suspend(wait, "timer")
     else:
-        suspend(waiter, "timer", timeout=seconds)
+        suspend(wait, "timer", timeout=seconds)
 
 
 def wait_all(threads: Iterable[gevent.Greenlet[..., Any]], timeout: float | None = None) -> bool:
@@ -162,14 +162,14 @@ def _wait_for(thread: AnyGreenlet, all_of_them: object, end: float | None) -> bo
     if thread.ready():
         return True
     timeout = None if end is None else end - _clock.monotonic()
-    waiter: Waiter[object] = Waiter()
+    wait = Wait()
     try:
-        thread.rawlink(waiter.switch)
-        ended = suspend(waiter, "wait_all", all_of_them, timeout) is not TIMED_OUT
-        thread.unlink(waiter.switch)
+        thread.rawlink(wait.switch)
+        ended = suspend(wait, "wait_all", all_of_them, timeout) is not TIMED_OUT
+        thread.unlink(wait.switch)
         return ended
     except BaseException:
-        thread.unlink(waiter.switch)
+        thread.unlink(wait.switch)
         raise
 
 

@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 
 import gevent
 from gevent.exceptions import LoopExit
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, get_hub
 from greenlet import GreenletExit, getcurrent
 
 from ratchet import _clock
 from ratchet._loop import AnyGreenlet, loop_of
 from ratchet._thread import described
 from ratchet._turns import suspend_until_nothing_is_left
+from ratchet._wait import Wait
 from ratchet.kernel import Ratchet, Thread
 from ratchet.testing._kill import kill_all
 
@@ -122,19 +123,19 @@ class Run:
             self._playing = False
 
     def _join(self, thread: Thread, timeout: float) -> None:
-        waiter: Waiter[object] = Waiter(self._hub)
+        wait = Wait(self._hub)
         # Without a reference to the loop, so that it is noticed when nothing else can run.
         limit = _clock.timer(self._hub, timeout, ref=False)
         why = f"has not ended within {timeout:g} s"
         try:
-            limit.start(waiter.switch, None)
-            thread.rawlink(waiter.switch)
-            suspend_until_nothing_is_left(waiter, self._kernel)
+            limit.start(wait.switch, None)
+            thread.rawlink(wait.switch)
+            suspend_until_nothing_is_left(wait, self._kernel)
         except LoopExit:
             why = "can never run again"
         finally:
             limit.close()
-            thread.unlink(waiter.switch)
+            thread.unlink(wait.switch)
         if not thread.ready():
             raise Hangs(f"the scenario {why}:\n\n{described(thread)}\n")
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from gevent import subprocess
 from gevent.event import Event
-from gevent.hub import Waiter
 
 from contract.buses import (
     Bus,
@@ -30,6 +29,7 @@ from contract.clients import connect
 from helpers import LONG, burn, turns, wait_until
 from ratchet import BusClosed, BusError, BusTimeout, Ratchet, Rejected
 from ratchet import bus as ratchet_bus
+from ratchet._wait import Wait
 from ratchet.bus import Limits
 from ratchet.bus._socket import wire
 
@@ -382,13 +382,13 @@ def test_a_signal_handler_that_casts_just_before_a_call_waits_takes_no_answer_fr
     id = raw.receive_message()[2]
     raw.send(wire.encode(wire.RESPONSE, 0, id, 0, [b"answer"]))
 
-    def interrupted() -> Waiter[object]:
+    def interrupted() -> Wait:
         # The hub is late, so what has come is read before anything is written.
         burn(0.05)
         client.cast(b"of a signal handler")
-        return Waiter()
+        return Wait()
 
-    monkeypatch.setattr("ratchet.bus._core.outgoing.Waiter", interrupted)
+    monkeypatch.setattr("ratchet.bus._core.outgoing.Wait", interrupted)
     began = time.monotonic()
     assert sent.recv_response(LONG) == b"answer"
     assert time.monotonic() - began < LONG / 2, "it was not woken"

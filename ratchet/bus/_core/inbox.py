@@ -72,12 +72,12 @@ class Inbox:
     @property
     def full(self) -> bool:
         """Whether a new sender has to wait: for room, or behind those who do."""
-        return self._is_full() or bool(self._senders)
+        return self._is_full() or bool(self._senders.waits)
 
     @property
     def has_receivers(self) -> bool:
         """Whether a thread waits for an item."""
-        return bool(self._receivers)
+        return bool(self._receivers.waits)
 
     def wait_for_room(self, timeout: float | None) -> None:
         """Wait until it is this sender's turn to `put`.
@@ -94,7 +94,7 @@ class Inbox:
 
     def put(self, item: Queued) -> None:
         """Add an item; does not block, also from a hub callback."""
-        if self._receivers and not self._wake_scheduled:
+        if self._receivers.waits and not self._wake_scheduled:
             # First, so that an item which is there is sure to be taken.
             self._schedule_wake()
         queue = self._queue
@@ -115,7 +115,7 @@ class Inbox:
 
         Raises `BusTimeout`, or `BusClosed` if there is none and none will come.
         """
-        if not self._items or self._receivers:
+        if not self._items or self._receivers.waits:
             if self.closed and not self._items:
                 raise BusClosed(f"{self._owner.name} is closed", outcome=Outcome.NOT_RUN)
             if not self._receivers.wait("recv_request", self._owner, timeout):
@@ -138,7 +138,7 @@ class Inbox:
 
     def drop(self, item: Queued, claimed: bool) -> None:
         """Remove an item: a thread has claimed it, or nobody will."""
-        if self._senders and not self._wake_scheduled:
+        if self._senders.waits and not self._wake_scheduled:
             self._schedule_wake()
         if self._queue.only_flow is not None:
             self._items.pop(item, None)
@@ -154,7 +154,7 @@ class Inbox:
 
     def remove(self, items: Collection[Queued]) -> None:
         """Take back items that nobody has taken yet; those that are not here any more are skipped."""
-        if self._senders and not self._wake_scheduled:
+        if self._senders.waits and not self._wake_scheduled:
             self._schedule_wake()
         for item in items:
             self._queue.remove(item)
@@ -209,21 +209,21 @@ class Inbox:
         receivers = self._receivers
         # Counted beforehand: threads that feed each other must not hold the hub.
         for _ in range(len(self._items)):
-            if not self._items or not receivers:
+            if not self._items or not receivers.waits:
                 break
             receivers.wake_next()
-        if self._senders:
+        if self._senders.waits:
             self._wake_senders()
-        if self._items and receivers and not self._wake_scheduled:
+        if self._items and receivers.waits and not self._wake_scheduled:
             self._schedule_wake()
 
     def _wake_senders(self) -> None:
         assert self._maxsize is not None
         for _ in range(self._maxsize - len(self._items)):
-            if not self._senders or self._is_full():
+            if not self._senders.waits or self._is_full():
                 break
             self._senders.wake_next()
-        if self._senders and not self._is_full() and not self._wake_scheduled:
+        if self._senders.waits and not self._is_full() and not self._wake_scheduled:
             self._schedule_wake()
 
     def _is_full(self) -> bool:

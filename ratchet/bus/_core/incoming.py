@@ -380,6 +380,6 @@ class IncomingRequest(Queued):
         if not self.route.in_process:
             self.route.released(self)
         requests = self.requests
-        if requests.drain_waiters:
+        if requests.drain_waiters.waits:
             requests.wake_drain()
         requests.in_flight.pop(self, None)

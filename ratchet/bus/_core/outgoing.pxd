@@ -14,7 +14,7 @@ cdef class OutgoingRequest:
     cdef public object _owner
     cdef public object _seconds
     cdef public object _timer
-    cdef public object _waiters
+    cdef public object _waits
     cdef public object decode
     cdef public object error
     cdef public object frame_number

@@ -19,11 +19,11 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, get_hub
 
 from ratchet import _clock
 from ratchet._loop import Watcher
-from ratchet._wait import TIMED_OUT, check_hub, check_timeout, suspend
+from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
 from ratchet.bus._core.stats import Counters
@@ -135,7 +135,7 @@ class OutgoingRequest:
         "_owner",
         "_seconds",
         "_timer",
-        "_waiters",
+        "_waits",
         "decode",
         "error",
         "frame_number",
@@ -157,7 +157,7 @@ class OutgoingRequest:
         self.decode = decode
         self.error: BusError | None = None
         self.value: Any = None
-        self._waiters: list[Waiter[object]] | None = None
+        self._waits: list[Wait] | None = None
         self._timer: Watcher | None = None
         # The seconds that it was given, for the text of an error.
         self._seconds = 0.0
@@ -197,27 +197,27 @@ class OutgoingRequest:
             deadline = deadline_after(timeout)
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state is WAITING or self.state is EXPIRED:
-            waiter: Waiter[object] = Waiter()
-            if waiter.hub is not self.route.hub:
+            wait = Wait()
+            if wait.hub is not self.route.hub:
                 check_hub(self.route.hub, self)
             left = None if deadline is None else seconds_until(deadline)
             try:
-                if self._waiters is None:
-                    self._waiters = [waiter]
+                if self._waits is None:
+                    self._waits = [wait]
                 else:
-                    self._waiters.append(waiter)
+                    self._waits.append(wait)
                 if self.state not in UNENDED:
                     # A signal handler came in between, and had the answer read.
                     return
-                timed_out = suspend(waiter, "recv_response", self, left) is TIMED_OUT
+                timed_out = suspend(wait, "recv_response", self, left) is TIMED_OUT
             except BaseException:
-                if self._waiters is not None and waiter in self._waiters:
-                    self._waiters.remove(waiter)
+                if self._waits is not None and wait in self._waits:
+                    self._waits.remove(wait)
                 raise
             # The response may have come in the very turn in which the time ended.
             if self.state not in ENDED:
-                assert self._waiters is not None
-                self._waiters.remove(waiter)
+                assert self._waits is not None
+                self._waits.remove(wait)
                 if timed_out:
                     raise BusTimeout(self._no_response_within(timeout or 0.0))
 
@@ -312,16 +312,16 @@ class OutgoingRequest:
 
     def leave_to_parent(self) -> None:
         """Wake nobody in a forked child: those who wait are the parent's threads."""
-        self._waiters = None
+        self._waits = None
 
     def _end(self, event: Event) -> None:
         """Wake those who wait, now that the outcome is there.
 
         Does not block, also from a hub callback.
         """
-        if self._waiters is not None:
-            for waiter in self._waiters:
-                self.route.run_callback(waiter.switch, None)
+        if self._waits is not None:
+            for wait in self._waits:
+                self.route.run_callback(wait.switch, None)
         # Whoever tells this has looked, but a signal handler may have closed the bus since.
         self.state = TRANSITIONS.get((self.state, event), self.state)
         if self._timer is not None:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, NoReturn, TypeVar
 
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, get_hub
 
 from ratchet._alive import buses
 from ratchet._interrupts import guard
-from ratchet._wait import suspend
+from ratchet._wait import Wait, suspend
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.stats import Stats
 
@@ -98,7 +98,7 @@ def wait_until_done(call: str, bus: BusSide, is_done: Callable[[], bool], deadli
         left = time_left(deadline)
         if left == 0:
             return False
-        suspend(Waiter(), call, bus, look if left is None else min(look, left))
+        suspend(Wait(), call, bus, look if left is None else min(look, left))
         look = min(2 * look, _LAST_LOOK)
     return True
 

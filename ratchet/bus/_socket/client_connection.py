@@ -161,12 +161,12 @@ class ClientConnection(ClientRoute):
         open_requests = self.protocol.open
         if open_requests.get(transaction.id) is transaction:
             del open_requests[transaction.id]
-            if self._window or self.protocol.state is DRAINING:
+            if self._window.waits or self.protocol.state is DRAINING:
                 self._on_ended()
 
     def _on_ended(self) -> None:
         """There is one open transaction less, and somebody waits for that."""
-        if self._window:
+        if self._window.waits:
             self.run_callback(self._fill_window)
         self._close_if_done()
 
@@ -176,7 +176,7 @@ class ClientConnection(ClientRoute):
         There may be thousands, who would all look in vain each time that one has ended.
         """
         for _ in range(len(self._window)):
-            if not self._window or self.is_full:
+            if not self._window.waits or self.is_full:
                 break
             self._window.wake_next()
 
@@ -264,7 +264,7 @@ class ClientConnection(ClientRoute):
                 self.useful = True
                 transaction.succeed(parts)
                 protocol.open.pop(transaction.id, None)
-                if self._window or protocol.state is DRAINING:
+                if self._window.waits or protocol.state is DRAINING:
                     self._on_ended()
             else:
                 self._on_answer(transaction, reason, parts)
@@ -275,7 +275,7 @@ class ClientConnection(ClientRoute):
         elif isinstance(event, list):
             self._on_go_away(event)
         if protocol.hello is not hello:
-            if self._window:
+            if self._window.waits:
                 # It may take more at once than before.
                 self.run_callback(self._fill_window)
             client = self._client()
