@@ -1,5 +1,110 @@
-"""All metadata is in setup.cfg; this stub is for tools that look for a setup.py."""
+"""Compiles modules of the library from their own sources, where that can be done.
 
-from setuptools import setup
+The metadata is in setup.cfg.  Without Cython or a C compiler, and with `RATCHET_PURE_PYTHON=1`,
+the library is installed as pure Python.  With `RATCHET_TRACE=1`, debuggers, profilers and
+coverage see the lines of what is compiled.
+"""
 
-setup()
+import os
+import runpy
+import time
+from importlib.util import find_spec
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Importing it would import the package, and that gevent.
+COMPILED = runpy.run_path(os.path.join(HERE, "ratchet", "_compiled.py"))
+STAMP = COMPILED["STAMP"]
+
+TRACE = os.environ.get("RATCHET_TRACE", "0") not in ("", "0")
+DIRECTIVES = {
+    "language_level": 3,
+    "binding": True,
+    "annotation_typing": False,
+    "linetrace": TRACE,
+    "profile": TRACE,
+}
+# Greenlets replace the state of an OS thread while a function of Cython's runs; gevent sets it, too.
+MACROS = [("CYTHON_FAST_THREAD_STATE", "0"), *([("CYTHON_TRACE", "1")] if TRACE else [])]
+
+
+class BuildAllOrNone(build_ext):
+    """Compiles all extensions, or leaves none behind: they call each other in C."""
+
+    failed = False
+
+    def run(self):
+        """Translate to C, below build/, and compile that."""
+        import Cython
+        from Cython.Build import cythonize
+
+        started = time.time()
+        how = f"Cython {Cython.__version__}, {DIRECTIVES}, {MACROS}"
+        self.force = self.force or not os.path.exists(STAMP) or read(STAMP) != how
+        translated = cythonize(
+            self.extensions, build_dir="build/cython", compiler_directives=DIRECTIVES, force=self.force
+        )
+        sources = {extension.name: extension.sources for extension in translated}
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+        self.parallel = self.parallel or os.cpu_count()
+        super().run()
+        if self.failed:
+            self.warn("not everything could be compiled: the library is installed as pure Python")
+            self.remove_all()
+        elif self.inplace:
+            write(STAMP, how)
+            # What was changed meanwhile counts as not compiled.
+            os.utime(STAMP, (started, started))
+
+    def build_extension(self, extension):
+        """Compile one, and remember if it fails: the one of an earlier build may still be there."""
+        try:
+            super().build_extension(extension)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def remove_all(self):
+        """Remove every extension, where it was built and in the checkout."""
+        in_place = self.inplace
+        for self.inplace in {in_place, False}:
+            for extension in self.extensions:
+                path = self.get_ext_fullpath(extension.name)
+                if os.path.exists(path):
+                    os.remove(path)
+        self.inplace = in_place
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def extensions():
+    """Those that can be built here."""
+    if COMPILED["pure_is_asked_for"]() or find_spec("Cython") is None:
+        return []
+    greenlet = find_spec("greenlet")
+    headers = [] if greenlet is None else greenlet.submodule_search_locations
+    return [
+        Extension(
+            name,
+            [name.replace(".", "/") + ".py"],
+            include_dirs=list(headers),
+            define_macros=MACROS,
+            optional=True,
+        )
+        for name in COMPILED["MODULES"]
+    ]
+
+
+setup(cmdclass={"build_ext": BuildAllOrNone}, ext_modules=extensions())

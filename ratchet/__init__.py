@@ -3,6 +3,7 @@
 This module only names what the others have.
 """
 
+from ratchet import _build as _build  # first: it says from which files the others are imported
 from ratchet import _fork as _fork  # which a child process needs from the start
 from ratchet import bus, errors, thread
 from ratchet._version import __version__ as __version__

@@ -1,0 +1,35 @@
+"""What is compiled of the library.  `setup.py` runs this file by itself, so it imports nothing of ours."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+MODULES: Final = (
+    "ratchet.bus._socket.outbox",
+    "ratchet.bus._socket.wire",
+)
+"""The modules that Cython compiles.  They run all compiled, or none: they call each other in C."""
+
+ROOT: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""The folder that the package is in."""
+
+STAMP: Final = os.path.join(ROOT, "build", f"compiled-{sys.implementation.cache_tag}")
+"""A file that says how, and by its time when, the modules were compiled within a checkout."""
+
+
+def pure_is_asked_for() -> bool:
+    """Whether `RATCHET_PURE_PYTHON` asks for the sources; it does so in a build and at run time."""
+    return os.environ.get("RATCHET_PURE_PYTHON", "0") not in ("", "0")
+
+
+def file_of(name: str, suffix: str) -> str:
+    """The file of one of our modules."""
+    return os.path.join(ROOT, *name.split(".")) + suffix
+
+
+def sources() -> list[str]:
+    """The files that the modules are compiled from: `.py`, and `.pxd` beside it where there is one."""
+    files = [file_of(name, suffix) for name in MODULES for suffix in (".py", ".pxd")]
+    return [file for file in files if os.path.exists(file)]
