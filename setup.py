@@ -8,7 +8,9 @@ coverage see the lines of what is compiled.
 import os
 import runpy
 import time
+from glob import glob
 from importlib.util import find_spec
+from sysconfig import get_config_var
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -36,15 +38,17 @@ class BuildAllOrNone(build_ext):
     failed = False
 
     def run(self):
-        """Translate to C, below build/, and compile that."""
+        """Translate to C, beside the objects in build/, and compile that."""
         import Cython
         from Cython.Build import cythonize
 
+        if not self.extensions:
+            return
         started = time.time()
         how = f"Cython {Cython.__version__}, {DIRECTIVES}, {MACROS}"
         self.force = self.force or not os.path.exists(STAMP) or read(STAMP) != how
         translated = cythonize(
-            self.extensions, build_dir="build/cython", compiler_directives=DIRECTIVES, force=self.force
+            self.extensions, build_dir=self.build_temp, compiler_directives=DIRECTIVES, force=self.force
         )
         sources = {extension.name: extension.sources for extension in translated}
         for extension in self.extensions:
@@ -53,8 +57,10 @@ class BuildAllOrNone(build_ext):
         super().run()
         if self.failed:
             self.warn("not everything could be compiled: the library is installed as pure Python")
-            self.remove_all()
-        elif self.inplace:
+            self.remove_all_but(set())
+            return
+        self.remove_all_but({self.get_ext_filename(extension.name) for extension in self.extensions})
+        if self.inplace:
             write(STAMP, how)
             # What was changed meanwhile counts as not compiled.
             os.utime(STAMP, (started, started))
@@ -67,15 +73,12 @@ class BuildAllOrNone(build_ext):
             self.failed = True
             raise
 
-    def remove_all(self):
-        """Remove every extension, where it was built and in the checkout."""
-        in_place = self.inplace
-        for self.inplace in {in_place, False}:
-            for extension in self.extensions:
-                path = self.get_ext_fullpath(extension.name)
-                if os.path.exists(path):
-                    os.remove(path)
-        self.inplace = in_place
+    def remove_all_but(self, kept):
+        """Remove what an earlier build has left for this Python."""
+        for folder in [self.build_lib, HERE][: 1 + bool(self.inplace)]:
+            for path in glob(f"ratchet/**/*{get_config_var('EXT_SUFFIX')}", root_dir=folder, recursive=True):
+                if path not in kept:
+                    os.remove(os.path.join(folder, path))
 
 
 def read(path):

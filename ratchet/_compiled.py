@@ -30,6 +30,6 @@ def file_of(name: str, suffix: str) -> str:
 
 
 def sources() -> list[str]:
-    """The files that the modules are compiled from: `.py`, and `.pxd` beside it where there is one."""
+    """The files that say what is compiled: this one, and each `.py` with the `.pxd` beside it, if any."""
     files = [file_of(name, suffix) for name in MODULES for suffix in (".py", ".pxd")]
-    return [file for file in files if os.path.exists(file)]
+    return [__file__, *(file for file in files if os.path.exists(file))]

@@ -119,7 +119,7 @@ ALLOWED |= {
     "cli.serve": {*COMMAND, "_log", "bus.codecs", "kernel"},
     "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._socket.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
-    "cli": {"_version", "cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},
+    "cli": {"_build", "_version", "cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},
     "__main__": {"cli"},
 }
 

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ratchet._build import build_info
 from ratchet._version import __version__
 from ratchet.cli import bench, call, ping, serve
 from ratchet.cli.common import INTERRUPTED, CommandParser, Failure, Parser, complain, put
@@ -19,10 +20,10 @@ __all__ = ["main"]
 
 
 class ShowVersion(argparse.Action):
-    """Put the version and end, where argparse's own would say nothing of a full disk."""
+    """Put the version and the build and end, where argparse's own would say nothing of a full disk."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        put(f"{parser.prog} {__version__}\n")
+        put(f"{parser.prog} {__version__}, {build_info()}\n")
         raise SystemExit(0)
 
 
@@ -40,7 +41,9 @@ example:
 
 Each command explains itself: ratchet call --help.""",
     )
-    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
+    parser.add_argument(
+        "--version", action=ShowVersion, nargs=0, help="show the version and the build, and exit"
+    )
     commands = parser.add_subparsers(
         parser_class=CommandParser, title="commands", metavar="COMMAND", required=True
     )

@@ -14,7 +14,7 @@ import pytest
 from cli.conftest import Ratchet
 from cli.programs import COMMAND, Peer, nobody, one_line, run, scripted, serving, started
 from helpers import LONG
-from ratchet import __version__
+from ratchet import __version__, build_info
 from ratchet.bus._socket import wire
 from ratchet.cli import main, new_parser
 from ratchet.cli.common import CommandParser
@@ -69,7 +69,7 @@ def test_the_version_goes_to_stdout(capfdbinary: pytest.CaptureFixture[bytes]) -
     with pytest.raises(SystemExit) as exit:
         main(["--version"])
     assert exit.value.code == 0
-    assert capfdbinary.readouterr() == (f"ratchet {__version__}\n".encode(), b"")
+    assert capfdbinary.readouterr() == (f"ratchet {__version__}, {build_info()}\n".encode(), b"")
 
 
 # Nobody connects to it: the command line is wrong.
