@@ -7,8 +7,23 @@ import sys
 from typing import Final
 
 MODULES: Final = (
-    "ratchet.bus._socket.outbox",
-    "ratchet.bus._socket.wire",
+    "ratchet._wait",
+    "ratchet.bus._core.client",
+    "ratchet.bus._core.deadline",
+    "ratchet.bus._core.decoding",
+    "ratchet.bus._core.fair_queue",
+    "ratchet.bus._core.handle",
+    "ratchet.bus._core.inbox",
+    "ratchet.bus._core.incoming",
+    "ratchet.bus._core.incoming_requests",
+    "ratchet.bus._core.intake",
+    "ratchet.bus._core.load",
+    "ratchet.bus._core.outgoing",
+    "ratchet.bus._core.server",
+    "ratchet.bus._core.serving",
+    "ratchet.bus._core.stats",
+    "ratchet.bus._core.watch",
+    "ratchet.bus._local",
 )
 """The modules that Cython compiles.  They run all compiled, or none: they call each other in C."""
 

@@ -1,0 +1,34 @@
+"""Steps of the hot path that are other code in the compiled build.
+
+Here is what they are in pure Python; `_native.pxd` has the same for whatever is compiled, each
+with its reason.  Callers look the same in both: they import this module, not its names.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any
+
+from gevent.hub import Waiter
+from greenlet import greenlet
+
+new_wait = Waiter
+"""What a thread sleeps on: gevent's, or `_sleep.Wait`."""
+
+
+def sleep(wait: Waiter[Any], call: str, subject: object) -> Any:
+    """Sleep until `wait` is woken, and return the value that it is woken with."""
+    return wait.get()
+
+
+def wait_of(thread: greenlet) -> tuple[str, object] | None:
+    """The call that a thread sleeps in, and on what; None if it does not `sleep`."""
+    frame = thread.gr_frame
+    if not isinstance(frame, FrameType) or frame.f_code is not sleep.__code__:
+        return None
+    return frame.f_locals["call"], frame.f_locals["subject"]
+
+
+def new(kind: type[Any]) -> Any:
+    """An object that `__init__` has not seen."""
+    return kind.__new__(kind)

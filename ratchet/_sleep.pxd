@@ -1,0 +1,19 @@
+from ratchet cimport _greenlets
+from ratchet._greenlets cimport greenlet
+
+cdef class Wait:
+    cdef readonly object hub
+    cdef readonly greenlet greenlet
+    cdef readonly object call
+    cdef readonly object subject
+    cdef bint _is_woken
+    cdef object _value
+    cdef Wait _previous
+    cdef Wait _next
+
+    cpdef object sleep(self, object call, object subject)
+    cpdef object switch(self, object value=*)
+
+cdef object _enter(Wait wait)
+cdef object _leave(Wait wait)
+cpdef Wait wait_of(object thread)

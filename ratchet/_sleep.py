@@ -1,0 +1,107 @@
+"""What a thread sleeps on in the compiled build; pure Python has gevent's `Waiter` in its place.
+
+Both can be woken before they sleep, and again afterwards.  This one also knows what its thread
+waits for: a compiled function has no frame from which `waiting_on` could read that.  The ones
+that are slept on are in a list, doubly linked, which costs two pointers to enter and to leave.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from gevent.exceptions import BlockingSwitchOutError
+from gevent.hub import get_hub
+from greenlet import greenlet
+
+from ratchet import _greenlets
+
+_greenlets.load()
+
+
+class Wait:
+    """What one thread sleeps on.
+
+    Attributes:
+        hub: the hub of its OS thread.
+        greenlet: the thread, while it sleeps.
+        call: the call that waits, as a person would name it.
+        subject: the object that the call waits on, if there is one.
+    """
+
+    __slots__ = ("_is_woken", "_next", "_previous", "_value", "call", "greenlet", "hub", "subject")
+
+    def __init__(self) -> None:
+        self.hub = get_hub()
+        self.greenlet: greenlet | None = None
+        self.call = ""
+        self.subject: object = None
+        # What it was woken with, if that was before it slept.
+        self._is_woken = False
+        self._value: object = None
+        self._previous: Wait | None = None
+        self._next: Wait | None = None
+
+    def sleep(self, call: str, subject: object) -> Any:
+        """Sleep until it is woken, and return the value that it is woken with."""
+        if self._is_woken:
+            return self._value
+        current = _greenlets.current()
+        if current is self.hub:
+            raise BlockingSwitchOutError("Impossible to call blocking function in the event loop callback")
+        self.call, self.subject = call, subject
+        self.greenlet = current
+        _enter(self)
+        try:
+            return _greenlets.switch_to_hub(self.hub)
+        finally:
+            _leave(self)
+            # What is waited for keeps this, so this is not to keep what is waited for.
+            self.greenlet = None
+            self.subject = None
+
+    def switch(self, value: object = None) -> None:
+        """Wake its thread, which runs until it waits for something else; only from a hub callback."""
+        thread = self.greenlet
+        if thread is None:
+            self._value = value
+            self._is_woken = True
+            return
+        if _greenlets.current() is not self.hub:
+            raise AssertionError("only the hub wakes threads")
+        try:
+            _greenlets.switch(thread, value)
+        except BaseException:
+            self.hub.handle_error(thread.switch, *sys.exc_info())
+
+
+_sleeping = Wait.__new__(Wait)
+# Before the first and behind the last of the list.
+_sleeping._previous = _sleeping._next = _sleeping
+
+
+def _enter(wait: Wait) -> None:
+    last = _sleeping._previous
+    assert last is not None
+    wait._previous = last
+    wait._next = _sleeping
+    last._next = wait
+    _sleeping._previous = wait
+
+
+def _leave(wait: Wait) -> None:
+    before, behind = wait._previous, wait._next
+    if before is not None and behind is not None:
+        before._next = behind
+        behind._previous = before
+    wait._previous = wait._next = None
+
+
+def wait_of(thread: object) -> Wait | None:
+    """What a thread sleeps on; None if it does not."""
+    wait = _sleeping._next
+    while wait is not None and wait is not _sleeping:
+        if wait.greenlet is thread:
+            return wait
+        wait = wait._next
+    return None
