@@ -1,4 +1,4 @@
-"""Registers of what is alive: the schedulers, the buses, and the sockets that still deliver.
+"""Registers of what is alive: the schedulers, the buses, the sockets that still deliver, and run queues.
 
 Forking, repair after an interrupt and the end of a program walk them, in the order in
 which things were made.  They keep nothing alive unless a test asks for it, import nothing
@@ -17,7 +17,7 @@ from gevent.hub import Hub
 
 
 class Living(Protocol):
-    """A scheduler, a bus or a socket."""
+    """A scheduler, a bus, a socket or a run queue."""
 
     _hub: Hub
 
@@ -99,13 +99,19 @@ class Register(Generic[Entry]):
 schedulers: Final[Register[LivingScheduler]] = Register()
 buses: Final[Register[LivingBus]] = Register()
 lingering: Final[Register[Living]] = Register()
+run_queues: Final[Register[Living]] = Register()
 
 
 def living() -> list[Living]:
     """List all that is alive now: the schedulers first, because they freeze a parent's threads."""
-    return [*schedulers.living(), *buses.living(), *lingering.living()]
+    return [*schedulers.living(), *buses.living(), *lingering.living(), *run_queues.living()]
 
 
 def living_on(hub: Hub) -> list[Living]:
     """List what is alive now and belongs to a hub, in the same order."""
-    return [*schedulers.living_on(hub), *buses.living_on(hub), *lingering.living_on(hub)]
+    return [
+        *schedulers.living_on(hub),
+        *buses.living_on(hub),
+        *lingering.living_on(hub),
+        *run_queues.living_on(hub),
+    ]

@@ -43,6 +43,7 @@ FILES = {
         "_block_on",
         "_sigwait",
         "_wait",
+        "_run_queue",
         "_turns",
         "_death",
     ]

@@ -44,7 +44,8 @@ from ratchet.bus._core.incoming_states import (
     TRANSITIONS,
     UNENDED,
 )
-from ratchet.bus._core.outgoing import UNENDED as CLIENT_WAITS, OutgoingRequest
+from ratchet.bus._core.outgoing import UNENDED as CLIENT_WAITS
+from ratchet.bus._core.outgoing import OutgoingRequest
 from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import AlreadyAnswered
 

@@ -23,6 +23,7 @@ from gevent.hub import Hub, get_hub
 
 from ratchet import _clock
 from ratchet._loop import Watcher
+from ratchet._run_queue import run_queue_of
 from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
@@ -86,11 +87,12 @@ class ClientRoute:
         server_address: the server, for codecs.
     """
 
-    __slots__ = ("counters", "hub", "run_callback", "server_address")
+    __slots__ = ("counters", "hub", "run_callback", "run_queue", "server_address")
 
     def __init__(self, hub: Hub, counters: Counters, server_address: PeerAddress) -> None:
         self.hub = hub
         self.run_callback: Callable[..., object] = hub.loop.run_callback
+        self.run_queue = run_queue_of(hub)
         self.counters = counters
         self.server_address = server_address
 
@@ -320,8 +322,9 @@ class OutgoingRequest:
         Does not block, also from a hub callback.
         """
         if self._waits is not None:
+            run_queue = self.route.run_queue
             for wait in self._waits:
-                self.route.run_callback(wait.switch, None)
+                run_queue.wake(wait)
         # Whoever tells this has looked, but a signal handler may have closed the bus since.
         self.state = TRANSITIONS.get((self.state, event), self.state)
         if self._timer is not None:

@@ -1,0 +1,142 @@
+"""Threads that are to run in the next turn: one callback of the hub for all but the first.
+
+Whoever wakes a thread puts what it sleeps on into the run queue of its hub.  They are run in
+that order, for a slice of time at most; then readers and timers get their turn.
+
+As long as anything is in the queue, its callback is scheduled or running: it is scheduled
+before the first is put in, and again before whatever is raised goes on.  Where an exception
+strikes just before that, `_settle` schedules it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from gevent.hub import Hub
+
+from ratchet import _alive, _clock
+from ratchet._loop import Callback, Watcher, loop_of
+from ratchet._wait import Wait
+
+# Seconds after which the hub has its turn, however many threads can run.
+_SLICE: Final = 0.01
+# How often is asked whether they are over, at most, before they are taken to be: on virtual
+# time, time stands still meanwhile.
+_MOST_LOOKS: Final = 1000
+# How many threads are run between two looks at the clock.
+_STRIDE: Final = 8
+
+
+class RunQueue:
+    """The threads of one hub that are to run, and how long they may before the hub's next turn."""
+
+    __slots__ = (
+        "__weakref__",
+        "_ends",
+        "_first",
+        "_hub",
+        "_looks_left",
+        "_loop",
+        "_run_callback",
+        "_timer",
+        "_turn",
+        "_woken",
+    )
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._loop = loop_of(hub)
+        self._run_callback: Callable[..., Callback] = self._loop.run_callback
+        # What each thread sleeps on that is to run, first come first; without the first of a
+        # turn, for which the loop has a callback of its own.
+        self._woken: list[Wait] = []
+        self._first: Callback = self._run_callback(_do_nothing)
+        # Rings in the next turn, if this one's slice was not enough.
+        self._timer: Watcher | None = None
+        # The turn of the loop whose slice this is, and when that ends.
+        self._turn = -1
+        self._ends = 0.0
+        self._looks_left = 0
+        _alive.run_queues.add(self)
+
+    def wake(self, wait: Wait) -> None:
+        """Have the hub run the thread that sleeps on `wait`; does not block, also from a hub callback."""
+        woken = self._woken
+        if woken:
+            # The hub knows.
+            woken.append(wait)
+        elif self._first.pending:
+            self._run_callback(self._run)
+            woken.append(wait)
+        else:
+            # With one client at a time it stays the only one.
+            self._first = self._run_callback(wait.switch, None)
+
+    def slice_is_over(self) -> bool:
+        """Whether the hub is to have its turn, because threads have run for long enough.
+
+        A slice begins when this is first asked in a turn of the loop.
+        """
+        turn = self._loop.iteration
+        if turn != self._turn:
+            self._ends = _clock.monotonic() + _SLICE
+            self._looks_left = _MOST_LOOKS
+            self._turn = turn
+            return False
+        self._looks_left -= 1
+        return self._looks_left < 0 or _clock.monotonic() >= self._ends
+
+    def call_next_turn(self, callback: Callable[[], None]) -> Watcher:
+        """Have the hub call this once it has looked what else there is to do.
+
+        A callback of the loop would be called in this turn, again and again.
+        """
+        timer = _clock.timer(self._hub, 0.0)
+        timer.start(callback)
+        return timer
+
+    def _run(self) -> None:
+        """Hub callback: run the threads, one after the other."""
+        woken: list[Wait] = []
+        done = 0
+        try:
+            woken, self._woken = self._woken, woken
+            while done < len(woken) and not self.slice_is_over():
+                for wait in woken[done : done + _STRIDE]:
+                    wait.switch(None)
+                done += _STRIDE
+            if done < len(woken):
+                self._put_off(woken[done:])
+        except BaseException:
+            # Those that were not run still sleep on these, and no other one does.
+            self._woken[:0] = [wait for wait in woken if wait.greenlet is not None]
+            self._run_callback(self._run)
+            raise
+
+    def _put_off(self, woken: list[Wait]) -> None:
+        """Run these in the next turn."""
+        if self._timer is None or not self._timer.active:
+            self._timer = self.call_next_turn(self._run)
+        self._woken[:0] = woken
+
+    def _settle(self) -> None:
+        """See `Living`."""
+        if self._woken:
+            self._run_callback(self._run)
+
+    def _after_fork(self) -> None:
+        """See `Living`: those who slept in the parent are on no wait any more, and are passed over."""
+
+
+def run_queue_of(hub: Hub) -> RunQueue:
+    """The run queue of a hub, made on first use."""
+    attributes: dict[str, Any] = hub.__dict__
+    queue: RunQueue | None = attributes.get("_run_queue")
+    if queue is None:
+        queue = attributes["_run_queue"] = RunQueue(hub)
+    return queue
+
+
+def _do_nothing() -> None:
+    pass
