@@ -13,7 +13,7 @@ from typing import TypeVar
 from gevent.hub import get_hub
 
 from ratchet._loop import Watcher, loop_of
-from ratchet._wait import TIMED_OUT, Wait, check_timeout, suspend
+from ratchet._wait import TIMED_OUT, check_timeout, new_wait, suspend
 
 Ready = TypeVar("Ready")
 
@@ -56,7 +56,7 @@ def block_on(
         raise ValueError("block_on needs at least one object to wait for")
     objects = [ready for ready, _ in wanted]
     descriptors = [_open_descriptor(ready) for ready in objects]
-    wait = Wait()
+    wait = new_wait()
     loop = loop_of(get_hub())
     watchers: list[Watcher] = []
     try:

@@ -7,6 +7,8 @@ import sys
 from typing import Final
 
 MODULES: Final = (
+    "ratchet._run_queue",
+    "ratchet._sleep",
     "ratchet._wait",
     "ratchet.bus._core.client",
     "ratchet.bus._core.deadline",

@@ -30,6 +30,7 @@ from greenlet import greenlet
 
 from ratchet._alive import living
 from ratchet._log import log_error, logger
+from ratchet._sleep import Wait
 
 _ROLES: Final = ("waiter", "method", "callback", "greenlet", "linkable")
 _module: Final[Callable[[type], object]] = type.__dict__["__module__"].__get__
@@ -92,7 +93,7 @@ def _take_out_wakers() -> None:
 def _role(kind: type) -> str:
     """The role that objects of a type play in gevent."""
     # The type is asked, because an object may answer `isinstance` with an error.
-    if issubclass(kind, Waiter):
+    if issubclass(kind, (Waiter, Wait)):
         return "waiter"
     if kind in (BuiltinMethodType, MethodType):
         return "method"

@@ -1,6 +1,6 @@
 from cpython.object cimport PyObject
 
-from ratchet._sleep cimport Wait
+from ratchet._sleep cimport Wait, run_line, wait_of
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -12,6 +12,15 @@ cdef inline Wait new_wait():
 
 cdef inline object sleep(Wait wait, object call, object subject):
     return wait.sleep(call, subject)
+
+# Each thread that goes to sleep again switches straight to the next one.
+cdef inline object run(list waits):
+    return run_line(waits)
+
+# A compiled function has no frame to read that from.
+cdef inline object sleep_of(object thread):
+    cdef Wait wait = wait_of(thread)
+    return None if wait is None else (wait.call, wait.subject)
 
 # A call of `__new__` by name takes four times as long.
 cdef inline object new(type kind):

@@ -6,13 +6,14 @@ with its reason.  Callers look the same in both: they import this module, not it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
 from gevent.hub import Waiter
 from greenlet import greenlet
 
-new_wait = Waiter
+new_wait: Callable[[], Waiter[Any]] = Waiter
 """What a thread sleeps on: gevent's, or `_sleep.Wait`."""
 
 
@@ -21,7 +22,13 @@ def sleep(wait: Waiter[Any], call: str, subject: object) -> Any:
     return wait.get()
 
 
-def wait_of(thread: greenlet) -> tuple[str, object] | None:
+def run(waits: Iterable[Waiter[Any]]) -> None:
+    """Wake the threads that sleep on these, one after the other; only from a hub callback."""
+    for wait in waits:
+        wait.switch(None)
+
+
+def sleep_of(thread: greenlet) -> tuple[str, object] | None:
     """The call that a thread sleeps in, and on what; None if it does not `sleep`."""
     frame = thread.gr_frame
     if not isinstance(frame, FrameType) or frame.f_code is not sleep.__code__:
@@ -31,4 +38,4 @@ def wait_of(thread: greenlet) -> tuple[str, object] | None:
 
 def new(kind: type[Any]) -> Any:
     """An object that `__init__` has not seen."""
-    return kind.__new__(kind)
+    return object.__new__(kind)

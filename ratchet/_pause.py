@@ -13,7 +13,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from ratchet._fork import frozen
-from ratchet._wait import Wait, check_hub, suspend
+from ratchet._wait import Wait, check_hub, new_wait, suspend
 from ratchet.errors import NotPaused
 
 paused: dict[greenlet, Wait] = {}
@@ -48,7 +48,7 @@ def pause() -> Any:
 
 
 def _pause(current: greenlet) -> Any:
-    wait = Wait()
+    wait = new_wait()
     try:
         paused[current] = wait
         values: Any = suspend(wait, "pause")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gevent.hub import Hub
 
-from ratchet import _alive, _clock
+from ratchet import _alive, _clock, _native
 from ratchet._loop import Callback, Watcher, loop_of
 from ratchet._wait import Wait
 
@@ -103,8 +103,7 @@ class RunQueue:
         try:
             woken, self._woken = self._woken, woken
             while done < len(woken) and not self.slice_is_over():
-                for wait in woken[done : done + _STRIDE]:
-                    wait.switch(None)
+                _native.run(woken[done : done + _STRIDE])
                 done += _STRIDE
             if done < len(woken):
                 self._put_off(woken[done:])

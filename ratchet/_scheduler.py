@@ -37,7 +37,7 @@ from ratchet._fork import freeze
 from ratchet._log import kernel_logger, log_error, log_soon, safe_repr
 from ratchet._thread import ScheduledThread, described
 from ratchet._turns import suspend_for_a_turn, suspend_until_nothing_is_left
-from ratchet._wait import Wait, check_hub
+from ratchet._wait import Wait, check_hub, new_wait
 from ratchet.errors import DeadlockError
 
 Owned = TypeVar("Owned", bound=ScheduledThread)
@@ -83,7 +83,7 @@ class Scheduler(Generic[Owned]):
         self._errors: dict[Owned | _HubCallback, BaseException] = {}
         self.running = False
         # What the greenlet that runs the loop sleeps on, or slept on last.
-        self._looper = Wait(hub)
+        self._looper = new_wait()
         self._stopping = False
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
@@ -152,7 +152,7 @@ class Scheduler(Generic[Owned]):
 
     def _wait_for_change(self, sleep: Callable[[Wait, object], None]) -> None:
         """Sleep until a thread's end, an error or `stop()`, or as long as `sleep` says."""
-        looper = Wait(self._hub)
+        looper = new_wait()
         self._looper = looper
         try:
             sleep(looper, self._owner)

@@ -12,7 +12,7 @@ import signal as _signal
 from gevent.hub import get_hub
 
 from ratchet._loop import Watcher, loop_of
-from ratchet._wait import Wait, check_timeout, suspend
+from ratchet._wait import Wait, check_timeout, new_wait, suspend
 from ratchet.errors import WrongThread
 
 waiters: dict[Wait, _signal.Signals] = {}
@@ -53,7 +53,7 @@ def sigwait(signal: int | str, timeout: float | None = None) -> bool:
     # Not asked of `threading`: in a patched program a greenlet is a thread to it.
     if not loop.default:
         raise WrongThread("sigwait works in the main OS thread only, as Python's signal handlers do")
-    wait = Wait()
+    wait = new_wait()
     watcher = loop.signal(number)
     try:
         return _sigwait(wait, watcher, number, timeout)

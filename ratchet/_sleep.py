@@ -53,12 +53,21 @@ class Wait:
         self.greenlet = current
         _enter(self)
         try:
-            return _greenlets.switch_to_hub(self.hub)
+            line = _running
+            following = None if line is None else line.following(self.hub)
+            if following is None:
+                return _greenlets.switch_to_hub(self.hub)
+            # The hub would only do the same.
+            return _greenlets.switch(following, None)
         finally:
             _leave(self)
             # What is waited for keeps this, so this is not to keep what is waited for.
             self.greenlet = None
             self.subject = None
+
+    def clear(self) -> None:
+        """Let nothing wake its thread any more."""
+        self.greenlet = None
 
     def switch(self, value: object = None) -> None:
         """Wake its thread, which runs until it waits for something else; only from a hub callback."""
@@ -73,6 +82,54 @@ class Wait:
             _greenlets.switch(thread, value)
         except BaseException:
             self.hub.handle_error(thread.switch, *sys.exc_info())
+
+
+class Line:
+    """Threads that are woken one after the other.
+
+    Attributes:
+        waits: what they sleep on.
+        position: how many of them have been woken.
+    """
+
+    __slots__ = ("position", "waits")
+
+    def __init__(self, waits: list[Wait]) -> None:
+        self.waits = waits
+        self.position = 0
+
+    def following(self, hub: greenlet) -> greenlet | None:
+        """The next thread, which is woken now; None if there is none of this hub."""
+        while self.position < len(self.waits):
+            wait = self.waits[self.position]
+            if wait.hub is not hub:
+                return None
+            self.position += 1
+            if wait.greenlet is not None:
+                return wait.greenlet
+        return None
+
+
+_running: Line | None = None
+"""The line that a hub runs; with hubs in several OS threads, the latest of theirs."""
+
+
+def run_line(waits: list[Wait]) -> None:
+    """Wake the threads that sleep on these, in order; only from a callback of their hub.
+
+    Each one that goes to sleep switches straight to the next, and the last one to the hub.
+    """
+    global _running
+    line = Line(waits)
+    _running = line
+    try:
+        while line.position < len(waits):
+            wait = waits[line.position]
+            line.position += 1
+            wait.switch(None)
+    finally:
+        if _running is line:
+            _running = None
 
 
 _sleeping = Wait.__new__(Wait)

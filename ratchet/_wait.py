@@ -10,9 +10,9 @@ Rules of this module:
 - Whatever must be undone is undone within the `try`, and in its `except` as well.
   A `finally` or the end of a `with` is skipped by an interrupt that strikes just
   before; here the `except` catches that one, and undoing twice is fine.
-- What a greenlet waits for is not stored anywhere: `waiting_on` reads it from
-  the arguments of the `suspend` in which the greenlet sleeps.  So a wait does
-  not pay for the description that only a person debugging wants to see.
+- What a greenlet waits for is not stored anywhere in pure Python: `waiting_on` reads it
+  from the arguments of the call in which the greenlet sleeps.  So a wait does not pay
+  for the description that only a person debugging wants to see.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ import sys
 import threading
 from collections import deque
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 
 from gevent.hub import Waiter, get_hub
 from greenlet import getcurrent, greenlet
 
-from ratchet import _clock
+from ratchet import _clock, _native
 from ratchet._log import safe_repr
 from ratchet.errors import WrongThread
 
-if TYPE_CHECKING:
-    Wait = Waiter[Any]
-else:
-    # The rest of the package has it from here: gevent's is in C, where no interrupt strikes
-    # between a wake-up's coming and the switch.
-    Wait = Waiter
+Wait: TypeAlias = "Waiter[Any]"
+"""What one thread sleeps on, once: gevent's in pure Python, whose C no interrupt strikes in the
+middle; and `_sleep.Wait` in the compiled build."""
 
 TIMED_OUT: Final = object()
 """Returned by `suspend` when its time is over."""
+
+
+def new_wait() -> Wait:
+    """What the current thread is to sleep on."""
+    return _native.new_wait()
 
 
 def suspend(wait: Wait, call: str, subject: object = None, timeout: float | None = None) -> Any:
@@ -52,11 +54,11 @@ def suspend(wait: Wait, call: str, subject: object = None, timeout: float | None
         timeout: seconds after which `TIMED_OUT` is returned; None for never.
     """
     if timeout is None:
-        return wait.get()
+        return _native.sleep(wait, call, subject)
     timer = _clock.timer(get_hub(), timeout)
     try:
         timer.start(wait.switch, TIMED_OUT)
-        value = wait.get()
+        value = _native.sleep(wait, call, subject)
         timer.close()
         return value
     except BaseException:
@@ -85,7 +87,7 @@ class WaitQueue:
 
     def wait(self, call: str, subject: object, timeout: float | None = None) -> bool:
         """Sleep until it is this thread's turn; False when the time is over."""
-        wait = Wait()
+        wait = _native.new_wait()
         waits = self.waits
         try:
             waits.append(wait)
@@ -169,7 +171,7 @@ def waiting_on(thread: greenlet) -> str | None:
     frame = thread.gr_frame
     if not isinstance(frame, FrameType) or thread.dead:
         return None
-    if frame.f_code is not suspend.__code__:
+    if (sleep := _native.sleep_of(thread)) is None:
         return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}"
-    call, subject = frame.f_locals["call"], frame.f_locals["subject"]
+    call, subject = sleep
     return str(call) if subject is None else f"{call} on {safe_repr(subject)}"

@@ -23,7 +23,7 @@ from ratchet._loop import AnyGreenlet
 from ratchet._pause import pause, unpause
 from ratchet._sigwait import sigwait
 from ratchet._thread import prepared, space_of
-from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
+from ratchet._wait import TIMED_OUT, check_hub, check_timeout, new_wait, suspend
 from ratchet.kernel import Ratchet, Thread, kernel_of, start
 
 __all__ = [
@@ -107,7 +107,7 @@ def timer(seconds: float) -> None:
     if seconds is None:
         raise TypeError("seconds must be a number of seconds, not None")
     check_timeout(seconds, "seconds")
-    wait = Wait()
+    wait = new_wait()
     if seconds <= 0:
         get_hub().loop.run_callback(wait.switch, None)
         suspend(wait, "timer")
@@ -162,7 +162,7 @@ def _wait_for(thread: AnyGreenlet, all_of_them: object, end: float | None) -> bo
     if thread.ready():
         return True
     timeout = None if end is None else end - _clock.monotonic()
-    wait = Wait()
+    wait = new_wait()
     try:
         thread.rawlink(wait.switch)
         ended = suspend(wait, "wait_all", all_of_them, timeout) is not TIMED_OUT

@@ -13,7 +13,7 @@ from helpers import burn, wait_until
 from ratchet import testing
 from ratchet._loop import loop_of
 from ratchet._run_queue import RunQueue, run_queue_of
-from ratchet._wait import Wait, suspend, waiting_on
+from ratchet._wait import new_wait, suspend, waiting_on
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ class Sleepers:
 
     def __init__(self, count: int, then: Callable[[int], object] = lambda number: None) -> None:
         self.woken: list[int] = []
-        self.waits = [Wait() for _ in range(count)]
+        self.waits = [new_wait() for _ in range(count)]
         self._then = then
         self.threads = [gevent.spawn(self._sleep, number) for number in range(count)]
         wait_until(lambda: all(map(waiting_on, self.threads)))

@@ -12,7 +12,7 @@ from gevent.hub import get_hub
 
 from helpers import active_watchers, burn, in_os_thread, turns, wait_until
 from ratchet import testing
-from ratchet._wait import TIMED_OUT, Wait, WaitQueue, check_hub, check_timeout, suspend, waiting_on
+from ratchet._wait import TIMED_OUT, Wait, WaitQueue, check_hub, check_timeout, new_wait, suspend, waiting_on
 from ratchet.errors import WrongThread
 
 
@@ -22,34 +22,34 @@ def wake(wait: Wait, value: object) -> None:
 
 
 def test_suspend_returns_the_value_that_the_waiter_is_woken_with() -> None:
-    wait = Wait()
+    wait = new_wait()
     wake(wait, "value")
     assert suspend(wait, "a call") == "value"
 
 
 @pytest.mark.parametrize("value", [None, 0, False, ""])
 def test_suspend_with_a_timeout_returns_a_false_value_as_it_is(value: object) -> None:
-    wait = Wait()
+    wait = new_wait()
     wake(wait, value)
     assert suspend(wait, "a call", timeout=60) is value
 
 
 def test_suspend_returns_timed_out_when_the_time_is_over() -> None:
     started = time.monotonic()
-    assert suspend(Wait(), "a call", timeout=0.02) is TIMED_OUT
+    assert suspend(new_wait(), "a call", timeout=0.02) is TIMED_OUT
     assert time.monotonic() - started >= 0.02
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5])
 def test_a_time_that_is_over_already_is_zero(timeout: float) -> None:
-    assert suspend(Wait(), "a call", timeout=timeout) is TIMED_OUT
+    assert suspend(new_wait(), "a call", timeout=timeout) is TIMED_OUT
 
 
 def test_a_timeout_counts_from_now_when_the_hub_is_late() -> None:
     gevent.sleep(0)
     burn(0.05)
     started = time.monotonic()
-    assert suspend(Wait(), "a call", timeout=0.03) is TIMED_OUT
+    assert suspend(new_wait(), "a call", timeout=0.03) is TIMED_OUT
     assert time.monotonic() - started >= 0.03
 
 
@@ -61,7 +61,7 @@ def test_an_error_comes_out_of_suspend_and_its_timer_is_gone(error: Any, timeout
 
     def sleep() -> None:
         try:
-            suspend(Wait(), "a call", timeout=timeout)
+            suspend(new_wait(), "a call", timeout=timeout)
         except BaseException as caught:
             raised.append(caught)
 
@@ -74,8 +74,8 @@ def test_an_error_comes_out_of_suspend_and_its_timer_is_gone(error: Any, timeout
 
 
 def test_a_wake_that_comes_too_late_does_nothing() -> None:
-    wait = Wait()
-    second = Wait()
+    wait = new_wait()
+    second = new_wait()
     trace = []
 
     def sleep() -> None:
@@ -93,8 +93,8 @@ def test_a_wake_that_comes_too_late_does_nothing() -> None:
 
 
 def test_waiting_on_names_the_call_and_its_subject() -> None:
-    with_subject: gevent.Greenlet[..., object] = gevent.spawn(suspend, Wait(), "recv", ["a bus"])
-    without: gevent.Greenlet[..., object] = gevent.spawn(suspend, Wait(), "pause", None, 60)
+    with_subject: gevent.Greenlet[..., object] = gevent.spawn(suspend, new_wait(), "recv", ["a bus"])
+    without: gevent.Greenlet[..., object] = gevent.spawn(suspend, new_wait(), "pause", None, 60)
     turns()
     try:
         assert waiting_on(with_subject) == "recv on ['a bus']"
@@ -273,4 +273,4 @@ def test_not_a_number_is_a_value_error(timeout: float) -> None:
 
 def test_a_number_of_a_type_of_its_own_is_a_timeout() -> None:
     check_timeout(Seconds(1))
-    assert suspend(Wait(), "a call", timeout=Seconds(0)) is TIMED_OUT
+    assert suspend(new_wait(), "a call", timeout=Seconds(0)) is TIMED_OUT

@@ -29,7 +29,7 @@ from contract.clients import connect
 from helpers import LONG, burn, turns, wait_until
 from ratchet import BusClosed, BusError, BusTimeout, Ratchet, Rejected
 from ratchet import bus as ratchet_bus
-from ratchet._wait import Wait
+from ratchet._wait import Wait, new_wait
 from ratchet.bus import Limits
 from ratchet.bus._socket import wire
 
@@ -386,9 +386,9 @@ def test_a_signal_handler_that_casts_just_before_a_call_waits_takes_no_answer_fr
         # The hub is late, so what has come is read before anything is written.
         burn(0.05)
         client.cast(b"of a signal handler")
-        return Wait()
+        return new_wait()
 
-    monkeypatch.setattr("ratchet.bus._core.outgoing.Wait", interrupted)
+    monkeypatch.setattr("ratchet._native.new_wait", interrupted)
     began = time.monotonic()
     assert sent.recv_response(LONG) == b"answer"
     assert time.monotonic() - began < LONG / 2, "it was not woken"

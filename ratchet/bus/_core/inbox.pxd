@@ -1,3 +1,4 @@
+from ratchet._wait cimport WaitQueue
 from ratchet.bus._core.fair_queue cimport FairQueue, Flow, Queued
 from ratchet.bus._core.load cimport Load
 
@@ -9,8 +10,8 @@ cdef class Inbox:
     cdef object _run_callback
     cdef FairQueue _queue
     cdef object _items
-    cdef object _receivers
-    cdef object _senders
+    cdef WaitQueue _receivers
+    cdef WaitQueue _senders
     cdef bint _wake_scheduled
     cdef public bint closed
     cdef public bint overfull

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from gevent.hub import Hub
 
@@ -17,8 +17,8 @@ from ratchet.bus._core.load import Load
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode
 
-if TYPE_CHECKING:
-    from ratchet.bus._core.incoming import IncomingRequest
+IncomingRequest: TypeAlias = Any
+"""One of `incoming`, which is above this module."""
 
 
 class Interrupted(BaseException):

@@ -1,8 +1,12 @@
+from ratchet cimport _native
+from ratchet._run_queue cimport RunQueue
+
 cdef class OutgoingRequest
 
 cdef class ClientRoute:
     cdef public object hub
     cdef public object run_callback
+    cdef public RunQueue run_queue
     cdef public object counters
     cdef public object server_address
 
@@ -14,7 +18,7 @@ cdef class OutgoingRequest:
     cdef public object _owner
     cdef public object _seconds
     cdef public object _timer
-    cdef public object _waits
+    cdef public list _waits
     cdef public object decode
     cdef public object error
     cdef public object frame_number

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from gevent.hub import Hub, get_hub
 
-from ratchet import _clock
+from ratchet import _clock, _native
 from ratchet._loop import Watcher
 from ratchet._run_queue import run_queue_of
 from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
@@ -199,7 +199,7 @@ class OutgoingRequest:
             deadline = deadline_after(timeout)
         # Its end may be interrupted after those who wait were told, and is then to come.
         while self.state is WAITING or self.state is EXPIRED:
-            wait = Wait()
+            wait = _native.new_wait()
             if wait.hub is not self.route.hub:
                 check_hub(self.route.hub, self)
             left = None if deadline is None else seconds_until(deadline)

@@ -16,7 +16,7 @@ from gevent.hub import Hub, get_hub
 
 from ratchet._alive import buses
 from ratchet._interrupts import guard
-from ratchet._wait import Wait, suspend
+from ratchet._wait import new_wait, suspend
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.stats import Stats
 
@@ -98,7 +98,7 @@ def wait_until_done(call: str, bus: BusSide, is_done: Callable[[], bool], deadli
         left = time_left(deadline)
         if left == 0:
             return False
-        suspend(Wait(), call, bus, look if left is None else min(look, left))
+        suspend(new_wait(), call, bus, look if left is None else min(look, left))
         look = min(2 * look, _LAST_LOOK)
     return True
 
