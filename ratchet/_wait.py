@@ -85,21 +85,38 @@ class WaitQueue:
     def __len__(self) -> int:
         return len(self.waits)
 
-    def wait(self, call: str, subject: object, timeout: float | None = None) -> bool:
-        """Sleep until it is this thread's turn; False when the time is over."""
+    def wait(
+        self, call: str, subject: object, timeout: float | None = None, group: set[Wait] | None = None
+    ) -> bool:
+        """Sleep until it is this thread's turn; False when the time is over.
+
+        Args:
+            call: as for `suspend`, and so are the next two.
+            subject: see there.
+            timeout: see there.
+            group: some of those who wait, with whom this one is counted meanwhile.
+        """
         wait = _native.new_wait()
         waits = self.waits
         try:
+            if group is not None:
+                group.add(wait)
             waits.append(wait)
             woken = suspend(wait, call, subject, timeout) is not TIMED_OUT
             # By the thread itself: a wake-up that is interrupted is then still to come.
-            # A forked child has cleared the queues of its parent.
-            if wait in waits:
+            if waits and waits[0] is wait:
+                waits.popleft()
+            elif wait in waits:
+                # Its time is over.  A forked child has cleared the queues of its parent.
                 waits.remove(wait)
+            if group is not None:
+                group.discard(wait)
             return woken
         except BaseException:
             if wait in waits:
                 waits.remove(wait)
+            if group is not None:
+                group.discard(wait)
             raise
 
     def clear(self) -> None:

@@ -364,6 +364,7 @@ def test_an_item_survives_an_alarm_that_rings_in_the_same_turn(at: Threads) -> N
             assert at.inbox.take(0) == "a"
 
 
+@pytest.mark.virtual_time
 def test_a_receiver_that_kills_the_next_one_takes_nothing_from_it(at: Threads) -> None:
     def take_and_kill() -> None:
         at.log.append(("killer", at.inbox.take(None)))

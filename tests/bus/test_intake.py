@@ -62,7 +62,7 @@ def test_what_was_given_up_and_interrupted_is_taken_out_of_the_inbox(intake: Int
 
 def test_dropped_casts_are_counted_as_failed_and_requests_stay(intake: Intake, put: Put) -> None:
     taken, request, _ = put(True), put(False), put(True)
-    received = receive(intake.inbox, None)
+    received = receive(intake.inbox, intake.inbox.first(None))
     assert received is not None
     assert intake.drop_casts() == 1
     assert list(intake.inbox) == [request]
@@ -73,7 +73,7 @@ def test_dropped_casts_are_counted_as_failed_and_requests_stay(intake: Intake, p
 def test_the_snapshot_counts_what_waits_anywhere(intake: Intake, put: Put) -> None:
     for _ in range(3):
         put(False)
-    received = receive(intake.inbox, None)
+    received = receive(intake.inbox, intake.inbox.first(None))
     assert received is not None
     stats = intake.stats(connections=2, parked=4)
     assert (stats.connections, stats.queued, stats.in_flight) == (2, 6, 1)
@@ -81,7 +81,7 @@ def test_the_snapshot_counts_what_waits_anywhere(intake: Intake, put: Put) -> No
 
 def test_a_forked_child_leaves_what_was_taken_to_its_parent(intake: Intake, client: Client, put: Put) -> None:
     request, _ = put(False), put(False)
-    received = receive(intake.inbox, None)
+    received = receive(intake.inbox, intake.inbox.first(None))
     assert received is not None
     intake.leave_to_parent()
     del received
@@ -98,7 +98,7 @@ def test_what_a_thread_that_is_watched_held_when_it_died_is_abandoned(
     held: list[ServerTransaction[Any, Any]] = []
 
     def take() -> None:
-        received = receive(intake.inbox, None)
+        received = receive(intake.inbox, intake.inbox.first(None))
         assert received is not None
         held.append(received[0])
         del received

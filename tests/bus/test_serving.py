@@ -9,9 +9,13 @@ from typing import Any
 import gevent
 import gevent.event
 import pytest
+from greenlet import getcurrent
 
 from helpers import LONG, turns, wait_until
+from ratchet import _clock
+from ratchet._wait import waiting_on
 from ratchet.bus._core.faults import Reason
+from ratchet.bus._core.handle import receive as receive_one
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
@@ -145,3 +149,63 @@ def test_a_handler_gets_the_transaction_if_it_requires_two_arguments(
     handler: Callable[..., object], wants: bool
 ) -> None:
     assert wants_transaction(handler) is wants
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_worker_takes_what_is_queued_before_the_others_of_its_team(
+    intake: Intake, client: Client, size: int
+) -> None:
+    handlers: list[int] = []
+    # Not the threads: one that is kept is replaced.
+    team: Team[Any, Any] = Team(intake, lambda question: handlers.append(id(getcurrent())), False)
+    work = working(team, size)
+    for number in range(20):
+        ask(intake, client, number)
+    wait_until(lambda: len(handlers) == 20)
+    assert len(set(handlers)) == 1
+    team.kill()
+    work.kill()
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_hub_has_its_turn_though_time_stands_still(intake: Intake, client: Client, size: int) -> None:
+    rings: list[int] = []
+    team: Team[Any, Any] = Team(intake, lambda question: None, False)
+    for number in range(5000):
+        ask(intake, client, number)
+    timer = _clock.timer(gevent.get_hub(), 0.0)
+    timer.start(lambda: rings.append(len(client.answers)))
+    work = working(team, size)
+    wait_until(lambda: len(client.answers) == 5000)
+    timer.close()
+    assert rings[0] < 5000
+    team.kill()
+    work.kill()
+
+
+def test_a_team_lets_a_thread_that_waits_by_hand_go_first(intake: Intake, client: Client) -> None:
+    handled: list[object] = []
+    by_hand: list[object] = []
+
+    def receive() -> None:
+        while True:
+            received = receive_one(intake.inbox, intake.inbox.first(None))
+            assert received is not None
+            by_hand.append(received[1])
+            received[0].send_response(None)
+            del received
+
+    team: Team[Any, Any] = Team(intake, handled.append, False)
+    work = working(team, 2)
+    receiver = gevent.spawn(receive)
+    wait_until(lambda: waiting_on(receiver))
+    for number in range(10):
+        ask(intake, client, number)
+    wait_until(lambda: len(client.answers) == 10)
+    # Two of the team and the other one stood in line.
+    assert len(by_hand) >= 3
+    assert sorted([*handled, *by_hand], key=str) == list(range(10))
+    receiver.kill()
+    team.kill()
+    work.kill()

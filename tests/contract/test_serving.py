@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from contract.buses import (
     on_plain_sockets,
     on_sockets_of_each_form,
 )
-from helpers import LONG, turns, wait_until
+from helpers import LONG, burn, turns, wait_until
 from ratchet import BusClosed, BusError, ConnectionLost, Rejected
 from ratchet import bus as ratchet_bus
 
@@ -92,6 +93,51 @@ def test_serve_never_runs_more_handlers_at_once_than_it_has_workers(bus: Bus, st
     go_on.set()
     assert [transaction.recv_response(LONG) for transaction in sent] == list(range(10))
     assert max(most) == 3
+
+
+@on_every_kind
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_long_queue_of_quick_requests_never_holds_the_hub(bus: Bus, start: Start, workers: int) -> None:
+    gaps: list[float] = []
+    last = time.thread_time()
+
+    def look() -> None:
+        nonlocal last
+        now = time.thread_time()
+        gaps.append(now - last)
+        last = now
+
+    def handler(request: object) -> object:
+        burn(0.0005)
+        return request
+
+    sent = [bus.client.send_request(number) for number in range(400)]
+    start(bus.server.serve, handler, workers=workers)
+    timer = gevent.get_hub().loop.timer(0.001, 0.001)
+    timer.start(look)
+    assert [transaction.recv_response() for transaction in sent] == list(range(400))
+    timer.close()
+    # 200 ms of handling, in slices of 10 ms; all the rest that is done between two looks is far less.
+    assert max(gaps) < 0.1
+
+
+@on_every_kind
+def test_a_thread_that_receives_by_hand_has_its_turn_beside_a_busy_team(bus: Bus, start: Start) -> None:
+    by_hand: list[object] = []
+
+    def receive() -> None:
+        while len(by_hand) < 5:
+            transaction, request = bus.server.recv_request()
+            by_hand.append(request)
+            transaction.send_response(request)
+
+    start(bus.server.serve, lambda request: request, workers=3)
+    receiver = start(receive)
+    sent = [bus.client.send_request(number) for number in range(100)]
+    assert [transaction.recv_response() for transaction in sent] == list(range(100))
+    # The team is one participant: after each request of its it lets the other one go first.
+    assert receiver.result() is None
+    assert len(by_hand) == 5
 
 
 @on_every_kind

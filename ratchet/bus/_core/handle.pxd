@@ -6,4 +6,4 @@ cdef class HeldRequest:
 
     cpdef bint _respond(self, object response) except -1
 
-cpdef object receive(Inbox inbox, object deadline, bint waits=*)
+cpdef object receive(Inbox inbox, IncomingRequest incoming)

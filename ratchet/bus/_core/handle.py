@@ -205,17 +205,8 @@ _new = ServerTransaction.__new__
 Received: TypeAlias = tuple[ServerTransaction[Request, Response], Request]
 
 
-def receive(inbox: Inbox, deadline: float | None, waits: bool = True) -> Received[Any, Any] | None:
-    """Take the next request, waiting for one if need be; None if it is not to be handled after all.
-
-    One that does not wait gets None, too, where no request is there.
-    """
-    if waits:
-        incoming = inbox.first(None if deadline is None else time_left(deadline))
-    elif (present := inbox.present()) is not None:
-        incoming = present
-    else:
-        return None
+def receive(inbox: Inbox, incoming: IncomingRequest) -> Received[Any, Any] | None:
+    """Take a request whose turn it is; None if it is not to be handled after all."""
     # Before the claim: a request that is claimed is always somebody's.
     transaction: ServerTransaction[Any, Any] = _new(ServerTransaction)
     transaction._incoming = incoming
@@ -240,9 +231,12 @@ def receive_many(inbox: Inbox, most: int, deadline: float | None) -> list[Receiv
     """Take the next request, waiting for one if need be, and so many in all as far as they are there."""
     taken: list[Any] = []
     try:
-        while len(taken) < most and (not taken or len(inbox)):
+        while len(taken) < most:
+            incoming = inbox.present() if taken else inbox.first(time_left(deadline))
+            if incoming is None:
+                break
             # Under no name of its own, which whoever keeps an error would keep, too.
-            taken.append(receive(inbox, deadline, waits=not taken))
+            taken.append(receive(inbox, incoming))
             if taken[-1] is None:
                 taken.pop()
         return taken

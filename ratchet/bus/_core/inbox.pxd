@@ -1,3 +1,4 @@
+from ratchet._run_queue cimport RunQueue
 from ratchet._wait cimport WaitQueue
 from ratchet.bus._core.fair_queue cimport FairQueue, Flow, Queued
 from ratchet.bus._core.load cimport Load
@@ -8,6 +9,7 @@ cdef class Inbox:
     cdef object _maxsize
     cdef object _max_queued
     cdef object _run_callback
+    cdef RunQueue _run_queue
     cdef FairQueue _queue
     cdef object _items
     cdef WaitQueue _receivers
@@ -18,7 +20,8 @@ cdef class Inbox:
     cdef public object on_low
 
     cpdef object put(self, Queued item)
-    cpdef object first(self, object timeout)
+    cpdef object first(self, object timeout, set idle=*)
+    cpdef bint _has_had_its_turn(self, set idle) except -1
     cpdef object present(self)
     cpdef object drop(self, Queued item, bint claimed)
     cpdef object _schedule_wake(self)

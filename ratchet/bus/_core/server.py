@@ -81,8 +81,9 @@ class ServerSide(BusSide, Generic[Request, Response]):
             and nothing more
         """
         deadline = self._begin_taking(timeout)
+        inbox = self._intake.inbox
         while True:
-            received = receive(self._intake.inbox, deadline)
+            received = receive(inbox, inbox.first(None if deadline is None else time_left(deadline)))
             if received is not None:
                 try:
                     return received

@@ -20,6 +20,7 @@ from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
 from ratchet._log import bus_logger, log_error
+from ratchet._wait import Wait
 from ratchet.bus._core.handle import ServerTransaction, handle, receive
 from ratchet.bus._core.intake import Intake
 from ratchet.bus.codecs import (
@@ -56,6 +57,8 @@ class Team(Generic[Request, Response]):
         self._kernel = kernel_of(getcurrent())
         self._context = copy_context()
         self._threads: list[Thread] = []
+        # What those sleep on that wait for a request.
+        self._idle: set[Wait] = set()
         self._one_ended = Event()
 
     def work(self, size: int) -> None:
@@ -89,7 +92,7 @@ class Team(Generic[Request, Response]):
     def _work(self) -> None:
         """Handle one request after the other; the function of each worker."""
         worker = getcurrent()
-        intake = self._intake
+        intake, inbox = self._intake, self._intake.inbox
         intake.watch(worker)
         # Whatever started this thread lets go of it.
         gevent.sleep(0)
@@ -101,7 +104,12 @@ class Team(Generic[Request, Response]):
             try:
                 # One at a time, also of those whose codec fails: what that leaves behind
                 # is not for the next one to see.
-                handle(receive(intake.inbox, None), self._handler, self._with_transaction, self._answer_aside)
+                handle(
+                    receive(inbox, inbox.first(None, self._idle)),
+                    self._handler,
+                    self._with_transaction,
+                    self._answer_aside,
+                )
             except BusClosed:
                 return
             except gevent.Timeout as error:
