@@ -12,6 +12,9 @@ Coverage is counted from when a test is set up until it is torn down, and not in
 tracer is called for each function, and half of its time went to pytest's own.  A test that
 goes the same ways again and again, to find what is wrong there and not to reach lines, is
 marked `uncounted`: counting takes three times as long as such a test.
+
+A test that needs what only Python's own functions have, such as lines that can be traced, is
+marked `pure`, and is skipped where the compiled modules run.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from typing import Any
 
 import pytest
 
-import ratchet.cli  # noqa: F401  No helper imports it; while pytest collects, it would not be counted.
-from helpers import LONG, active_watchers, wait_until
+import ratchet.cli  # No helper imports it; while pytest collects, it would not be counted.
+from helpers import LONG, PACKAGE, active_watchers, wait_until
 from ratchet import _pause, _sigwait, _turns, kernel
 from ratchet.testing import virtual_time
 
@@ -45,8 +48,20 @@ _tracer = pytest.StashKey[Any]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long whatever the processors do, so that nobody waits for it at the end."""
+    """Begin with what takes long whatever the processors do, so that nobody waits for it at the end.
+
+    Skip what the compiled build cannot do.
+    """
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if ratchet.build_info().compiled:
+        for item in items:
+            if item.get_closest_marker("pure") is not None:
+                item.add_marker(pytest.mark.skip(reason="it needs the pure build"))
+
+
+def pytest_report_header() -> str:
+    """Which library it is that is tested."""
+    return f"ratchet {ratchet.__version__}, {ratchet.build_info()}, in {PACKAGE}"
 
 
 @pytest.hookimpl(trylast=True)

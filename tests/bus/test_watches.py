@@ -186,6 +186,7 @@ def lines_of(run: Callable[[], None], strike: int) -> int:
     return count
 
 
+@pytest.mark.pure
 @of_each_kind
 def test_an_exception_at_any_line_of_a_look_leaves_no_watch_deaf(
     kind: Any, monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,7 @@ def at_call(number: int, strike: Callable[[], None]) -> Callable[..., None]:
     return profile
 
 
+@pytest.mark.pure
 @on_every_kind
 @pytest.mark.usefixtures("own_profile")
 def test_a_signal_handler_that_casts_within_a_call_tears_no_frame(bus: Bus, start: Start) -> None:

@@ -20,6 +20,7 @@ def over_bounds(group: str) -> dict[str, tuple[float, float]]:
     return {name: (figure, bounds[name]) for name, figure in figures.items() if figure > bounds[name]}
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("group", COUNTED)
 def test_an_exchange_costs_no_more_than_its_bounds(group: str) -> None:
     assert over_bounds(group) == {}

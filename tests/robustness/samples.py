@@ -1,4 +1,7 @@
-"""Plays a sample of a sweep in a process of its own, which a run that hangs or aborts takes along."""
+"""Plays a sample of a sweep in a process of its own, which a run that hangs or aborts takes along.
+
+It runs the pure build, since a sweep strikes at lines.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def play_sample(module: str, *options: str) -> str:
     path = os.pathsep.join([str(PACKAGE.parent), str(Path(__file__).parents[1])])
     sweep = subprocess.run(
         [sys.executable, "-W", "error", "-m", f"robustness.{module}", *options],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "RATCHET_PURE_PYTHON": "1"},
         capture_output=True,
         text=True,
         timeout=SECONDS,

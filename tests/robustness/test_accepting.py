@@ -96,6 +96,7 @@ def accept_one(server: ServerBus[bytes, bytes], at: int) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.pure
 def test_an_exception_at_any_instruction_of_accepting_leaks_no_descriptor() -> None:
     with ratchet_bus.listen("127.0.0.1:0") as server:
         gevent.spawn(server.serve, bytes.upper)
