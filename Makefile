@@ -12,10 +12,13 @@ BASELINE ?= 0
 BENCH_ARGS ?=
 
 VENV := .venv
-# One -q would still show warnings about how pip itself is set up.
-PIP_INSTALL := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
-
 BENCH_VENV := .venv-bench
+
+# Into the environment of the target.  One -q would still show warnings about how pip itself
+# is set up.
+PIP_INSTALL = $(@D)/bin/python -m pip install -qq --disable-pip-version-check
+# Without what compiles the library, which pip would download for this alone.
+PIP_INSTALL_PURE = RATCHET_PURE_PYTHON=1 $(PIP_INSTALL) --no-build-isolation -e
 
 # pyenv's stand-ins fail for versions that are not switched on, and tox then
 # takes these for missing.  So tox is shown the real programs first.
@@ -28,21 +31,28 @@ TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH
 # Two processes more than there are processors: many tests wait for programs.
 PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --dist worksteal
 
+# What compiled modules are made from.
+SOURCES := setup.py $(shell find ratchet -name '*.py' -o -name '*.pxd')
+# What a command needs that runs the library.
+BUILD = $(VENV)/$(if $(filter-out 0,$(RATCHET_PURE_PYTHON)),installed-dev,compiled)
+
 # What Python compiles is kept in build/, and also where the environment keeps Python
 # from writing it: every process of the tests, and each of the hundreds of programs that
 # they start, would compile all of it again.
-COMPILED := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$(CURDIR)/build/compiled"
+BYTECODE := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$(CURDIR)/build/bytecode"
 
 # A part of the tests cannot cover everything: it is measured, but not judged.
 COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test sim soak interrupts chaos check docs changelog clean
+.PHONY: help bench demo compiled test coverage sim soak interrupts chaos check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
-	@echo "make test   run the tests and report what they cover; PYTEST_ARGS goes to pytest"
+	@echo "make test   run the tests, on the compiled build if there is a C compiler; PYTEST_ARGS goes to pytest"
+	@echo "make coverage  run the tests on the pure build, and report what they cover"
+	@echo "make compiled  compile what has changed; RATCHET_PURE_PYTHON=1 lets every command do without"
 	@echo "make sim    play SEEDS ($(SEEDS)) simulated schedules of the whole stack; ARGS goes to it:"
 	@echo "            --seed N replays one, --mutants plants bugs, --determinism compares processes"
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
@@ -58,27 +68,34 @@ demo: $(VENV)/installed
 	@echo "== demo: checksums of every file in $(FOLDER)" >&2
 	@$(VENV)/bin/python examples/checksum_demo.py "$(FOLDER)"
 
-test: $(VENV)/installed-dev
-	@echo "== test: pytest with branch coverage"
-	@$(COMPILED) $(VENV)/bin/pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS)
+compiled: $(VENV)/compiled
+	@$(VENV)/bin/python -m ratchet --version
 
-sim: $(VENV)/installed-dev
+test: $(BUILD)
+	@echo "== test: pytest, $$($(VENV)/bin/python -m ratchet --version)"
+	@$(BYTECODE) $(VENV)/bin/pytest $(PARALLEL) $(PYTEST_ARGS)
+
+coverage: $(VENV)/installed-dev
+	@echo "== coverage: pytest with branch coverage, on the pure build"
+	@RATCHET_PURE_PYTHON=1 $(BYTECODE) $(VENV)/bin/pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS)
+
+sim: $(BUILD)
 	@echo "== sim: $(SEEDS) schedules of the whole stack, simulated"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m simulation --seeds $(SEEDS) $(ARGS)
 
-soak: $(VENV)/installed-dev
+soak: $(BUILD)
 	@echo "== soak: clients that come and go for $(SECONDS) s"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.soak --seconds $(SECONDS)
 
 interrupts: $(VENV)/installed-dev
 	@echo "== interrupts: an exception at every line of the library"
-	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.interrupts --jobs 12 $(ARGS)
+	@RATCHET_PURE_PYTHON=1 PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.interrupts --jobs 12 $(ARGS)
 
-chaos: $(VENV)/installed-dev
+chaos: $(BUILD)
 	@echo "== chaos: processes that are killed, stopped and cut off for $(SECONDS) s"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.chaos --seconds $(SECONDS) $(ARGS)
 
-bench: $(BENCH_VENV)/installed
+bench: $(BENCH_VENV)/$(notdir $(subst -dev,,$(BUILD)))
 	@echo "== bench: the library side by side with its peers" >&2
 	@$(BENCH_VENV)/bin/python -m benchmarks $(if $(filter-out 0,$(QUICK)),--quick) \
 		$(if $(filter-out 0,$(BASELINE)),--baseline) $(BENCH_ARGS)
@@ -90,12 +107,14 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 	@rm -rf build/dist
 	@$(VENV)/bin/python -m build --outdir build/dist . >/dev/null
+	@RATCHET_PURE_PYTHON=1 $(VENV)/bin/python -m build --wheel --outdir build/dist . >/dev/null
 	$(VENV)/bin/twine check --strict build/dist/*
+	$(VENV)/bin/python tests/distributions.py build/dist/*
 	@PATH="$(TOX_PATH)" $(VENV)/bin/tox run-parallel --parallel 2 --parallel-no-spinner
 
 docs: $(VENV)/installed-docs
 	@echo "== docs: the manual and the API reference, into docs/_build/html"
-	@$(VENV)/bin/sphinx-build -W --keep-going -n -q docs docs/_build/html
+	@RATCHET_PURE_PYTHON=1 $(VENV)/bin/sphinx-build -W --keep-going -n -q docs docs/_build/html
 
 changelog: $(VENV)/installed-dev
 	@echo "== changelog: a draft of the next release's part" >&2
@@ -105,30 +124,42 @@ clean:
 	@echo "== clean: removing environments, builds, caches and reports"
 	@rm -rf $(VENV) $(BENCH_VENV) .tox build dist docs/_build *.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find ratchet -name '*.so' -exec rm -f {} +
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo needs gevent alone, so it does not wait for the tools; and its stdout
 # is for checksums alone.
 $(VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py
 	@echo "== setup: installing the package into $(VENV)" >&2
-	@$(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) -e .
+	@$(PYTHON) -m venv $(@D)
+	@$(PIP_INSTALL) setuptools wheel
+	@$(PIP_INSTALL_PURE) .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "== setup: installing the tools for tests and checks into $(VENV)"
-	@$(PIP_INSTALL) -e '.[dev,msgpack]'
+	@$(PIP_INSTALL_PURE) '.[dev,msgpack]'
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
 	@echo "== setup: installing Sphinx into $(VENV)"
-	@$(PIP_INSTALL) -e '.[docs]'
+	@$(PIP_INSTALL_PURE) '.[docs]'
 	@touch $@
 
 # A peer that cannot be installed is noted there, and shown as missing.
 $(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py benchmarks/requirements.txt
 	@echo "== setup: installing the package and its peers into $(BENCH_VENV)" >&2
-	@$(PYTHON) -m venv $(BENCH_VENV)
-	@$(BENCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check -e .
-	@$(BENCH_VENV)/bin/python -m benchmarks.install
+	@$(PYTHON) -m venv $(@D)
+	@$(PIP_INSTALL) setuptools wheel
+	@$(PIP_INSTALL_PURE) '.[compile]'
+	@$(@D)/bin/python -m benchmarks.install
 	@touch $@
+
+# It is as old as the beginning: what was changed meanwhile is compiled the next time.
+$(VENV)/compiled: $(VENV)/installed-dev $(SOURCES)
+$(BENCH_VENV)/compiled: $(BENCH_VENV)/installed $(SOURCES)
+$(VENV)/compiled $(BENCH_VENV)/compiled:
+	@echo "== setup: compiling what has changed of the library" >&2
+	@touch $@.begun
+	@$(@D)/bin/python setup.py -q build_ext --inplace >&2
+	@mv $@.begun $@
