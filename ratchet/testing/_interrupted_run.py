@@ -184,7 +184,9 @@ class Run:
         strike = self._strike
         if not self._playing or (strike is not None and strike.struck):
             return
-        frame = sys._getframe(1)
+        # A thread in which compiled code alone runs has no other frame than this one.
+        here = sys._getframe()
+        frame = here.f_back or here
         if thread is not self._first and own_code(frame) is None:
             # It waits in the library alone, as an idle worker does.
             self._waits.pop(thread, None)

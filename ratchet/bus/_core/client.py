@@ -36,8 +36,8 @@ class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
         request: Request
 
     def __dir__(self) -> list[str]:
-        # What the bus holds it by is not for its user.
-        return [name for name in super().__dir__() if name.startswith("__") or name in _PUBLIC]
+        # What the bus holds it by is not for its user.  Compiled, a comprehension has no `super()`.
+        return [name for name in object.__dir__(self) if name.startswith("__") or name in _PUBLIC]
 
     def __repr__(self) -> str:
         if self.state is SUCCEEDED:
