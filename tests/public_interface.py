@@ -1,4 +1,8 @@
-"""Prints all that users see of the library: public names with their signatures and docstrings, as JSON."""
+"""Prints all that users see of the library: public names with their signatures and docstrings, as JSON.
+
+Two things are left out that compiled code does not tell: what a function returns, and how a
+class is called whose constructor was compiled.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,36 @@ MODULES = (
     "ratchet.thread",
 )
 
+Facts = list[str | None]
+"""Kind, signature and docstring."""
+
+
+def interface() -> dict[str, Facts]:
+    """What there is to say of every public name."""
+    return {
+        entry: facts
+        for module in MODULES
+        for name in import_module(module).__all__
+        for entry, facts in entries_of(f"{module}.{name}", getattr(import_module(module), name))
+    }
+
+
+def entries_of(name: str, thing: Any) -> Iterator[tuple[str, Facts]]:
+    """What there is to say of a thing and, if it is a class, of each public member that it has from us."""
+    if isinstance(thing, ModuleType):
+        return
+    yield name, [kind_of(thing), signature_of(thing), doc_of(thing)]
+    if isinstance(thing, type):
+        ours = [base for base in thing.__mro__ if base.__module__.partition(".")[0] == "ratchet"]
+        for member in sorted({member for base in ours for member in vars(base)}):
+            if not member.startswith("_"):
+                found = [getattr(base, member) for base in ours if member in vars(base)]
+                docs = filter(None, map(doc_of, found))
+                yield f"{name}.{member}", [kind_of(found[0]), signature_of(found[0]), next(docs, None)]
+
 
 def kind_of(thing: Any) -> str:
-    """What it is to a user, who need not know whether it was compiled."""
+    """What it is to a user, who need not know what it was compiled to."""
     if isinstance(thing, type):
         return "class"
     if inspect.isdatadescriptor(thing):
@@ -30,41 +61,16 @@ def kind_of(thing: Any) -> str:
 
 
 def signature_of(thing: Any) -> str | None:
-    """How it is called; None for what cannot be called, or does not say."""
+    """How it is called; None for what cannot be called, and for a compiled class."""
     try:
-        return str(inspect.signature(thing))
+        return str(inspect.signature(thing).replace(return_annotation=inspect.Signature.empty))
     except (TypeError, ValueError):
         return None
 
 
-def entries_of(name: str, thing: Any) -> Iterator[tuple[str, list[str | None]]]:
-    """A thing and, if it is a class, the members that it has from us: kind, signature, docstring of each."""
-    if isinstance(thing, ModuleType):
-        return
-    yield name, [kind_of(thing), signature_of(thing), inspect.getdoc(thing)]
-    if isinstance(thing, type):
-        for member, where in members_of(thing).items():
-            if not member.startswith("_"):
-                # A field is of one class or another: its docstring is not ours.
-                found = getattr(where, member)
-                doc = inspect.getdoc(found) if isinstance(found, property) or callable(found) else None
-                yield f"{name}.{member}", [kind_of(found), signature_of(found), doc]
-
-
-def members_of(thing: type) -> dict[str, type]:
-    """Each member that a class has from us, and the class that has it."""
-    ours = [base for base in thing.__mro__ if base.__module__.partition(".")[0] == "ratchet"]
-    return {member: base for base in reversed(ours) for member in vars(base)}
-
-
-def interface() -> dict[str, list[str | None]]:
-    """Every public name, with its kind, its signature and its docstring."""
-    return {
-        entry: facts
-        for name in MODULES
-        for public in import_module(name).__all__
-        for entry, facts in entries_of(f"{name}.{public}", getattr(import_module(name), public))
-    }
+def doc_of(thing: Any) -> str | None:
+    """Its own docstring, if it has one; that of a value is its type's."""
+    return inspect.cleandoc(thing.__doc__) if kind_of(thing) != "value" and thing.__doc__ else None
 
 
 if __name__ == "__main__":
