@@ -72,8 +72,8 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline fair_queue watch load side inbox outgoing client incoming_requests"
-    " incoming_states incoming decoding handle intake serving server",
+    "address limits stats faults deadline fair_queue watch load side inbox outgoing many client"
+    " incoming_requests incoming_states incoming decoding handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.
@@ -85,10 +85,10 @@ BUS_SOCKET = allow_in_order(
     "bus._socket",
     "wire outbox protocol transport tls stall delivery acknowledge linger dial listen accept"
     " network interfaces writers output read_size input stream casts plain budget admission gate"
-    " server_connection server failure loss client_connection connections dropped client",
+    " server_connection server failure loss client_connection many connections dropped client",
     BUS_CORE,
 )
-for client_module in ("client_connection", "connections", "dropped", "client"):
+for client_module in ("client_connection", "many", "connections", "dropped", "client"):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 # What tests are made with: it stands on the library, which knows nothing of it.
 TESTING = allow_in_order(

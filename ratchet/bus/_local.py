@@ -33,12 +33,13 @@ from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_requests import IncomingRequests
 from ratchet.bus._core.incoming_states import ANSWERING, QUEUED
 from ratchet.bus._core.limits import checked_limits
+from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import UNENDED, ClientRoute, OutgoingRequest
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Codec, Encode, client_functions, server_functions
-from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
+from ratchet.errors import BusClosed, BusError, BusTimeout, Outcome, Rejected
 
 if TYPE_CHECKING:
     # Only a type checker knows defaults before Python 3.13: `new_local()` without a
@@ -179,16 +180,8 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         else:
             check_timeout(timeout)
             deadline = request_deadline(timeout)
-        transaction: ClientTransaction[Request, Response] = ClientTransaction(
-            self, self._to_server, request, self._decode_response
-        )
-        requests = self._intake.requests
         left = None if deadline is None else time_left(deadline)
-        half_time = 0.0 if deadline is None or left is None else deadline - left / 2
-        incoming = IncomingRequest(
-            requests, self._to_client, message, False, deadline, 0, transaction, half_time
-        )
-        transaction.incoming = incoming
+        transaction, incoming = self._new_request(request, message, deadline, left)
         if metadata is not None:
             incoming.metadata = copy_metadata(metadata)
         self._send(incoming, left)
@@ -197,6 +190,20 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             if timeout is not None:
                 transaction.note_timeout(timeout)
         return transaction
+
+    def _new_request(
+        self, request: Request, message: object, deadline: float | None, left: float | None
+    ) -> tuple[ClientTransaction[Request, Response], IncomingRequest]:
+        """Both sides of a request that has so many seconds left."""
+        transaction: ClientTransaction[Request, Response] = ClientTransaction(
+            self, self._to_server, request, self._decode_response
+        )
+        half_time = 0.0 if deadline is None or left is None else deadline - left / 2
+        incoming = IncomingRequest(
+            self._intake.requests, self._to_client, message, False, deadline, 0, transaction, half_time
+        )
+        transaction.incoming = incoming
+        return transaction, incoming
 
     def cast(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
@@ -215,9 +222,34 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         if self._intake.inbox.closed:
             self._refuse_sender()
 
+    def _encode_many(self, requests: Sequence[Request], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+        encode = self._encode_request
+        return requests if encode is None else [encode(request) for request in requests]
+
+    def _send_some(self, many: ManyRequests) -> None:
+        for index in range(len(many.outcomes), len(many.requests)):
+            left = time_left(many.deadline)
+            self._wait_for_room(left)
+            transaction, incoming = self._new_request(
+                many.requests[index], many.messages[index], many.deadline, left
+            )
+            if many.metadata is not None:
+                incoming.metadata = dict(many.metadata)
+            many.add(transaction)
+            try:
+                self._put(incoming)
+            except BusError as error:
+                transaction.fail(error)
+                transaction.incoming = None
+
     def _send(self, incoming: IncomingRequest, timeout: float | None) -> None:
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
+        self._wait_for_room(timeout)
+        self._put(incoming)
+
+    def _wait_for_room(self, timeout: float | None) -> None:
+        """Wait until a request may be put into the inbox; refuse one that never may."""
         inbox = self._intake.inbox
         if inbox.closed:
             self._refuse_sender()
@@ -228,6 +260,9 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
                 inbox.wait_for_room(timeout)
             except BusClosed:
                 self._refuse_sender()
+
+    def _put(self, incoming: IncomingRequest) -> None:
+        inbox = self._intake.inbox
         inbox.put(incoming)
         if inbox.closed and incoming.state is QUEUED:
             # By a signal handler in the middle of this, which did not see the request yet.

@@ -27,6 +27,13 @@ class Line:
         self.frames[number] = b"".join(pieces)
         return number
 
+    def write_many(self, frames: list[bytes]) -> None:
+        """Write several frames at once."""
+        first = self.outbox.written + 1
+        self.outbox.written += len(frames)
+        self.outbox.add_many(first, [*frames], sum(map(len, frames)))
+        self.frames.update(enumerate(frames, first))
+
     def send(self, room: int) -> None:
         """Let a socket take as much as `room`."""
         while self.outbox and room:
@@ -84,13 +91,16 @@ def test_a_frame_in_pieces_of_which_something_left_cannot_be_taken_back(room: in
 PIECES = st.lists(st.sampled_from([b"", b"a", b"bcd", b"e" * 1000, b"f" * LARGE]), min_size=1, max_size=3)
 
 
-@given(st.lists(st.tuples(PIECES, st.integers(0, 2 * LARGE), st.integers(0, 8)), max_size=12))
+@given(st.lists(st.tuples(PIECES, st.booleans(), st.integers(0, 2 * LARGE), st.integers(0, 8)), max_size=12))
 def test_whatever_is_written_sent_and_taken_back_frames_stay_whole(
-    steps: list[tuple[list[bytes], int, int]],
+    steps: list[tuple[list[bytes], bool, int, int]],
 ) -> None:
     line = Line()
-    for pieces, room, back in steps:
-        line.write(*pieces)
+    for pieces, many, room, back in steps:
+        if many:
+            line.write_many(pieces)
+        else:
+            line.write(*pieces)
         numbers = list(line.frames)
         number = numbers[-1 - back % len(numbers)]
         untouched = len(line.left) <= sum(len(f) for n, f in line.frames.items() if n < number)

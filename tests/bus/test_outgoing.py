@@ -8,7 +8,7 @@ from itertools import product
 import gevent
 import pytest
 
-from helpers import LONG, wait_until
+from helpers import LONG, active_watchers, wait_until
 from ratchet import BusError, BusTimeout, Cancelled, Outcome
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.outgoing import (
@@ -123,6 +123,19 @@ def test_its_time_is_over_after_the_last_word_was_waited_for(new: New, server: S
     assert raised.value.outcome == "UNKNOWN"
     assert transaction.state is GIVEN_UP
     assert server.forgotten == [transaction]
+
+
+def test_one_whose_caller_sees_to_its_time_ends_when_that_says_so(new: New, server: Server) -> None:
+    watchers = active_watchers()
+    transaction = new()
+    transaction.leave_time_to_caller(0.3)
+    transaction.expire()
+    assert transaction.state is EXPIRED
+    assert active_watchers() == watchers
+    transaction.expire()
+    assert transaction.state is GIVEN_UP
+    with pytest.raises(BusTimeout, match=r"within 0\.3 s"):
+        transaction.recv_response(0)
 
 
 def test_every_state_is_reached_and_the_last_ones_are_not_left() -> None:

@@ -395,6 +395,34 @@ def test_later_writes_of_the_same_turn_go_out_in_one_send(pair: Pair) -> None:
     assert pair.read_now() == b"firstsecondthirdfourth"
 
 
+def test_many_frames_go_out_at_once_and_in_one_send(pair: Pair) -> None:
+    assert pair.connection.output.write_many([b"first", b"second"], 11) == 2
+    assert pair.sends == [b"firstsecond"]
+    assert pair.connection.output.sent == 2
+    assert pair.connection.output.write_many([b"third", b"fourth"], 11) == 4
+    pair.connection.output.write(b"fifth")
+    assert pair.connection.output.unsent == len(b"thirdfourthfifth")
+    polls()
+    assert pair.sends == [b"firstsecond", b"thirdfourthfifth"]
+    assert pair.read_now() == b"firstsecondthirdfourthfifth"
+    assert pair.connection.output.sent == 5
+
+
+def test_many_frames_wait_while_the_socket_is_full_and_each_can_be_taken_back(full: Pair) -> None:
+    number = full.connection.output.write_many([b"first", b"second", b"third"], 16)
+    assert full.connection.output.take_back(number - 1)
+    polls()
+    full.socket.room = ALL_ROOM
+    assert full.read(10) == b"firstthird"
+
+
+def test_many_frames_on_a_closed_connection_are_dropped(pair: Pair) -> None:
+    pair.connection.abort()
+    assert pair.connection.output.write_many([b"first", b"second"], 11) == 2
+    assert pair.connection.output.unsent == 0
+    assert pair.connection.output.sent == 0
+
+
 def test_each_turn_has_its_own_first_write(pair: Pair) -> None:
     for number in range(3):
         pair.connection.output.write(b"a")

@@ -17,6 +17,7 @@ from gevent import socket
 
 from certificates import client_context, server_context
 from helpers import LONG, wait_until
+from ratchet import BusError
 from ratchet import bus as ratchet_bus
 from ratchet._wait import waiting_on
 from ratchet.bus import ClientBus, Codec, Limits, LocalBus, ServerBus, codecs
@@ -127,6 +128,13 @@ class Bus:
         """Wait until the server has so many requests that are taken and not answered."""
         wait_until(lambda: self.server.stats().in_flight == count, f"{count} requests in flight")
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is queued or in flight on either side."""
+        return all(
+            (side.stats().queued, side.stats().in_flight) == (0, 0) for side in (self.server, self.client)
+        )
+
     def take(self) -> Any:
         """Take the next request; the transaction alone."""
         return self.server.recv_request(LONG)[0]
@@ -167,6 +175,11 @@ def open_bus(
             )
         )
         yield Bus(kind, server, {**given, "limits": limits}, stack)
+
+
+def outcomes(results: list[Any]) -> list[Any]:
+    """The results of a `call_many`: each response as it is, and type and outcome of each error."""
+    return [(type(each), each.outcome) if isinstance(each, BusError) else each for each in results]
 
 
 OpenBus = Callable[..., Bus]

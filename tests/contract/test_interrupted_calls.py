@@ -70,6 +70,15 @@ def test_a_recursion_error_within_call_leaves_no_request_behind(bus: Bus, start:
 
 
 @on_every_kind
+def test_a_recursion_error_within_call_many_leaves_no_request_behind(bus: Bus, start: Start) -> None:
+    start(bus.server.serve, lambda request: request)
+    to_the_limit(lambda: bus.client.call_many("xyz", timeout=LONG))
+    wait_until(lambda: bus.server.stats()[1:3] == (0, 0), "every request to be answered")
+    wait_until(lambda: bus.client.stats().in_flight == 0, "every answer to be there")
+    assert bus.new_client().call_many("xyz", LONG) == ["x", "y", "z"]
+
+
+@on_every_kind
 @pytest.mark.parametrize("answer", ["send_response", "send_error"])
 def test_a_recursion_error_within_an_answer_is_told_to_the_client_at_once(
     bus: Bus, start: Start, answer: str, caplog: pytest.LogCaptureFixture
@@ -125,8 +134,9 @@ def at_call(number: int, strike: Callable[[], None]) -> Callable[..., None]:
 
 @pytest.mark.pure
 @on_every_kind
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.usefixtures("own_profile")
-def test_a_signal_handler_that_casts_within_a_call_tears_no_frame(bus: Bus, start: Start) -> None:
+def test_a_signal_handler_that_casts_within_a_call_tears_no_frame(bus: Bus, start: Start, many: bool) -> None:
     seen: list[str] = []
 
     def handler(request: str) -> str:
@@ -140,12 +150,15 @@ def test_a_signal_handler_that_casts_within_a_call_tears_no_frame(bus: Bus, star
     try:
         for number in range(1, rounds + 1):
             sys.setprofile(at_call(number, lambda: os.kill(os.getpid(), signal.SIGHUP)))
-            sent = bus.client.send_request(LARGE)
+            if many:
+                answers = bus.client.call_many([LARGE, LARGE], LONG)
+            else:
+                answers = [bus.client.call(LARGE, LONG)]
             sys.setprofile(None)
-            assert sent.recv_response(LONG) == LARGE
+            assert set(answers) == {LARGE}
     finally:
         signal.signal(signal.SIGHUP, before)
     assert bus.client.call("after", LONG) == "after"
     assert set(seen) <= {"before", "of the signal", LARGE, "after"}
-    assert seen.count(LARGE) == rounds
+    assert seen.count(LARGE) == (2 if many else 1) * rounds
     assert seen.count("of the signal") >= 1

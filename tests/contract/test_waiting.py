@@ -74,6 +74,10 @@ BLOCKING_CALLS = {
         lambda bus: bus.client.send_request("question").recv_response(LONG), clean_up=take_and_answer
     ),
     "call": BlockingCall(lambda bus: bus.client.call("question"), clean_up=clean_up_call),
+    "call_many": BlockingCall(lambda bus: bus.client.call_many(["question"]), clean_up=clean_up_call),
+    "call_many with a timeout": BlockingCall(
+        lambda bus: bus.client.call_many(["question"], timeout=LONG), clean_up=clean_up_call
+    ),
     "call with a timeout": BlockingCall(
         lambda bus: bus.client.call("question", timeout=LONG), clean_up=clean_up_call
     ),

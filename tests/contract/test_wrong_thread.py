@@ -15,6 +15,8 @@ from ratchet import bus as ratchet_bus
 
 CALLS: dict[str, Callable[[Any, Any], object]] = {
     "call": lambda server, client: client.call("question", 1),
+    "call_many": lambda server, client: client.call_many(["question"], 1),
+    "call_many of none": lambda server, client: client.call_many([]),
     "send_request": lambda server, client: client.send_request("question", 1),
     "cast": lambda server, client: client.cast("question"),
     "client.drain": lambda server, client: client.drain(1),

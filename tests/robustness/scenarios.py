@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ratchet import BusClosed
-from robustness.stage import LARGE, Stage
+from robustness.stage import LARGE, SMALL, Stage
 
 
 class Scenario:
@@ -39,6 +39,24 @@ class LargeCall(Scenario):
         stage.start(stage.call, client, stage.request())
         stage.cast(client)
         stage.call(client, stage.request(LARGE))
+
+
+class CallMany(Scenario):
+    """Many requests in one call, large and small ones, beside another thread's."""
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request())
+        stage.call_many(client, [stage.request(size) for size in (SMALL, LARGE, SMALL)])
+
+
+class TimeOutOfMany(Scenario):
+    """The time of many requests is over: of one that is handled, and of others that wait."""
+
+    workers = 1
+
+    def play(self, stage: Stage, client: Any) -> None:
+        attempts = [stage.request(), stage.request(waits=True), stage.request()]
+        stage.call_many(client, attempts, 0.005)
 
 
 class Casts(Scenario):
@@ -238,6 +256,8 @@ class DrainServer(Scenario):
 SCENARIOS: tuple[type[Scenario], ...] = (
     Call,
     LargeCall,
+    CallMany,
+    TimeOutOfMany,
     Casts,
     CancelQueued,
     CancelRunning,

@@ -184,6 +184,19 @@ class Stage:
         with self._ending_of(attempt):
             self._check_answer(attempt, client.call(attempt.body, timeout))
 
+    def call_many(self, client: Any, attempts: list[Attempt], timeout: float | None = None) -> None:
+        try:
+            results = client.call_many([attempt.body for attempt in attempts], timeout)
+        except BaseException as error:
+            for attempt in attempts:
+                attempt.ending = INTERRUPTED if self.interrupt.is_in(error) else None
+            raise
+        for attempt, result in zip(attempts, results, strict=True):
+            with self._ending_of(attempt):
+                if isinstance(result, BusError):
+                    raise result
+                self._check_answer(attempt, result)
+
     def cast(self, client: Any) -> None:
         attempt = self.request()
         with self._ending_of(attempt):

@@ -269,6 +269,33 @@ class CallInTime(Call):
     timeout = LONG
 
 
+class CallMany(BusScene):
+    timeout: float | None = None
+
+    def call(self) -> object:
+        results = self.bus.client.call_many(["question"] * 3, self.timeout)
+        assert results == ["answer"] * 3
+        return results
+
+    def partner(self) -> None:
+        for _ in range(3):
+            self.bus.take().send_response("answer")
+            gevent.sleep(0)
+            self.answered += 1
+
+    answered = 0
+
+    def settle(self, victim: Victim) -> None:
+        # For the partner, if the victim's requests are gone.
+        own = [self.bus.client.send_request("question") for _ in range(3)]
+        wait_until(lambda: self.answered == 3, "the partner to take three requests")
+        self.answer_all(lambda: all(each.done for each in own))
+
+
+class CallManyInTime(CallMany):
+    timeout = LONG
+
+
 class RecvResponse(BusScene):
     timeout: float | None = None
 
@@ -317,6 +344,31 @@ class SendRequestWithoutRoom(BusScene):
         # The partner may have ended before the last one was sent.
         self.answer_all(lambda: all(sent.done for sent in self.sent))
         assert {sent.recv_response(LONG) for sent in self.sent} == {"answer"}
+
+
+class CallManyWithoutRoom(SendRequestWithoutRoom):
+    def call(self) -> object:
+        try:
+            results = self.bus.client.call_many(["one more", "and another"], self.timeout)
+            assert results == ["answer"] * 2
+            return results
+        finally:
+            self.over = True
+
+    over = False
+
+    def partner(self) -> None:
+        self.answer_all(lambda: self.over)
+
+    def settle(self, victim: Victim) -> None:
+        super().settle(victim)
+        # What the victim gave up may still be on its way, ahead of this.
+        own = self.bus.client.send_request("question")
+        self.answer_all(lambda: own.done)
+
+
+class CallManyWithoutRoomInTime(CallManyWithoutRoom):
+    timeout = LONG
 
 
 class SendRequestWithoutRoomInTime(SendRequestWithoutRoom):
@@ -390,10 +442,14 @@ ON_EVERY_BUS = [
     Iterate,
     Call,
     CallInTime,
+    CallMany,
+    CallManyInTime,
     RecvResponse,
     RecvResponseInTime,
     SendRequestWithoutRoom,
     SendRequestWithoutRoomInTime,
+    CallManyWithoutRoom,
+    CallManyWithoutRoomInTime,
     Serve,
     Drain,
     DrainInTime,

@@ -6,14 +6,17 @@ What becomes of a request is decided in `outgoing`.  Nothing here knows how one 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from ratchet._interrupts import settle_soon
-from ratchet._wait import check_hub
+from ratchet._wait import check_hub, check_may_wait, check_timeout
+from ratchet.bus._core.deadline import request_deadline
+from ratchet.bus._core.faults import copy_metadata
+from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import ENDED, SUCCEEDED, OutgoingRequest
 from ratchet.bus._core.side import BusSide
-from ratchet.errors import Cancelled
+from ratchet.errors import BusError
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -115,22 +118,19 @@ class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
         """
         check_hub(self.route.hub, self)
         try:
-            self._cancel()
+            self.end_cancelled()
         except BaseException:
             # It may be half given up, or given up and half forgotten: the hub does the rest.
-            self.route.run_callback(self._cancel)
+            self.route.run_callback(self.end_cancelled)
             settle_soon(self.route.hub)
             raise
-
-    def _cancel(self) -> None:
-        """Give it up; also a hub callback."""
-        self.give_up(Cancelled, f"the request to {self.route.server_name} was cancelled")
 
 
 class ClientSide(BusSide, Generic[Request, Response]):
     """The common part of the client's side of every kind of bus.
 
-    A kind supplies `send_request` and `cast`.  Each of them, in its own order,
+    A kind supplies `send_request`, `cast`, and the two halves of `call_many`.  Each of them, in
+    its own order,
 
     - refuses another OS thread (`check_hub`) and a wrong time-out (`check_timeout`);
     - encodes in the thread that called, and refuses what is over the limits (`check_size`);
@@ -255,6 +255,82 @@ class ClientSide(BusSide, Generic[Request, Response]):
             if transaction is not None:
                 transaction.cancel()
             raise
+
+    def call_many(
+        self,
+        requests: Iterable[Request],
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> list[Response | BusError]:
+        """Send many requests at once, and wait until all of them have ended; blocks.
+
+        It costs far less than as many calls, or as many threads: all are encoded first, what the
+        server takes at once leaves together, and the thread wakes when the last one has ended.
+        If it is interrupted before that, those that have not ended are cancelled.
+
+        Args:
+            requests: the objects to send.
+            timeout: seconds for all of them together, as for `send_request`; None for ever.
+            metadata: a dict of strings that goes along with each.
+
+        Returns:
+            A list in the order of the requests: the response of each one that has one, and the
+            `BusError` in which any other one ended, which is not raised.  A response that
+            `response_from_bus` cannot decode is a `BusError` with the outcome `RAN`, whose
+            `__cause__` says why.
+
+        Raises what `request_to_bus` raises, `MessageTooLarge`, and `TypeError` or `ValueError`
+        for a wrong argument; then nothing was sent.
+
+        .. code-block:: python
+
+            from ratchet import BusError, Ratchet, bus
+
+            server, client = bus.new_local()
+            with Ratchet() as kernel:
+                kernel.attach_background(server.serve, lambda number: 100 // number)
+                for result in client.call_many([8, 0, 5], timeout=5):
+                    print(repr(result) if isinstance(result, BusError) else result)
+
+        .. code-block:: text
+
+            12
+            RemoteError('ZeroDivisionError: integer division or modulo by zero', outcome=RAN)
+            20
+        """
+        check_hub(self._hub, self)
+        check_timeout(timeout)
+        check_may_wait("call_many")
+        deadline = request_deadline(timeout)
+        if metadata is not None:
+            metadata = copy_metadata(metadata)
+        objects = list(requests)
+        many = ManyRequests(self._hub, objects, self._encode_many(objects, metadata), metadata, deadline)
+        if timeout is not None:
+            many.note_timeout(timeout)
+        try:
+            while not many.are_all_sent:
+                try:
+                    self._send_some(many)
+                except BusError as error:
+                    many.outcomes.append(error)
+            many.wait()
+            return many.results()
+        except BaseException:
+            many.give_up()
+            raise
+
+    @abstractmethod
+    def _encode_many(self, requests: Sequence[Request], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+        """Encode all requests of a `call_many`, and refuse what is over the limits."""
+
+    @abstractmethod
+    def _send_some(self, many: ManyRequests) -> None:
+        """Send the next ones, as many as there is room for; blocks while there is none.
+
+        Each is added to `many` before it can be answered.  Raises the `BusError` of the next one
+        that is not added, if that cannot be sent.
+        """
 
     @abstractmethod
     def wait_connected(self, timeout: float | None = None) -> None:

@@ -29,12 +29,12 @@ from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode, PeerAddress
-from ratchet.errors import BusError, BusTimeout, Outcome
+from ratchet.errors import BusError, BusTimeout, Cancelled, Outcome
 
 # When its time is over, a request's client still waits this long, in seconds,
 # for the server's word on whether it ran.  A server that is there answers far
 # sooner, and one that is gone holds nobody up.
-_LAST_WORD_TIMEOUT: Final = 0.1
+LAST_WORD_TIMEOUT: Final = 0.1
 
 
 class State(enum.IntEnum):
@@ -161,8 +161,8 @@ class OutgoingRequest:
         self.value: Any = None
         self._waits: list[Wait] | None = None
         self._timer: Watcher | None = None
-        # The seconds that it was given, for the text of an error.
-        self._seconds = 0.0
+        # The seconds that it was given, for the text of an error; below 0 if its time is not bounded.
+        self._seconds = -1.0
         # Until it is known: an end in the middle of its sending is to say that it may have left.
         self.frame_number = 0
         # Set by its connection, if it has one.
@@ -227,27 +227,35 @@ class OutgoingRequest:
         """Let the transaction end in `BusTimeout` at `deadline`."""
         self._seconds = max(deadline - _clock.monotonic(), 0.0)
         self._timer = _clock.timer(self.route.hub, self._seconds)
-        self._timer.start(self._on_deadline)
+        self._timer.start(self.expire)
 
     def note_timeout(self, timeout: float) -> None:
         """Name the user's own number in errors, if it is the one that counts."""
         if self._seconds > timeout / 2:
             self._seconds = timeout
 
+    def leave_time_to_caller(self, seconds: float) -> None:
+        """Note that it has so many seconds, and that its caller sees to their end, by `expire`."""
+        self._seconds = seconds
+
     def _look_again_after(self, seconds: float) -> None:
-        """Have `_on_deadline` called once more."""
+        """Have `expire` called once more."""
         before = self._timer
         self._timer = _clock.timer(self.route.hub, seconds)
-        self._timer.start(self._on_deadline)
+        self._timer.start(self.expire)
         if before is not None:
             before.close()
 
-    def _on_deadline(self) -> None:
-        """Hub callback: end it, or ask for the last word first, now that its time is over."""
+    def expire(self) -> None:
+        """End it, or ask for the last word first, now that its time is over; also a hub callback.
+
+        Called again after `LAST_WORD_TIMEOUT`.
+        """
         if self.state is EXPIRED or not self.route.ask_for_last_word(self):
             self.give_up(BusTimeout, self._no_response_within(self._seconds))
         else:
-            self._look_again_after(_LAST_WORD_TIMEOUT)
+            if self._timer is not None:
+                self._look_again_after(LAST_WORD_TIMEOUT)
             self.state = TRANSITIONS[self.state, EXPIRE]
 
     def _no_response_within(self, seconds: float) -> str:
@@ -265,6 +273,10 @@ class OutgoingRequest:
         """End it by this side's wish; does nothing if it has ended."""
         if self.state not in ENDED:
             self._end_given_up(error_type(message, outcome=self.route.withdraw(self)))
+
+    def end_cancelled(self) -> None:
+        """Give it up because its user wants no response any more; also a hub callback."""
+        self.give_up(Cancelled, f"the request to {self.route.server_name} was cancelled")
 
     def time_over(self, outcome: Outcome) -> BusTimeout:
         """The error of a request whose time is over."""
@@ -296,7 +308,7 @@ class OutgoingRequest:
     def fail_at_server(self, reason: int, texts: ErrorTexts) -> None:
         """End it in the error that the server tells; does nothing if it has ended."""
         error = error_from_reason(reason, texts, self.route.server_name)
-        if reason == Reason.CANCELLED and self._timer is not None:
+        if reason == Reason.CANCELLED and self._seconds >= 0.0:
             # The server saw the request's time end before this side did.
             self.time_out(error.outcome)
         else:

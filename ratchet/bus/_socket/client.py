@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gevent.hub import get_hub
 
@@ -32,6 +32,7 @@ from ratchet.bus._core.deadline import (
 )
 from ratchet.bus._core.faults import MADE_BEFORE_FORK, check_size, encode_metadata
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus._socket import wire
@@ -39,6 +40,7 @@ from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.connections import CASTS_NOT_SENT, Connections
 from ratchet.bus._socket.dropped import DroppedClient
 from ratchet.bus._socket.input import LATE_FOR_QUIET
+from ratchet.bus._socket.many import send_some
 from ratchet.bus._socket.output import LATE_FOR_BUSY
 from ratchet.bus._socket.transport import Socket
 from ratchet.bus.codecs import Decode, Encode
@@ -236,40 +238,21 @@ class ClientBus(ClientSide[Request, Response]):
             check_hub(self._hub, self)
         parts = self._encode(request)
         if metadata is not None:
-            if self._plain:
-                raise ValueError(f"metadata cannot be sent in the plain form: {metadata!r}")
             flags |= wire.METADATA
-            parts = [*(parts or [b""]), encode_metadata(metadata)]
+            parts = [*(parts or [b""]), self._encode_metadata(metadata)]
         check_size(parts, self._limits.max_message, self._limits.max_parts, self._peer)
         transaction: ClientTransaction[Request, Response] | None = None
         try:
-            connection = self._connections.current
-            if connection is not None:
-                if self._plain and connection.useful and not len(connection):
-                    # It may have closed behind its last answer.
-                    connection.stream.input.read_now()
-                else:
-                    connection.stream.input.catch_up(
-                        LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET
-                    )
-                connection = self._connections.current
-            if connection is None or connection.stream.output.writers.above_high_water or connection.is_full:
-                connection = self._wait_for_connection(deadline)
+            connection = self._find_connection(deadline)
             if connection.protocol.narrow:
                 connection.protocol.check_size(parts)
             if deadline is None:
                 return connection.send(self, request, flags, 0, parts)
-            left = time_left(deadline)
-            if not left:
-                raise BusTimeout(
-                    f"the time of the request was over before it could be sent to {self._peer}",
-                    outcome=Outcome.NOT_SENT,
-                )
+            milliseconds = self._milliseconds_until(deadline)
             if flags & wire.ONE_WAY:
                 # Only how long it waited was bounded: it is over when it is sent.
                 return connection.send(self, request, flags, 0, parts)
-            arg = math.ceil(min(left * 1000, wire.MAX_ARG))
-            transaction = connection.send(self, request, flags, arg, parts)
+            transaction = connection.send(self, request, flags, milliseconds, parts)
             transaction.end_at(deadline)
             return transaction
         except BaseException as error:
@@ -278,6 +261,36 @@ class ClientBus(ClientSide[Request, Response]):
             if not isinstance(error, Exception) or isinstance(error, (RecursionError, MemoryError)):
                 settle_soon(self._hub)
             raise
+
+    def _encode_many(self, requests: Sequence[Request], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+        encode, limits = self._encode, self._limits
+        messages = [encode(request) for request in requests]
+        if metadata is not None:
+            last = self._encode_metadata(metadata)
+            messages = [[*(parts or [b""]), last] for parts in messages]
+        for parts in messages:
+            check_size(parts, limits.max_message, limits.max_parts, self._peer)
+        return messages
+
+    def _send_some(self, many: ManyRequests) -> None:
+        connection = self._find_connection(many.deadline)
+        milliseconds = 0 if many.deadline is None else self._milliseconds_until(many.deadline)
+        send_some(connection, self, many, milliseconds)
+
+    def _encode_metadata(self, metadata: Mapping[str, str]) -> bytes:
+        if self._plain:
+            raise ValueError(f"metadata cannot be sent in the plain form: {metadata!r}")
+        return encode_metadata(metadata)
+
+    def _milliseconds_until(self, deadline: float) -> int:
+        """The time of a request as it travels; refuses one that has none left."""
+        left = time_left(deadline)
+        if not left:
+            raise BusTimeout(
+                f"the time of the request was over before it could be sent to {self._peer}",
+                outcome=Outcome.NOT_SENT,
+            )
+        return math.ceil(min(left * 1000, wire.MAX_ARG))
 
     def _check_open(self) -> None:
         """Refuse to go on with a bus that is closed, or about to be."""
@@ -295,6 +308,22 @@ class ClientBus(ClientSide[Request, Response]):
         if failure.final:
             raise failure.hopeless() from failure.error
         connections.dialer.start_at_once()
+
+    def _find_connection(self, deadline: float | None) -> ClientConnection:
+        """The connection for the next request; blocks while none takes one."""
+        connection = self._connections.current
+        if connection is not None:
+            if self._plain and connection.useful and not len(connection):
+                # It may have closed behind its last answer.
+                connection.stream.input.read_now()
+            else:
+                connection.stream.input.catch_up(
+                    LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET
+                )
+            connection = self._connections.current
+        if connection is None or connection.stream.output.writers.above_high_water or connection.is_full:
+            return self._wait_for_connection(deadline)
+        return connection
 
     def _wait_for_connection(self, deadline: float | None) -> ClientConnection:
         """Wait until there is a connection that takes a request; blocks."""

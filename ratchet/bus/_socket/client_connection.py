@@ -50,7 +50,9 @@ class ClientConnection(ClientRoute):
 
     Attributes:
         protocol: the client's role, with the open transactions.
+        decode: decodes a response.
         casts: those that were sent on it.
+        plain_sender: writes requests in the plain form.
         useful: whether an answer has come.
     """
 
@@ -59,10 +61,10 @@ class ClientConnection(ClientRoute):
 
     __slots__ = (
         "_client",
-        "_decode",
-        "_plain",
         "_window",
         "casts",
+        "decode",
+        "plain_sender",
         "protocol",
         "stream",
         "useful",
@@ -81,14 +83,14 @@ class ClientConnection(ClientRoute):
         super().__init__(get_hub(), counters, peer)
         # Weakly, because the loop keeps a stream alive, and so its connection.
         self._client = weakref.ref(client)
-        self._decode = decode
+        self.decode = decode
         self.protocol: ClientProtocol[OutgoingRequest] = ClientProtocol(limits, peer, plain)
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
         self.useful = False
         self.stream = MessageStream(transport, limits, self, peer)
         self.casts = Casts(self.stream, self.protocol)
-        self._plain = PlainSender(self.stream.output, self.protocol, self.casts)
+        self.plain_sender = PlainSender(self.stream.output, self.protocol, self.casts)
 
     def open_connection(self) -> None:
         """Say hello, and begin to read; if that fails, the client closes the connection that it holds."""
@@ -114,7 +116,7 @@ class ClientConnection(ClientRoute):
     ) -> ClientTransaction[Request, Any]:
         """Send a request of its client, whose parts are checked; does not block."""
         protocol = self.protocol
-        transaction: ClientTransaction[Request, Any] = ClientTransaction(owner, self, request, self._decode)
+        transaction: ClientTransaction[Request, Any] = ClientTransaction(owner, self, request, self.decode)
         id, frame = protocol.request(flags, arg, parts)
         transaction.id = id
         plain = protocol.plain
@@ -122,7 +124,7 @@ class ClientConnection(ClientRoute):
             if not flags & wire.ONE_WAY:
                 protocol.open[id] = transaction
             if plain:
-                self._plain.send(transaction, frame)
+                self.plain_sender.send(transaction, frame)
             else:
                 transaction.frame_number = self.stream.output.write(frame)
         except BaseException as error:
@@ -136,13 +138,13 @@ class ClientConnection(ClientRoute):
             self.casts.note(transaction.frame_number)
         if self.stream.state is CLOSED:
             # By a signal handler in the middle of this, which did not see the request yet.
-            self.run_callback(self._fail_open, self.stream.error)
+            self.run_callback(self.fail_open, self.stream.error)
         return transaction
 
     def withdraw(self, transaction: OutgoingRequest) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
         if transaction.frame_number == DEFERRED:
-            self._plain.take_back(transaction)
+            self.plain_sender.take_back(transaction)
         if self.stream.output.take_back(transaction.frame_number):
             if transaction.id in self.protocol.order:
                 self.protocol.order.remove(transaction.id)
@@ -347,12 +349,12 @@ class ClientConnection(ClientRoute):
         if self._window:
             self.run_callback(self._window.wake_all)
         if self.protocol.open or self.protocol.order:
-            self._fail_open(error)
+            self.fail_open(error)
         if client is not None:
             client.on_connection_lost(self, error, lost_casts)
         self.casts.clear()
 
-    def _fail_open(self, error: BaseException | None) -> None:
+    def fail_open(self, error: BaseException | None) -> None:
         """Fail what is open; also a hub callback."""
         client, peer, sent = self._client(), self.server_name, self.stream.output.sent
         if client is None or client.closed:

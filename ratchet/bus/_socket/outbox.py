@@ -72,6 +72,14 @@ class Outbox:
         self._frames.append((number, frame))
         self.size += size
 
+    def add_many(self, first: int, frames: list[Frame], size: int) -> None:
+        """Keep frames that are so many bytes in all, numbered from `first` on."""
+        if self._frames is None:
+            self._frames = deque()
+        # In one call, so that nothing else comes between them.
+        self._frames.extend(zip(range(first, first + len(frames)), frames, strict=True))
+        self.size += size
+
     def add_begun(self, number: int, rest: memoryview) -> None:
         """Keep the rest of a frame whose beginning has left, before all others."""
         self._begun = True
