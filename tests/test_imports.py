@@ -83,8 +83,8 @@ for server_module in ("intake", "serving", "server"):
 ALLOWED["bus._local"] = BUS_CORE
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "wire outbox protocol transport tls stall delivery acknowledge linger dial listen accept"
-    " network interfaces writers output read_size input stream casts plain budget admission gate"
+    "read_size pages wire outbox protocol transport tls stall delivery acknowledge linger dial listen accept"
+    " network interfaces writers output input stream casts plain budget admission gate"
     " server_connection server failure loss client_connection many connections dropped client",
     BUS_CORE,
 )

@@ -10,8 +10,8 @@ from typing import Final
 READ_SIZE: Final = 64 * 1024
 """Bytes that are usually read at once."""
 
-# What is left of a large part is read by itself, up to so many bytes at once.
-_LARGE_READ_SIZE: Final = 1024 * 1024
+LARGE_READ_SIZE: Final = 1024 * 1024
+"""What is left of a large part is read by itself, up to so many bytes at once."""
 
 HEAD_READ_SIZE: Final = 16
 """Bytes of a head and a length.
@@ -33,9 +33,9 @@ def next_size(missing: int, partial: bool, after_large: bool, most: int) -> tupl
     """
     if most < READ_SIZE:
         # Room is short, but what has begun has been given room.
-        return min(missing, _LARGE_READ_SIZE) or most, after_large
+        return min(missing, LARGE_READ_SIZE) or most, after_large
     if missing >= READ_SIZE:
-        return min(missing, _LARGE_READ_SIZE), True
+        return min(missing, LARGE_READ_SIZE), True
     if after_large and not partial:
         return HEAD_READ_SIZE, False
     return READ_SIZE, after_large

@@ -22,6 +22,8 @@ from io import BytesIO
 from typing import Final, TypeAlias
 
 from ratchet.bus._core.faults import MAX_ERROR_TEXT, json_object
+from ratchet.bus._socket.pages import WORTH_ROOM, with_room
+from ratchet.bus._socket.read_size import LARGE_READ_SIZE
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
 EXTENDED: Final = 0x8000
@@ -181,6 +183,8 @@ class Decoder:
         # what it holds without another copy.
         self._held: BytesIO | None = None
         self._needed = 0
+        # How many bytes of a very large part, which does not come at once, there is room for.
+        self._room = 0
         # The current message, once its head is read.
         self._head: tuple[int, int, int, int] | None = None
         self._parts: list[bytes] = []
@@ -212,7 +216,7 @@ class Decoder:
             self._size += len(rest)
             self._needed = self._length = self.missing - len(rest)
         elif rest:
-            self._held = BytesIO()
+            self._held, self._room = BytesIO(), WORTH_ROOM
             self._held.write(rest)
         self.partial = self._held is not None or self._head is not None
         return messages
@@ -243,6 +247,9 @@ class Decoder:
         """Add to what is held; None if that is not enough to go on, else what to go on with."""
         missing = self._needed - held.tell()
         if len(data) < missing:
+            if self._needed > LARGE_READ_SIZE and held.tell() + len(data) > self._room:
+                held, self._room = with_room(held, len(data), self._needed)
+                self._held = held
             held.write(data)
             return None
         self._held = None
