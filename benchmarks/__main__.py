@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.common import most_connections
 from benchmarks.install import not_installed
-from benchmarks.measure import ROOT, Measured, Rounds, Scale, loads_of
+from benchmarks.measure import ROOT, Comparison, Measured, Rounds, Scale, loads_of
 from benchmarks.questions import GROUPS, comparisons_of, growth
 from benchmarks.questions.idle_speed import BUSY
 
@@ -58,7 +58,9 @@ BASELINE = Path(__file__).with_name("baseline.json")
 RESULTS = ROOT / "docs" / "performance"
 
 
-Group = tuple[str, ...]
+Names = tuple[str, ...]
+Group = tuple[Names, list[Comparison]]
+"""The names of some questions, and their rows."""
 
 
 class Progress:
@@ -106,19 +108,32 @@ def possible(scale: Scale) -> Scale:
     )
 
 
-def run(groups: Sequence[Group], scale: Scale, cpu: int) -> dict[Group, Measured]:
-    """Measure group by group; what is left of the time is shared by those that are left."""
-    measured: dict[Group, Measured] = {}
+def run(groups: Sequence[Group], scale: Scale, cpu: int) -> dict[Names, Measured]:
+    """Measure group by group; those that are left share what is left of the time by their loads."""
+    measured: dict[Names, Measured] = {}
     progress = Progress(len(groups))
     end = time.monotonic() + scale.time_limit
-    for number, names in enumerate(groups):
+    left = [loads_of(rows) for _, rows in groups]
+    for names, _ in groups:
         progress.begin(names)
-        rounds = Rounds(loads_of(comparisons_of(names, scale)), cpu, progress.step)
         now = time.monotonic()
-        rounds.play(scale, until=now + (end - now) / (len(groups) - number))
+        loads = left.pop(0)
+        share = len(loads) / sum(map(len, [loads, *left]))
+        rounds = Rounds(loads, cpu, progress.step)
+        rounds.play(scale, until=now + (end - now) * share)
         measured[names] = rounds.measured
     progress.end()
     return measured
+
+
+def groups_of(chosen: argparse.Namespace, scale: Scale) -> list[Group]:
+    """What is asked, without what is not chosen."""
+    groups = []
+    for group in GROUPS:
+        names = tuple(name for name in group if name in (chosen.questions or group))
+        if names:
+            groups.append((names, comparisons_of(names, scale)))
+    return groups
 
 
 def compare(rows: Sequence[report.Row], partly: bool) -> None:
@@ -186,17 +201,14 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     chosen = arguments()
     scale = possible(QUICK if chosen.quick else FULL)
-    asked = [tuple(name for name in group if name in (chosen.questions or group)) for group in GROUPS]
+    groups = groups_of(chosen, scale)
     load_average = os.getloadavg()[0]
     if load_average > BUSY_MACHINE:
         print(f"the machine is busy (load {load_average:.1f}): expect wide spreads", file=sys.stderr)
-    measured = run([group for group in asked if group], scale, chosen.cpu)
-    rows = [
-        report.row_of(comparison, outcome)
-        for names, outcome in measured.items()
-        for comparison in comparisons_of(names, scale)
-    ]
+    measured = run(groups, scale, chosen.cpu)
+    rows = [report.row_of(comparison, measured[names]) for names, asked in groups for comparison in asked]
     print(report.text_table(rows))
+    print(f"Measured: {machine.build()}.")
     for name, reason in not_installed().items():
         print(f"{name} could not be installed: {reason}")
     if chosen.json is not None:

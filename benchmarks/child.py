@@ -37,7 +37,7 @@ def run(module: str, task: dict[str, Any]) -> None:
 def ready(address: str) -> None:
     """A server listens.  It never comes back to read the next task, so a thread waits for the end."""
     threading.Thread(target=end_with_parent, daemon=True).start()
-    answer(value=address)
+    answer(value=[address, [os.getpid()]])
 
 
 def end_with_parent() -> None:

@@ -17,17 +17,18 @@ from collections.abc import Callable
 Figures = dict[str, float]
 """What one round has measured, by unit."""
 
-Server = tuple[str, int]
-"""Where a server listens, `host:port` or `unix:path`, and its process."""
+Server = tuple[str, list[int]]
+"""Where a server listens, `host:port` or `unix:path`, and the processes that it consists of."""
 
 MESSAGE = bytes(range(100))
 
-EXCHANGES = "exchanges/s"
-THROUGHPUT = "MiB/s"
+# The CPU time of these is that of all processes that take part, those of both ends.
+EXCHANGES = "exchanges per CPU second"
+THROUGHPUT = "MiB per CPU second"
 CPU = "µs of CPU per exchange"
 LATENCY = "µs, 99th percentile"
 CONNECTION = "bytes per connection"
-TIME = "µs per thread"
+TIME = "µs of CPU per thread"
 SPACE = "bytes per thread"
 ANSWERED = "% in time, of what could be"
 IN_VAIN = "% in vain, of what was begun"
@@ -35,6 +36,9 @@ NOT_RUN = "% NOT_RUN, of the rest"
 MEDIAN = "ms, median"
 SLOWEST = "ms, 99th percentile"
 TAKEN = "MiB above idle, at most"
+
+BY_THE_CLOCK = {EXCHANGES: "exchanges/s", THROUGHPUT: "MiB/s", TIME: "µs per thread"}
+"""The units that count CPU time, and those that count what passes by the clock meanwhile."""
 
 RATES = {EXCHANGES, THROUGHPUT, ANSWERED, NOT_RUN}
 """The units of which more is better; of the others, less is."""
@@ -79,15 +83,48 @@ def receive_exactly(connection: socket.socket, buffer: memoryview) -> None:
         got += count
 
 
-def timed_loop(exchange: Callable[[], object], seconds: float) -> Figures:
+class Meter:
+    """Measures, from when it is made, what passes by the clock and what both ends use of the processor."""
+
+    def __init__(self, server: Server | None = None) -> None:
+        self._processes = [os.getpid(), *(server[1] if server else ())]
+        self._used = self._cpu_seconds()
+        self._began = time.perf_counter()
+
+    def passed(self) -> tuple[float, float]:
+        """Seconds of CPU time, and seconds by the clock."""
+        return self._cpu_seconds() - self._used, time.perf_counter() - self._began
+
+    def figures(self, exchanges: int) -> Figures:
+        """The outcome, if there were so many exchanges meanwhile."""
+        used, passed = self.passed()
+        return {
+            EXCHANGES: exchanges / used,
+            BY_THE_CLOCK[EXCHANGES]: exchanges / passed,
+            CPU: used / exchanges * 1e6,
+        }
+
+    def _cpu_seconds(self) -> float:
+        return sum(map(cpu_seconds, self._processes))
+
+
+def timed_loop(exchange: Callable[[], object], seconds: float, server: Server) -> Figures:
     """One exchange after another, for clients that block the whole process."""
     done = 0
-    began = now = time.perf_counter()
-    while now < began + seconds:
+    meter = Meter(server)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
         exchange()
         done += 1
-        now = time.perf_counter()
-    return {EXCHANGES: done / (now - began)}
+    return meter.figures(done)
+
+
+def throughput(figures: Figures, message_size: int) -> Figures:
+    """The same figures in MiB instead of messages."""
+    return {
+        THROUGHPUT: figures[EXCHANGES] * message_size / 2**20,
+        BY_THE_CLOCK[THROUGHPUT]: figures[BY_THE_CLOCK[EXCHANGES]] * message_size / 2**20,
+    }
 
 
 def cpu_seconds(process: int) -> float:
@@ -133,7 +170,7 @@ def idle_connections(address: str, count: int) -> list[socket.socket]:
 def idle_memory(seconds: float, server: Server, connections: int) -> Figures:
     """How much a server grows with each idle connection; the seconds do not matter."""
     raise_file_limit()
-    address, process = server
+    address, [process] = server
     for warm in idle_connections(address, 10):
         warm.close()
     before = resident_bytes(process)

@@ -100,7 +100,7 @@ def half_heads(seconds: float, server: Server, connections: int) -> Figures:
 def attack(server: Server, connections: int, pieces: Callable[[], Pieces]) -> Figures:
     """Send all pieces on so many connections, and return by how much the server has grown."""
     raise_file_limit()
-    address, process = server
+    address, [process] = server
     for warm in idle_connections(address, 10):
         warm.close()
     idle = resident_bytes(process)

@@ -7,6 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+import ratchet
 from benchmarks.install import requirements
 
 # What draws the plot says nothing about the figures.
@@ -20,11 +21,18 @@ def describe() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "build": build(),
     }
     for name in ("gevent", "greenlet", *requirements()):
         if name not in _NO_PEERS:
             facts[name] = version(name)
     return facts
+
+
+def build() -> str:
+    """Which build of the library is measured."""
+    build_info = getattr(ratchet, "build_info", None)
+    return f"build: {build_info()}" if build_info else "the pure library"
 
 
 def processor() -> str:

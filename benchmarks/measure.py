@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import EXCHANGES, RATES, Figures, Server
+from benchmarks.common import BY_THE_CLOCK, EXCHANGES, RATES, Figures, Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -149,7 +149,15 @@ class Measured:
 
         The figures themselves, if there is no peer.
         """
-        ours, peer, unit = comparison.ours, comparison.peer, comparison.figure
+        return self._ratios(comparison, comparison.figure)
+
+    def ratios_by_the_clock(self, comparison: Comparison) -> list[float]:
+        """The same, of what passed by the clock, where CPU time is what counts."""
+        unit = BY_THE_CLOCK.get(comparison.figure)
+        return [] if unit is None else self._ratios(comparison, unit)
+
+    def _ratios(self, comparison: Comparison, unit: str) -> list[float]:
+        ours, peer = comparison.ours, comparison.peer
         if peer is None:
             return self.figures(ours, unit)
         return [
@@ -254,7 +262,7 @@ class Stage:
     def _server(self, program: Program) -> Server:
         if program not in self._servers:
             child = self._children[program]
-            self._servers[program] = child.ask({}, serves=True), child.pid
+            self._servers[program] = child.ask({}, serves=True)
         return self._servers[program]
 
 
@@ -309,7 +317,7 @@ class Rounds:
         if load.half_of is not None:
             if load.half_of not in played:
                 raise ChildFailed(f"it needs the rate of {load.half_of.name}")
-            rate = played[load.half_of][EXCHANGES] / 2
+            rate = played[load.half_of][BY_THE_CLOCK[EXCHANGES]] / 2
         if not load.fresh:
             return stage.play(load, seconds, rate)
         with Stage(stage.cpu, stage.folder, [load]) as fresh:

@@ -17,7 +17,7 @@ import gevent
 from gevent.event import Event
 from gevent.queue import SimpleQueue
 
-from benchmarks.common import CPU, EXCHANGES, LATENCY, SPACE, TIME, Figures, cpu_seconds, resident_bytes
+from benchmarks.common import BY_THE_CLOCK, LATENCY, SPACE, TIME, Figures, Meter, Server, resident_bytes
 
 Exchange = Callable[[], object]
 Spawn = Callable[..., Any]
@@ -27,28 +27,16 @@ TICK = 0.0005
 
 
 class Window:
-    """The time in which exchanges count: open for some seconds from when it is made.
+    """The time in which exchanges count: open for some seconds from when it is made."""
 
-    Give it the server's process, and it measures what both sides used of the
-    processor as well.
-    """
-
-    def __init__(self, seconds: float, server: int | None = None) -> None:
+    def __init__(self, seconds: float, server: Server | None) -> None:
         self.open = True
-        self._processes = [] if server is None else [server, os.getpid()]
         gevent.spawn_later(seconds, self._close)
-        self._used = self._cpu_seconds()
-        self._began = time.perf_counter()
+        self._meter = Meter(server)
 
     def figures(self, exchanges: int) -> Figures:
         """The outcome, when all exchanges that began in the window have ended."""
-        figures = {EXCHANGES: exchanges / (time.perf_counter() - self._began)}
-        if self._processes:
-            figures[CPU] = (self._cpu_seconds() - self._used) / exchanges * 1e6
-        return figures
-
-    def _cpu_seconds(self) -> float:
-        return sum(map(cpu_seconds, self._processes))
+        return self._meter.figures(exchanges)
 
     def _close(self) -> None:
         self.open = False
@@ -57,8 +45,8 @@ class Window:
 def closed_loop(
     exchanges: Sequence[Exchange],
     seconds: float,
+    server: Server | None,
     spawn: Spawn = gevent.spawn,
-    server: int | None = None,
     least: int = 1,
 ) -> Figures:
     """Each exchange in a greenlet of its own, again as soon as it has ended, so often at least."""
@@ -127,14 +115,18 @@ def spawn_many(spawn: Spawn, function: Callable[[], object], threads: int) -> Fi
     Memory is what the process has grown by while all of them are alive.
     """
     before = resident_bytes(os.getpid())
-    began = time.perf_counter()
+    meter = Meter()
     for _ in range(threads):
         spawn(function)
-    spawned = time.perf_counter()
+    spawning = meter.passed()
     waiting_to_start = resident_bytes(os.getpid())
-    went_on = time.perf_counter()
+    meter = Meter()
     # They start in the order in which they were made, and this one last.
     spawn(int).join()
-    ended = time.perf_counter()
+    used, passed = map(sum, zip(spawning, meter.passed(), strict=True))
     grown = max(waiting_to_start, resident_bytes(os.getpid())) - before
-    return {TIME: (spawned - began + ended - went_on) / threads * 1e6, SPACE: grown / threads}
+    return {
+        TIME: used / threads * 1e6,
+        BY_THE_CLOCK[TIME]: passed / threads * 1e6,
+        SPACE: grown / threads,
+    }

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 
 from benchmarks.common import (
-    EXCHANGES,
     MESSAGE,
-    THROUGHPUT,
     Figures,
     Server,
     idle_connections,
     own_socket_path,
     raise_file_limit,
+    throughput,
 )
 from benchmarks.on_gevent import Exchange, Window, closed_loop, open_loop, spawn_many
 from ratchet import Ratchet, bus, thread
@@ -84,22 +83,20 @@ def connections(
     connections: int,
     threads: int = 1,
     idle: int = 0,
-    cpu: bool = False,
     least: int = 1,
 ) -> Figures:
     """Connections that so many threads share each, one request of each thread at a time."""
     raise_file_limit()
-    address, process = server
-    others = idle_connections(address, idle)
+    others = idle_connections(server[0], idle)
     with connected(server, connections) as clients, Ratchet() as kernel:
         exchanges = exchanges_on(clients) * threads
-        figures = closed_loop(exchanges, seconds, kernel.attach, process if cpu else None, least)
+        figures = closed_loop(exchanges, seconds, server, kernel.attach, least)
     for other in others:
         other.close()
     return figures
 
 
-def in_flight(seconds: float, server: Server, requests: int, cpu: bool = False) -> Figures:
+def in_flight(seconds: float, server: Server, requests: int) -> Figures:
     """One thread on one connection, with so many requests in flight."""
 
     def keep_in_flight(client: Client) -> int:
@@ -113,7 +110,7 @@ def in_flight(seconds: float, server: Server, requests: int, cpu: bool = False) 
         return done
 
     with connected(server, 1) as [client], Ratchet() as kernel:
-        window = Window(seconds, server[1] if cpu else None)
+        window = Window(seconds, server)
         return window.figures(kernel.attach(keep_in_flight, client).get())
 
 
@@ -125,7 +122,7 @@ def connect_and_close(seconds: float, server: Server) -> Figures:
             client.call(MESSAGE)
 
     with Ratchet() as kernel:
-        return closed_loop([exchange], seconds, kernel.attach)
+        return closed_loop([exchange], seconds, server, kernel.attach)
 
 
 def big_messages(seconds: float, server: Server, message_size: int) -> Figures:
@@ -133,8 +130,8 @@ def big_messages(seconds: float, server: Server, message_size: int) -> Figures:
     message = bytes(message_size)
     with bus.connect(server[0], limits=large(message_size)) as client, Ratchet() as kernel:
         assert client.call(message) == message
-        figures = closed_loop([partial(client.call, message)], seconds, kernel.attach)
-    return {THROUGHPUT: figures[EXCHANGES] * message_size / 2**20}
+        figures = closed_loop([partial(client.call, message)], seconds, server, kernel.attach)
+    return throughput(figures, message_size)
 
 
 def at_fixed_rate(seconds: float, server: Server, connections: int, rate: float) -> Figures:
@@ -149,7 +146,7 @@ def local(seconds: float, clients: int) -> Figures:
     server, client = both_sides
     with Ratchet() as kernel:
         kernel.attach_background(answer, server)
-        return closed_loop([partial(client.call, MESSAGE)] * clients, seconds, kernel.attach)
+        return closed_loop([partial(client.call, MESSAGE)] * clients, seconds, None, kernel.attach)
 
 
 def attach(seconds: float, threads: int, pauses: bool) -> Figures:

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 from benchmarks.measure import Comparison, Measured
 
-HEADINGS = ("question", "against", "target", "ratio", "spread", "ours", "theirs", "unit", "reached")
+HEADINGS = (
+    "question",
+    "against",
+    "target",
+    "ratio",
+    "spread",
+    "by the clock",
+    "ours",
+    "theirs",
+    "unit",
+    "reached",
+)
 
 NOTABLE_MOVE = 0.2
 """The part of a ratio by which it may differ from the baseline unnoticed."""
@@ -20,16 +31,19 @@ NOTABLE_MOVE = 0.2
 METHOD = """\
 Each ratio is ours over the peer's, the median of several rounds, and both were
 measured in each round, in turn.  The spread is the lowest and the highest ratio
-of a round.  Messages have 100 bytes unless the question says otherwise, in the
-extended form, with every check and limit on and no codec.  All processes, those
-of servers and those of clients, were pinned to the same core; what is said to be
-local, or to attach threads, is one process.  Idle connections have made one
-exchange each.  Latency is measured at a fixed rate, over whichever connection is
-free, and counts from when each request was due, in bursts every 0.5 ms.  What
-has no peer is held against its target as it is.  In an overload, requests have
-time-outs of 0.5 s and are sent when they are due, whatever became of those
-before; what could be answered is what the workers can do, if each handler takes
-as long as it did; and what happens in the first second does not count."""
+of a round.  CPU seconds are those of all processes that take part, the servers'
+and the clients', because a machine may have other work; the ratio by the clock is
+that of the same rounds.  Messages have 100 bytes unless the question says
+otherwise, in the extended form, with every check and limit on and no codec.  All
+processes, those of servers and those of clients, were pinned to the same core;
+what is said to be local, or to attach threads, is one process.  Idle connections
+have made one exchange each.  Latency is measured at a fixed rate, over whichever
+connection is free, and counts from when each request was due, in bursts every 0.5
+ms.  What has no peer is held against its target as it is.  In an overload,
+requests have time-outs of 0.5 s and are sent when they are due, whatever became
+of those before; what could be answered is what the workers can do, if each
+handler takes as long as it did; and what happens in the first second does not
+count."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +52,14 @@ class Row:
 
     Attributes:
         ratios: ours over the peer's, one for each round; without a peer, the figures.
+        by_the_clock: the same ratios of what passed by the clock, where CPU time is what counts.
         ours, peer: the medians of the figures themselves.
         missing: why there are no ratios, if there are none.
     """
 
     comparison: Comparison
     ratios: tuple[float, ...] = ()
+    by_the_clock: tuple[float, ...] = ()
     ours: float | None = None
     peer: float | None = None
     missing: str | None = None
@@ -71,6 +87,7 @@ def row_of(comparison: Comparison, measured: Measured) -> Row:
     return Row(
         comparison,
         tuple(measured.ratios(comparison)),
+        tuple(measured.ratios_by_the_clock(comparison)),
         median(measured.figures(comparison.ours, comparison.figure)),
         None if comparison.peer is None else median(measured.figures(comparison.peer, comparison.figure)),
         "; ".join(missing) or None,
@@ -80,6 +97,10 @@ def row_of(comparison: Comparison, measured: Measured) -> Row:
 def shown_ratio(ratio: float) -> str:
     """Three digits, or all there are in front of the point."""
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+def shown_median(ratios: Sequence[float]) -> str:
+    return shown_ratio(statistics.median(ratios)) if ratios else ""
 
 
 def shown_figure(figure: float | None) -> str:
@@ -95,8 +116,9 @@ def cells(row: Row) -> tuple[str, ...]:
         comparison.question,
         comparison.against,
         "" if target is None else f"{sign} {target:g}",
-        "" if row.ratio is None or comparison.peer is None else shown_ratio(row.ratio),
+        "" if comparison.peer is None else shown_median(row.ratios),
         f"{shown_ratio(min(row.ratios))}-{shown_ratio(max(row.ratios))}" if row.ratios else "",
+        "" if comparison.peer is None else shown_median(row.by_the_clock),
         shown_figure(row.ours),
         shown_figure(row.peer),
         comparison.figure,
@@ -126,7 +148,7 @@ def rst(rows: Iterable[Row], machine: Mapping[str, str], notes: Mapping[str, str
     versions = [f"{name} {version}" for name, version in machine.items() if name not in _MACHINE]
     lines = [
         f"Measured with ``{command}`` on {machine['processor']}, {machine['cores']} cores,",
-        f"{machine['kernel']}, {machine['Python']}, with {', '.join(versions)}.",
+        f"{machine['kernel']}, {machine['Python']}, {machine['build']}, with {', '.join(versions)}.",
         "",
         METHOD,
         "",
@@ -146,7 +168,7 @@ def literal(text: str) -> str:
     return f"``{text.replace('`', chr(39))}``"
 
 
-_MACHINE = ("processor", "cores", "kernel", "Python")
+_MACHINE = ("processor", "cores", "kernel", "Python", "build")
 
 
 def as_json(rows: Iterable[Row], machine: Mapping[str, str]) -> dict[str, object]:
@@ -162,6 +184,7 @@ def as_json(rows: Iterable[Row], machine: Mapping[str, str]) -> dict[str, object
                 "more_is_better": row.comparison.more_is_better,
                 "ratio": row.ratio,
                 "ratios": row.ratios,
+                "by_the_clock": row.by_the_clock,
                 "ours": row.ours,
                 "peer": row.peer,
                 "reached": None if row.ratio is None else row.comparison.reached_by(row.ratio),

@@ -1,6 +1,6 @@
-"""The harness of the benchmarks: children, rounds, and that every question is asked.
+"""The harness of the benchmarks: children, rounds, servers, and that every question is asked.
 
-No peer need be installed for that, so nothing is measured here but a made-up load.
+No peer need be installed for that; what is measured here is ours, gevent, and asyncio.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def test_where_few_files_may_be_open_there_are_fewer_connections(monkeypatch: py
     assert "436 idle connections" in questions.comparisons_of(("idle_memory",), scale)[0].question
 
 
-TINY = replace(QUICK, rounds=2, seconds=0.2, warm_up=0.01, connections=500, threads=1_000)
+TINY = replace(QUICK, rounds=2, seconds=0.2, warm_up=0.05, connections=500, threads=1_000)
 
 
 def play(*loads: Load, rounds: int = 2, until: float = 0.0) -> Measured:
@@ -202,5 +202,5 @@ def test_no_child_outlives_a_run_however_it_ends(how: signal.Signals) -> None:
 
 
 def test_what_cannot_be_installed_has_a_reason() -> None:
-    assert install.requirements()[0] == "matplotlib"
+    assert "matplotlib" in install.requirements()
     assert "no-such-folder" in (install.install("./no-such-folder") or "")

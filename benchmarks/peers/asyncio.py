@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from benchmarks.common import EXCHANGES, MESSAGE, Figures, Server, target
+from benchmarks.common import MESSAGE, Figures, Meter, Server, target
 
 Result = TypeVar("Result")
 Exchange = Callable[[], Coroutine[Any, Any, object]]
@@ -52,25 +51,33 @@ def serve(ready: Callable[[str], None], on_uvloop: bool) -> None:
     run(main, on_uvloop)
 
 
-async def closed_loop(exchanges: Sequence[Exchange], seconds: float) -> Figures:
-    """Each exchange in a task of its own, again as soon as it has ended."""
-    window_open = True
+class Window:
+    """The time in which exchanges count, as on gevent."""
 
-    def close_window() -> None:
-        nonlocal window_open
-        window_open = False
+    def __init__(self, seconds: float, server: Server | None) -> None:
+        self.open = True
+        asyncio.get_running_loop().call_later(seconds, self._close)
+        self._meter = Meter(server)
+
+    def figures(self, exchanges: int) -> Figures:
+        return self._meter.figures(exchanges)
+
+    def _close(self) -> None:
+        self.open = False
+
+
+async def closed_loop(exchanges: Sequence[Exchange], seconds: float, server: Server | None) -> Figures:
+    """Each exchange in a task of its own, again as soon as it has ended."""
 
     async def work(exchange: Exchange) -> int:
         done = 0
-        while window_open:
+        while window.open:
             await exchange()
             done += 1
         return done
 
-    asyncio.get_running_loop().call_later(seconds, close_window)
-    began = time.perf_counter()
-    done = await asyncio.gather(*map(work, exchanges))
-    return {EXCHANGES: sum(done) / (time.perf_counter() - began)}
+    window = Window(seconds, server)
+    return window.figures(sum(await asyncio.gather(*map(work, exchanges))))
 
 
 def connections(seconds: float, server: Server, connections: int, on_uvloop: bool) -> Figures:
@@ -87,7 +94,7 @@ def connections(seconds: float, server: Server, connections: int, on_uvloop: boo
     async def main() -> Figures:
         _, where = target(server[0])
         streams = [await asyncio.open_connection(*where) for _ in range(connections)]
-        figures = await closed_loop([exchange_on(*each) for each in streams], seconds)
+        figures = await closed_loop([exchange_on(*each) for each in streams], seconds, server)
         for _, writer in streams:
             writer.close()
             await writer.wait_closed()
@@ -113,7 +120,7 @@ def local(seconds: float, clients: int) -> Figures:
         loop = asyncio.get_running_loop()
         requests: asyncio.Queue[tuple[bytes, asyncio.Future[bytes]]] = asyncio.Queue()
         server = loop.create_task(answer(requests))
-        figures = await closed_loop([exchange] * clients, seconds)
+        figures = await closed_loop([exchange] * clients, seconds, None)
         server.cancel()
         return figures
 

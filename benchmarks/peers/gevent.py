@@ -16,15 +16,14 @@ from gevent.queue import Queue
 from gevent.server import StreamServer
 
 from benchmarks.common import (
-    EXCHANGES,
     MESSAGE,
-    THROUGHPUT,
     Figures,
     Server,
     own_socket_path,
     raise_file_limit,
     receive_exactly,
     target,
+    throughput,
 )
 from benchmarks.on_gevent import Exchange, closed_loop, open_loop, spawn_many
 
@@ -88,7 +87,7 @@ def exchanges_on(connections: Iterable[Any]) -> list[Exchange]:
 def connections(seconds: float, server: Server, connections: int) -> Figures:
     """Connections with one request at a time each."""
     with connected(server, connections) as sockets:
-        return closed_loop(exchanges_on(sockets), seconds)
+        return closed_loop(exchanges_on(sockets), seconds, server)
 
 
 def at_fixed_rate(seconds: float, server: Server, connections: int, rate: float) -> Figures:
@@ -108,7 +107,7 @@ def connect_and_close(seconds: float, server: Server) -> Figures:
         connection.close()
 
     family, where = target(server[0])
-    return closed_loop([exchange], seconds)
+    return closed_loop([exchange], seconds, server)
 
 
 def big_messages(seconds: float, server: Server, message_size: int) -> Figures:
@@ -121,8 +120,8 @@ def big_messages(seconds: float, server: Server, message_size: int) -> Figures:
     message = bytes(message_size)
     with connected(server, 1) as [connection]:
         exchange()
-        figures = closed_loop([exchange], seconds)
-    return {THROUGHPUT: figures[EXCHANGES] * message_size / 2**20}
+        figures = closed_loop([exchange], seconds, server)
+    return throughput(figures, message_size)
 
 
 def local(seconds: float, clients: int) -> Figures:
@@ -140,7 +139,7 @@ def local(seconds: float, clients: int) -> Figures:
 
     requests: Queue[tuple[bytes, AsyncResult[bytes]]] = Queue()
     server = gevent.spawn(answer)
-    figures = closed_loop([exchange] * clients, seconds)
+    figures = closed_loop([exchange] * clients, seconds, None)
     server.kill()
     return figures
 

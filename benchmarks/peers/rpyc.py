@@ -32,4 +32,4 @@ def calls(seconds: float, server: Server) -> Figures:
     with rpyc.connect(*where) as connection:
         exchange = partial(connection.root.echo, MESSAGE)
         exchange()
-        return timed_loop(exchange, seconds)
+        return timed_loop(exchange, seconds, server)

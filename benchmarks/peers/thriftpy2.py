@@ -46,4 +46,4 @@ def calls(seconds: float, server: Server) -> Figures:
     """One call at a time."""
     _, where = target(server[0])
     with client_context(INTERFACE.Echo, *where) as client:
-        return timed_loop(partial(client.echo, MESSAGE), seconds)
+        return timed_loop(partial(client.echo, MESSAGE), seconds, server)

@@ -32,6 +32,6 @@ def greenlets(seconds: float, server: Server, greenlets: int) -> Figures:
     client.connect(f"tcp://{server[0]}")
     exchange = partial(client.echo, MESSAGE)
     exchange()
-    figures = closed_loop([exchange] * greenlets, seconds)
+    figures = closed_loop([exchange] * greenlets, seconds, server)
     client.close()
     return figures

@@ -26,7 +26,7 @@ def in_flight(seconds: float, server: Server, requests: int) -> Figures:
             dealer.send(MESSAGE)
         dealer.recv()
         dealer.send(MESSAGE)
-        window = Window(seconds)
+        window = Window(seconds, server)
         done = 0
         while window.open:
             dealer.recv()

@@ -13,13 +13,13 @@ Curves = dict[str, dict[int, Load]]
 def loads(scale: Scale) -> Curves:
     return {
         "requests in flight, one connection": {
-            count: load(f"{count:,} in flight", program("ours:in_flight", requests=count, cpu=True))
+            count: load(f"{count:,} in flight", program("ours:in_flight", requests=count))
             for count in scale.in_flight_steps
         },
         "connections, one request at a time each": {
             count: load(
                 f"{count:,} connection{'s' if count > 1 else ''}",
-                program("ours:connections", connections=count, cpu=True, least=3),
+                program("ours:connections", connections=count, least=3),
             )
             for count in scale.connection_steps
         },
