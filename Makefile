@@ -58,7 +58,7 @@ help:
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
 	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
 	@echo "make chaos  kill, stop and cut off processes for SECONDS ($(SECONDS)), and check every outcome"
-	@echo "make bench  measure it side by side with its peers, in a quarter of an hour; with QUICK=1, in two minutes"
+	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style, types and the package, then test the wheel on every installed Python"
 	@echo "make docs   build the manual and the API reference, into docs/_build/html"
 	@echo "make changelog  show what the next release's part of CHANGELOG.rst would say"

@@ -28,9 +28,9 @@ from benchmarks.questions.idle_speed import BUSY
 
 FULL = Scale(
     rounds=7,
-    seconds=1.0,
-    warm_up=0.3,
-    time_limit=800,
+    seconds=0.5,
+    warm_up=0.2,
+    time_limit=540,
     connections=10_000,
     threads=100_000,
     in_flight_steps=(1, 10, 100, 1_000),
@@ -40,9 +40,9 @@ FULL = Scale(
 )
 QUICK = Scale(
     rounds=3,
-    seconds=0.15,
+    seconds=0.1,
     warm_up=0.05,
-    time_limit=75,
+    time_limit=45,
     connections=1_000,
     threads=10_000,
     in_flight_steps=(1, 10, 100),
@@ -177,7 +177,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="two minutes in place of a quarter of an hour, and compare with the baseline",
+        help="a minute in place of ten, and compare with the baseline",
     )
     parser.add_argument("--baseline", action="store_true", help="with --quick: make the outcome the baseline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")

@@ -34,10 +34,13 @@ def run(module: str, task: dict[str, Any]) -> None:
         answer(value=value)
 
 
-def ready(address: str) -> None:
-    """A server listens.  It never comes back to read the next task, so a thread waits for the end."""
+def ready(address: str, *processes: int) -> None:
+    """A server listens, which is this process, or consists of others.
+
+    It never comes back to read the next task, so a thread waits for the end.
+    """
     threading.Thread(target=end_with_parent, daemon=True).start()
-    answer(value=[address, [os.getpid()]])
+    answer(value=[address, processes or [os.getpid()]])
 
 
 def end_with_parent() -> None:

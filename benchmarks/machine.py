@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import ratchet
+from benchmarks import programs
 from benchmarks.install import requirements
 
 # What draws the plot says nothing about the figures.
@@ -26,7 +27,7 @@ def describe() -> dict[str, str]:
     for name in ("gevent", "greenlet", *requirements()):
         if name not in _NO_PEERS:
             facts[name] = version(name)
-    return facts
+    return facts | {name: programs.version(name) for name in programs.PROGRAMS}
 
 
 def build() -> str:

@@ -101,6 +101,7 @@ class Comparison:
         figure: the unit in which both are measured.
         target: what the ratio, ours over the peer's, is to reach: at least for
             a rate, at most for a cost.
+        by_serve: whether our server answers with `serve`, or by hand.
     """
 
     question: str
@@ -108,10 +109,16 @@ class Comparison:
     peer: Load | None
     figure: str = EXCHANGES
     target: float | None = None
+    by_serve: bool = False
+
+    @property
+    def asked(self) -> str:
+        """The question, as the table says it."""
+        return f"{self.question}, answered by serve()" if self.by_serve else self.question
 
     @property
     def key(self) -> str:
-        return f"{self.question} ({self.figure}) | {self.against}"
+        return f"{self.asked} ({self.figure}) | {self.against}"
 
     @property
     def against(self) -> str:

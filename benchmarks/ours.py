@@ -21,6 +21,7 @@ from ratchet import Ratchet, bus, thread
 
 Client = bus.ClientBus[bytes, bytes]
 Local = bus.LocalBus[bytes, bytes]
+Batch = list[tuple[bus.ServerTransaction[bytes, bytes], bytes]]
 
 ROOM_FOR_HEADS = 1024
 
@@ -30,6 +31,13 @@ def answer(server: bus.ServerBus[bytes, bytes] | Local) -> None:
     while True:
         transaction, request = server.recv_request()
         transaction.send_response(request)
+
+
+def answer_batches(recv_requests: Callable[[int], Batch], most: int) -> None:
+    """The same, for up to so many requests at a time."""
+    while True:
+        for transaction, request in recv_requests(most):
+            transaction.send_response(request)
 
 
 def echo(request: bytes) -> bytes:
@@ -48,17 +56,23 @@ def printed(server: bus.ServerBus[bytes, bytes]) -> str:
 
 
 def serve(
-    ready: Callable[[str], None], unix: bool = False, workers: int = 0, message_size: int = len(MESSAGE)
+    ready: Callable[[str], None],
+    unix: bool = False,
+    workers: int = 0,
+    batch: int = 0,
+    message_size: int = len(MESSAGE),
 ) -> None:
-    """A server that echoes: in one thread by hand, or with `serve` and that many workers."""
+    """A server that echoes: with `serve` and that many workers, or in one thread by hand."""
     raise_file_limit()
     server = bus.listen(f"unix:{own_socket_path()}" if unix else "127.0.0.1:0", limits=large(message_size))
+    if workers:
+        work = partial(server.serve, echo, workers)
+    elif batch:
+        work = partial(answer_batches, server.recv_requests, batch)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        work = partial(answer, server)
     ready(printed(server))
-    with Ratchet() as kernel:
-        if workers:
-            kernel.attach(server.serve, echo, workers)
-        else:
-            kernel.attach(answer, server)
+    Ratchet(work).loop()
 
 
 @contextmanager
@@ -114,6 +128,20 @@ def in_flight(seconds: float, server: Server, requests: int) -> Figures:
         return window.figures(kernel.attach(keep_in_flight, client).get())
 
 
+def call_many(seconds: float, server: Server, requests: int) -> Figures:
+    """One thread on one connection, with so many requests in each call."""
+
+    def call_again(client: Client) -> int:
+        done = 0
+        while window.open:
+            done += len(client.call_many([MESSAGE] * requests))  # type: ignore[attr-defined,unused-ignore]
+        return done
+
+    with connected(server, 1) as [client], Ratchet() as kernel:
+        window = Window(seconds, server)
+        return window.figures(kernel.attach(call_again, client).get())
+
+
 def connect_and_close(seconds: float, server: Server) -> Figures:
     """Connect, one plain request, close."""
 
@@ -140,12 +168,15 @@ def at_fixed_rate(seconds: float, server: Server, connections: int, rate: float)
         return open_loop(exchanges_on(clients), seconds, rate, kernel.attach)
 
 
-def local(seconds: float, clients: int) -> Figures:
-    """A bus inside the process, one server thread and so many clients."""
+def local(seconds: float, clients: int, workers: int = 0) -> Figures:
+    """A bus inside the process and so many clients; the server as in `serve`."""
     both_sides: tuple[Local, Local] = bus.new_local()
     server, client = both_sides
     with Ratchet() as kernel:
-        kernel.attach_background(answer, server)
+        if workers:
+            kernel.attach_background(server.serve, echo, workers)
+        else:
+            kernel.attach_background(answer, server)
         return closed_loop([partial(client.call, MESSAGE)] * clients, seconds, None, kernel.attach)
 
 

@@ -36,14 +36,18 @@ and the clients', because a machine may have other work; the ratio by the clock 
 that of the same rounds.  Messages have 100 bytes unless the question says
 otherwise, in the extended form, with every check and limit on and no codec.  All
 processes, those of servers and those of clients, were pinned to the same core;
-what is said to be local, or to attach threads, is one process.  Idle connections
-have made one exchange each.  Latency is measured at a fixed rate, over whichever
-connection is free, and counts from when each request was due, in bursts every 0.5
-ms.  What has no peer is held against its target as it is.  In an overload,
-requests have time-outs of 0.5 s and are sent when they are due, whatever became
-of those before; what could be answered is what the workers can do, if each
-handler takes as long as it did; and what happens in the first second does not
-count."""
+what is said to be local, or to attach threads, is one process.  Our server
+answers by hand, in one thread, unless the question says that it answers with
+serve() and 64 workers.  A Protocol is asyncio's, bare: a length and an id before
+the body, and a future for each request; it writes each frame by itself or joins
+those of a turn of the loop.  NATS has a broker between both ends, whose CPU time
+counts as well.  Idle connections have made one exchange each.  Latency is
+measured at a fixed rate, over whichever connection is free, and counts from when
+each request was due, in bursts every 0.5 ms.  What has no peer is held against
+its target as it is.  In an overload, requests have time-outs of 0.5 s and are
+sent when they are due, whatever became of those before; what could be answered is
+what the workers can do, if each handler takes as long as it did; and what happens
+in the first second does not count."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def cells(row: Row) -> tuple[str, ...]:
     target = comparison.target
     sign = "≥" if comparison.more_is_better else "≤"
     return (
-        comparison.question,
+        comparison.asked,
         comparison.against,
         "" if target is None else f"{sign} {target:g}",
         "" if comparison.peer is None else shown_median(row.ratios),
@@ -177,7 +181,7 @@ def as_json(rows: Iterable[Row], machine: Mapping[str, str]) -> dict[str, object
         "machine": dict(machine),
         "rows": [
             {
-                "question": row.comparison.question,
+                "question": row.comparison.asked,
                 "against": row.comparison.against,
                 "unit": row.comparison.figure,
                 "target": row.comparison.target,

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from benchmarking import CHECKOUT, OURS, PEER, rows_of
-from benchmarks import install, questions
+from benchmarks import install, programs, questions
 from benchmarks.__main__ import FULL, QUICK, possible
-from benchmarks.common import ANSWERED, IN_VAIN, MEDIAN, NOT_RUN, TAKEN
+from benchmarks.common import ANSWERED, EXCHANGES, IN_VAIN, MEDIAN, NOT_RUN, TAKEN
 from benchmarks.measure import Child, ChildFailed, Load, Measured, Program, Rounds, Scale, loads_of, program
-from helpers import LONG, wait_until
+from helpers import LONG, run_program, wait_until
+from ratchet import bus
 
 
 def test_every_question_is_asked() -> None:
@@ -88,6 +89,78 @@ def test_a_question_without_strangers_is_answered(name: str) -> None:
     for row in rows:
         assert len(outcome.ratios(row)) == 2
         assert all(ratio > 0 for ratio in outcome.ratios(row))
+
+
+def is_installed(load: Load) -> bool:
+    """Whether it needs nothing but this library, gevent and asyncio."""
+    known = ("ours:", "peers.gevent:", "peers.asyncio:", "peers.protocol:")
+    return all(
+        named.function.removeprefix("benchmarks.").startswith(known)
+        and ("on_uvloop", True) not in named.arguments
+        for named in load.programs
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "group", [group for group in questions.GROUPS if "local" in group[0] or "connection" in group[0]]
+)
+def test_questions_through_serve_and_by_hand_are_answered(group: tuple[str, ...]) -> None:
+    loads = [load for load in loads_of(questions.comparisons_of(group, TINY)) if is_installed(load)]
+    if not hasattr(bus.ClientBus, "call_many"):
+        loads = [load for load in loads if "call_many" not in load.name]
+    assert any(load.server == program("ours:serve", workers=64) for load in loads) or "local" in group[0]
+    playing = Rounds(loads, max(os.sched_getaffinity(0)), lambda said: None)
+    playing.play(replace(TINY, rounds=1, seconds=0.05), until=0.0)
+    assert playing.measured.failures == {}
+    for figures in playing.measured.rounds[0].values():
+        assert all(figure > 0 for figure in figures.values())
+
+
+@pytest.mark.parametrize("in_flight", [1, 64])
+def test_what_a_program_in_c_takes_to_begin_does_not_count(in_flight: int) -> None:
+    if programs.version("redis-server") == "not installed":
+        pytest.skip("redis-server is not installed")
+    client = program("peers.redis:echo", connections=1, in_flight=in_flight)
+    load = Load("redis", client, program("peers.redis:serve"))
+    outcome = play(load)
+    assert outcome.failures == {}
+    # Slower than any machine, if it took as long for each as it takes to begin.
+    assert all(figure > 1_000 for figure in outcome.figures(load, EXCHANGES))
+
+
+def test_a_program_that_is_not_installed_is_named() -> None:
+    assert programs.version("no-such-server") == "not installed"
+    with pytest.raises(FileNotFoundError, match="no-such-server is not installed"):
+        programs.start_server("no-such-server", lambda port: [])
+
+
+LISTEN = """
+import socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+time.sleep(60)
+"""
+
+
+START = f"""
+import os, signal, sys
+sys.path.append({str(CHECKOUT)!r})
+from benchmarks import programs
+
+port, server = programs.start_server(sys.executable, lambda port: ["-c", {{program}}, str(port)])
+"""
+
+
+def test_a_program_ends_with_the_process_that_started_it() -> None:
+    started = START.format(program=repr(LISTEN))
+    died = run_program(f"{started}print(server.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert died.returncode == -signal.SIGKILL
+    wait_until(lambda: not is_running(int(died.stdout)), "the end of the program")
+
+
+def test_a_program_that_ends_before_it_listens_has_failed() -> None:
+    failed = run_program(START.format(program="'pass'"))
+    assert "does not listen" in failed.stderr
 
 
 def test_a_load_that_fails_is_missing_and_the_others_are_measured() -> None:

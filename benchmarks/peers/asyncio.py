@@ -36,7 +36,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         while True:
             writer.write(await receive_frame(reader))
             await writer.drain()
-    except asyncio.IncompleteReadError:
+    except (asyncio.IncompleteReadError, ConnectionResetError):
         writer.close()
 
 
@@ -98,6 +98,27 @@ def connections(seconds: float, server: Server, connections: int, on_uvloop: boo
         for _, writer in streams:
             writer.close()
             await writer.wait_closed()
+        return figures
+
+    return run(main, on_uvloop)
+
+
+def in_flight(seconds: float, server: Server, requests: int, on_uvloop: bool) -> Figures:
+    """One task on one connection, with so many requests in flight."""
+
+    async def main() -> Figures:
+        _, where = target(server[0])
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(FRAME * requests)
+        window = Window(seconds, server)
+        done = 0
+        while window.open:
+            await receive_frame(reader)
+            writer.write(FRAME)
+            await writer.drain()
+            done += 1
+        figures = window.figures(done)
+        writer.close()
         return figures
 
     return run(main, on_uvloop)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from benchmarks.common import THROUGHPUT
 from benchmarks.measure import Comparison, Load, Program, Scale, program
 
-SIZES = {"1 MiB messages": 2**20, "64 MiB messages, the limit raised": 64 * 2**20}
+# By the question: the size, and what is aimed at.
+SIZES = {"1 MiB messages": (2**20, 0.9), "64 MiB messages, the limit raised": (64 * 2**20, 0.8)}
 
 
 def comparisons(_: Scale) -> list[Comparison]:
@@ -21,7 +22,7 @@ def comparisons(_: Scale) -> list[Comparison]:
             load(f"ours, {question}", "ours", size),
             load("gevent.socket, the same bytes back", "peers.gevent", size),
             figure=THROUGHPUT,
-            target=0.7,
+            target=target,
         )
-        for question, size in SIZES.items()
+        for question, (size, target) in SIZES.items()
     ]

@@ -12,4 +12,4 @@ def comparisons(scale: Scale) -> list[Comparison]:
     ours = Load(f"ours, {scale.connections:,} idle connections", client, OURS_UNIX, fresh=True)
     peer = Load("gevent StreamServer", client, GEVENT_UNIX, fresh=True)
     question = f"{scale.connections:,} idle connections: memory of each on the server"
-    return [Comparison(question, ours, peer, figure=CONNECTION, target=0.5)]
+    return [Comparison(question, ours, peer, figure=CONNECTION, target=0.25)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.measure import Comparison, Load, Scale, program
+from benchmarks.measure import Comparison, Scale
+from benchmarks.questions.local_many_clients import against_queues
 
 
 def comparisons(_: Scale) -> list[Comparison]:
-    ours = Load("ours, local bus, 1 client", program("ours:local", clients=1))
-    peer = Load("asyncio Queue + Future", program("peers.asyncio:local", clients=1))
-    return [Comparison("local bus, 1 client and 1 server thread", ours, peer, target=1.6)]
+    return against_queues(1, on_asyncio=(2.4, None), on_gevent=(None, None))

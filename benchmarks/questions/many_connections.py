@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from benchmarks.measure import Comparison, Load, Scale, program
-from benchmarks.servers import ASYNCIO, OURS, UVLOOP
+from benchmarks.questions import both_ways
+from benchmarks.servers import LOOPS, OURS, OURS_BY_SERVE, protocol, redis, streams
 
 CONNECTIONS = 32
 
 
-def streams(name: str, on_uvloop: bool) -> Load:
-    client = program("peers.asyncio:connections", connections=CONNECTIONS, on_uvloop=on_uvloop)
-    return Load(f"{name} streams, {CONNECTIONS} connections", client, UVLOOP if on_uvloop else ASYNCIO)
-
-
-ON_UVLOOP = streams("uvloop", on_uvloop=True)
-
-
 def comparisons(_: Scale) -> list[Comparison]:
-    ours = Load(
-        f"ours, {CONNECTIONS} connections", program("ours:connections", connections=CONNECTIONS), OURS
+    client = program("ours:connections", connections=CONNECTIONS)
+    return both_ways(
+        f"{CONNECTIONS} connections, one request at a time each",
+        Load(f"ours, {CONNECTIONS} connections", client, OURS),
+        Load(f"ours, {CONNECTIONS} connections, by serve", client, OURS_BY_SERVE),
+        [
+            (streams("uvloop", CONNECTIONS), 1.6, None),
+            (redis(CONNECTIONS), 0.9, None),
+            (streams("asyncio", CONNECTIONS), None, None),
+            *((protocol(loop, CONNECTIONS), None, None) for loop in LOOPS),
+        ],
     )
-    question = f"{CONNECTIONS} connections, one request at a time each"
-    return [
-        Comparison(question, ours, ON_UVLOOP, target=0.9),
-        Comparison(question, ours, streams("asyncio", on_uvloop=False)),
-    ]

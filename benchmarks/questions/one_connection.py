@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from benchmarks.measure import Comparison, Load, Scale, program
-from benchmarks.servers import ASYNCIO, GEVENT, OURS
-
-WORKERS = 64
+from benchmarks.questions import both_ways
+from benchmarks.servers import GEVENT, GRPC, LOOPS, OURS, OURS_BY_SERVE, nats, protocol, redis, streams
 
 
 def comparisons(_: Scale) -> list[Comparison]:
     client = program("ours:connections", connections=1)
-    ours = Load("ours, 1 connection", client, OURS)
-    serving = Load(
-        f"ours, 1 connection, serve with {WORKERS} workers", client, program("ours:serve", workers=WORKERS)
-    )
     on_gevent = Load("gevent.socket echo", program("peers.gevent:connections", connections=1), GEVENT)
-    on_asyncio = Load(
-        "asyncio streams", program("peers.asyncio:connections", connections=1, on_uvloop=False), ASYNCIO
-    )
-    rpyc = Load("rpyc", program("peers.rpyc:calls"), program("peers.rpyc:serve"))
-    thrift = Load("thriftpy2", program("peers.thriftpy2:calls"), program("peers.thriftpy2:serve"))
-    question = "one connection, one request at a time"
-    return [
-        Comparison(question, ours, on_gevent, target=0.65),
-        Comparison(question, ours, on_asyncio),
-        Comparison(question, ours, thrift),
-        Comparison(question, ours, rpyc),
-        Comparison(f"{question}, answered by serve()", serving, on_gevent),
+    others = [
+        *(protocol(loop, connections=1) for loop in LOOPS),
+        *(streams(loop, connections=1) for loop in LOOPS),
+        redis(connections=1),
+        nats(tasks=1),
+        Load("gRPC", program("peers.grpc:calls"), GRPC),
+        Load("thriftpy2", program("peers.thriftpy2:calls"), program("peers.thriftpy2:serve")),
+        Load("rpyc", program("peers.rpyc:calls"), program("peers.rpyc:serve")),
     ]
+    return both_ways(
+        "one connection, one request at a time",
+        Load("ours, 1 connection", client, OURS),
+        Load("ours, 1 connection, by serve", client, OURS_BY_SERVE),
+        [(on_gevent, 1.6, 1.6), *((other, None, None) for other in others)],
+    )

@@ -28,7 +28,7 @@ FEW = {
     ("tcp", 16, (1_000, 50_000), 2),
     ("local", 1, (10_000, 10_000), 10),
 }
-"""For a quick look, in one round: the kind, the workers, the handling and the times of each."""
+"""For a quick look: the kind, the workers, the handling and the times of each."""
 
 
 def comparisons(scale: Scale) -> list[Comparison]:
@@ -39,11 +39,11 @@ def comparisons(scale: Scale) -> list[Comparison]:
         for handling in HANDLING
         for times in TIMES
         if scale.every_overload or (kind, workers, handling, times) in FEW
-        for row in rows(kind, workers, handling, times, once=not scale.every_overload)
+        for row in rows(kind, workers, handling, times)
     ]
 
 
-def rows(kind: str, workers: int, handling: tuple[int, int], times: int, once: bool) -> list[Comparison]:
+def rows(kind: str, workers: int, handling: tuple[int, int], times: int) -> list[Comparison]:
     """The rows of one load; none where no more can be asked than in the one before."""
     shortest, longest = handling
     can_do = workers * 2_000_000 // (shortest + longest)
@@ -61,7 +61,7 @@ def rows(kind: str, workers: int, handling: tuple[int, int], times: int, once: b
     if rate < times * can_do:
         asked += ", as much as one core allows"
     client = program("under_load:overloaded", **given, rate=rate)
-    load = Load(f"{team}, {asked}", client, server, fresh=True, once=once)
+    load = Load(f"{team}, {asked}", client, server, fresh=True, once=True)
     targets = {ANSWERED: TIMES[times], IN_VAIN: 5, NOT_RUN: 95}
     return [
         Comparison(f"overload: {team}, asked for {asked}", load, None, figure, target)
