@@ -1,6 +1,6 @@
 """Measure the library side by side with its peers, and print one table.
 
-python -m benchmarks                        everything; writes docs/performance/
+python -m benchmarks                        everything; writes docs/performance/ and README.rst
 python -m benchmarks --quick                the same in small; compares with the baseline
 python -m benchmarks --quick --baseline     the same, and makes that the baseline
 python -m benchmarks in_flight latency      these questions alone
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import machine, report
+from benchmarks import machine, readme, report
 from benchmarks.common import most_connections
 from benchmarks.install import not_installed
 from benchmarks.measure import ROOT, Comparison, Measured, Rounds, Scale, loads_of
@@ -56,6 +56,7 @@ BUSY_MACHINE = 0.5
 
 BASELINE = Path(__file__).with_name("baseline.json")
 RESULTS = ROOT / "docs" / "performance"
+README = ROOT / "README.rst"
 
 
 Names = tuple[str, ...]
@@ -152,7 +153,8 @@ def compare(rows: Sequence[report.Row], partly: bool) -> None:
 
 
 def write_results(rows: Sequence[report.Row], growth_measured: Measured, scale: Scale) -> None:
-    """The table and the plot for the documentation."""
+    """The tables and the plot for the documentation."""
+    README.write_text(readme.with_table(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = report.rst(rows, machine.describe(), not_installed(), "make bench")
     (RESULTS / "results.rst").write_text(text, encoding="utf-8")
@@ -169,7 +171,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the library side by side with its peers, and print one table."
-        " A full run of all questions also writes docs/performance/.",
+        " A full run of all questions also writes docs/performance/ and README.rst.",
     )
     parser.add_argument(
         "questions", nargs="*", metavar="question", help=f"measure these alone: {', '.join(names)}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
-from benchmarking import OTHER, OURS, PEER, measured
-from benchmarks import report
+from benchmarking import CHECKOUT, OTHER, OURS, PEER, measured
+from benchmarks import readme, report
 from benchmarks.common import CPU, EXCHANGES, SPACE
 from benchmarks.measure import Comparison
 
@@ -131,3 +134,39 @@ def test_a_move_of_more_than_a_fifth_is_named_either_way(rate_row: report.Row) -
         "new: not in the baseline",
         "gone: in the baseline only",
     ]
+
+
+@pytest.fixture
+def rows_for_the_readme(rate_row: report.Row) -> list[report.Row]:
+    by_serve = replace(rate_row, comparison=replace(rate_row.comparison, by_serve=True), ratios=(0.7,))
+    absent = Comparison("how many?", OURS, OTHER)
+    cost = report.row_of(Comparison("how dear?", OURS, PEER, SPACE), measured(SPACE, (1, 4)))
+    not_compared = [
+        Comparison("how much?", OURS, None, SPACE, 150),
+        Comparison("how steep?", OURS, replace(OURS, name="itself")),
+    ]
+    return [rate_row, by_serve, *(report.Row(each) for each in [absent, *not_compared]), cost]
+
+
+def test_the_readme_has_a_line_for_each_peer_of_others(rows_for_the_readme: list[report.Row]) -> None:
+    rule, heading, _, *lines, end = readme.table(rows_for_the_readme).splitlines()
+    assert set(rule) == {"=", " "}
+    assert end == rule
+    assert [re.split(" {2,}", line) for line in (heading, *lines)] == [
+        ["against", "by hand", "``serve``"],
+        ["**how many?**"],
+        ["a peer", "1.20", "0.70"],
+        ["another peer", "missing"],
+        ["**how dear? (less is better)**"],
+        ["a peer", "0.25"],
+    ]
+
+
+def test_only_the_figures_in_the_readme_are_replaced(rows_for_the_readme: list[report.Row]) -> None:
+    text = (CHECKOUT / "README.rst").read_text(encoding="utf-8")
+    assert text.count(readme.BEGIN) == text.count(readme.END) == 1
+    changed = readme.with_table(text, rows_for_the_readme)
+    assert readme.table(rows_for_the_readme) in changed
+    for end, part in ((readme.BEGIN, 0), (readme.END, -1)):
+        assert changed.split(end)[part] == text.split(end)[part]
+    assert readme.with_table(changed, rows_for_the_readme) == changed
