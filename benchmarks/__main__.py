@@ -1,9 +1,11 @@
 """Measure the library side by side with its peers, and print one table.
 
-python -m benchmarks                        everything; writes docs/performance/ and README.rst
-python -m benchmarks --quick                the same in small; compares with the baseline
-python -m benchmarks --quick --baseline     the same, and makes that the baseline
-python -m benchmarks in_flight latency      these questions alone
+python -m benchmarks                            everything; writes docs/performance/ and README.rst
+python -m benchmarks --quick                    the same in small; compares with the baseline
+python -m benchmarks --quick --baseline         the same, and makes that the baseline
+python -m benchmarks in_flight latency          these questions alone
+python -m benchmarks in_flight --against redis  and these peers alone
+python -m benchmarks --before ../older          against the library in another checkout
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import machine, readme, report
+from benchmarks.before import comparisons_with
 from benchmarks.common import most_connections
 from benchmarks.install import not_installed
 from benchmarks.measure import ROOT, Comparison, Measured, Rounds, Scale, loads_of
@@ -132,8 +135,11 @@ def groups_of(chosen: argparse.Namespace, scale: Scale) -> list[Group]:
     groups = []
     for group in GROUPS:
         names = tuple(name for name in group if name in (chosen.questions or group))
-        if names:
-            groups.append((names, comparisons_of(names, scale)))
+        rows = [row for row in comparisons_of(names, scale) if chosen.against in row.against]
+        if chosen.before is not None:
+            rows = comparisons_with(str(chosen.before.resolve()), rows)
+        if rows:
+            groups.append((names, rows))
     return groups
 
 
@@ -181,6 +187,12 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="a minute in place of ten, and compare with the baseline",
     )
+    parser.add_argument(
+        "--against", default="", metavar="NAME", help="only the rows whose peer has this in its name"
+    )
+    parser.add_argument(
+        "--before", type=Path, metavar="FOLDER", help="measure against the library in this checkout instead"
+    )
     parser.add_argument("--baseline", action="store_true", help="with --quick: make the outcome the baseline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
     parser.add_argument(
@@ -193,8 +205,11 @@ def arguments() -> argparse.Namespace:
     unknown = set(parsed.questions) - set(names)
     if unknown:
         parser.error(f"no such question: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    if parsed.baseline and (not parsed.quick or parsed.questions):
+    parsed.partly = bool(parsed.questions or parsed.against or parsed.before)
+    if parsed.baseline and (not parsed.quick or parsed.partly):
         parser.error("--baseline needs --quick and all questions")
+    if parsed.before is not None and not (parsed.before / "ratchet").is_dir():
+        parser.error(f"there is no library in {parsed.before}")
     if parsed.cpu not in os.sched_getaffinity(0):
         parser.error(f"core {parsed.cpu} is not one of {sorted(os.sched_getaffinity(0))}")
     return parsed
@@ -204,6 +219,8 @@ def main() -> int:
     chosen = arguments()
     scale = possible(QUICK if chosen.quick else FULL)
     groups = groups_of(chosen, scale)
+    if not groups:
+        sys.exit(f"no question has a peer with {chosen.against!r} in its name")
     load_average = os.getloadavg()[0]
     if load_average > BUSY_MACHINE:
         print(f"the machine is busy (load {load_average:.1f}): expect wide spreads", file=sys.stderr)
@@ -220,8 +237,9 @@ def main() -> int:
     if chosen.baseline:
         BASELINE.write_text(json.dumps(report.baseline_of(rows), indent=2) + "\n", encoding="utf-8")
     elif chosen.quick:
-        compare(rows, partly=bool(chosen.questions))
-    elif not chosen.questions:
+        if chosen.before is None:
+            compare(rows, partly=chosen.partly)
+    elif not chosen.partly:
         write_results(rows, measured[("growth",)], scale)
     # A peer may be missing; we may not.
     failed = {load for outcome in measured.values() for load in outcome.failures}

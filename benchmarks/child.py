@@ -1,7 +1,8 @@
 """What every process that is measured runs: the functions that its parent names.
 
-    python -m benchmarks.child MODULE CPU
+    python -m benchmarks.child MODULE CPU [FOLDER]
 
+The library is taken from the folder, or else from this checkout.
 Each line of standard input is a task, each line of standard output its answer,
 both in JSON.  The process ends with its standard input, so it does not outlive
 its parent, however that ends.
@@ -51,7 +52,9 @@ def end_with_parent() -> None:
 
 
 def main() -> None:
-    module, cpu = sys.argv[1:]
+    module, cpu, *library = sys.argv[1:]
+    # This package has been imported, so that it stays this one, whatever is in that folder.
+    sys.path[:0] = library
     try:
         importlib.import_module(module)
     except ImportError:

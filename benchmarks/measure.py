@@ -58,10 +58,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Program:
-    """A function that a child process runs, as `module:function`, and its arguments."""
+    """A function that a child process runs, as `module:function`, and its arguments.
+
+    Attributes:
+        library: the folder with the library that it runs on; this checkout if it is empty.
+    """
 
     function: str
     arguments: tuple[tuple[str, int], ...]
+    library: str = ""
 
 
 def program(function: str, **arguments: int) -> Program:
@@ -186,7 +191,7 @@ class Child:
         module, self._function = program.function.split(":")
         # In a session of its own: Ctrl-C is for the parent, which then ends its children.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.child", module, str(cpu)],
+            [sys.executable, "-m", "benchmarks.child", module, str(cpu), *filter(None, [program.library])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

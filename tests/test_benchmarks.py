@@ -5,6 +5,7 @@ No peer need be installed for that; what is measured here is ours, gevent, and a
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import signal
@@ -18,7 +19,8 @@ import pytest
 
 from benchmarking import CHECKOUT, OURS, PEER, rows_of
 from benchmarks import install, programs, questions
-from benchmarks.__main__ import FULL, QUICK, possible
+from benchmarks.__main__ import FULL, QUICK, groups_of, possible
+from benchmarks.before import comparisons_with
 from benchmarks.common import ANSWERED, EXCHANGES, IN_VAIN, MEDIAN, NOT_RUN, TAKEN
 from benchmarks.measure import Child, ChildFailed, Load, Measured, Program, Rounds, Scale, loads_of, program
 from helpers import LONG, run_program, wait_until
@@ -35,6 +37,42 @@ def test_every_question_is_asked() -> None:
 def test_no_two_rows_have_the_same_key(scale: Scale) -> None:
     keys = [row.key for row in rows_of(scale)]
     assert len(set(keys)) == len(keys) > 20
+
+
+def chosen(*names: str, against: str = "", before: Path | None = None) -> argparse.Namespace:
+    return argparse.Namespace(questions=names, against=against, before=before)
+
+
+def test_one_row_can_be_had_alone() -> None:
+    [(names, rows)] = groups_of(chosen("in_flight", "attach", against="redis, ECHO, -P 256"), FULL)
+    assert names == ("in_flight",)
+    assert [(row.by_serve, row.target) for row in rows] == [(False, 0.65), (True, None)]
+    assert len(loads_of(rows)) == 3
+
+
+def test_the_library_is_compared_with_what_it_was_in_another_folder() -> None:
+    rows = comparisons_with("/older", rows_of(FULL))
+    # Once each, however many peers it has.
+    assert len({(row.ours, row.figure) for row in rows}) == len(rows) > 20
+    targets = {row.asked: row.target for row in rows}
+    assert targets["local bus, 1 client"] == 1.0
+    assert targets["local bus, 64 clients"] == 1.1
+    assert targets["local bus, 64 clients, answered by serve()"] == 1.15
+    for row in rows:
+        assert row.peer is not None
+        assert {program.library for program in row.ours.programs} == {""}
+        assert {program.library for program in row.peer.programs} == {"/older"}
+
+
+def test_a_child_takes_the_library_from_the_folder_that_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "ratchet").mkdir()
+    (tmp_path / "ratchet" / "__init__.py").write_text("def build_info():\n    return 'an older one'\n")
+    named = replace(program("machine:build"), library=str(tmp_path))
+    child = Child(named, max(os.sched_getaffinity(0)), str(tmp_path))
+    try:
+        assert child.ask({}) == "build: an older one"
+    finally:
+        child.close()
 
 
 def signature(named: Program) -> tuple[set[str], set[str]]:
