@@ -10,7 +10,7 @@ cdef extern from "Python.h":
 cdef inline Wait new_wait():
     return Wait()
 
-cdef inline object sleep(Wait wait, object call, object subject):
+cdef inline object wait_on(Wait wait, object call, object subject):
     return wait.sleep(call, subject)
 
 # Each thread that goes to sleep again switches straight to the next one.

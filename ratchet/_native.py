@@ -17,7 +17,7 @@ new_wait: Callable[[], Waiter[Any]] = Waiter
 """What a thread sleeps on: gevent's, or `_sleep.Wait`."""
 
 
-def sleep(wait: Waiter[Any], call: str, subject: object) -> Any:
+def wait_on(wait: Waiter[Any], call: str, subject: object) -> Any:
     """Sleep until `wait` is woken, and return the value that it is woken with."""
     return wait.get()
 
@@ -29,9 +29,9 @@ def run(waits: Iterable[Waiter[Any]]) -> None:
 
 
 def sleep_of(thread: greenlet) -> tuple[str, object] | None:
-    """The call that a thread sleeps in, and on what; None if it does not `sleep`."""
+    """The call that a thread sleeps in, and on what; None if it does not `wait_on` anything."""
     frame = thread.gr_frame
-    if not isinstance(frame, FrameType) or frame.f_code is not sleep.__code__:
+    if not isinstance(frame, FrameType) or frame.f_code is not wait_on.__code__:
         return None
     return frame.f_locals["call"], frame.f_locals["subject"]
 

@@ -19,6 +19,13 @@ from ratchet import _greenlets
 _greenlets.load()
 
 
+askers: set[object] = set()
+"""Those who want `switch_out` of a thread called before it sleeps, as gevent always does.
+
+Looking for it takes longer than all else here, so that without any it is not done.
+"""
+
+
 class Wait:
     """What one thread sleeps on.
 
@@ -53,6 +60,8 @@ class Wait:
         self.greenlet = current
         _enter(self)
         try:
+            if askers:
+                _ask(current)
             line = _running
             following = None if line is None else line.following(self.hub)
             if following is None:
@@ -130,6 +139,12 @@ def run_line(waits: list[Wait]) -> None:
     finally:
         if _running is line:
             _running = None
+
+
+def _ask(thread: object) -> None:
+    switch_out = getattr(thread, "switch_out", None)
+    if switch_out is not None:
+        switch_out()
 
 
 _sleeping = Wait.__new__(Wait)

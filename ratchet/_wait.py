@@ -54,11 +54,11 @@ def suspend(wait: Wait, call: str, subject: object = None, timeout: float | None
         timeout: seconds after which `TIMED_OUT` is returned; None for never.
     """
     if timeout is None:
-        return _native.sleep(wait, call, subject)
+        return _native.wait_on(wait, call, subject)
     timer = _clock.timer(get_hub(), timeout)
     try:
         timer.start(wait.switch, TIMED_OUT)
-        value = _native.sleep(wait, call, subject)
+        value = _native.wait_on(wait, call, subject)
         timer.close()
         return value
     except BaseException:
@@ -185,10 +185,12 @@ def check_timeout(timeout: float | None, name: str = "timeout") -> None:
 
 def waiting_on(thread: greenlet) -> str | None:
     """Describe what a suspended greenlet waits for; None if it does not wait."""
-    frame = thread.gr_frame
-    if not isinstance(frame, FrameType) or thread.dead:
+    if thread.dead:
         return None
     if (sleep := _native.sleep_of(thread)) is None:
+        frame = thread.gr_frame
+        if not isinstance(frame, FrameType):
+            return None
         return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}"
     call, subject = sleep
     return str(call) if subject is None else f"{call} on {safe_repr(subject)}"

@@ -22,6 +22,7 @@ SCHEDULER = {
     "_chance",
     "_log",
     "_wait",
+    "_native",
     "_run_queue",
     "_alive",
     "_interrupts",
@@ -39,11 +40,15 @@ ALLOWED: dict[str, set[str]] = {
     "_clock": {"_loop"},
     "_chance": set(),
     "_log": ERRORS,
-    "_wait": {*ERRORS, "_clock", "_log"},
+    # The first imports the second only in the compiled build, by its `.pxd`.
+    "_native": set(),
+    "_greenlets": set(),
+    "_sleep": {"_greenlets"},
+    "_wait": {*ERRORS, "_clock", "_log", "_native"},
     "_alive": set(),
-    "_run_queue": {*ERRORS, "_loop", "_clock", "_alive", "_wait"},
+    "_run_queue": {*ERRORS, "_loop", "_clock", "_alive", "_native", "_wait"},
     "_interrupts": {"_alive", "_log"},
-    "_fork": {"_alive", "_log"},
+    "_fork": {"_alive", "_log", "_sleep"},
     "_death": {"_loop"},
     "_context": set(),
     "_turns": SCHEDULER,
@@ -96,7 +101,7 @@ TESTING = allow_in_order(
     "_undo _shown _watchers _stateful_watchers _places _descriptors _loop_interface _loop _dump _kill"
     " _outside _time_functions _time _faults _owner _pipe _connection _sockets _network _repeatable"
     " _simulate _interrupted_run _interrupt _leaks _time_limit",
-    {*SCHEDULER, "_thread", "_turns", "kernel", *BUS_CORE, *BUS_SOCKET},
+    {*SCHEDULER, "_sleep", "_thread", "_turns", "kernel", *BUS_CORE, *BUS_SOCKET},
 )
 ALLOWED |= {
     "testing": TESTING,

@@ -25,11 +25,11 @@ from gevent.exceptions import LoopExit
 from gevent.hub import Hub, get_hub
 from greenlet import GreenletExit, getcurrent
 
-from ratchet import _clock
+from ratchet import _clock, _sleep
 from ratchet._loop import AnyGreenlet, loop_of
 from ratchet._thread import described
 from ratchet._turns import suspend_until_nothing_is_left
-from ratchet._wait import Wait
+from ratchet._wait import new_wait
 from ratchet.kernel import Ratchet, Thread
 from ratchet.testing._kill import kill_all
 
@@ -114,6 +114,7 @@ class Run:
         Raises `Hangs` if it has not ended within `timeout` seconds, or can never end.
         """
         gevent.Greenlet.add_spawn_callback(self._on_spawn)
+        _sleep.askers.add(self)
         for half in self._turns:
             half.start(self._on_half_turn)
         self._playing = True
@@ -123,7 +124,7 @@ class Run:
             self._playing = False
 
     def _join(self, thread: Thread, timeout: float) -> None:
-        wait = Wait(self._hub)
+        wait = new_wait()
         # Without a reference to the loop, so that it is noticed when nothing else can run.
         limit = _clock.timer(self._hub, timeout, ref=False)
         why = f"has not ended within {timeout:g} s"
@@ -156,6 +157,7 @@ class Run:
             living = kill_all(self._living, _KILL_SECONDS)
         finally:
             gevent.Greenlet.remove_spawn_callback(self._on_spawn)
+            _sleep.askers.discard(self)
             for half in self._turns:
                 half.close()
             for thread in self._threads:

@@ -150,6 +150,7 @@ def test_what_a_thread_inherits_ends_with_it(clock: Clock) -> None:
     assert request_deadline(None) is None
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("method", ["begin_handling", "end_handling"])
 def test_a_block_that_is_interrupted_at_its_edge_leaves_no_deadline_behind(
     monkeypatch: pytest.MonkeyPatch, method: str

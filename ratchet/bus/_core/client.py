@@ -36,7 +36,9 @@ class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
     __slots__ = ()
 
     if TYPE_CHECKING:
-        request: Request
+        # No annotation: the compiled class would have it.
+        @property
+        def request(self) -> Request: ...  # type: ignore[override]
 
     def __dir__(self) -> list[str]:
         # What the bus holds it by is not for its user.  Compiled, a comprehension has no `super()`.

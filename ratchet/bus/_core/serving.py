@@ -116,23 +116,16 @@ class Team(Generic[Request, Response]):
                 log_error(
                     bus_logger, logging.WARNING, "the handler of a request raised %r", error, error=error
                 )
-            if getrefcount(worker) > references and self._is_held(worker, references):
-                return
-
-    def _is_held(self, worker: greenlet, references: int) -> bool:
-        """Whether something still refers to a worker that has handled a request.
-
-        Most likely that is a time-out or an alarm that was left behind, and that is not to
-        strike another request.
-        """
-        try:
-            # It may be no more than what woke the thread.
-            gevent.sleep(0)
-        except gevent.Timeout:
-            # It is one, and it has just rung.
-            return True
-        # This function and its caller have a name for it each.
-        return getrefcount(worker) > references + 1
+            if getrefcount(worker) > references:
+                try:
+                    # It may be no more than what woke the thread.
+                    gevent.sleep(0)
+                except gevent.Timeout:
+                    # It is one that was left behind, and it has just rung.
+                    return
+                if getrefcount(worker) > references:
+                    # Most likely by a time-out or an alarm, which is not to strike another request.
+                    return
 
     def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
         """Answer in another thread: no worker waits for a client that does not read."""
