@@ -68,7 +68,10 @@ demo: $(VENV)/installed
 	@echo "== demo: checksums of every file in $(FOLDER)" >&2
 	@$(VENV)/bin/python examples/checksum_demo.py "$(FOLDER)"
 
-compiled: $(VENV)/compiled
+# In any case: RATCHET_TRACE or CFLAGS may have changed.
+compiled: $(VENV)/installed-dev
+	@rm -f $(VENV)/compiled
+	@$(MAKE) --no-print-directory $(VENV)/compiled
 	@$(VENV)/bin/python -m ratchet --version
 
 test: $(BUILD)

@@ -1,8 +1,8 @@
 """Compiles modules of the library from their own sources, where that can be done.
 
 The metadata is in setup.cfg.  Without Cython or a C compiler, and with `RATCHET_PURE_PYTHON=1`,
-the library is installed as pure Python.  With `RATCHET_TRACE=1`, debuggers, profilers and
-coverage see the lines of what is compiled.
+the library is installed as pure Python.  With `RATCHET_TRACE=1`, the lines of what is compiled
+can be traced: by `sys.settrace`, from Python 3.13 on by `sys.monitoring` alone.
 """
 
 import os
@@ -30,6 +30,9 @@ DIRECTIVES = {
 }
 # Greenlets replace the state of an OS thread while a function of Cython's runs; gevent sets it, too.
 MACROS = [("CYTHON_FAST_THREAD_STATE", "0"), *([("CYTHON_TRACE", "1")] if TRACE else [])]
+# Warnings of generated C tell nobody anything.  What a C debugger needs takes a third of the time
+# and seven eighths of the size; whoever sets CFLAGS says whether it is wanted.
+ARGUMENTS = ["-w", *([] if TRACE or "CFLAGS" in os.environ else ["-g0"])]
 
 
 class BuildAllOrNone(build_ext):
@@ -37,15 +40,15 @@ class BuildAllOrNone(build_ext):
 
     failed = False
 
-    def run(self):
+    def run(self) -> None:
         """Translate to C, beside the objects in build/, and compile that."""
+        if not self.extensions:
+            return
         import Cython
         from Cython.Build import cythonize
 
-        if not self.extensions:
-            return
         started = time.time()
-        how = f"Cython {Cython.__version__}, {DIRECTIVES}, {MACROS}"
+        how = f"Cython {Cython.__version__}, {DIRECTIVES}, {MACROS}, {ARGUMENTS}, {os.environ.get('CFLAGS')}"
         self.force = self.force or not os.path.exists(STAMP) or read(STAMP) != how
         translated = cythonize(
             self.extensions, build_dir=self.build_temp, compiler_directives=DIRECTIVES, force=self.force
@@ -65,7 +68,7 @@ class BuildAllOrNone(build_ext):
             # What was changed meanwhile counts as not compiled.
             os.utime(STAMP, (started, started))
 
-    def build_extension(self, extension):
+    def build_extension(self, extension: Extension) -> None:
         """Compile one, and remember if it fails: the one of an earlier build may still be there."""
         try:
             super().build_extension(extension)
@@ -73,37 +76,38 @@ class BuildAllOrNone(build_ext):
             self.failed = True
             raise
 
-    def remove_all_but(self, kept):
+    def remove_all_but(self, kept: set[str]) -> None:
         """Remove what an earlier build has left for this Python."""
-        for folder in [self.build_lib, HERE][: 1 + bool(self.inplace)]:
+        for folder in [self.build_lib, *([HERE] if self.inplace else [])]:
             for path in glob(f"ratchet/**/*{get_config_var('EXT_SUFFIX')}", root_dir=folder, recursive=True):
                 if path not in kept:
                     os.remove(os.path.join(folder, path))
 
 
-def read(path):
+def read(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         return file.read()
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def extensions():
+def extensions() -> list[Extension]:
     """Those that can be built here."""
     if COMPILED["pure_is_asked_for"]() or find_spec("Cython") is None:
         return []
     greenlet = find_spec("greenlet")
-    headers = [] if greenlet is None else greenlet.submodule_search_locations
+    headers = None if greenlet is None else greenlet.submodule_search_locations
     return [
         Extension(
             name,
             [name.replace(".", "/") + ".py"],
-            include_dirs=list(headers),
+            include_dirs=list(headers or []),
             define_macros=MACROS,
+            extra_compile_args=ARGUMENTS,
             optional=True,
         )
         for name in COMPILED["MODULES"]
