@@ -107,7 +107,8 @@ def _checked_path(path: str, address: str) -> str:
 def address_of(family: int, sockaddr: Any) -> Address:
     """A socket's address as users write it."""
     if family == socket.AF_UNIX:
-        return f"unix:{os.fsdecode(sockaddr)}"
+        # Clients have no names of their own, and share this one text.
+        return f"unix:{os.fsdecode(sockaddr)}" if sockaddr else "unix:"
     host, port = sockaddr[:2]
     return host, port
 

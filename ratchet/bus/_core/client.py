@@ -38,7 +38,7 @@ class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
     if TYPE_CHECKING:
         # No annotation: the compiled class would have it.
         @property
-        def request(self) -> Request: ...  # type: ignore[override]
+        def request(self) -> Request: ...
 
     def __dir__(self) -> list[str]:
         # What the bus holds it by is not for its user.  Compiled, a comprehension has no `super()`.

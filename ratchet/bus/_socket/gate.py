@@ -8,10 +8,14 @@ and other requests may overtake it.  Both are let in, in order, when there is ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Final
 
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._socket.admission import Admission, Connection
 from ratchet.bus._socket.budget import Share
+
+# In place of those that a gate makes when it needs them: most never do.  Nothing is ever put in.
+_NONE: Final[dict[IncomingRequest, Any]] = {}
 
 
 class Gate:
@@ -33,8 +37,8 @@ class Gate:
         self._admission = admission
         self._share = share
         self._max_in_flight = admission.limits.max_in_flight
-        self.parked: dict[IncomingRequest, None] = {}
-        self.held_back: dict[IncomingRequest, int] = {}
+        self.parked: dict[IncomingRequest, None] = _NONE
+        self.held_back: dict[IncomingRequest, int] = _NONE
         self.held_back_size = 0
 
     @property
@@ -51,9 +55,17 @@ class Gate:
         """Whether no more requests should be read, because so many bytes of them are held back."""
         return self.held_back_size >= self._admission.limits.high_water
 
+    def park(self, request: IncomingRequest) -> None:
+        """Keep a request that was let in, until its answer would not only wait to be read."""
+        if self.parked is _NONE:
+            self.parked = {}
+        self.parked[request] = None
+
     def hold_back(self, request: IncomingRequest) -> None:
         """Do not let a request in yet."""
         flow = request.flow
+        if self.held_back is _NONE:
+            self.held_back = {}
         self._admission.inbox.note_backlog(flow)
         # The size is kept too: when the request is dropped, `unfinished` may have lost it.
         self.held_back[request] = size = self._share.unfinished[request]

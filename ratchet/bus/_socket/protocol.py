@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, check_size, decode_metadata
@@ -36,6 +36,10 @@ PLAIN_ID: Final = -1
 MakeRequest = Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Request]
 """Makes a request of its parts, whether it is one-way, the milliseconds that are left (0 for no
 deadline), its id and its metadata."""
+
+
+# Of a client that has sent no plain request.  Nothing is ever put in.
+_NONE: Final[dict[Any, Frame | None]] = {}
 
 
 class GivenUp(NamedTuple, Generic[Request]):
@@ -85,7 +89,8 @@ class ServerProtocol(Generic[Request]):
         self._hello = hello
         self._peer = peer
         self.open: dict[int, Request] = {}
-        self.plain: dict[Request, Frame | None] = {}
+        # Made on first use: most clients never need it.
+        self.plain: dict[Request, Frame | None] = _NONE
         self.kept = 0
         # This side's own limits, or the client's if these are lower.
         self.max_message = limits.max_message
@@ -120,6 +125,8 @@ class ServerProtocol(Generic[Request]):
             return request
         if kind == wire.PLAIN:
             request = make_request(parts, False, 0, PLAIN_ID, None)
+            if self.plain is _NONE:
+                self.plain = {}
             self.plain[request] = None
             return request
         self.extended = True

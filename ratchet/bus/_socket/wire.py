@@ -83,6 +83,9 @@ _PLAIN_HEAD_AND_LENGTH: Final = struct.Struct(">HI")
 # the system call, and a copy of it would take longer from here on.
 WORTH_NO_COPY: Final = 64 * 1024
 
+# Between two messages.  Nothing is ever put in.
+_NO_PARTS: Final[list[bytes]] = []
+
 PART_SIZE: Final = 64
 """About how many bytes of memory a part takes besides what is in it."""
 
@@ -187,7 +190,7 @@ class Decoder:
         self._room = 0
         # The current message, once its head is read.
         self._head: tuple[int, int, int, int] | None = None
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = _NO_PARTS
         self._parts_left = 0
         self._size = 0
         # The current part's length, once it is read.
@@ -211,7 +214,7 @@ class Decoder:
         rest = data[self._decode(data, messages) :]
         if self.error is not None:
             self._head = self._length = None
-            self._parts = []
+            self._parts = _NO_PARTS
         elif rest and self._in_skipped_part:
             self._size += len(rest)
             self._needed = self._length = self.missing - len(rest)
@@ -328,6 +331,7 @@ class Decoder:
             self.refused = (head[0], head[2])
             return None
         self._head = head
+        self._parts = []
         self._parts_left = word & MAX_PARTS
         self._size = 0
         return position
@@ -385,4 +389,4 @@ class Decoder:
         if self._head[0] < _FIRST_SKIPPED_KIND:
             messages.append((*self._head, self._parts))
         self._head = None
-        self._parts = []
+        self._parts = _NO_PARTS
