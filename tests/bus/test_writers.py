@@ -9,6 +9,8 @@ import pytest
 
 from helpers import LONG, turns, wait_until
 from ratchet._loop import loop_of
+from ratchet.bus._core.address import Address
+from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, OPEN, StreamState, Unbounded
 from ratchet.bus._socket.outbox import Outbox
 from ratchet.bus._socket.writers import Writers
@@ -20,6 +22,8 @@ class Stream:
     """A connection that is open until it is said otherwise."""
 
     state: StreamState = OPEN
+    peer: Address = "the peer"
+    limits = Limits()
     input: Any = None
 
     def shake_hands(self) -> None: ...

@@ -13,6 +13,7 @@ import mmap
 import os
 import socket as _socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import starmap
 from typing import Any, Final, Protocol, runtime_checkable
@@ -25,9 +26,9 @@ from ratchet.bus._socket.listen import SocketFile, listening_address
 from ratchet.bus._socket.tls import begin_tls, quiet_end
 from ratchet.bus._socket.transport import Socket, Transport, raw_of
 
-# Not gevent's: nobody waits in the calls of an accepted socket, and it takes
-# a fraction of the memory.
-_system_socket = get_original("socket", "socket")
+# Not gevent's: nobody waits in the calls of an accepted socket, and it takes a fraction of
+# the memory.  Nor Python's, which is made of this one: half the memory, and 1 us less.
+_SystemSocket: Callable[..., _socket.socket] = get_original("socket", "SocketType")
 
 _ONCE: Final = ((),)
 _OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -132,7 +133,7 @@ class SocketListener:
             accepted.extend(starmap(self._raw._accept, _ONCE))
             descriptor, peer = accepted[0]
             # Reuse the listener's attributes; saves a getsockopt for each.
-            socket = _system_socket(self._family, self._kind, self._protocol, fileno=descriptor)
+            socket = _SystemSocket(self._family, self._kind, self._protocol, descriptor)
             # First: a transport of TLS that is made is nobody's if something fails then.
             address = address_of(self._family, peer)
             if self._ssl_context is None:

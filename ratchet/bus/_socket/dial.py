@@ -44,8 +44,8 @@ _STREAM: Final = _socket.SOCK_STREAM | getattr(_socket, "SOCK_NONBLOCK", 0)
 _BACKLOG_FULL: Final = "the server has more connections waiting than it takes"
 
 # Those of the system, which never switch.  gevent's `connect` would try without end
-# where a Unix socket's backlog is full.
-_system_socket = get_original("socket", "socket")
+# where a Unix socket's backlog is full.  The socket is that of `accept`.
+_SystemSocket: Callable[..., _socket.socket] = get_original("socket", "SocketType")
 _system_getaddrinfo = get_original("socket", "getaddrinfo")
 
 
@@ -203,7 +203,7 @@ def _connect(endpoint: Endpoint) -> _socket.socket:
 
 
 def _connected(family: int, where: Any) -> _socket.socket:
-    connecting: _socket.socket = _system_socket(family, _STREAM)
+    connecting = _SystemSocket(family, _STREAM)
     try:
         if connecting.gettimeout() != 0.0:
             connecting.setblocking(False)

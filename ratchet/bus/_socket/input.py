@@ -17,12 +17,11 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from gevent.hub import Hub, get_hub
+from gevent.hub import get_hub
 
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import loop_of
-from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.output import Output
@@ -56,13 +55,9 @@ class Input:
         "_caught_up",
         "_decoder",
         "_expects_large",
-        "_hub",
-        "_limits",
-        "_logs_frames",
         "_loop",
         "_output",
         "_owner",
-        "_peer",
         "_reader",
         "_received",
         "_receiving",
@@ -81,18 +76,12 @@ class Input:
         output: Output,
         transport: Transport,
         limits: Limits,
-        peer: Address,
     ) -> None:
         self._stream = stream
         self._owner = owner
         self._budget = owner.budget
         self._output = output
         self._transport = transport
-        self._hub: Hub = get_hub()
-        self._limits = limits
-        self._peer = peer
-        # Looked at once: asking the logger for each frame would cost more than the frame.
-        self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._decoder = Decoder(limits.max_message, limits.max_parts)
         # Messages that came while the owner wanted no more.
         self._backlog: Sequence[Message] = ()
@@ -108,7 +97,7 @@ class Input:
         self._caught_up = 0.0
         # Made on first use: most connections never need it.
         self._stall: StallWatch | None = None
-        self._loop = loop_of(self._hub)
+        self._loop = loop_of(get_hub())
         self._reader = self._loop.io(transport.fileno(), _READ)
 
     @property
@@ -283,7 +272,7 @@ class Input:
         on_message = self._owner.message_received
         rest = iter(messages)
         for message in rest:
-            if self._logs_frames:
+            if self._output.logs_frames:
                 self._log_message(message)
             on_message(message)
             if not self.reading:
@@ -296,7 +285,7 @@ class Input:
         kind, flags, id, arg, parts = message
         sizes = [len(part) for part in parts]
         text = "from %s: kind %d, flags %d, id %d, arg %d, parts of %s bytes"
-        log_soon(bus_logger, logging.DEBUG, text, self._peer, kind, flags, id, arg, sizes)
+        log_soon(bus_logger, logging.DEBUG, text, self._stream.peer, kind, flags, id, arg, sizes)
 
     def resume(self) -> None:
         """Hub callback: go on with what came while the owner wanted no more, and then read on."""
@@ -330,9 +319,8 @@ class Input:
     def watch_stall(self) -> None:
         """Note that the peer is in the middle of something, and has just moved on."""
         if self._stall is None:
-            self._stall = StallWatch(
-                self._hub, self._limits.stall_timeout, self._expects_input, self._stream.stalled
-            )
+            seconds = self._stream.limits.stall_timeout
+            self._stall = StallWatch(get_hub(), seconds, self._expects_input, self._stream.stalled)
         self._stall.begin()
         if self._transport.ready:
             # Not in a handshake: there the time-out is for the whole of it.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from typing import Protocol, TypeVar
 
+from ratchet.bus._core.address import Address
+from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.wire import Message
 from ratchet.errors import BusError
 
@@ -44,6 +46,8 @@ class Stream(Protocol):
     """A connection, as its two halves see it."""
 
     state: StreamState
+    peer: Address
+    limits: Limits
 
     @property
     def input(self) -> Receiver:

@@ -21,7 +21,6 @@ from gevent.hub import get_hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
-from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.interfaces import BROKEN, CLOSING, Stream, StreamOwner
@@ -43,18 +42,16 @@ class Output:
 
     Attributes:
         writers: those who write, and wait while too much is unsent.
+        logs_frames: whether messages are logged.
     """
 
     __slots__ = (
         "_acknowledge",
         "_flush_scheduled",
         "_keeps_records",
-        "_limits",
-        "_logs_frames",
         "_loop",
         "_outbox",
         "_owner",
-        "_peer",
         "_sending",
         "_stall",
         "_stream",
@@ -62,20 +59,17 @@ class Output:
         "_transport",
         "_turn",
         "_writer",
+        "logs_frames",
         "writers",
     )
 
-    def __init__(
-        self, stream: Stream, owner: StreamOwner, transport: Transport, limits: Limits, peer: Address
-    ) -> None:
+    def __init__(self, stream: Stream, owner: StreamOwner, transport: Transport, limits: Limits) -> None:
         self._stream = stream
         self._owner = owner
         self._transport = transport
-        self._limits = limits
-        self._peer = peer
         self._loop = loop_of(get_hub())
         # Looked at once: asking the logger for each frame would cost more than the frame.
-        self._logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
+        self.logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._outbox = Outbox()
         self.writers = Writers(stream, owner, self._outbox, limits.high_water, self._loop)
         # The turn of the loop in which a frame was last tried at once.
@@ -98,7 +92,7 @@ class Output:
         connection that has lost its place sends nothing more, and is closed.
         """
         outbox = self._outbox
-        if self._logs_frames:
+        if self.logs_frames:
             self._log_frame(frame)
         outbox.written = number = outbox.written + 1
         if self._stream.state >= BROKEN:
@@ -183,13 +177,13 @@ class Output:
 
     def _log_frame(self, frame: Frame) -> None:
         head = (frame[0] if isinstance(frame, list) else frame)[:16].hex()
-        log_soon(bus_logger, logging.DEBUG, "to %s: %d bytes, %s", self._peer, size_of(frame), head)
+        log_soon(bus_logger, logging.DEBUG, "to %s: %d bytes, %s", self._stream.peer, size_of(frame), head)
 
     def write_later(self, frame: bytes) -> None:
         """Send a frame together with what else is written in this turn."""
         outbox = self._outbox
         outbox.written = number = outbox.written + 1
-        if self._logs_frames:
+        if self.logs_frames:
             self._log_frame(frame)
         if not self._flush_scheduled:
             self._schedule_flush()
@@ -363,7 +357,7 @@ class Output:
     def watch_stall(self) -> None:
         """The connection is to be closed, and the peer has to read on until then."""
         if self._stall is None:
-            seconds = self._limits.stall_timeout
+            seconds = self._stream.limits.stall_timeout
             self._stall = StallWatch(get_hub(), seconds, self._expects_output, self._stream.stalled)
         self._stall.begin()
 

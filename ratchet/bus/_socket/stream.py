@@ -37,6 +37,7 @@ class MessageStream:
         output: the half that sends.
         input: the half that receives.
         peer: the peer's address.
+        limits: the bounds of this side.
         state: how far it has got towards its end.
         error: why it is closed; None if by this side, or if it is open.
         left_behind: bytes that were written and that the peer's side had not got when
@@ -46,13 +47,13 @@ class MessageStream:
     __slots__ = (
         "_delivery",
         "_hub",
-        "_limits",
         "_owner",
         "_transport",
         "_wants_rest",
         "error",
         "input",
         "left_behind",
+        "limits",
         "output",
         "peer",
         "state",
@@ -60,7 +61,7 @@ class MessageStream:
 
     def __init__(self, transport: Transport, limits: Limits, owner: StreamOwner, peer: Address) -> None:
         self._hub: Hub = get_hub()
-        self._limits = limits
+        self.limits = limits
         self._owner = owner
         self._transport = transport
         # Made on first use: most connections never need it.
@@ -71,8 +72,8 @@ class MessageStream:
         self.error: BaseException | None = None
         self.left_behind = 0
         self.peer = peer
-        self.output = Output(self, owner, transport, limits, peer)
-        self.input = Input(self, owner, self.output, transport, limits, peer)
+        self.output = Output(self, owner, transport, limits)
+        self.input = Input(self, owner, self.output, transport, limits)
 
     def __repr__(self) -> str:
         state, peer = self.state.name.lower(), format_address(self.peer)
@@ -237,7 +238,7 @@ class MessageStream:
 
     def stalled(self) -> None:
         """Hub callback: the peer does not go on with what it has begun, or does not read."""
-        error = ConnectionLost(f"the peer stalled for {self._limits.stall_timeout} s")
+        error = ConnectionLost(f"the peer stalled for {self.limits.stall_timeout} s")
         self._owner.protocol_error(error, None)
         self.abort()
 

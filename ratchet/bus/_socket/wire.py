@@ -175,6 +175,22 @@ class Decoder:
         partial: whether it is in the middle of a message.
     """
 
+    __slots__ = (
+        "_head",
+        "_held",
+        "_length",
+        "_max_message",
+        "_max_parts",
+        "_needed",
+        "_parts",
+        "_parts_left",
+        "_room",
+        "_size",
+        "error",
+        "partial",
+        "refused",
+    )
+
     def __init__(self, max_message: int, max_parts: int) -> None:
         self.error: BusError | None = None
         self.partial = False
