@@ -250,11 +250,11 @@ def connect(
 ) -> ClientBus[Request, Response]:
     """The client's side of a bus, on an address; `listen` has an example.
 
-    Does not block: it connects in the background, and again whenever the
-    connection is lost (in the plain form, when there is a request for it), with
-    pauses that grow to 5 s.  Requests that are made meanwhile wait for the
-    connection within their own time-out.  A request that may have reached the
-    server is never sent again.  It goes on until `close()`.
+    Does not block: it connects in the background (to a Unix socket at once, if the
+    server is there), and again whenever the connection is lost (in the plain form,
+    when there is a request for it), with pauses that grow to 5 s.  Requests that are
+    made meanwhile wait for the connection within their own time-out.  A request that
+    may have reached the server is never sent again.  It goes on until `close()`.
 
     Args:
         address: `("host", port)`, `"host:port"` or `"unix:/path"`.

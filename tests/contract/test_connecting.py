@@ -306,7 +306,18 @@ def test_a_health_check_of_a_tls_port_is_quiet(
     assert open_client(stack, server.address, client_context()).call(b"question", LONG) == b"question"
 
 
-# A Unix server that accepts nobody at the moment.
+# A Unix server, and one that accepts nobody at the moment.
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_client_of_a_unix_server_that_is_there_is_connected_at_once(
+    plain: bool, tmp_path: Path, stack: ExitStack, start: Start
+) -> None:
+    server: Any = stack.enter_context(ratchet_bus.listen(f"unix:{tmp_path}/bus"))
+    client = open_client(stack, server.address, plain=plain)
+    assert client.stats().connections == 1
+    start(server.serve, lambda request: request)
+    assert client.call(b"question", LONG) == b"question"
 
 
 def test_a_client_of_a_unix_server_whose_backlog_is_full_waits_without_spinning(
