@@ -227,7 +227,7 @@ def main() -> int:
     measured = run(groups, scale, chosen.cpu)
     rows = [report.row_of(comparison, measured[names]) for names, asked in groups for comparison in asked]
     print(report.text_table(rows))
-    print(f"Measured: {machine.build()}.")
+    print(f"build of the library: {machine.build()}")
     for name, reason in not_installed().items():
         print(f"{name} could not be installed: {reason}")
     if chosen.json is not None:

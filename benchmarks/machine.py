@@ -33,7 +33,7 @@ def describe() -> dict[str, str]:
 def build() -> str:
     """Which build of the library is measured."""
     build_info = getattr(ratchet, "build_info", None)
-    return f"build: {build_info()}" if build_info else "the pure library"
+    return str(build_info()) if build_info else "pure Python"
 
 
 def processor() -> str:

@@ -152,7 +152,7 @@ def rst(rows: Iterable[Row], machine: Mapping[str, str], notes: Mapping[str, str
     versions = [f"{name} {version}" for name, version in machine.items() if name not in _MACHINE]
     lines = [
         f"Measured with ``{command}`` on {machine['processor']}, {machine['cores']} cores,",
-        f"{machine['kernel']}, {machine['Python']}, {machine['build']}, with {', '.join(versions)}.",
+        f"{machine['kernel']}, {machine['Python']}, build: {machine['build']}, with {', '.join(versions)}.",
         "",
         METHOD,
         "",

@@ -88,11 +88,13 @@ def test_the_page_has_every_cell_the_machine_and_what_could_not_be_installed(rat
         "cores": "2",
         "kernel": "Linux 6",
         "Python": "CPython 3",
-        "build": "the pure library",
+        "build": "pure Python",
         "gevent": "26",
     }
     page = report.rst([rate_row], machine, {"other": "no `such` thing"}, "make bench")
-    assert "``make bench`` on A chip, 2 cores,\nLinux 6, CPython 3, the pure library, with gevent 26." in page
+    assert (
+        "``make bench`` on A chip, 2 cores,\nLinux 6, CPython 3, build: pure Python, with gevent 26." in page
+    )
     assert "other could not be installed: ``no 'such' thing``" in page
     table = page.partition(".. list-table::")[2]
     assert table.count("* - ") == 2
