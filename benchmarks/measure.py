@@ -40,7 +40,8 @@ class Scale:
         connections: how many idle ones.
         threads: how many are attached.
         in_flight_steps, connection_steps: the points of the curves of growth.
-        every_overload: whether servers are overloaded in every way, or in a few that tell most.
+        every_overload: whether servers are overloaded in every way, or in a few that tell most,
+            and polite clients measured in every round, or in the first alone.
         hostile_clients: how many there are.
     """
 

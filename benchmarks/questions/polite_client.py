@@ -11,11 +11,12 @@ IN_FLIGHT = 1_000
 TARGET = 3.0
 
 
-def comparisons(_: Scale) -> list[Comparison]:
+def comparisons(scale: Scale) -> list[Comparison]:
     server = program("under_load:serve", workers=1, shortest=HANDLING, longest=HANDLING)
 
     def beside(name: str, others: int) -> Load:
-        return Load(name, program("under_load:polite", others=others, each=IN_FLIGHT), server, fresh=True)
+        client = program("under_load:polite", others=others, each=IN_FLIGHT)
+        return Load(name, client, server, fresh=True, once=not scale.every_overload)
 
     alone = beside("itself alone", 0)
     return [
