@@ -31,25 +31,25 @@ class Connection(Client):
 
 
 @pytest.fixture
-def admission() -> Admission[Connection]:
+def admission() -> Admission:
     return Admission(Intake(Owner(), gevent.get_hub(), None, None, None, None), Limits())
 
 
 @pytest.fixture
-def connection(admission: Admission[Connection]) -> Connection:
+def connection(admission: Admission) -> Connection:
     connection = Connection()
     admission.connections[connection] = None
     return connection
 
 
-def come(admission: Admission[Connection], connection: Connection, *, one_way: bool) -> IncomingRequest:
+def come(admission: Admission, connection: Connection, *, one_way: bool) -> IncomingRequest:
     """Let a request, or a cast, come."""
     request = IncomingRequest(admission.requests, connection, [b"question"], one_way, None)
     admission.enqueue(request)
     return request
 
 
-def test_what_comes_is_queued_in_order(admission: Admission[Connection], connection: Connection) -> None:
+def test_what_comes_is_queued_in_order(admission: Admission, connection: Connection) -> None:
     came = [come(admission, connection, one_way=one_way) for one_way in (False, True, False)]
     assert list(admission.inbox) == came
     admission.dequeue(came[:1])
@@ -59,7 +59,7 @@ def test_what_comes_is_queued_in_order(admission: Admission[Connection], connect
 
 
 def test_a_server_that_drains_lets_casts_in_and_refuses_requests(
-    admission: Admission[Connection], connection: Connection
+    admission: Admission, connection: Connection
 ) -> None:
     admission.intake.life = DRAINING
     come(admission, connection, one_way=False)
@@ -70,7 +70,7 @@ def test_a_server_that_drains_lets_casts_in_and_refuses_requests(
 
 
 def test_a_cast_that_comes_too_late_for_a_drain_is_counted_as_lost(
-    admission: Admission[Connection], connection: Connection
+    admission: Admission, connection: Connection
 ) -> None:
     admission.inbox.close()
     come(admission, connection, one_way=False)
@@ -80,9 +80,7 @@ def test_a_cast_that_comes_too_late_for_a_drain_is_counted_as_lost(
     assert admission.lost_casts == 1
 
 
-def test_every_connection_reads_on_when_there_is_room(
-    admission: Admission[Connection], connection: Connection
-) -> None:
+def test_every_connection_reads_on_when_there_is_room(admission: Admission, connection: Connection) -> None:
     other = Connection()
     admission.connections[other] = None
     admission.let_in()

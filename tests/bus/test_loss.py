@@ -27,7 +27,7 @@ class Route(ClientRoute):
 
     server_name = "server:1"
 
-    def __init__(self, protocol: ClientProtocol[OutgoingRequest]) -> None:
+    def __init__(self, protocol: ClientProtocol) -> None:
         self.protocol = protocol
         super().__init__(gevent.get_hub(), Counters(), ("server", 1))
 
@@ -42,9 +42,9 @@ class Route(ClientRoute):
 
 
 @pytest.fixture
-def protocol() -> ClientProtocol[OutgoingRequest]:
+def protocol() -> ClientProtocol:
     """A client's role, with a request that has left, and one that has not."""
-    protocol: ClientProtocol[OutgoingRequest] = ClientProtocol(Limits(), ("server", 1), plain=False)
+    protocol: ClientProtocol = ClientProtocol(Limits(), ("server", 1), plain=False)
     route = Route(protocol)
     protocol.hello = Hello()
     for id, number in enumerate((SENT, SENT + 1), 1):
@@ -63,7 +63,7 @@ def ends_of(requests: list[OutgoingRequest]) -> list[BusError]:
 
 
 def test_a_request_that_has_left_may_have_run_and_another_one_was_not_sent(
-    protocol: ClientProtocol[OutgoingRequest],
+    protocol: ClientProtocol,
 ) -> None:
     requests = list(protocol.open.values())
     fail_closed(protocol, SENT, "the bus was closed")
@@ -84,7 +84,7 @@ def test_a_request_that_has_left_may_have_run_and_another_one_was_not_sent(
     ],
 )
 def test_a_lost_connection_is_named_and_its_error_is_the_cause(
-    protocol: ClientProtocol[OutgoingRequest], error: Exception, kind: type[BusError]
+    protocol: ClientProtocol, error: Exception, kind: type[BusError]
 ) -> None:
     requests = list(protocol.open.values())
     fail_lost(protocol, SENT, "server:1", error)
@@ -102,7 +102,7 @@ def test_a_lost_connection_is_named_and_its_error_is_the_cause(
     ],
 )
 def test_a_server_that_let_nobody_in_ran_nothing(
-    protocol: ClientProtocol[OutgoingRequest], hello: Hello | None, outcomes: list[Outcome]
+    protocol: ClientProtocol, hello: Hello | None, outcomes: list[Outcome]
 ) -> None:
     refusal = ssl.SSLError(1, "certificate required")
     refusal.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"

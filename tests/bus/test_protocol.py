@@ -49,11 +49,11 @@ class Made:
         self.seen = (parts, one_way, left, id, metadata)
 
 
-def serving() -> ServerProtocol[Made]:
+def serving() -> ServerProtocol:
     return ServerProtocol(LIMITS, HELLO, ("client", 1))
 
 
-def asking(plain: bool = False) -> ClientProtocol[str]:
+def asking(plain: bool = False) -> ClientProtocol:
     return ClientProtocol(LIMITS, ("server", 2), plain)
 
 
@@ -77,7 +77,7 @@ def hello(**members: object) -> Message:
     return message(wire.HELLO, id=1, parts=[json.dumps(members).encode()])
 
 
-def received(role: ServerProtocol[Made], *messages: Message) -> list[Made]:
+def received(role: ServerProtocol, *messages: Message) -> list[Made]:
     """The requests that come of these messages."""
     made = [role.receive(each, Made) for each in messages]
     assert all(isinstance(each, Made) for each in made)

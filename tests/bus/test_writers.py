@@ -9,30 +9,12 @@ import pytest
 
 from helpers import LONG, turns, wait_until
 from ratchet._loop import loop_of
-from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._socket.interfaces import BROKEN, CLOSED, OPEN, StreamState, Unbounded
+from ratchet.bus._socket.interfaces import BROKEN, CLOSED, Stream, StreamState, Unbounded
 from ratchet.bus._socket.outbox import Outbox
 from ratchet.bus._socket.writers import Writers
 
 HIGH_WATER = 10
-
-
-class Stream:
-    """A connection that is open until it is said otherwise."""
-
-    state: StreamState = OPEN
-    peer: Address = "the peer"
-    limits = Limits()
-    input: Any = None
-
-    def shake_hands(self) -> None: ...
-    def abort(self, error: BaseException | None = None) -> None: ...
-    def all_sent(self) -> None: ...
-    def send_failed(self, error: OSError) -> None: ...
-    def lose_place(self, error: BaseException) -> None: ...
-    def gone(self) -> None: ...
-    def stalled(self) -> None: ...
 
 
 class Owner:
@@ -66,7 +48,7 @@ class Line:
     """Writers, with what they write to."""
 
     def __init__(self) -> None:
-        self.stream = Stream()
+        self.stream = Stream(Limits(), "the peer")
         self.owner = Owner()
         self.outbox = Outbox()
         self.writers = Writers(self.stream, self.owner, self.outbox, HIGH_WATER, loop_of(gevent.get_hub()))

@@ -7,7 +7,7 @@ connection is, except that it looks again when told.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Generic, Protocol, TypeVar
+from typing import Any
 
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
@@ -16,17 +16,7 @@ from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.budget import Budget
 
 
-class Reader(Protocol):
-    """A connection, as far as it matters here."""
-
-    def look_again(self) -> None:
-        """See `budget.Holder`."""
-
-
-Connection = TypeVar("Connection", bound=Reader)
-
-
-class Admission(Generic[Connection]):
+class Admission:
     """The intake of a server, as its connections use it.
 
     Attributes:
@@ -35,7 +25,7 @@ class Admission(Generic[Connection]):
         inbox: those of them that no thread has taken.
         limits: the server's own.
         budget: the memory for its requests.
-        connections: those that are open, in the order in which they came.
+        connections: those that are open, each a `budget.Holder`, in the order in which they came.
         hello: the server's own HELLO, as a frame.
         lost_casts: casts that came too late for a drain to run them.
     """
@@ -48,7 +38,7 @@ class Admission(Generic[Connection]):
         # One message always has room.
         most = max(limits.max_queued_bytes, limits.max_message)
         self.budget = Budget(intake.requests.hub, most, limits.stall_timeout)
-        self.connections: dict[Connection, None] = {}
+        self.connections: dict[Any, None] = {}
         self.hello = b""
         self.lost_casts = 0
 

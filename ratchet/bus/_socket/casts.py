@@ -14,7 +14,6 @@ from typing import Final
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import format_address
-from ratchet.bus._core.outgoing import OutgoingRequest
 from ratchet.bus._socket.protocol import ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.tls import refused_us
@@ -34,7 +33,7 @@ class Casts:
 
     __slots__ = ("_last", "_numbers", "_protocol", "_seen_undelivered", "_stream", "count", "last_sign")
 
-    def __init__(self, stream: MessageStream, protocol: ClientProtocol[OutgoingRequest]) -> None:
+    def __init__(self, stream: MessageStream, protocol: ClientProtocol) -> None:
         self._stream = stream
         self._protocol = protocol
         # The numbers of their frames that may not have left yet, and the last of all.

@@ -84,7 +84,7 @@ class ClientConnection(ClientRoute):
         # Weakly, because the loop keeps a stream alive, and so its connection.
         self._client = weakref.ref(client)
         self.decode = decode
-        self.protocol: ClientProtocol[OutgoingRequest] = ClientProtocol(limits, peer, plain)
+        self.protocol: ClientProtocol = ClientProtocol(limits, peer, plain)
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
         self.useful = False

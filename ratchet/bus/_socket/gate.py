@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ratchet.bus._core.incoming import IncomingRequest
-from ratchet.bus._socket.admission import Admission, Connection
+from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.budget import Share
 
 # In place of those that a gate makes when it needs them: most never do.  Nothing is ever put in.
@@ -33,7 +33,7 @@ class Gate:
 
     __slots__ = ("_admission", "_max_in_flight", "_share", "held_back", "held_back_size", "parked")
 
-    def __init__(self, admission: Admission[Connection], share: Share) -> None:
+    def __init__(self, admission: Admission, share: Share) -> None:
         self._admission = admission
         self._share = share
         self._max_in_flight = admission.limits.max_in_flight

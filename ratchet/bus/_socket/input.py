@@ -179,7 +179,7 @@ class Input:
             self._on_readable()
 
     def read_on(self) -> None:
-        """See `Receiver`."""
+        """TLS had to write in order to read, and has."""
         if self.reading and self._stream.state is not CLOSED:
             self._on_readable()
 
@@ -232,7 +232,7 @@ class Input:
                 self._output.peer_moved()
             were_paused, messages = self.requests_paused, self._decoder.feed(data)
             self._deliver(messages)
-            if were_paused and any(kind in REQUESTS for kind, *_ in messages):
+            if were_paused and _have_request(messages):
                 # It was too short for its head to be read alone.
                 self._stop_at_request()
             if self._decoder.partial and self._stream.state is not CLOSED:
@@ -350,3 +350,7 @@ class Input:
             self._stall.close()
         self.reading = False
         self._backlog = ()
+
+
+def _have_request(messages: Sequence[Message]) -> bool:
+    return any(message[0] in REQUESTS for message in messages)

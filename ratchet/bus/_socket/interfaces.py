@@ -32,26 +32,27 @@ class StreamState(enum.IntEnum):
 OPEN, CLOSING, BROKEN, CLOSED = StreamState
 
 
-class Receiver(Protocol):
-    """The half that receives, as the other one sees it."""
+class Stream:
+    """A connection, as its two halves see it.
+
+    Attributes:
+        limits: the bounds of this side.
+        peer: the peer's address.
+        state: how far it has got towards its end.
+    """
+
+    __slots__ = ("limits", "peer", "state")
+
+    def __init__(self, limits: Limits, peer: Address) -> None:
+        self.limits = limits
+        self.peer = peer
+        self.state: StreamState = OPEN
 
     def catch_up(self, late: float) -> None:
         """Read what has come, if the hub is so many seconds late."""
 
     def read_on(self) -> None:
         """TLS had to write in order to read, and has."""
-
-
-class Stream(Protocol):
-    """A connection, as its two halves see it."""
-
-    state: StreamState
-    peer: Address
-    limits: Limits
-
-    @property
-    def input(self) -> Receiver:
-        """The half that receives."""
 
     def shake_hands(self) -> None:
         """Get on with the handshake of TLS."""

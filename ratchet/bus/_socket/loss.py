@@ -6,27 +6,24 @@ not sent; of any other one nobody knows, unless the server did not let this side
 
 from __future__ import annotations
 
-from ratchet.bus._core.outgoing import OutgoingRequest
 from ratchet.bus._socket.protocol import ClientProtocol
 from ratchet.bus._socket.tls import refused_us
 from ratchet.errors import BusClosed, BusError, ConnectionLost, Outcome, ProtocolError, reason_of
 
 
-def fail_closed(protocol: ClientProtocol[OutgoingRequest], sent: int, message: str) -> None:
+def fail_closed(protocol: ClientProtocol, sent: int, message: str) -> None:
     """End them because this side has closed; `sent` is the number of the last frame that has left."""
     _fail_all(protocol, sent, BusClosed, message, None)
 
 
-def fail_lost(
-    protocol: ClientProtocol[OutgoingRequest], sent: int, server: str, error: BaseException | None
-) -> None:
+def fail_lost(protocol: ClientProtocol, sent: int, server: str, error: BaseException | None) -> None:
     """End them because the connection to `server` was lost in an error."""
     error_type = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
     _fail_all(protocol, sent, error_type, f"the connection to {server} was lost: {reason_of(error)}", error)
 
 
 def _fail_all(
-    protocol: ClientProtocol[OutgoingRequest],
+    protocol: ClientProtocol,
     sent: int,
     error_type: type[BusError],
     message: str,
@@ -40,7 +37,7 @@ def _fail_all(
     protocol.order.clear()
 
 
-def _outcome(protocol: ClientProtocol[OutgoingRequest], cause: BaseException | None, unsent: bool) -> Outcome:
+def _outcome(protocol: ClientProtocol, cause: BaseException | None, unsent: bool) -> Outcome:
     if protocol.hello is None and cause is not None and refused_us(cause):
         # A server that did not let this side in ran nothing that it sent.
         return Outcome.NOT_RUN

@@ -148,7 +148,7 @@ class Output:
         They leave in as few calls of the system as can be.  Otherwise it is as `write`.
         """
         outbox = self._outbox
-        if self._logs_frames:
+        if self.logs_frames:
             for frame in frames:
                 self._log_frame(frame)
         first = outbox.written + 1
@@ -280,7 +280,7 @@ class Output:
         if self._stall is not None:
             self._stall.move()
         if self._outbox:
-            self._stream.input.catch_up(LATE_FOR_BUSY)
+            self._stream.catch_up(LATE_FOR_BUSY)
         self.flush()
 
     def flush(self) -> None:
@@ -352,7 +352,7 @@ class Output:
         read_waits = self._transport.wants_write
         self.flush()
         if read_waits:
-            self._stream.input.read_on()
+            self._stream.read_on()
 
     def watch_stall(self) -> None:
         """The connection is to be closed, and the peer has to read on until then."""

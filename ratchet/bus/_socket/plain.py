@@ -24,7 +24,7 @@ class PlainSender:
 
     __slots__ = ("_casts", "_deferred", "_output", "_protocol", "_sending")
 
-    def __init__(self, output: Output, protocol: ClientProtocol[OutgoingRequest], casts: Casts) -> None:
+    def __init__(self, output: Output, protocol: ClientProtocol, casts: Casts) -> None:
         self._output = output
         self._protocol = protocol
         self._casts = casts

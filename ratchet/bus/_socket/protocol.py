@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, check_size, decode_metadata
@@ -27,13 +27,11 @@ from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.wire import Frame, Hello, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
-Request = TypeVar("Request")
-
 PLAIN_ID: Final = -1
 """The id of a plain request, which has none: its answer goes in the order of the requests."""
 
 
-MakeRequest = Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Request]
+MakeRequest = Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Any]
 """Makes a request of its parts, whether it is one-way, the milliseconds that are left (0 for no
 deadline), its id and its metadata."""
 
@@ -42,13 +40,13 @@ deadline), its id and its metadata."""
 _NONE: Final[dict[Any, Frame | None]] = {}
 
 
-class GivenUp(NamedTuple, Generic[Request]):
+class GivenUp(NamedTuple):
     """A client wants no answer to a request any more."""
 
-    request: Request
+    request: Any
 
 
-class ServerProtocol(Generic[Request]):
+class ServerProtocol:
     """The server's role, towards one client.
 
     Args:
@@ -88,9 +86,9 @@ class ServerProtocol(Generic[Request]):
     ) -> None:
         self._hello = hello
         self._peer = peer
-        self.open: dict[int, Request] = {}
+        self.open: dict[int, Any] = {}
         # Made on first use: most clients never need it.
-        self.plain: dict[Request, Frame | None] = _NONE
+        self.plain: dict[Any, Frame | None] = _NONE
         self.kept = 0
         # This side's own limits, or the client's if these are lower.
         self.max_message = limits.max_message
@@ -99,13 +97,11 @@ class ServerProtocol(Generic[Request]):
         self.extended = False
 
     @property
-    def unanswered(self) -> list[Request]:
+    def unanswered(self) -> list[Any]:
         """The requests that have no answer yet."""
         return [*self.open.values(), *(request for request, answer in self.plain.items() if answer is None)]
 
-    def receive(
-        self, message: Message, make_request: MakeRequest[Request]
-    ) -> Request | GivenUp[Request] | bytes | None:
+    def receive(self, message: Message, make_request: MakeRequest) -> Any:
         """Take a message that has come.
 
         Returns a request, which `make_request` has made, the end of one, a frame that is to be
@@ -167,24 +163,24 @@ class ServerProtocol(Generic[Request]):
             return wire.encode(wire.GOAWAY, 0, self.last_id, 0, ())
         return b""
 
-    def keep_answer(self, request: Request, frame: Frame) -> None:
+    def keep_answer(self, request: Any, frame: Frame) -> None:
         """Keep the answer of a plain request until its turn; an empty one for an error."""
         # Not again, nor one whose sending was interrupted when it had left.
         if request in self.plain and self.plain[request] is None:
             self.kept += size_of(frame)
             self.plain[request] = frame
 
-    def may_answer_now(self, request: Request) -> bool:
+    def may_answer_now(self, request: Any) -> bool:
         """Whether a plain request is the one that all others wait for."""
         return next(iter(self.plain), None) is request
 
-    def due_answer(self) -> tuple[Request, Frame] | None:
+    def due_answer(self) -> tuple[Any, Frame] | None:
         """The plain request whose turn it is, if it has its answer."""
         for request, frame in self.plain.items():
             return None if frame is None else (request, frame)
         return None
 
-    def answer_sent(self, request: Request, frame: Frame) -> None:
+    def answer_sent(self, request: Any, frame: Frame) -> None:
         """The answer that was due has been sent."""
         del self.plain[request]
         self.kept -= size_of(frame)
@@ -216,14 +212,14 @@ TRANSITIONS: Final[Mapping[tuple[ClientState, int], ClientState]] = {
 """Which kind of message leads from which state to another; all others leave it as it is."""
 
 
-Answer = tuple[Request | None, int | None, list[bytes]]
+Answer = tuple[Any, int | None, list[bytes]]
 """A request that is answered, None if nobody waits for it; why it failed, None if it has a
 response; and the parts of that, or type, message and traceback of the error.
 
 A bare tuple, as `wire.Message` is."""
 
 
-class ClientProtocol(Generic[Request]):
+class ClientProtocol:
     """The client's role, towards one server.
 
     Attributes:
@@ -260,7 +256,7 @@ class ClientProtocol(Generic[Request]):
         self.plain = plain
         self.state = READY if plain else GREETING
         self.hello: Hello | None = None
-        self.open: dict[int, Request] = {}
+        self.open: dict[int, Any] = {}
         self.order: deque[int] = deque()
         self.max_in_flight = wire.MAX_ID
         self.farewell = SERVER_DRAINS
@@ -302,7 +298,7 @@ class ClientProtocol(Generic[Request]):
             self._peer,
         )
 
-    def receive(self, message: Message) -> Answer[Request] | list[Request] | bytes | None:
+    def receive(self, message: Message) -> Answer | list[Any] | bytes | None:
         """Take a message that has come.
 
         Returns an answer, the requests that a draining server will not run, a frame that is
@@ -311,7 +307,7 @@ class ClientProtocol(Generic[Request]):
         `ProtocolError`, after which nothing more is to be received.
         """
         kind, _, id, arg, parts = message
-        event: Answer[Request] | list[Request] | bytes | None = None
+        event: Answer | list[Any] | bytes | None = None
         if kind == wire.RESPONSE:
             event = self.open.get(id), None, parts
         elif kind == wire.ERROR and id == wire.NO_ID:
@@ -343,7 +339,7 @@ class ClientProtocol(Generic[Request]):
         self.max_in_flight = hello.max_in_flight or self.max_in_flight
         self.hello = hello
 
-    def _sent_after(self, last_id: int) -> list[Request]:
+    def _sent_after(self, last_id: int) -> list[Any]:
         """The open requests that were sent after `last_id`."""
         # Ids go round, so "later" is the shorter way from the last one.
         return [

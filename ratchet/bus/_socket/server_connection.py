@@ -44,14 +44,14 @@ class ServerConnection(Route):
 
     __slots__ = ("admission", "budget", "gate", "protocol", "share", "stream")
 
-    def __init__(self, admission: Admission[ServerConnection], transport: Transport, peer: Address) -> None:
+    def __init__(self, admission: Admission, transport: Transport, peer: Address) -> None:
         super().__init__(in_process=False, peer=peer, flow=_NO_FLOW)
         self.admission = admission
         self.budget = admission.budget
         limits = admission.limits
         self.share = Share(admission.budget, self)
         self.gate = Gate(admission, self.share)
-        self.protocol: ServerProtocol[IncomingRequest] = ServerProtocol(limits, admission.hello, peer)
+        self.protocol: ServerProtocol = ServerProtocol(limits, admission.hello, peer)
         self.stream = MessageStream(transport, limits, self, peer)
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.input import Input
-from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, OPEN, StreamOwner, StreamState
+from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, OPEN, Stream, StreamOwner
 from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import READ_SIZE
@@ -30,15 +30,12 @@ from ratchet.errors import BusError, ConnectionLost
 _MOST_REST: Final = 8 * 1024 * 1024
 
 
-class MessageStream:
+class MessageStream(Stream):
     """A connected socket that carries messages.
 
     Attributes:
         output: the half that sends.
         input: the half that receives.
-        peer: the peer's address.
-        limits: the bounds of this side.
-        state: how far it has got towards its end.
         error: why it is closed; None if by this side, or if it is open.
         left_behind: bytes that were written and that the peer's side had not got when
             the connection was closed, as far as the system tells.
@@ -53,25 +50,20 @@ class MessageStream:
         "error",
         "input",
         "left_behind",
-        "limits",
         "output",
-        "peer",
-        "state",
     )
 
     def __init__(self, transport: Transport, limits: Limits, owner: StreamOwner, peer: Address) -> None:
+        super().__init__(limits, peer)
         self._hub: Hub = get_hub()
-        self.limits = limits
         self._owner = owner
         self._transport = transport
         # Made on first use: most connections never need it.
         self._delivery: DeliveryWatch | None = None
         # Whether what the peer said is to be read to its end, when nothing can be sent any more.
         self._wants_rest = True
-        self.state: StreamState = OPEN
         self.error: BaseException | None = None
         self.left_behind = 0
-        self.peer = peer
         self.output = Output(self, owner, transport, limits)
         self.input = Input(self, owner, self.output, transport, limits)
 
@@ -115,6 +107,14 @@ class MessageStream:
             self._close_when_delivered()
         else:
             self.output.watch_stall()
+
+    def catch_up(self, late: float) -> None:
+        """See `Stream`."""
+        self.input.catch_up(late)
+
+    def read_on(self) -> None:
+        """See `Stream`."""
+        self.input.read_on()
 
     def all_sent(self) -> None:
         """See `Stream`."""

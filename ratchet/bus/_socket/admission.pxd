@@ -1,0 +1,16 @@
+from ratchet.bus._core.incoming cimport IncomingRequest
+from ratchet.bus._core.incoming_requests cimport IncomingRequests
+from ratchet.bus._core.inbox cimport Inbox
+from ratchet.bus._socket.budget cimport Budget
+
+cdef class Admission:
+    cdef public object intake
+    cdef public IncomingRequests requests
+    cdef public Inbox inbox
+    cdef public object limits
+    cdef public Budget budget
+    cdef public dict connections
+    cdef public object hello
+    cdef public object lost_casts
+
+    cpdef object enqueue(self, IncomingRequest request)

@@ -1,0 +1,14 @@
+from ratchet.bus._core.incoming cimport IncomingRequest
+from ratchet.bus._socket.admission cimport Admission
+from ratchet.bus._socket.budget cimport Share
+
+cdef class Gate:
+    cdef Admission _admission
+    cdef Share _share
+    cdef Py_ssize_t _max_in_flight
+    cdef public dict parked
+    cdef public dict held_back
+    cdef public Py_ssize_t held_back_size
+
+    cpdef object hold_back(self, IncomingRequest request)
+    cpdef object drop(self, IncomingRequest request)

@@ -1,0 +1,32 @@
+from ratchet.bus._socket.interfaces cimport Stream
+from ratchet.bus._socket.output cimport Output
+from ratchet.bus._socket.stall cimport StallWatch
+from ratchet.bus._socket.transport cimport Transport
+from ratchet.bus._socket.wire cimport Decoder
+
+cdef class Input:
+    cdef Stream _stream
+    cdef object _owner
+    cdef object _budget
+    cdef Output _output
+    cdef Transport _transport
+    cdef Decoder _decoder
+    cdef object _backlog
+    cdef public bint reading
+    cdef public bint requests_paused
+    cdef bint _at_request
+    cdef public bint ended
+    cdef bint _receiving
+    cdef Py_ssize_t _received
+    cdef bint _expects_large
+    cdef double _caught_up
+    cdef StallWatch _stall
+    cdef object _loop
+    cdef object _reader
+
+    cpdef object pause_reading(self)
+    cpdef object pause_requests(self)
+    cpdef object catch_up(self, double late)
+    cpdef object _on_readable(self)
+    cpdef object _deliver(self, object messages)
+    cpdef object resume(self)

@@ -1,0 +1,31 @@
+from ratchet.bus._socket.acknowledge cimport AcknowledgeWatch
+from ratchet.bus._socket.interfaces cimport Stream
+from ratchet.bus._socket.outbox cimport Outbox
+from ratchet.bus._socket.stall cimport StallWatch
+from ratchet.bus._socket.transport cimport Transport
+from ratchet.bus._socket.writers cimport Writers
+
+cdef class Output:
+    cdef Stream _stream
+    cdef object _owner
+    cdef Transport _transport
+    cdef object _loop
+    cdef public bint logs_frames
+    cdef Outbox _outbox
+    cdef public Writers writers
+    cdef object _turn
+    cdef bint _flush_scheduled
+    cdef bint _keeps_records
+    cdef bint _tells_answers
+    cdef bint _sending
+    cdef AcknowledgeWatch _acknowledge
+    cdef StallWatch _stall
+    cdef object _writer
+
+    cpdef Py_ssize_t write(self, object frame) except -1
+    cpdef object _schedule_flush(self)
+    cpdef object write_later(self, object frame)
+    cpdef Py_ssize_t _send(self, object data) except -1
+    cpdef object flush(self)
+    cpdef object _send_outbox(self)
+    cpdef object peer_moved(self)

@@ -1,0 +1,30 @@
+cdef class ServerProtocol:
+    cdef object _hello
+    cdef object _peer
+    cdef public dict open
+    cdef public dict plain
+    cdef public Py_ssize_t kept
+    cdef public Py_ssize_t max_message
+    cdef public Py_ssize_t max_parts
+    cdef public long long last_id
+    cdef public bint extended
+
+    cpdef object receive(self, object message, object make_request)
+    cpdef object response(self, object id, object parts)
+
+cdef class ClientProtocol:
+    cdef object _limits
+    cdef object _peer
+    cdef public bint plain
+    cdef public object state
+    cdef public object hello
+    cdef public dict open
+    cdef public object order
+    cdef public long long max_in_flight
+    cdef public object farewell
+    cdef public bint turned_away
+    cdef public bint narrow
+    cdef public long long _last_id
+
+    cpdef tuple request(self, int flags, object arg, object parts)
+    cpdef object receive(self, object message)

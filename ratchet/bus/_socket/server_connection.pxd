@@ -1,0 +1,18 @@
+from ratchet.bus._core.incoming cimport IncomingRequest, Route
+from ratchet.bus._socket.admission cimport Admission
+from ratchet.bus._socket.budget cimport Budget, Share
+from ratchet.bus._socket.gate cimport Gate
+from ratchet.bus._socket.protocol cimport ServerProtocol
+from ratchet.bus._socket.stream cimport MessageStream
+
+cdef class ServerConnection(Route):
+    cdef public Admission admission
+    cdef public Budget budget
+    cdef public Gate gate
+    cdef public ServerProtocol protocol
+    cdef public Share share
+    cdef public MessageStream stream
+
+    cpdef bint _answer(self, IncomingRequest request, object frame) except -1
+    cpdef object _finish(self, IncomingRequest request)
+    cpdef object message_received(self, object message)
