@@ -163,16 +163,16 @@ def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
 def decoder(from_bus: FromBus[Object] | None, name: str) -> Decode[Object]:
     """Wrap a function that receives, so that it is called with as much as it requires."""
     if from_bus is None:
-        return _body  # type: ignore[return-value]
+        return body_of  # type: ignore[return-value]
     _check_function(from_bus, name)
     required = required_arguments(from_bus)
     if required == 2:
-        return lambda parts, address: from_bus(_body(parts), list(parts[1:]))
+        return lambda parts, address: from_bus(body_of(parts), list(parts[1:]))
     if required == 3:
-        return lambda parts, address: from_bus(_body(parts), list(parts[1:]), address)
+        return lambda parts, address: from_bus(body_of(parts), list(parts[1:]), address)
     if required > 3:
         raise TypeError(f"{name} must take the body, the attachments and the address at most: {from_bus!r}")
-    return lambda parts, address: from_bus(_body(parts))
+    return lambda parts, address: from_bus(body_of(parts))
 
 
 def server_functions(
@@ -219,7 +219,7 @@ def _encode_bytes(body: bytes) -> Sequence[bytes]:
     return [body]
 
 
-def _body(parts: Sequence[bytes], address: PeerAddress = None) -> bytes:
+def body_of(parts: Sequence[bytes], address: PeerAddress = None) -> bytes:
     """The first part; a message of no parts is an empty body.  As a `Decode`, bytes as they are."""
     return parts[0] if parts else b""
 

@@ -240,16 +240,17 @@ def test_the_first_word_says_what_this_side_takes_and_the_plain_form_has_none() 
 
 def test_ids_go_round_and_skip_those_that_are_open() -> None:
     role = asking()
-    assert role.request(0, 0, [b"x"])[0] == 1
+    assert role.new_id() == 1
     role.open[2] = "open"
-    assert role.request(0, 0, [b"x"])[0] == 3
+    assert role.new_id() == 3
     role._last_id = wire.MAX_ID
-    assert role.request(0, 0, [b"x"])[0] == 1
+    assert role.new_id() == 1
 
 
 def test_an_answer_names_the_request_of_its_id() -> None:
     role = asking()
-    id, frame = role.request(wire.ONE_WAY, 30, [b"question"])
+    id = role.new_id()
+    frame = role.request(id, wire.ONE_WAY, 30, [b"question"])
     assert decoded(frame) == (wire.REQUEST, wire.ONE_WAY, id, 30, [b"question"])
     role.open[id] = "request"
     assert role.receive(message(wire.RESPONSE, id=id, parts=[b"answer"])) == ("request", None, [b"answer"])
@@ -263,7 +264,8 @@ def test_plain_answers_are_told_by_their_order_also_of_those_that_were_given_up(
     role = asking(plain=True)
     assert role.state is READY
     for name in ("first", "given up", "third"):
-        id, frame = role.request(0, 0, [name.encode()])
+        id = role.new_id()
+        frame = role.request(id, 0, 0, [name.encode()])
         assert decoded(frame)[0] == wire.PLAIN
         role.open[id] = name
         role.order.append(id)

@@ -22,8 +22,9 @@ from helpers import LONG, active_watchers, turns, wait_until
 from ratchet._wait import waiting_on
 from ratchet.bus._core.address import TcpEndpoint
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.recipient import Recipient
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.interfaces import CLOSING, StreamOwner, Unbounded
+from ratchet.bus._socket.interfaces import CLOSING, Unbounded
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
@@ -71,7 +72,7 @@ class CountingSocket:
         self.real.close()
 
 
-class Owner(StreamOwner):
+class Owner(Recipient):
     """Notes what it is told, in order."""
 
     budget = Unbounded()

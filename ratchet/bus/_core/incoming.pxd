@@ -1,10 +1,11 @@
 from ratchet.bus._core.fair_queue cimport Flow, Queued
 from ratchet.bus._core.incoming_requests cimport IncomingRequests
 from ratchet.bus._core.outgoing cimport OutgoingRequest
+from ratchet.bus._core.recipient cimport Recipient
 
 cdef class IncomingRequest(Queued)
 
-cdef class Route:
+cdef class Route(Recipient):
     cdef public Flow flow
     cdef public bint in_process
     cdef public object peer

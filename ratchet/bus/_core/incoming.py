@@ -46,6 +46,7 @@ from ratchet.bus._core.incoming_states import (
 )
 from ratchet.bus._core.outgoing import UNENDED as CLIENT_WAITS
 from ratchet.bus._core.outgoing import OutgoingRequest
+from ratchet.bus._core.recipient import Recipient
 from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import AlreadyAnswered
 
@@ -53,7 +54,7 @@ _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _ABANDONED: Final = "the server took the request and will not answer it"
 
 
-class Route:
+class Route(Recipient):
     """How answers get back to a client: a connection, or the client's side itself.
 
     A base class, and no protocol, so that the compiled build calls it as directly as any other.

@@ -1,9 +1,10 @@
 from ratchet cimport _native
 from ratchet._run_queue cimport RunQueue
+from ratchet.bus._core.recipient cimport Recipient
 
 cdef class OutgoingRequest
 
-cdef class ClientRoute:
+cdef class ClientRoute(Recipient):
     cdef public object hub
     cdef public object run_callback
     cdef public RunQueue run_queue

@@ -27,6 +27,7 @@ from ratchet._run_queue import run_queue_of
 from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
+from ratchet.bus._core.recipient import Recipient
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode, PeerAddress
 from ratchet.errors import BusError, BusTimeout, Cancelled, Outcome
@@ -79,7 +80,7 @@ ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
 UNENDED: Final = (WAITING, EXPIRED)
 
 
-class ClientRoute:
+class ClientRoute(Recipient):
     """The way to the server, as the requests of one client use it.
 
     Attributes:

@@ -12,5 +12,6 @@ cdef class Admission:
     cdef public dict connections
     cdef public object hello
     cdef public object lost_casts
+    cdef public bint takes_bodies
 
     cpdef object enqueue(self, IncomingRequest request)

@@ -28,6 +28,7 @@ class Admission:
         connections: those that are open, each a `budget.Holder`, in the order in which they came.
         hello: the server's own HELLO, as a frame.
         lost_casts: casts that came too late for a drain to run them.
+        takes_bodies: whether requests are the bytes of their first parts, as they are.
     """
 
     def __init__(self, intake: Intake, limits: Limits) -> None:
@@ -41,6 +42,7 @@ class Admission:
         self.connections: dict[Any, None] = {}
         self.hello = b""
         self.lost_casts = 0
+        self.takes_bodies = self.requests.decode is None
 
     def enqueue(self, request: IncomingRequest) -> None:
         """Let a thread take a request that has come."""

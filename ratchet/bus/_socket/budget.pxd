@@ -14,7 +14,7 @@ cdef class Share:
     cpdef object note_unsent(self, Py_ssize_t size)
 
 cdef class Budget(Watch):
-    cdef double _most
+    cdef Py_ssize_t _most
     cdef double _timeout
     cdef public Py_ssize_t taken
     cdef Py_ssize_t _unsent

@@ -5,8 +5,9 @@ from ratchet.bus._socket.stream cimport MessageStream
 
 cdef class ClientConnection(ClientRoute):
     cdef object _client
-    cdef object _decode
-    cdef object _plain
+    cdef public object decode
+    cdef public object plain_sender
+    cdef bint _takes_bodies
     cdef object _window
     cdef public Casts casts
     cdef public ClientProtocol protocol
@@ -15,3 +16,5 @@ cdef class ClientConnection(ClientRoute):
 
     cpdef object send(self, object owner, object request, int flags, object arg, object parts)
     cpdef object message_received(self, object message)
+    cpdef object short_received(self, int kind, int flags, long id, long arg, bytes body)
+    cpdef object _succeed(self, OutgoingRequest transaction, object response)

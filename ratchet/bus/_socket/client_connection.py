@@ -37,7 +37,7 @@ from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message
-from ratchet.bus.codecs import Decode
+from ratchet.bus.codecs import Decode, body_of
 from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError, Rejected, reason_of
 
 Request = TypeVar("Request")
@@ -61,6 +61,7 @@ class ClientConnection(ClientRoute):
 
     __slots__ = (
         "_client",
+        "_takes_bodies",
         "_window",
         "casts",
         "decode",
@@ -83,7 +84,8 @@ class ClientConnection(ClientRoute):
         super().__init__(get_hub(), counters, peer)
         # Weakly, because the loop keeps a stream alive, and so its connection.
         self._client = weakref.ref(client)
-        self.decode = decode
+        self._takes_bodies = decode is body_of
+        self.decode = None if self._takes_bodies else decode
         self.protocol: ClientProtocol = ClientProtocol(limits, peer, plain)
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
@@ -117,8 +119,8 @@ class ClientConnection(ClientRoute):
         """Send a request of its client, whose parts are checked; does not block."""
         protocol = self.protocol
         transaction: ClientTransaction[Request, Any] = ClientTransaction(owner, self, request, self.decode)
-        id, frame = protocol.request(flags, arg, parts)
-        transaction.id = id
+        transaction.id = id = protocol.new_id()
+        frame = protocol.request(id, flags, arg, parts)
         plain = protocol.plain
         try:
             if not flags & wire.ONE_WAY:
@@ -262,12 +264,7 @@ class ClientConnection(ClientRoute):
         if type(event) is tuple:
             transaction, reason, parts = event
             if reason is None and transaction is not None and transaction.state is WAITING:
-                # Almost every message is one of these.
-                self.useful = True
-                transaction.succeed(parts)
-                protocol.open.pop(transaction.id, None)
-                if self._window.waits or protocol.state is DRAINING:
-                    self._on_ended()
+                self._succeed(transaction, body_of(parts) if self._takes_bodies else parts)
             else:
                 self._on_answer(transaction, reason, parts)
         elif isinstance(event, bytes):
@@ -283,6 +280,25 @@ class ClientConnection(ClientRoute):
             client = self._client()
             if client is not None:
                 client.on_hello(self)
+
+    def short_received(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> None:
+        protocol = self.protocol
+        if kind == wire.RESPONSE and protocol.hello is not None and not protocol.plain:
+            transaction: OutgoingRequest | None = protocol.open.get(id)
+            if transaction is not None and transaction.state is WAITING:
+                # Almost every message is one of these.
+                self._succeed(transaction, body if self._takes_bodies else [body])
+                return
+        self.message_received((kind, flags, id, arg, [body]))
+
+    def _succeed(self, transaction: OutgoingRequest, response: Any) -> None:
+        """One that waits has its response."""
+        protocol = self.protocol
+        self.useful = True
+        transaction.succeed(response)
+        protocol.open.pop(transaction.id, None)
+        if self._window.waits or protocol.state is DRAINING:
+            self._on_ended()
 
     def _on_answer(self, transaction: OutgoingRequest | None, reason: int | None, parts: list[bytes]) -> None:
         if transaction is None:

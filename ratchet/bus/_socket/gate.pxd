@@ -10,5 +10,6 @@ cdef class Gate:
     cdef public dict held_back
     cdef public Py_ssize_t held_back_size
 
+    cpdef bint has_room(self) except -1
     cpdef object hold_back(self, IncomingRequest request)
     cpdef object drop(self, IncomingRequest request)

@@ -41,7 +41,6 @@ class Gate:
         self.held_back: dict[IncomingRequest, int] = _NONE
         self.held_back_size = 0
 
-    @property
     def has_room(self) -> bool:
         """Whether one more request may be let in.
 
@@ -87,7 +86,7 @@ class Gate:
             if request in self.parked and not is_writable(request):
                 # A plain one whose turn to be answered is far: it would be parked again.
                 continue
-            if request in self.held_back and not self.has_room:
+            if request in self.held_back and not self.has_room():
                 break
             self._enqueue(request)
 

@@ -1,12 +1,13 @@
+from ratchet.bus._core.recipient cimport Recipient
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.output cimport Output
 from ratchet.bus._socket.stall cimport StallWatch
 from ratchet.bus._socket.transport cimport Transport
-from ratchet.bus._socket.wire cimport Decoder
+from ratchet.bus._socket.wire cimport Decoder, Sink
 
-cdef class Input:
+cdef class Input(Sink):
     cdef Stream _stream
-    cdef object _owner
+    cdef Recipient _owner
     cdef object _budget
     cdef Output _output
     cdef Transport _transport
@@ -28,5 +29,6 @@ cdef class Input:
     cpdef object pause_requests(self)
     cpdef object catch_up(self, double late)
     cpdef object _on_readable(self)
+    cpdef object _deliver_data(self, bytes data)
     cpdef object _deliver(self, object messages)
     cpdef object resume(self)

@@ -28,7 +28,7 @@ from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE, next_size
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus._socket.wire import LARGE, REQUESTS, Decoder, Message
+from ratchet.bus._socket.wire import LARGE, REQUESTS, Decoder, Message, Sink
 from ratchet.errors import ConnectionLost
 
 _READ: Final = 1  # libev's event bit
@@ -39,7 +39,7 @@ _MOST_READS: Final = 1_000
 LATE_FOR_QUIET: Final = 0.001
 
 
-class Input:
+class Input(Sink):
     """The messages that come on one connection.
 
     Attributes:
@@ -230,14 +230,10 @@ class Input:
             self._received += 1
             if self._stream.state is CLOSING:
                 self._output.peer_moved()
-            were_paused, messages = self.requests_paused, self._decoder.feed(data)
-            self._deliver(messages)
-            if were_paused and _have_request(messages):
-                # It was too short for its head to be read alone.
-                self._stop_at_request()
-            if self._decoder.partial and self._stream.state is not CLOSED:
+            self._deliver_data(data)
+            if decoder.partial and self._stream.state is not CLOSED:
                 self._note_partial()
-                if self.reading and len(data) == HEAD_READ_SIZE and self._decoder.missing >= READ_SIZE:
+                if self.reading and len(data) == HEAD_READ_SIZE and decoder.missing >= READ_SIZE:
                     self._receiving = False
                     self._on_readable()
             if size < READ_SIZE:
@@ -247,6 +243,28 @@ class Input:
             raise
         finally:
             self._receiving = False
+
+    def _deliver_data(self, data: bytes) -> None:
+        """Tell the owner of the messages that end in what was received."""
+        decoder = self._decoder
+        if not (decoder.partial or self.requests_paused or self._output.logs_frames or decoder.error is not None):
+            position = decoder.decode_short(data, 0, self)
+            if position == len(data):
+                return
+            data = data[position:]
+            if not self.reading:
+                self._backlog = decoder.feed(data)
+                return
+        were_paused, messages = self.requests_paused, decoder.feed(data)
+        self._deliver(messages)
+        if were_paused and _have_request(messages):
+            # It was too short for its head to be read alone.
+            self._stop_at_request()
+
+    def take(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> bool:
+        """See `Sink`."""
+        self._owner.short_received(kind, flags, id, arg, body)
+        return self.reading
 
     def _read_pending_soon(self) -> None:
         """Go on with what TLS holds of a record that was read in part."""
@@ -264,7 +282,7 @@ class Input:
         elif not self._at_request:
             self.watch_stall()
 
-    def take(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         """Tell the owner of what somebody else has received."""
         self._deliver(self._decoder.feed(data))
 

@@ -110,7 +110,10 @@ class StreamOwner(Protocol):
         """
 
     def message_received(self, message: Message) -> None:
-        """A whole message has come."""
+        """See `Recipient`."""
+
+    def short_received(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> None:
+        """See `Recipient`."""
 
     def eof_received(self) -> None:
         """The peer sends no more; it may still read."""

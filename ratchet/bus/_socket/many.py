@@ -36,9 +36,10 @@ def send_some(connection: ClientConnection, owner: object, many: ManyRequests, a
         transaction: ClientTransaction[Any, Any] = ClientTransaction(
             owner, connection, many.requests[index], connection.decode
         )
-        transaction.id, frame = protocol.request(flags, arg, parts)
+        transaction.id = id = protocol.new_id()
+        frame = protocol.request(id, flags, arg, parts)
         many.add(transaction)
-        protocol.open[transaction.id] = transaction
+        protocol.open[id] = transaction
         frames.append(frame)
         size += size_of(frame)
         if size >= high_water:

@@ -1,3 +1,5 @@
+from ratchet.bus._socket cimport wire
+
 cdef class ServerProtocol:
     cdef object _hello
     cdef object _peer
@@ -10,6 +12,7 @@ cdef class ServerProtocol:
     cdef public bint extended
 
     cpdef object receive(self, object message, object make_request)
+    cpdef object note_request(self, object id, bint one_way)
     cpdef object response(self, object id, object parts)
 
 cdef class ClientProtocol:
@@ -26,5 +29,6 @@ cdef class ClientProtocol:
     cdef public bint narrow
     cdef public long long _last_id
 
-    cpdef tuple request(self, int flags, object arg, object parts)
+    cpdef object new_id(self)
+    cpdef object request(self, object id, int flags, object arg, object parts)
     cpdef object receive(self, object message)

@@ -110,14 +110,12 @@ class ServerProtocol:
         """
         kind, flags, id, arg, parts = message
         if kind == wire.REQUEST:
-            self.extended = True
             metadata = decode_metadata(parts.pop()) if flags & wire.METADATA else None
-            self.last_id = id
-            if flags & wire.ONE_WAY:
-                return make_request(parts, True, arg, id, metadata)
-            if id in self.open:
-                raise ProtocolError(f"the id {id} is used twice at once")
-            self.open[id] = request = make_request(parts, False, arg, id, metadata)
+            one_way = bool(flags & wire.ONE_WAY)
+            self.note_request(id, one_way)
+            request = make_request(parts, one_way, arg, id, metadata)
+            if not one_way:
+                self.open[id] = request
             return request
         if kind == wire.PLAIN:
             request = make_request(parts, False, 0, PLAIN_ID, None)
@@ -138,6 +136,16 @@ class ServerProtocol:
         if kind != wire.PONG:
             raise ProtocolError(f"a client sent a message of kind {kind}")
         return None
+
+    def note_request(self, id: int, one_way: bool) -> None:
+        """Note that an extended request has come, which is to be entered unless it is one-way.
+
+        Raises `ProtocolError`, as `receive` does.
+        """
+        self.extended = True
+        self.last_id = id
+        if not one_way and id in self.open:
+            raise ProtocolError(f"the id {id} is used twice at once")
 
     def response(self, id: int, parts: Sequence[bytes]) -> Frame:
         """The answer to a request; raises `MessageTooLarge`."""
@@ -271,15 +279,19 @@ class ClientProtocol:
         limits = self._limits
         return wire.encode_hello(Hello(max_message=limits.max_message, max_parts=limits.max_parts))
 
-    def request(self, flags: int, arg: int, parts: Sequence[bytes]) -> tuple[int, Frame]:
-        """A new request: its id, which no open one has, and its frame."""
+    def new_id(self) -> int:
+        """The id of a new request, which no open one has."""
         # Noted at once: a signal handler may send something in the middle of this.
         self._last_id = id = self._last_id % wire.MAX_ID + 1
         while id in self.open:
             self._last_id = id = id % wire.MAX_ID + 1
+        return id
+
+    def request(self, id: int, flags: int, arg: int, parts: Sequence[bytes]) -> Frame:
+        """The frame of a request with a new id."""
         if self.plain:
-            return id, wire.frame(wire.PLAIN, 0, 0, 0, parts)
-        return id, wire.frame(wire.REQUEST, flags, id, arg, parts)
+            return wire.frame(wire.PLAIN, 0, 0, 0, parts)
+        return wire.frame(wire.REQUEST, flags, id, arg, parts)
 
     def cancel(self, ids: Sequence[int]) -> bytes:
         """Word that nobody waits for these any more; empty in the plain form."""

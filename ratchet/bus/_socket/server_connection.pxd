@@ -15,4 +15,8 @@ cdef class ServerConnection(Route):
 
     cpdef bint _answer(self, IncomingRequest request, object frame) except -1
     cpdef object _finish(self, IncomingRequest request)
+    cpdef bint is_writable(self, IncomingRequest request) except -1
     cpdef object message_received(self, object message)
+    cpdef object short_received(self, int kind, int flags, long id, long arg, bytes body)
+    cpdef object _admit(self, IncomingRequest request, Py_ssize_t size)
+    cpdef IncomingRequest _new_request(self, object message, bint one_way, object left, object id, object metadata)

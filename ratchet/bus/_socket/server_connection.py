@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
@@ -25,14 +25,15 @@ from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.admission import Admission
-from ratchet.bus._socket.budget import Share, size_of
+from ratchet.bus._socket.budget import OVERHEAD, Share, size_of
 from ratchet.bus._socket.gate import Gate
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING
 from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus._socket.wire import Frame, Message
+from ratchet.bus._socket.wire import METADATA, ONE_WAY, REQUEST, Frame, Message
+from ratchet.bus.codecs import body_of
 from ratchet.errors import BusError, ConnectionLost, ProtocolError, reason_of
 
 # The flow of every connection that has not asked anything yet: many never do.
@@ -241,24 +242,46 @@ class ServerConnection(Route):
             self.protocol_error(error, None)
             return
         if isinstance(event, IncomingRequest):
-            share, gate, budget = self.share, self.gate, self.budget
-            let_in = not gate.held_back and (self.admission.intake.life is DRAINING or gate.has_room)
             size = size_of(event.message, event.metadata)
-            share.unfinished[event] = size
-            share.size += size
-            budget.taken += size
-            if share.begun_size:
-                share.drop_begun()
-            if let_in:
-                self.admission.enqueue(event)
-            else:
-                gate.hold_back(event)
-            if (budget.taken >= budget.soft_limit or gate.held_back) and self._has_too_much:
-                self._pause_requests()
+            if self.admission.takes_bodies:
+                event.message = body_of(event.message)
+            self._admit(event, size)
         elif isinstance(event, bytes):
             self.stream.output.write(event)
         elif isinstance(event, GivenUp):
             self._cancel(event.request)
+
+    def short_received(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> None:
+        if kind != REQUEST or flags & METADATA:
+            self.message_received((kind, flags, id, arg, [body]))
+            return
+        one_way = flags & ONE_WAY != 0
+        try:
+            self.protocol.note_request(id, one_way)
+        except ProtocolError as error:
+            self.protocol_error(error, None)
+            return
+        message: Any = body if self.admission.takes_bodies else [body]
+        request = self._new_request(message, one_way, arg, id, None)
+        if not one_way:
+            self.protocol.open[id] = request
+        self._admit(request, OVERHEAD + len(body))
+
+    def _admit(self, request: IncomingRequest, size: int) -> None:
+        """Let a request of so many bytes in, or hold it back until there is room."""
+        share, gate, budget = self.share, self.gate, self.budget
+        let_in = not gate.held_back and (gate.has_room() or self.admission.intake.life is DRAINING)
+        share.unfinished[request] = size
+        share.size += size
+        budget.taken += size
+        if share.begun_size:
+            share.drop_begun()
+        if let_in:
+            self.admission.enqueue(request)
+        else:
+            gate.hold_back(request)
+        if (budget.taken >= budget.soft_limit or gate.held_back) and self._has_too_much:
+            self._pause_requests()
 
     def message_begun(self, size: int) -> bool:
         if self.admission.intake.life is DRAINING:
@@ -269,7 +292,7 @@ class ServerConnection(Route):
         return False
 
     def _new_request(
-        self, parts: list[bytes], one_way: bool, left: int, id: int, metadata: Mapping[str, str] | None
+        self, message: Any, one_way: bool, left: int, id: int, metadata: Mapping[str, str] | None
     ) -> IncomingRequest:
         if self.flow is _NO_FLOW:
             self.flow = Flow()
@@ -278,7 +301,7 @@ class ServerConnection(Route):
             now = _clock.monotonic()
             deadline, half_time = now + left / 1000, now + left / 2000
         request = IncomingRequest(
-            self.admission.requests, self, parts, one_way, deadline, id, None, half_time
+            self.admission.requests, self, message, one_way, deadline, id, None, half_time
         )
         if metadata is not None:
             request.metadata = metadata

@@ -219,7 +219,7 @@ class MessageStream(Stream):
             if not data:
                 self.abort(error)
                 return
-            self.input.take(data)
+            self.input.deliver(data)
         except BaseException as interrupt:
             self.lose_place(interrupt)
             raise

@@ -1,5 +1,13 @@
 cimport cython
 
+from ratchet.bus._socket cimport heads
+
+cdef class Sink:
+    cpdef bint take(self, int kind, int flags, long id, long arg, bytes body) except -1
+
+cdef class _Messages(Sink):
+    cdef list _messages
+
 cdef class Decoder:
     cdef public object error
     cdef public bint partial
@@ -15,3 +23,11 @@ cdef class Decoder:
     cdef object _length
 
     cpdef list feed(self, bytes data)
+    @cython.locals(
+        end=cython.Py_ssize_t, last=cython.Py_ssize_t, start=cython.Py_ssize_t, stop=cython.Py_ssize_t,
+        word=cython.long, kind=cython.int, flags=cython.int, id=cython.long, arg=cython.long,
+        length=cython.long, max_message=cython.Py_ssize_t,
+    )
+    cpdef Py_ssize_t decode_short(self, bytes data, Py_ssize_t position, Sink sink) except -1
+
+cpdef object frame(int kind, int flags, object id, object arg, object parts)

@@ -22,6 +22,7 @@ from io import BytesIO
 from typing import Final, TypeAlias
 
 from ratchet.bus._core.faults import MAX_ERROR_TEXT, json_object
+from ratchet.bus._socket import heads
 from ratchet.bus._socket.pages import WORTH_ROOM, with_room
 from ratchet.bus._socket.read_size import LARGE_READ_SIZE
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
@@ -76,8 +77,6 @@ Frame: TypeAlias = "bytes | list[bytes]"
 _PLAIN_HEAD: Final = struct.Struct(">H")
 _HEAD: Final = struct.Struct(">HBBII")
 _LENGTH: Final = struct.Struct(">I")
-_HEAD_AND_LENGTH: Final = struct.Struct(">HBBIII")
-_ONE_PART: Final = EXTENDED | 1
 _PLAIN_HEAD_AND_LENGTH: Final = struct.Struct(">HI")
 # A body of this many bytes is sent from where it is: that takes a second buffer in
 # the system call, and a copy of it would take longer from here on.
@@ -95,8 +94,9 @@ def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> F
     if len(parts) == 1 and kind != PLAIN:
         body = parts[0]
         length = len(body)
-        head: bytes = _HEAD_AND_LENGTH.pack(_ONE_PART, kind, flags, id, arg, length)
-        return head + body if length < WORTH_NO_COPY else [head, body]
+        if length < WORTH_NO_COPY:
+            return heads.join(kind, flags, id, arg, body)
+        return [_HEAD.pack(heads.ONE_PART, kind, flags, id, arg) + _LENGTH.pack(length), body]
     if kind == PLAIN:
         if len(parts) == 1 and len(parts[0]) < WORTH_NO_COPY:
             return _PLAIN_HEAD_AND_LENGTH.pack(1, len(parts[0])) + parts[0]
@@ -161,6 +161,29 @@ def decode_hello(part: bytes) -> Hello:
     return Hello(**numbers, server=server, features=tuple(features))
 
 
+class Sink:
+    """Takes messages of one part as they are decoded."""
+
+    __slots__ = ()
+
+    def take(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> bool:
+        """Take one.  False if no more are to come for now."""
+        raise NotImplementedError
+
+
+class _Messages(Sink):
+    """Keeps them, in the list of all that is decoded."""
+
+    __slots__ = ("_messages",)
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+
+    def take(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> bool:
+        self._messages.append((kind, flags, id, arg, [body]))
+        return True
+
+
 class Decoder:
     """Takes bytes as they come, and gives back the messages that are whole.
 
@@ -218,7 +241,7 @@ class Decoder:
         if self.error is not None:
             return messages
         if self._head is None and self._held is None:
-            position = self._decode_short(data, 0, messages)
+            position = self.decode_short(data, 0, _Messages(messages))
             if position == len(data):
                 return messages
             data = data[position:]
@@ -284,7 +307,7 @@ class Decoder:
         position = 0
         while True:
             if self._head is None:
-                position = self._decode_short(data, position, messages)
+                position = self.decode_short(data, position, _Messages(messages))
                 next_position = self._decode_head(data, position)
                 if next_position is not None and not self._parts_left:
                     self._end_message(messages)
@@ -296,13 +319,16 @@ class Decoder:
                 return position
             position = next_position
 
-    def _decode_short(self, data: bytes, position: int, messages: list[Message]) -> int:
-        """Decode the common case in one go: requests and responses of one part, as many as there are."""
+    def decode_short(self, data: bytes, position: int, sink: Sink) -> int:
+        """Decode the common case in one go: requests and responses of one part, as many as are whole.
+
+        Only between messages.  Returns where the rest begins.
+        """
         end, max_message = len(data), self._max_message
-        last, unpack = end - 16, _HEAD_AND_LENGTH.unpack_from
+        last = end - heads.SIZE
         while position <= last:
-            word, kind, flags, id, arg, length = unpack(data, position)
-            start = position + 16
+            word, kind, flags, id, arg, length = heads.split(data, position)
+            start = position + heads.SIZE
             stop = start + length
             if word == 1:
                 # In the plain form, whose head is shorter by 10 bytes.
@@ -311,19 +337,18 @@ class Decoder:
                 stop = start + length
                 if stop > end or length > max_message:
                     break
-                messages.append((PLAIN, 0, 0, 0, [data[start:stop]]))
-                position = stop
-                continue
-            if (
+                kind, flags, id, arg = PLAIN, 0, 0, 0
+            elif (
                 stop > end
-                or word != _ONE_PART
+                or word != heads.ONE_PART
                 or kind > RESPONSE
                 or flags & _CRITICAL_UNKNOWN_FLAGS
                 or length > max_message
             ):
                 break
-            messages.append((kind, flags, id, arg, [data[start:stop]]))
             position = stop
+            if not sink.take(kind, flags, id, arg, data[start:stop]):
+                break
         return position
 
     def _decode_head(self, data: bytes, position: int) -> int | None:

@@ -1,0 +1,23 @@
+"""Whom a connection tells of the messages that come.
+
+It stands below both kinds of route, because a connection is one, and because a class of the
+compiled build has one base, by which it is called directly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Recipient:
+    """Is told of messages, from the hub or from a thread that sends; must not block."""
+
+    __slots__ = ()
+
+    def message_received(self, message: Any) -> None:
+        """A whole message has come: kind, flags, id, arg and parts."""
+        raise NotImplementedError
+
+    def short_received(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> None:
+        """The same for one part, as almost all have: without a tuple and a list for it."""
+        self.message_received((kind, flags, id, arg, [body]))
