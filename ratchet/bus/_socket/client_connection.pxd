@@ -1,4 +1,5 @@
 from ratchet.bus._core.outgoing cimport ClientRoute, OutgoingRequest
+from ratchet.bus._socket cimport heads
 from ratchet.bus._socket.casts cimport Casts
 from ratchet.bus._socket.protocol cimport ClientProtocol
 from ratchet.bus._socket.stream cimport MessageStream
@@ -14,6 +15,7 @@ cdef class ClientConnection(ClientRoute):
     cdef public MessageStream stream
     cdef public bint useful
 
+    cpdef bint is_full(self) except -1
     cpdef object send(self, object owner, object request, int flags, object arg, object parts)
     cpdef object message_received(self, object message)
     cpdef object short_received(self, int kind, int flags, long id, long arg, bytes body)

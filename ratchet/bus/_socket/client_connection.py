@@ -27,7 +27,7 @@ from ratchet.bus._core.faults import SENT_BEFORE_FORK, Reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, ClientRoute, OutgoingRequest
 from ratchet.bus._core.stats import Counters
-from ratchet.bus._socket import wire
+from ratchet.bus._socket import heads, wire
 from ratchet.bus._socket.casts import Casts
 from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner, Unbounded
 from ratchet.bus._socket.loss import fail_closed, fail_lost
@@ -123,7 +123,7 @@ class ClientConnection(ClientRoute):
         frame = protocol.request(id, flags, arg, parts)
         plain = protocol.plain
         try:
-            if not flags & wire.ONE_WAY:
+            if not flags & heads.ONE_WAY:
                 protocol.open[id] = transaction
             if plain:
                 self.plain_sender.send(transaction, frame)
@@ -136,7 +136,7 @@ class ClientConnection(ClientRoute):
             # Nobody waits for it, whether it was sent or not.
             protocol.open.pop(id, None)
             raise
-        if flags & wire.ONE_WAY and transaction.frame_number != DEFERRED:
+        if flags & heads.ONE_WAY and transaction.frame_number != DEFERRED:
             self.casts.note(transaction.frame_number)
         if self.stream.state is CLOSED:
             # By a signal handler in the middle of this, which did not see the request yet.
@@ -180,11 +180,10 @@ class ClientConnection(ClientRoute):
         There may be thousands, who would all look in vain each time that one has ended.
         """
         for _ in range(len(self._window)):
-            if not self._window.waits or self.is_full:
+            if not self._window.waits or self.is_full():
                 break
             self._window.wake_next()
 
-    @property
     def is_full(self) -> bool:
         """Whether the server takes no more requests at once."""
         return len(self.protocol.open) >= self.protocol.max_in_flight
@@ -195,7 +194,7 @@ class ClientConnection(ClientRoute):
         Returns at once when the connection is closed.
         """
         deadline = deadline_after(timeout)
-        while self.is_full and not self.stream.closed:
+        while self.is_full() and not self.stream.closed:
             if not self._window.wait("send_request", self, time_left(deadline)):
                 return False
         return self.stream.output.writers.wait_for_room("send_request", time_left(deadline))
@@ -283,7 +282,7 @@ class ClientConnection(ClientRoute):
 
     def short_received(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> None:
         protocol = self.protocol
-        if kind == wire.RESPONSE and protocol.hello is not None and not protocol.plain:
+        if kind == heads.RESPONSE and protocol.hello is not None and not protocol.plain:
             transaction: OutgoingRequest | None = protocol.open.get(id)
             if transaction is not None and transaction.state is WAITING:
                 # Almost every message is one of these.

@@ -19,6 +19,14 @@ cdef extern from *:
 
 cdef enum:
     SIZE = 16
+    PLAIN = -1
+    REQUEST = 0
+    RESPONSE = 1
+    ONE_WAY = 0b0001
+    METADATA = 0b0010
+    CRITICAL_UNKNOWN_FLAGS = 0b1100
+    MAX_ID = 0xFFFFFFFF
+    WORTH_NO_COPY = 64 * 1024
     ONE_PART = 0x8001
 
 cdef inline bytes join(unsigned char kind, unsigned char flags, uint32_t id, uint32_t arg, bytes body):

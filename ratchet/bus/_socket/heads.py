@@ -1,7 +1,7 @@
-"""The head of a message of one part, to bytes and back.
+"""The numbers of the wire, and the head of a message of one part, to bytes and back.
 
-Every exchange has two of them.  So the compiled build has functions in C for this, which stand
-in `heads.pxd` and do the same; nothing else is compiled of this module.
+Every exchange has two such heads.  So in the compiled build this module is not compiled itself:
+its numbers and functions stand once more in `heads.pxd`, in C.
 """
 
 from __future__ import annotations
@@ -13,6 +13,25 @@ _HEAD_AND_LENGTH: Final = struct.Struct(">HBBIII")
 
 SIZE: Final = _HEAD_AND_LENGTH.size
 """Bytes of an extended head and the length of the first part."""
+
+# The kinds of extended messages.  Plain integers, because each message is
+# compared with them; PLAIN stands for a message with a plain head.
+PLAIN: Final = -1
+REQUEST: Final = 0
+RESPONSE: Final = 1
+
+# Flags of a REQUEST.
+ONE_WAY: Final = 0b0001
+METADATA: Final = 0b0010
+CRITICAL_UNKNOWN_FLAGS: Final = 0b1100
+
+MAX_ID: Final = 0xFFFFFFFF
+
+WORTH_NO_COPY: Final = 64 * 1024
+"""A body of this many bytes is sent from where it is.
+
+That takes a second buffer in the system call, and a copy of it would take longer from here on.
+"""
 
 ONE_PART: Final = 0x8001
 """The first word of an extended message of one part."""

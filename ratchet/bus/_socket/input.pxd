@@ -1,9 +1,12 @@
 from ratchet.bus._core.recipient cimport Recipient
+from ratchet.bus._socket cimport descriptor
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.output cimport Output
 from ratchet.bus._socket.stall cimport StallWatch
 from ratchet.bus._socket.transport cimport Transport
 from ratchet.bus._socket.wire cimport Decoder, Sink
+
+cimport cython
 
 cdef class Input(Sink):
     cdef Stream _stream
@@ -12,6 +15,7 @@ cdef class Input(Sink):
     cdef Output _output
     cdef Transport _transport
     cdef Decoder _decoder
+    cdef int _descriptor
     cdef object _backlog
     cdef public bint reading
     cdef public bint requests_paused
@@ -27,8 +31,12 @@ cdef class Input(Sink):
 
     cpdef object pause_reading(self)
     cpdef object pause_requests(self)
+    @cython.locals(now=cython.double)
     cpdef object catch_up(self, double late)
+    @cython.locals(size=cython.Py_ssize_t, data=bytes, received=bytes)
     cpdef object _on_readable(self)
+    cpdef bint take(self, int kind, int flags, long id, long arg, bytes body) except -1
+    cpdef object read_now(self)
     cpdef object _deliver_data(self, bytes data)
     cpdef object _deliver(self, object messages)
     cpdef object resume(self)

@@ -23,6 +23,7 @@ from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import loop_of
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import descriptor
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
 from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE, next_size
@@ -54,6 +55,7 @@ class Input(Sink):
         "_budget",
         "_caught_up",
         "_decoder",
+        "_descriptor",
         "_expects_large",
         "_loop",
         "_output",
@@ -82,6 +84,7 @@ class Input(Sink):
         self._budget = owner.budget
         self._output = output
         self._transport = transport
+        self._descriptor = descriptor.direct(transport)
         self._decoder = Decoder(limits.max_message, limits.max_parts)
         # Messages that came while the owner wanted no more.
         self._backlog: Sequence[Message] = ()
@@ -189,7 +192,7 @@ class Input(Sink):
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
         now = _clock.wall_time()
-        if now - max(_clock.turn_time(self._loop), self._caught_up) > late:
+        if now - self._caught_up > late and now - _clock.turn_time(self._loop) > late:
             self._caught_up = now
             self.read_now()
 
@@ -216,7 +219,13 @@ class Input(Sink):
                     size, self._expects_large = next_size(
                         decoder.missing, decoder.partial, self._expects_large, size
                     )
-                data = self._transport.receive(size)
+                if self._descriptor == descriptor.NONE or size > descriptor.MOST:
+                    data = self._transport.receive(size)
+                else:
+                    received = descriptor.receive(self._descriptor, size)
+                    if received is None:
+                        return
+                    data = received
             except (BlockingIOError, InterruptedError):
                 if self._transport.wants_write:
                     self._output.wait_until_writable()
@@ -247,7 +256,9 @@ class Input(Sink):
     def _deliver_data(self, data: bytes) -> None:
         """Tell the owner of the messages that end in what was received."""
         decoder = self._decoder
-        if not (decoder.partial or self.requests_paused or self._output.logs_frames or decoder.error is not None):
+        if not (
+            decoder.partial or self.requests_paused or self._output.logs_frames or decoder.error is not None
+        ):
             position = decoder.decode_short(data, 0, self)
             if position == len(data):
                 return
@@ -287,12 +298,11 @@ class Input(Sink):
         self._deliver(self._decoder.feed(data))
 
     def _deliver(self, messages: Sequence[Message]) -> None:
-        on_message = self._owner.message_received
         rest = iter(messages)
         for message in rest:
             if self._output.logs_frames:
                 self._log_message(message)
-            on_message(message)
+            self._owner.message_received(message)
             if not self.reading:
                 self._backlog = list(rest)
                 return
@@ -363,6 +373,8 @@ class Input(Sink):
 
     def abandon(self) -> None:
         """Give the system back what it lent, and drop what is left."""
+        # First, because another file may get it.
+        self._descriptor = descriptor.NONE
         self._reader.close()
         if self._stall is not None:
             self._stall.close()

@@ -4,13 +4,16 @@ cdef class Outbox:
     cdef public Py_ssize_t written
     cdef public Py_ssize_t sent
     cdef public Py_ssize_t size
-    cdef object _frames
+    cdef list _frames
     cdef bint _begun
     cdef Py_ssize_t _chunk_frames
     cdef Py_ssize_t _chunk_size
 
+    @cython.locals(size=cython.Py_ssize_t)
     cpdef object add(self, Py_ssize_t number, object frame)
     cpdef object add_begun(self, Py_ssize_t number, object rest)
+    @cython.locals(frames=list, entry=tuple)
     cpdef list chunk(self)
+    cpdef object _end_frames(self, Py_ssize_t count)
     cpdef object advance(self, Py_ssize_t count)
     cpdef bint take_back(self, Py_ssize_t number) except -1

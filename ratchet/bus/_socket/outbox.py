@@ -14,7 +14,6 @@ This module knows no socket.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Final
 
 from ratchet.bus._socket.wire import WORTH_NO_COPY, Frame
@@ -50,7 +49,7 @@ class Outbox:
         self.sent = 0
         self.size = 0
         # Made on first use: most connections never need it, and it is large.
-        self._frames: deque[tuple[int, Kept]] | None = None
+        self._frames: list[tuple[int, Kept]] | None = None
         # Whether a part of the first frame has left; what is kept of it is the rest.
         self._begun = False
         # Of the last chunk.
@@ -67,15 +66,15 @@ class Outbox:
     def add(self, number: int, frame: Frame) -> None:
         """Keep a frame."""
         if self._frames is None:
-            self._frames = deque()
-        size = size_of(frame)
+            self._frames = []
+        size = len(frame) if type(frame) is bytes else size_of(frame)
         self._frames.append((number, frame))
         self.size += size
 
     def add_many(self, first: int, frames: list[Frame], size: int) -> None:
         """Keep frames that are so many bytes in all, numbered from `first` on."""
         if self._frames is None:
-            self._frames = deque()
+            self._frames = []
         # In one call, so that nothing else comes between them.
         self._frames.extend(zip(range(first, first + len(frames)), frames, strict=True))
         self.size += size
@@ -84,8 +83,8 @@ class Outbox:
         """Keep the rest of a frame whose beginning has left, before all others."""
         self._begun = True
         if self._frames is None:
-            self._frames = deque()
-        self._frames.appendleft((number, rest))
+            self._frames = []
+        self._frames.insert(0, (number, rest))
         self.size += len(rest)
 
     def chunk(self) -> list[Buffer]:
@@ -93,11 +92,11 @@ class Outbox:
 
         Empty only if a signal handler has cleared it meanwhile.
         """
-        # A copy, because a deque that a signal handler adds to cannot be walked.
+        # A copy, because a signal handler may add to the list meanwhile.
         frames = list(self._frames or ())
         if not frames:
             return []
-        whole: list[Any] = [frame for _, frame in frames]
+        whole: list[Any] = [entry[1] for entry in frames]
         if self.size <= _CHUNK_SIZE and list not in set(map(type, whole)):
             buffers: list[Buffer] = whole if len(whole) == 1 else [b"".join(whole)]
         else:
@@ -137,16 +136,14 @@ class Outbox:
         self.size -= count
         try:
             if count == self._chunk_size:
-                for _ in range(self._chunk_frames):
-                    number, _ = frames.popleft()
-                    self.sent = max(self.sent, number)
-                self._begun = False
+                self._end_frames(self._chunk_frames)
             else:
-                while size_of(frames[0][1]) <= count:
-                    number, frame = frames.popleft()
-                    count -= size_of(frame)
-                    self._begun = False
-                    self.sent = max(self.sent, number)
+                whole = 0
+                while whole < len(frames) and size_of(frames[whole][1]) <= count:
+                    count -= size_of(frames[whole][1])
+                    whole += 1
+                if whole:
+                    self._end_frames(whole)
                 if count:
                     number, frame = frames[0]
                     frames[0] = number, _rest(frame, count)
@@ -157,6 +154,14 @@ class Outbox:
         if not frames:
             # An interrupted call may have left the sum wrong; here it is known.
             self.size = 0
+
+    def _end_frames(self, count: int) -> None:
+        """Note that the first frames have left as a whole."""
+        frames = self._frames
+        assert frames is not None
+        self.sent = max(self.sent, frames[count - 1][0])
+        del frames[:count]
+        self._begun = False
 
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing has left; False if that is too late."""

@@ -1,19 +1,23 @@
 from ratchet.bus._socket.acknowledge cimport AcknowledgeWatch
+from ratchet.bus._socket cimport descriptor
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.outbox cimport Outbox
 from ratchet.bus._socket.stall cimport StallWatch
 from ratchet.bus._socket.transport cimport Transport
 from ratchet.bus._socket.writers cimport Writers
 
+cimport cython
+
 cdef class Output:
     cdef Stream _stream
     cdef object _owner
     cdef Transport _transport
+    cdef int _descriptor
     cdef object _loop
     cdef public bint logs_frames
     cdef Outbox _outbox
     cdef public Writers writers
-    cdef object _turn
+    cdef long long _turn
     cdef bint _flush_scheduled
     cdef bint _keeps_records
     cdef bint _tells_answers
@@ -22,6 +26,7 @@ cdef class Output:
     cdef StallWatch _stall
     cdef object _writer
 
+    @cython.locals(number=cython.Py_ssize_t, turn=cython.longlong, busy=cython.bint)
     cpdef Py_ssize_t write(self, object frame) except -1
     cpdef object _schedule_flush(self)
     cpdef object write_later(self, object frame)

@@ -22,8 +22,9 @@ from gevent.hub import get_hub
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket import descriptor
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
-from ratchet.bus._socket.interfaces import BROKEN, CLOSING, Stream, StreamOwner
+from ratchet.bus._socket.interfaces import BROKEN, CLOSING, OPEN, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
 from ratchet.bus._socket.stall import StallWatch
 from ratchet.bus._socket.tls import TlsTransport
@@ -47,6 +48,7 @@ class Output:
 
     __slots__ = (
         "_acknowledge",
+        "_descriptor",
         "_flush_scheduled",
         "_keeps_records",
         "_loop",
@@ -67,6 +69,7 @@ class Output:
         self._stream = stream
         self._owner = owner
         self._transport = transport
+        self._descriptor = descriptor.direct(transport)
         self._loop = loop_of(get_hub())
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self.logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
@@ -95,7 +98,8 @@ class Output:
         if self.logs_frames:
             self._log_frame(frame)
         outbox.written = number = outbox.written + 1
-        if self._stream.state >= BROKEN:
+        state = self._stream.state
+        if state is not OPEN and state >= BROKEN:
             return number
         busy = self._flush_scheduled
         turn = self._loop.iteration
@@ -245,6 +249,8 @@ class Output:
 
     def abandon(self) -> None:
         """Give the system back what it lent, and drop what is left."""
+        # First, because another file may get it.
+        self._descriptor = descriptor.NONE
         if self._writer is not None:
             self._writer.close()
         if self._stall is not None:
@@ -262,6 +268,8 @@ class Output:
         try:
             if self._tells_answers and (self._acknowledge is None or self._acknowledge.timer is None):
                 self._watch_acknowledged()
+            if self._descriptor != descriptor.NONE and type(data) is bytes:
+                return descriptor.send(self._descriptor, data)
             return transport.send_buffers(data) if isinstance(data, list) else transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0

@@ -1,4 +1,4 @@
-from ratchet.bus._socket cimport wire
+from ratchet.bus._socket cimport heads, wire
 
 cdef class ServerProtocol:
     cdef object _hello
@@ -29,6 +29,6 @@ cdef class ClientProtocol:
     cdef public bint narrow
     cdef public long long _last_id
 
-    cpdef object new_id(self)
-    cpdef object request(self, object id, int flags, object arg, object parts)
+    cpdef long long new_id(self) except -1
+    cpdef object request(self, long long id, int flags, object arg, object parts)
     cpdef object receive(self, object message)

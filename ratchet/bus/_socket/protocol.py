@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, check_size, decode_metadata
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._socket import wire
+from ratchet.bus._socket import heads, wire
 from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.wire import Frame, Hello, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
@@ -149,8 +149,9 @@ class ServerProtocol:
 
     def response(self, id: int, parts: Sequence[bytes]) -> Frame:
         """The answer to a request; raises `MessageTooLarge`."""
-        check_size(parts, self.max_message, self.max_parts, self._peer)
-        return wire.frame(wire.PLAIN if id == PLAIN_ID else wire.RESPONSE, 0, id, 0, parts)
+        if len(parts) != 1 or len(parts[0]) > self.max_message:
+            check_size(parts, self.max_message, self.max_parts, self._peer)
+        return wire.frame(heads.PLAIN if id == PLAIN_ID else heads.RESPONSE, 0, id, 0, parts)
 
     def error(self, id: int, reason: Reason, texts: ErrorTexts) -> bytes:
         """The error that a request ends in; empty for a plain one, whose form has no errors."""
@@ -282,16 +283,16 @@ class ClientProtocol:
     def new_id(self) -> int:
         """The id of a new request, which no open one has."""
         # Noted at once: a signal handler may send something in the middle of this.
-        self._last_id = id = self._last_id % wire.MAX_ID + 1
+        self._last_id = id = self._last_id % heads.MAX_ID + 1
         while id in self.open:
-            self._last_id = id = id % wire.MAX_ID + 1
+            self._last_id = id = id % heads.MAX_ID + 1
         return id
 
     def request(self, id: int, flags: int, arg: int, parts: Sequence[bytes]) -> Frame:
         """The frame of a request with a new id."""
         if self.plain:
-            return wire.frame(wire.PLAIN, 0, 0, 0, parts)
-        return wire.frame(wire.REQUEST, flags, id, arg, parts)
+            return wire.frame(heads.PLAIN, 0, 0, 0, parts)
+        return wire.frame(heads.REQUEST, flags, id, arg, parts)
 
     def cancel(self, ids: Sequence[int]) -> bytes:
         """Word that nobody waits for these any more; empty in the plain form."""

@@ -24,6 +24,7 @@ from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
+from ratchet.bus._socket import heads
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.budget import OVERHEAD, Share, size_of
 from ratchet.bus._socket.gate import Gate
@@ -32,7 +33,7 @@ from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus._socket.wire import METADATA, ONE_WAY, REQUEST, Frame, Message
+from ratchet.bus._socket.wire import Frame, Message
 from ratchet.bus.codecs import body_of
 from ratchet.errors import BusError, ConnectionLost, ProtocolError, reason_of
 
@@ -252,10 +253,10 @@ class ServerConnection(Route):
             self._cancel(event.request)
 
     def short_received(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> None:
-        if kind != REQUEST or flags & METADATA:
+        if kind != heads.REQUEST or flags & heads.METADATA:
             self.message_received((kind, flags, id, arg, [body]))
             return
-        one_way = flags & ONE_WAY != 0
+        one_way = flags & heads.ONE_WAY != 0
         try:
             self.protocol.note_request(id, one_way)
         except ProtocolError as error:

@@ -15,6 +15,7 @@ cdef class Decoder:
     cdef Py_ssize_t _max_message
     cdef Py_ssize_t _max_parts
     cdef object _held
+    cdef object _room
     cdef Py_ssize_t _needed
     cdef object _head
     cdef list _parts
@@ -30,4 +31,5 @@ cdef class Decoder:
     )
     cpdef Py_ssize_t decode_short(self, bytes data, Py_ssize_t position, Sink sink) except -1
 
+@cython.locals(length=cython.Py_ssize_t)
 cpdef object frame(int kind, int flags, object id, object arg, object parts)

@@ -29,18 +29,17 @@ from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
 EXTENDED: Final = 0x8000
 MAX_PARTS: Final = 0x7FFF
-MAX_ID: Final = 0xFFFFFFFF
+MAX_ID: Final = heads.MAX_ID
 # The id of no request: an ERROR for it says why the server takes none on this connection.
 NO_ID: Final = 0
 MAX_ARG: Final = 0xFFFFFFFF
 MAX_HELLO: Final = 64 * 1024
 VERSION: Final = 1
 
-# The kinds of extended messages.  Plain integers, because each message is
-# compared with them; PLAIN stands for a message with a plain head.
-PLAIN: Final = -1
-REQUEST: Final = 0
-RESPONSE: Final = 1
+# The kinds of extended messages, and PLAIN for a message with a plain head.
+PLAIN: Final = heads.PLAIN
+REQUEST: Final = heads.REQUEST
+RESPONSE: Final = heads.RESPONSE
 ERROR: Final = 2
 CANCEL: Final = 3
 PING: Final = 4
@@ -62,9 +61,8 @@ LARGE: Final = (PLAIN, REQUEST, RESPONSE, ERROR)
 _OWN_LIMITS: Final = {ERROR: 3 * MAX_ERROR_TEXT, HELLO: MAX_HELLO}
 
 # Flags of a REQUEST.
-ONE_WAY: Final = 0b0001
-METADATA: Final = 0b0010
-_CRITICAL_UNKNOWN_FLAGS: Final = 0b1100
+ONE_WAY: Final = heads.ONE_WAY
+METADATA: Final = heads.METADATA
 
 
 Message = tuple[int, int, int, int, list[bytes]]
@@ -78,9 +76,7 @@ _PLAIN_HEAD: Final = struct.Struct(">H")
 _HEAD: Final = struct.Struct(">HBBII")
 _LENGTH: Final = struct.Struct(">I")
 _PLAIN_HEAD_AND_LENGTH: Final = struct.Struct(">HI")
-# A body of this many bytes is sent from where it is: that takes a second buffer in
-# the system call, and a copy of it would take longer from here on.
-WORTH_NO_COPY: Final = 64 * 1024
+WORTH_NO_COPY: Final = heads.WORTH_NO_COPY
 
 # Between two messages.  Nothing is ever put in.
 _NO_PARTS: Final[list[bytes]] = []
@@ -91,10 +87,10 @@ PART_SIZE: Final = 64
 
 def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> Frame:
     """One message to be sent, with a plain head if `kind` is `PLAIN`."""
-    if len(parts) == 1 and kind != PLAIN:
+    if len(parts) == 1 and kind != heads.PLAIN:
         body = parts[0]
         length = len(body)
-        if length < WORTH_NO_COPY:
+        if length < heads.WORTH_NO_COPY:
             return heads.join(kind, flags, id, arg, body)
         return [_HEAD.pack(heads.ONE_PART, kind, flags, id, arg) + _LENGTH.pack(length), body]
     if kind == PLAIN:
@@ -337,12 +333,12 @@ class Decoder:
                 stop = start + length
                 if stop > end or length > max_message:
                     break
-                kind, flags, id, arg = PLAIN, 0, 0, 0
+                kind, flags, id, arg = heads.PLAIN, 0, 0, 0
             elif (
                 stop > end
                 or word != heads.ONE_PART
-                or kind > RESPONSE
-                or flags & _CRITICAL_UNKNOWN_FLAGS
+                or kind > heads.RESPONSE
+                or flags & heads.CRITICAL_UNKNOWN_FLAGS
                 or length > max_message
             ):
                 break
@@ -380,7 +376,7 @@ class Decoder:
     def _flaw(self, kind: int, flags: int, parts: int) -> BusError | None:
         if _LAST_KIND < kind < _FIRST_SKIPPED_KIND:
             return ProtocolError(f"a message of the unknown kind {kind}")
-        if flags & _CRITICAL_UNKNOWN_FLAGS:
+        if flags & heads.CRITICAL_UNKNOWN_FLAGS:
             return ProtocolError(f"a message with unknown flags {flags:#010b}")
         if parts != _FIXED_PARTS.get(kind, parts):
             return ProtocolError(f"a message of kind {kind} has {parts} parts, not {_FIXED_PARTS[kind]}")

@@ -1,0 +1,53 @@
+# In C because a method of the socket takes an object for itself, its argument and its result,
+# gives up the lock of the interpreter for a call that never blocks, takes memory for all that
+# may come, and makes an exception where nothing has.
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, errno
+
+cdef extern from "<sys/socket.h>":
+    ssize_t c_recv "recv"(int, void *, size_t, int)
+    ssize_t c_send "send"(int, const void *, size_t, int)
+
+cdef extern from *:
+    """
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0  /* there Python has SIGPIPE ignored, as everywhere */
+    #endif
+    /* One for all connections: nothing runs, and nobody else has the interpreter's lock, between
+       a call that fills it and the copy of what has come. */
+    static char ratchet_read_buffer[64 * 1024];
+    """
+    int MSG_NOSIGNAL
+    char ratchet_read_buffer[64 * 1024]
+
+cdef enum:
+    NONE = -1
+    MOST = 64 * 1024
+
+cdef inline int direct(object transport) except -2:
+    import _socket
+    from ratchet.bus._socket.transport import Transport
+    # Neither TLS, nor a socket of somebody's own.
+    if type(transport) is not Transport:
+        return NONE
+    kind = type(transport._raw)
+    if getattr(kind, "recv", None) is _socket.socket.recv and getattr(kind, "send", None) is _socket.socket.send:
+        return transport.fileno()
+    return NONE
+
+cdef inline bytes receive(int descriptor, Py_ssize_t size):
+    cdef Py_ssize_t count = c_recv(descriptor, ratchet_read_buffer, min(size, MOST), 0)
+    if count >= 0:
+        return PyBytes_FromStringAndSize(ratchet_read_buffer, count)
+    if errno == EAGAIN or errno == EINTR:
+        return None
+    PyErr_SetFromErrno(OSError)
+
+cdef inline Py_ssize_t send(int descriptor, bytes data) except -1:
+    cdef Py_ssize_t count = c_send(descriptor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL)
+    if count >= 0:
+        return count
+    if errno == EAGAIN or errno == EINTR:
+        return 0
+    PyErr_SetFromErrno(OSError)

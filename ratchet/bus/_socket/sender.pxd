@@ -1,0 +1,18 @@
+from ratchet.bus._core.outgoing cimport OutgoingRequest
+from ratchet.bus._socket.client_connection cimport ClientConnection
+
+cimport cython
+
+cdef class Sender:
+    cdef object _connections
+    cdef object _encode
+    cdef object _hub
+    cdef Py_ssize_t _max_message
+    cdef Py_ssize_t _max_parts
+    cdef bint _plain
+
+    @cython.locals(connection=ClientConnection, transaction=OutgoingRequest)
+    cpdef object send(self, object owner, object request, int flags, object deadline, object metadata)
+
+    @cython.locals(connection=ClientConnection)
+    cpdef ClientConnection _find_connection(self, object owner, object deadline)

@@ -1,0 +1,176 @@
+"""The way of a client's requests to the connection on which they go.
+
+Each is encoded and checked in the thread that sends it, and waits until there is a connection
+that takes one, but for no longer than its own time-out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gevent.hub import get_hub
+
+from ratchet._interrupts import settle_soon
+from ratchet._wait import check_hub, check_may_wait
+from ratchet.bus._core.client import ClientTransaction
+from ratchet.bus._core.deadline import in_words, time_left
+from ratchet.bus._core.faults import MADE_BEFORE_FORK, check_size, encode_metadata
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.many import ManyRequests
+from ratchet.bus._core.side import INHERITED, OPEN
+from ratchet.bus._socket import wire
+from ratchet.bus._socket.client_connection import ClientConnection
+from ratchet.bus._socket.connections import Connections
+from ratchet.bus._socket.input import LATE_FOR_QUIET
+from ratchet.bus._socket.many import send_some
+from ratchet.bus._socket.output import LATE_FOR_BUSY
+from ratchet.bus.codecs import Encode
+from ratchet.errors import BusClosed, BusTimeout, Outcome
+
+
+class Sender:
+    """Sends the requests of one client."""
+
+    __slots__ = ("_connections", "_encode", "_hub", "_max_message", "_max_parts", "_plain")
+
+    def __init__(self, connections: Connections, encode: Encode[Any], limits: Limits, plain: bool) -> None:
+        self._hub = get_hub()
+        self._connections = connections
+        self._encode = encode
+        self._max_message = limits.max_message
+        self._max_parts = limits.max_parts
+        self._plain = plain
+
+    def send(
+        self,
+        owner: object,
+        request: Any,
+        flags: int,
+        deadline: float | None,
+        metadata: Mapping[str, str] | None,
+    ) -> ClientTransaction[Any, Any]:
+        """Send a request of `owner`, the client; blocks only while there is no room."""
+        if get_hub() is not self._hub:
+            check_hub(self._hub, owner)
+        parts = self._encode(request)
+        if metadata is not None:
+            flags |= wire.METADATA
+            parts = [*(parts or [b""]), self._encode_metadata(metadata)]
+        if len(parts) != 1 or len(parts[0]) > self._max_message:
+            check_size(parts, self._max_message, self._max_parts, self._connections.server)
+        transaction: ClientTransaction[Any, Any] | None = None
+        try:
+            connection = self._find_connection(owner, deadline)
+            if connection.protocol.narrow:
+                connection.protocol.check_size(parts)
+            if deadline is None:
+                return connection.send(owner, request, flags, 0, parts)
+            milliseconds = self._milliseconds_until(deadline)
+            if flags & wire.ONE_WAY:
+                # Only how long it waited was bounded: it is over when it is sent.
+                return connection.send(owner, request, flags, 0, parts)
+            transaction = connection.send(owner, request, flags, milliseconds, parts)
+            transaction.end_at(deadline)
+            return transaction
+        except BaseException as error:
+            if transaction is not None:
+                transaction.cancel()
+            if not isinstance(error, Exception) or isinstance(error, (RecursionError, MemoryError)):
+                settle_soon(self._hub)
+            raise
+
+    def encode_many(self, requests: Sequence[Any], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+        """Encode all requests of a `call_many`, and refuse what is over the limits."""
+        messages = [self._encode(request) for request in requests]
+        if metadata is not None:
+            last = self._encode_metadata(metadata)
+            messages = [[*(parts or [b""]), last] for parts in messages]
+        for parts in messages:
+            check_size(parts, self._max_message, self._max_parts, self._connections.server)
+        return messages
+
+    def send_some(self, owner: object, many: ManyRequests) -> None:
+        """Send the next ones of a `call_many`; blocks while there is no room for one."""
+        connection = self._find_connection(owner, many.deadline)
+        milliseconds = 0 if many.deadline is None else self._milliseconds_until(many.deadline)
+        send_some(connection, owner, many, milliseconds)
+
+    def _encode_metadata(self, metadata: Mapping[str, str]) -> bytes:
+        if self._plain:
+            raise ValueError(f"metadata cannot be sent in the plain form: {metadata!r}")
+        return encode_metadata(metadata)
+
+    def _milliseconds_until(self, deadline: float) -> int:
+        """The time of a request as it travels; refuses one that has none left."""
+        left = time_left(deadline)
+        if not left:
+            raise BusTimeout(
+                f"the time of the request was over before it could be sent to {self._connections.server}",
+                outcome=Outcome.NOT_SENT,
+            )
+        return math.ceil(min(left * 1000, wire.MAX_ARG))
+
+    def check_open(self) -> None:
+        """Refuse to go on with a bus that is closed, or about to be."""
+        life, server = self._connections.life, self._connections.server
+        if life is INHERITED:
+            raise BusClosed(f"the bus to {server} {MADE_BEFORE_FORK}", outcome=Outcome.NOT_SENT)
+        if life is not OPEN:
+            raise BusClosed(f"the bus to {server} is {life.name.lower()}", outcome=Outcome.NOT_SENT)
+
+    def dial_or_refuse(self) -> None:
+        """See to it that a connection is being made; refuse to wait for one that will never be."""
+        connections, failure = self._connections, self._connections.failure
+        if connections.dialer is None:
+            raise failure.lost() from failure.error
+        if failure.final:
+            raise failure.hopeless() from failure.error
+        connections.dialer.start_at_once()
+
+    def _find_connection(self, owner: object, deadline: float | None) -> ClientConnection:
+        """The connection for the next request; blocks while none takes one."""
+        connection: ClientConnection | None = self._connections.current
+        if connection is not None:
+            if self._plain and connection.useful and not connection.protocol.open:
+                # It may have closed behind its last answer.
+                connection.stream.input.read_now()
+            else:
+                connection.stream.input.catch_up(
+                    LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET
+                )
+            connection = self._connections.current
+        if connection is None or connection.stream.output.writers.above_high_water or connection.is_full():
+            return self._wait_for_connection(owner, deadline)
+        return connection
+
+    def _wait_for_connection(self, owner: object, deadline: float | None) -> ClientConnection:
+        """Wait until there is a connection that takes a request; blocks."""
+        check_may_wait("send_request")
+        timeout = time_left(deadline)
+        while True:
+            self.check_open()
+            connection = self._connections.current
+            if connection is None:
+                self.dial_or_refuse()
+                if self._connections.current is not None:
+                    continue
+                if not self._connections.senders.wait("send_request", owner, time_left(deadline)):
+                    raise self.not_connected(timeout)
+            elif connection.stream.output.writers.above_high_water or connection.is_full():
+                if not connection.wait_for_room(time_left(deadline)):
+                    raise BusTimeout(
+                        f"{self._connections.server} took too little within {in_words(timeout or 0.0)}",
+                        outcome=Outcome.NOT_SENT,
+                    )
+                # It is this thread's turn, even if others still wait.
+                if connection is self._connections.current and not connection.is_full():
+                    return connection
+            else:
+                return connection
+
+    def not_connected(self, timeout: float | None) -> BusTimeout:
+        """The error of who has waited for a connection in vain."""
+        silent = self._connections.current is not None
+        return self._connections.failure.not_connected(timeout or 0.0, silent)
