@@ -67,6 +67,7 @@ def test_so_many_requests_are_handled_at_once_and_no_more(intake: Intake, client
     work = working(Team(intake, handle, False), 3)
     for number in range(5):
         ask(intake, client, number)
+    wait_until(lambda: len(begun) >= 3)
     turns()
     assert begun == [0, 1, 2]
     go_on.set()
