@@ -144,7 +144,7 @@ def _name_of(codec: object) -> str:
 def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
     """Wrap a function that sends, so that it returns checked parts; None is for bytes as they are."""
     if to_bus is None:
-        return _encode_bytes  # type: ignore[return-value]
+        return parts_of  # type: ignore[return-value]
     _check_function(to_bus, name)
 
     def encode(value: Object) -> Sequence[bytes]:
@@ -213,7 +213,8 @@ def checked_bytes(value: object, what: str) -> bytes:
     return value
 
 
-def _encode_bytes(body: bytes) -> Sequence[bytes]:
+def parts_of(body: bytes) -> Sequence[bytes]:
+    """The parts of a message without attachments.  As an `Encode`, bytes as they are."""
     if not isinstance(body, bytes):
         checked_bytes(body, "a message without a codec")
     return [body]

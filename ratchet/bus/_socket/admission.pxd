@@ -13,5 +13,6 @@ cdef class Admission:
     cdef public object hello
     cdef public object lost_casts
     cdef public bint takes_bodies
+    cdef public bint takes_bytes
 
     cpdef object enqueue(self, IncomingRequest request)

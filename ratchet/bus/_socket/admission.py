@@ -29,6 +29,7 @@ class Admission:
         hello: the server's own HELLO, as a frame.
         lost_casts: casts that came too late for a drain to run them.
         takes_bodies: whether requests are the bytes of their first parts, as they are.
+        takes_bytes: whether responses are bytes, as they are.
     """
 
     def __init__(self, intake: Intake, limits: Limits) -> None:
@@ -43,6 +44,7 @@ class Admission:
         self.hello = b""
         self.lost_casts = 0
         self.takes_bodies = self.requests.decode is None
+        self.takes_bytes = self.requests.encode is None
 
     def enqueue(self, request: IncomingRequest) -> None:
         """Let a thread take a request that has come."""

@@ -7,6 +7,7 @@ from libc.string cimport memcpy
 cdef extern from *:
     """
     #include <stdint.h>
+    #define RATCHET_MAX_ID 0xFFFFFFFFLL
     static CYTHON_INLINE uint32_t ratchet_read32(const unsigned char *from) {
         return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
     }
@@ -14,6 +15,7 @@ cdef extern from *:
         to[0] = value >> 24; to[1] = value >> 16; to[2] = value >> 8; to[3] = value;
     }
     """
+    const long long MAX_ID "RATCHET_MAX_ID"  # too large for an enum
     uint32_t ratchet_read32(const unsigned char *from_)
     void ratchet_write32(unsigned char *to, uint32_t value)
 
@@ -25,7 +27,6 @@ cdef enum:
     ONE_WAY = 0b0001
     METADATA = 0b0010
     CRITICAL_UNKNOWN_FLAGS = 0b1100
-    MAX_ID = 0xFFFFFFFF
     WORTH_NO_COPY = 64 * 1024
     ONE_PART = 0x8001
 

@@ -10,6 +10,7 @@ cdef class Sender:
     cdef Py_ssize_t _max_message
     cdef Py_ssize_t _max_parts
     cdef bint _plain
+    cdef bint _takes_bytes
 
     @cython.locals(connection=ClientConnection, transaction=OutgoingRequest)
     cpdef object send(self, object owner, object request, int flags, object deadline, object metadata)

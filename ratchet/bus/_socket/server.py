@@ -31,7 +31,7 @@ from ratchet.bus._socket.interfaces import StreamState
 from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.server_connection import ServerConnection
 from ratchet.bus._socket.transport import Transport
-from ratchet.bus.codecs import Decode, Encode, body_of
+from ratchet.bus.codecs import Decode, Encode, body_of, parts_of
 from ratchet.errors import BusClosed, Outcome
 
 Request = TypeVar("Request")
@@ -67,8 +67,12 @@ class ServerBus(ServerSide[Request, Response]):
         encode: Encode[Response],
         limits: Limits,
     ) -> None:
-        # Bytes as they are need no thread that decodes them.
-        super().__init__(None if decode is body_of else decode, encode, max_queued=limits.max_queued)
+        # Bytes as they are need no function that is called for them.
+        super().__init__(
+            None if decode is body_of else decode,
+            None if encode is parts_of else encode,
+            max_queued=limits.max_queued,
+        )
         self._limits = limits
         self._admission: Admission = Admission(self._intake, limits)
         self._intake.inbox.on_low = self._admission.let_in

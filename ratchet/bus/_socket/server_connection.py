@@ -12,7 +12,7 @@ request is read.  Only from a client that itself does not read is nothing read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from ratchet import _clock
@@ -34,7 +34,7 @@ from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
-from ratchet.bus.codecs import body_of
+from ratchet.bus.codecs import body_of, parts_of
 from ratchet.errors import BusError, ConnectionLost, ProtocolError, reason_of
 
 # The flow of every connection that has not asked anything yet: many never do.
@@ -74,7 +74,9 @@ class ServerConnection(Route):
             return True
         return self.protocol.may_answer_now(request)
 
-    def send(self, request: IncomingRequest, message: Sequence[bytes]) -> bool:
+    def send(self, request: IncomingRequest, message: Any) -> bool:
+        if self.admission.takes_bytes:
+            message = [message] if type(message) is bytes else parts_of(message)
         frame = self.protocol.response(request.id, message)
         if self.stream.output.writers.above_high_water and not self._wait_until_writable(request):
             return False
