@@ -10,7 +10,7 @@ cdef class RunQueue:
     cdef public object _run_callback
     cdef public object _timer
     cdef public object _turn
-    cdef public list _woken
+    cdef public list woken
 
     cpdef object wake(self, object wait)
     cpdef bint slice_is_over(self) except -1

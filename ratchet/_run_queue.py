@@ -29,7 +29,13 @@ _STRIDE: Final = 8
 
 
 class RunQueue:
-    """The threads of one hub that are to run, and how long they may before the hub's next turn."""
+    """The threads of one hub that are to run, and how long they may before the hub's next turn.
+
+    Attributes:
+        woken: what they sleep on, first come first; without the first of a turn, for which the
+            loop has a callback of its own.  As long as there is one, `wake` does no more than to
+            append another.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -41,16 +47,14 @@ class RunQueue:
         "_run_callback",
         "_timer",
         "_turn",
-        "_woken",
+        "woken",
     )
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._loop = loop_of(hub)
         self._run_callback: Callable[..., Callback] = self._loop.run_callback
-        # What each thread sleeps on that is to run, first come first; without the first of a
-        # turn, for which the loop has a callback of its own.
-        self._woken: list[Wait] = []
+        self.woken: list[Wait] = []
         self._first: Callback = self._run_callback(_do_nothing)
         # Rings in the next turn, if this one's slice was not enough.
         self._timer: Watcher | None = None
@@ -62,7 +66,7 @@ class RunQueue:
 
     def wake(self, wait: Wait) -> None:
         """Have the hub run the thread that sleeps on `wait`; does not block, also from a hub callback."""
-        woken = self._woken
+        woken = self.woken
         if woken:
             # The hub knows.
             woken.append(wait)
@@ -101,7 +105,7 @@ class RunQueue:
         woken: list[Wait] = []
         done = 0
         try:
-            woken, self._woken = self._woken, woken
+            woken, self.woken = self.woken, woken
             while done < len(woken) and not self.slice_is_over():
                 _native.run(woken[done : done + _STRIDE])
                 done += _STRIDE
@@ -109,7 +113,7 @@ class RunQueue:
                 self._put_off(woken[done:])
         except BaseException:
             # Those that were not run still sleep on these, and no other one does.
-            self._woken[:0] = [wait for wait in woken if wait.greenlet is not None]
+            self.woken[:0] = [wait for wait in woken if wait.greenlet is not None]
             self._run_callback(self._run)
             raise
 
@@ -117,11 +121,11 @@ class RunQueue:
         """Run these in the next turn."""
         if self._timer is None or not self._timer.active:
             self._timer = self.call_next_turn(self._run)
-        self._woken[:0] = woken
+        self.woken[:0] = woken
 
     def _settle(self) -> None:
         """See `Living`."""
-        if self._woken:
+        if self.woken:
             self._run_callback(self._run)
 
     def _after_fork(self) -> None:

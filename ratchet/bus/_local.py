@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gevent.hub import get_hub
 
+from ratchet._interrupts import settle_soon
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus._core.client import ClientSide, ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, inherited_deadline, request_deadline, time_left
@@ -39,7 +40,7 @@ from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
 from ratchet.bus.codecs import Codec, Encode, client_functions, server_functions
-from ratchet.errors import BusClosed, BusError, BusTimeout, Outcome, Rejected
+from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 if TYPE_CHECKING:
     # Only a type checker knows defaults before Python 3.13: `new_local()` without a
@@ -180,30 +181,14 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         else:
             check_timeout(timeout)
             deadline = request_deadline(timeout)
-        left = None if deadline is None else time_left(deadline)
-        transaction, incoming = self._new_request(request, message, deadline, left)
         if metadata is not None:
-            incoming.metadata = copy_metadata(metadata)
-        self._send(incoming, left)
+            metadata = copy_metadata(metadata)
+        transaction = self._ask(request, message, deadline, metadata)
         if deadline is not None:
             transaction.end_at(deadline)
             if timeout is not None:
                 transaction.note_timeout(timeout)
         return transaction
-
-    def _new_request(
-        self, request: Request, message: object, deadline: float | None, left: float | None
-    ) -> tuple[ClientTransaction[Request, Response], IncomingRequest]:
-        """Both sides of a request that has so many seconds left."""
-        transaction: ClientTransaction[Request, Response] = ClientTransaction(
-            self, self._to_server, request, self._decode_response
-        )
-        half_time = 0.0 if deadline is None or left is None else deadline - left / 2
-        incoming = IncomingRequest(
-            self._intake.requests, self._to_client, message, False, deadline, 0, transaction, half_time
-        )
-        transaction.incoming = incoming
-        return transaction, incoming
 
     def cast(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
@@ -213,8 +198,12 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         incoming = IncomingRequest(self._intake.requests, self._to_client, message, True, None)
         if metadata is not None:
             incoming.metadata = copy_metadata(metadata)
+        check_hub(self._hub, self)
         # Its own time is not bounded, but how long it waits for room is.
-        self._send(incoming, time_left(request_deadline(timeout)))
+        self._wait_for_room(time_left(request_deadline(timeout)))
+        self._intake.inbox.put(incoming)
+        if self._intake.inbox.closed:
+            self._look_whether_let_in(incoming)
 
     def wait_connected(self, timeout: float | None = None) -> None:
         check_hub(self._hub, self)
@@ -227,26 +216,48 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         return requests if encode is None else [encode(request) for request in requests]
 
     def _send_some(self, many: ManyRequests) -> None:
-        for index in range(len(many.outcomes), len(many.requests)):
-            left = time_left(many.deadline)
-            self._wait_for_room(left)
-            transaction, incoming = self._new_request(
-                many.requests[index], many.messages[index], many.deadline, left
-            )
-            if many.metadata is not None:
-                incoming.metadata = dict(many.metadata)
-            many.add(transaction)
-            try:
-                self._put(incoming)
-            except BusError as error:
-                transaction.fail(error)
-                transaction.incoming = None
+        index = len(many.outcomes)
+        metadata = None if many.metadata is None else dict(many.metadata)
+        self._ask(many.requests[index], many.messages[index], many.deadline, metadata, many)
 
-    def _send(self, incoming: IncomingRequest, timeout: float | None) -> None:
+    def _ask(
+        self,
+        request: Request,
+        message: object,
+        deadline: float | None,
+        metadata: Mapping[str, str] | None,
+        many: ManyRequests | None = None,
+    ) -> ClientTransaction[Request, Response]:
+        """Put a request into the inbox; blocks while there is no room.
+
+        Args:
+            many: those that it is one of, if there are others; it is added to them first.
+        """
         if get_hub() is not self._hub:
             check_hub(self._hub, self)
-        self._wait_for_room(timeout)
-        self._put(incoming)
+        left = None if deadline is None else time_left(deadline)
+        inbox = self._intake.inbox
+        if inbox.closed or left == 0 or (self._bounded and inbox.full):
+            self._wait_for_room(left)
+        transaction: ClientTransaction[Request, Response] = ClientTransaction(
+            self, self._to_server, request, self._decode_response
+        )
+        half_time = 0.0 if deadline is None or left is None else deadline - left / 2
+        incoming = IncomingRequest(
+            self._intake.requests, self._to_client, message, False, deadline, 0, transaction, half_time
+        )
+        transaction.incoming = incoming
+        if metadata is not None:
+            incoming.metadata = metadata
+        if many is not None:
+            many.add(transaction)
+        inbox.put(incoming)
+        if inbox.closed and many is None:
+            self._look_whether_let_in(incoming)
+        elif inbox.closed:
+            # The same, but it ends as those do that were let in.
+            settle_soon(self._hub)
+        return transaction
 
     def _wait_for_room(self, timeout: float | None) -> None:
         """Wait until a request may be put into the inbox; refuse one that never may."""
@@ -261,12 +272,10 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             except BusClosed:
                 self._refuse_sender()
 
-    def _put(self, incoming: IncomingRequest) -> None:
-        inbox = self._intake.inbox
-        inbox.put(incoming)
-        if inbox.closed and incoming.state is QUEUED:
-            # By a signal handler in the middle of this, which did not see the request yet.
-            inbox.remove((incoming,))
+    def _look_whether_let_in(self, incoming: IncomingRequest) -> None:
+        """Take back a request if a signal handler has closed the inbox, and did not see it yet."""
+        if incoming.state is QUEUED:
+            self._intake.inbox.remove((incoming,))
             self._refuse_sender()
 
     def _refuse_sender(self) -> NoReturn:

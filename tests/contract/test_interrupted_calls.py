@@ -14,7 +14,7 @@ import pytest
 
 from contract.buses import Bus, OpenBus, Start, on_every_kind
 from helpers import LONG, wait_until
-from ratchet import Abandoned, BusError, ConnectionLost, RemoteError
+from ratchet import Abandoned, BusClosed, BusError, ConnectionLost, RemoteError
 
 LARGE = "L" * 70_000
 
@@ -162,3 +162,24 @@ def test_a_signal_handler_that_casts_within_a_call_tears_no_frame(bus: Bus, star
     assert set(seen) <= {"before", "of the signal", LARGE, "after"}
     assert seen.count(LARGE) == (2 if many else 1) * rounds
     assert seen.count("of the signal") >= 1
+
+
+@on_every_kind
+@pytest.mark.parametrize("number", range(1, 40, 2))
+@pytest.mark.usefixtures("own_profile")
+def test_a_signal_handler_that_closes_the_bus_within_call_many_ends_each_request_once(
+    bus: Bus, start: Start, number: int
+) -> None:
+    start(bus.server.serve, lambda request: request)
+    assert bus.client.call("before", LONG) == "before"
+    before = signal.signal(signal.SIGHUP, lambda *_: bus.client.close())
+    try:
+        sys.setprofile(at_call(number, lambda: os.kill(os.getpid(), signal.SIGHUP)))
+        with gevent.Timeout(LONG):
+            results = bus.client.call_many(["x", LARGE, "y"])
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGHUP, before)
+    for request, result in zip(["x", LARGE, "y"], results, strict=True):
+        assert result == request or isinstance(result, BusClosed)
+    assert bus.client.stats().in_flight == 0

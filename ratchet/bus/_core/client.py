@@ -131,8 +131,8 @@ class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
 class ClientSide(BusSide, Generic[Request, Response]):
     """The common part of the client's side of every kind of bus.
 
-    A kind supplies `send_request`, `cast`, and the two halves of `call_many`.  Each of them, in
-    its own order,
+    A kind supplies `send_request` and `cast`, and for `call_many` the two halves of the former,
+    `_encode_many` and `_send_some`.  Each of the two, in its own order,
 
     - refuses another OS thread (`check_hub`) and a wrong time-out (`check_timeout`);
     - encodes in the thread that called, and refuses what is over the limits (`check_size`);
@@ -311,10 +311,13 @@ class ClientSide(BusSide, Generic[Request, Response]):
         if timeout is not None:
             many.note_timeout(timeout)
         try:
-            while not many.are_all_sent:
+            while (begun := len(many.outcomes)) < len(objects):
                 try:
                     self._send_some(many)
                 except BusError as error:
+                    if len(many.outcomes) > begun:
+                        # It struck in the middle, as a signal handler's own may.
+                        raise
                     many.outcomes.append(error)
             many.wait()
             return many.results()
@@ -328,10 +331,10 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
     @abstractmethod
     def _send_some(self, many: ManyRequests) -> None:
-        """Send the next ones, as many as there is room for; blocks while there is none.
+        """Send the next one at least, or as many as there is room for; blocks while there is none.
 
-        Each is added to `many` before it can be answered.  Raises the `BusError` of the next one
-        that is not added, if that cannot be sent.
+        Each is added to `many` before it can be answered.  Raises the `BusError` of the next one,
+        having added none, if that one cannot be sent.
         """
 
     @abstractmethod

@@ -55,11 +55,6 @@ class ManyRequests:
         if self._seconds > timeout / 2:
             self._seconds = timeout
 
-    @property
-    def are_all_sent(self) -> bool:
-        """Whether none is still to be sent."""
-        return len(self.outcomes) == len(self.requests)
-
     def add(self, transaction: OutgoingRequest) -> None:
         """Hold the next one, which is about to be sent."""
         if self.deadline is not None:

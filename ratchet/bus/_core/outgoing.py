@@ -337,7 +337,10 @@ class OutgoingRequest:
         if self._waits is not None:
             run_queue = self.route.run_queue
             for wait in self._waits:
-                run_queue.wake(wait)
+                if run_queue.woken:
+                    run_queue.woken.append(wait)
+                else:
+                    run_queue.wake(wait)
         # Whoever tells this has looked, but a signal handler may have closed the bus since.
         self.state = TRANSITIONS.get((self.state, event), self.state)
         if self._timer is not None:

@@ -80,7 +80,13 @@ class ServerSide(BusSide, Generic[Request, Response]):
             one thing to do
             and nothing more
         """
-        deadline = self._begin_taking(timeout)
+        current = getcurrent()
+        if current not in self._intake.takers:
+            self._begin_taking(current)
+        deadline = None
+        if timeout is not None:
+            check_timeout(timeout)
+            deadline = deadline_after(timeout)
         inbox = self._intake.inbox
         while True:
             received = receive(inbox, inbox.first(None if deadline is None else time_left(deadline)))
@@ -128,19 +134,17 @@ class ServerSide(BusSide, Generic[Request, Response]):
             raise TypeError(f"most must be a number, not {most!r}")
         if most < 1:
             raise ValueError(f"most must be above 0, not {most!r}")
-        return receive_many(self._intake.inbox, most, self._begin_taking(timeout))
-
-    def _begin_taking(self, timeout: float | None) -> float | None:
-        """Let the current thread take requests; returns until when it waits for one."""
+        check_timeout(timeout)
         current = getcurrent()
         if current not in self._intake.takers:
-            check_hub(self._hub, self)
-            self._revive()
-            self._intake.watch(current)
-        if timeout is None:
-            return None
-        check_timeout(timeout)
-        return deadline_after(timeout)
+            self._begin_taking(current)
+        return receive_many(self._intake.inbox, most, deadline_after(timeout))
+
+    def _begin_taking(self, taker: greenlet) -> None:
+        """Let the current thread take its first request."""
+        check_hub(self._hub, self)
+        self._revive()
+        self._intake.watch(taker)
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""

@@ -68,16 +68,17 @@ class Outbox:
         if self._frames is None:
             self._frames = []
         size = len(frame) if type(frame) is bytes else size_of(frame)
-        self._frames.append((number, frame))
+        # Too high where the next line fails, which ends when all has left; never too low.
         self.size += size
+        self._frames.append((number, frame))
 
     def add_many(self, first: int, frames: list[Frame], size: int) -> None:
         """Keep frames that are so many bytes in all, numbered from `first` on."""
         if self._frames is None:
             self._frames = []
+        self.size += size
         # In one call, so that nothing else comes between them.
         self._frames.extend(zip(range(first, first + len(frames)), frames, strict=True))
-        self.size += size
 
     def add_begun(self, number: int, rest: memoryview) -> None:
         """Keep the rest of a frame whose beginning has left, before all others."""
