@@ -8,7 +8,9 @@ cdef extern from "Python.h":
 
 # gevent's Waiter says nothing of what it is for, and each call of it is one by name.
 cdef inline Wait new_wait():
-    return Wait()
+    cdef Wait wait = Wait.__new__(Wait)
+    wait.begin()
+    return wait
 
 cdef inline object wait_on(Wait wait, object call, object subject):
     return wait.sleep(call, subject)

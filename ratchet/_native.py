@@ -36,6 +36,5 @@ def sleep_of(thread: greenlet) -> tuple[str, object] | None:
     return frame.f_locals["call"], frame.f_locals["subject"]
 
 
-def new(kind: type[Any]) -> Any:
-    """An object that `__init__` has not seen."""
-    return object.__new__(kind)
+new: Callable[[type[Any]], Any] = object.__new__
+"""An object that `__init__` has not seen."""

@@ -11,6 +11,7 @@ cdef class Wait:
     cdef Wait _previous
     cdef Wait _next
 
+    cpdef object begin(self)
     cpdef object clear(self)
     cpdef object sleep(self, object call, object subject)
     cpdef object switch(self, object value=*)

@@ -77,7 +77,7 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline fair_queue watch load side inbox outgoing many client"
+    "address limits stats faults deadline fair_queue watch load side inbox recipient outgoing many client"
     " incoming_requests incoming_states incoming decoding handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
@@ -85,15 +85,16 @@ BUS_CORE = allow_in_order(
 for server_module in ("intake", "serving", "server"):
     ALLOWED[f"bus._core.{server_module}"].add("kernel")
 # The kinds of bus know nothing of each other.
-ALLOWED["bus._local"] = BUS_CORE
+ALLOWED["bus._local_routes"] = BUS_CORE | {"_native"}
+ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "read_size pages wire outbox protocol transport tls stall delivery acknowledge linger dial listen accept"
-    " network interfaces writers output input stream casts plain budget admission gate"
-    " server_connection server failure loss client_connection many connections dropped client",
+    "read_size pages heads wire outbox protocol transport tls stall delivery acknowledge linger dial listen accept"
+    " network descriptor interfaces writers output input stream casts plain budget admission gate"
+    " server_connection server failure loss client_connection many connections sender dropped client",
     BUS_CORE,
 )
-for client_module in ("client_connection", "many", "connections", "dropped", "client"):
+for client_module in ("client_connection", "many", "connections", "sender", "dropped", "client"):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 # What tests are made with: it stands on the library, which knows nothing of it.
 TESTING = allow_in_order(

@@ -1,9 +1,1 @@
-from ratchet.bus._core.incoming cimport Route
-from ratchet.bus._core.outgoing cimport ClientRoute
-from ratchet.bus._core.inbox cimport Inbox
-
-cdef class _ToClient(Route):
-    pass
-
-cdef class _ToServer(ClientRoute):
-    cdef Inbox _inbox
+from ratchet.bus._core.deadline cimport inherited_deadline, request_deadline, time_left

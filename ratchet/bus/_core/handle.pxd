@@ -1,3 +1,6 @@
+cimport cython
+
+from ratchet cimport _native
 from ratchet.bus._core.inbox cimport Inbox
 from ratchet.bus._core.incoming cimport IncomingRequest
 
@@ -6,4 +9,5 @@ cdef class HeldRequest:
 
     cpdef bint _respond(self, object response) except -1
 
+@cython.locals(transaction=HeldRequest)
 cpdef object receive(Inbox inbox, IncomingRequest incoming)

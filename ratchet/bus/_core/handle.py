@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent
 
+from ratchet import _native
 from ratchet._death import after_death, held_by_dead
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_error
@@ -200,15 +201,13 @@ class ServerTransaction(HeldRequest, Generic[Request, Response]):
         return False
 
 
-_new = ServerTransaction.__new__
-
 Received: TypeAlias = tuple[ServerTransaction[Request, Response], Request]
 
 
 def receive(inbox: Inbox, incoming: IncomingRequest) -> Received[Any, Any] | None:
     """Take a request whose turn it is; None if it is not to be handled after all."""
     # Before the claim: a request that is claimed is always somebody's.
-    transaction: ServerTransaction[Any, Any] = _new(ServerTransaction)
+    transaction: ServerTransaction[Any, Any] = _native.new(ServerTransaction)
     transaction._incoming = incoming
     try:
         claimed = incoming.claim(inbox)

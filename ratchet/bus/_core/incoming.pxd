@@ -31,6 +31,10 @@ cdef class IncomingRequest(Queued):
     cdef public Route route
     cdef public object state
 
+    cpdef object begin(
+        self, IncomingRequests requests, Route route, object message, bint one_way, object deadline,
+        object id=*, OutgoingRequest client=*, double half_time=*
+    )
     cpdef bint claim(self, object inbox) except -1
     cpdef bint respond(self, object response) except -1
     cpdef bint _refuse_unwanted(self) except -1

@@ -15,7 +15,8 @@ from greenlet import greenlet
 
 from ratchet._death import death_of
 from ratchet._loop import AnyGreenlet
-from ratchet.bus._core.handle import abandon_held
+from ratchet.bus._core.deadline import deadline_after, time_left
+from ratchet.bus._core.handle import Received, abandon_held, receive
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import IncomingRequests
@@ -55,6 +56,8 @@ class Intake:
         workers: those of `serve` that are to go on, each with its team.
     """
 
+    __slots__ = ("__weakref__", "cut_off", "inbox", "life", "load", "requests", "takers", "workers")
+
     def __init__(
         self,
         owner: Named,
@@ -71,6 +74,19 @@ class Intake:
         self.cut_off = False
         self.takers: dict[AnyGreenlet, None] = {}
         self.workers: dict[greenlet, WorkerTeam] = {}
+
+    def take(self, timeout: float | None) -> Received[Any, Any]:
+        """Take the next request that is to be handled, waiting for one if need be; see `recv_request`."""
+        deadline = deadline_after(timeout)
+        inbox = self.inbox
+        while True:
+            received = receive(inbox, inbox.first(None if deadline is None else time_left(deadline)))
+            if received is not None:
+                try:
+                    return received
+                finally:
+                    # Whoever keeps the error of an earlier request's codec keeps this frame.
+                    del received
 
     def refuse_queued(self) -> None:
         """Let nothing in any more, and refuse what waits for an answer."""

@@ -30,6 +30,7 @@ cdef class OutgoingRequest:
     cdef public object state
     cdef public object value
 
+    cpdef object begin(self, object owner, ClientRoute route, object request, object decode)
     cpdef object load(self)
     cpdef object result(self, object timeout)
     cpdef object wait(self, object timeout)

@@ -17,7 +17,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.handle import ServerTransaction, receive, receive_many
+from ratchet.bus._core.handle import ServerTransaction, receive_many
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import CLOSED, DRAINING, OPEN, BusSide
@@ -80,22 +80,12 @@ class ServerSide(BusSide, Generic[Request, Response]):
             one thing to do
             and nothing more
         """
+        if timeout is not None:
+            check_timeout(timeout)
         current = getcurrent()
         if current not in self._intake.takers:
             self._begin_taking(current)
-        deadline = None
-        if timeout is not None:
-            check_timeout(timeout)
-            deadline = deadline_after(timeout)
-        inbox = self._intake.inbox
-        while True:
-            received = receive(inbox, inbox.first(None if deadline is None else time_left(deadline)))
-            if received is not None:
-                try:
-                    return received
-                finally:
-                    # Whoever keeps the error of an earlier request's codec keeps this frame.
-                    del received
+        return self._intake.take(timeout)
 
     def recv_requests(
         self, most: int, timeout: float | None = None
