@@ -2,6 +2,7 @@
 # long as by these.
 
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 
 cdef extern from "greenlet.h":
     ctypedef class greenlet.greenlet [object PyGreenlet, check_size ignore]:
@@ -9,6 +10,8 @@ cdef extern from "greenlet.h":
     # A new reference.
     greenlet PyGreenlet_GetCurrent()
     object PyGreenlet_Switch(greenlet target, PyObject* args, PyObject* kwargs)
+    # A new reference; NULL, and no error, if there is none.
+    void* PyGreenlet_GetParent(greenlet child)
     # Fills in the pointers to these, in each C file by itself.
     void PyGreenlet_Import()
 
@@ -17,6 +20,14 @@ cdef inline object load():
 
 cdef inline greenlet current():
     return PyGreenlet_GetCurrent()
+
+cdef inline object parent():
+    cdef void* found = PyGreenlet_GetParent(PyGreenlet_GetCurrent())
+    if found is NULL:
+        return None
+    result = <object>found
+    Py_DECREF(result)
+    return result
 
 cdef inline object switch(greenlet target, object value):
     cdef tuple args = (value,)

@@ -14,6 +14,11 @@ current = getcurrent
 """The running greenlet."""
 
 
+def parent() -> greenlet | None:
+    """The parent of the running greenlet: the hub, for almost all; None for the main greenlet."""
+    return getcurrent().parent
+
+
 def load() -> None:
     """Get ready; a module that calls the other functions calls this first."""
 

@@ -1,6 +1,6 @@
 from cpython.object cimport PyObject
 
-from ratchet._sleep cimport Wait, run_line, wait_of
+from ratchet._sleep cimport Wait, current_hub, run_line, wait_of
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
-from gevent.hub import Waiter
+from gevent.hub import Hub, Waiter, get_hub
 from greenlet import greenlet
+
+current_hub: Callable[[], Hub] = get_hub
+"""The hub of this OS thread; for where that is asked in each exchange."""
 
 new_wait: Callable[[], Waiter[Any]] = Waiter
 """What a thread sleeps on: gevent's, or `_sleep.Wait`."""

@@ -24,6 +24,8 @@ cdef class Line:
 
 cdef Line _running
 cdef Wait _sleeping
+cdef bint hubs_stay
+cpdef object current_hub()
 cpdef object run_line(list waits)
 cdef object _enter(Wait wait)
 cdef object _leave(Wait wait)

@@ -89,8 +89,8 @@ ALLOWED["bus._local_routes"] = BUS_CORE | {"_native"}
 ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "read_size pages heads wire outbox protocol transport tls stall delivery acknowledge linger dial listen accept"
-    " network descriptor interfaces writers output input stream casts plain budget admission gate"
+    "read_size pages heads wire outbox protocol transport tls stall delivery acknowledge linger dial"
+    " listen accept network descriptor interfaces writers output input stream casts plain budget admission gate"
     " server_connection server failure loss client_connection many connections sender dropped client",
     BUS_CORE,
 )

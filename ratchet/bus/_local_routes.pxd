@@ -19,7 +19,7 @@ cdef class ToServer(ClientRoute):
     cdef IncomingRequests _requests
     cdef ToClient _to_client
 
-    @cython.locals(transaction=OutgoingRequest)
+    @cython.locals(transaction=OutgoingRequest, incoming=IncomingRequest)
     cpdef object ask(
         self, object owner, object request, object message, object deadline, object metadata, object many=*
     )

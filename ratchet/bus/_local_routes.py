@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from gevent.hub import get_hub
-
 from ratchet import _native
 from ratchet._interrupts import settle_soon
 from ratchet._wait import check_hub
@@ -103,11 +101,11 @@ class ToServer(ClientRoute):
             metadata: a copy of what goes along.
             many: those that it is one of, if there are others; it is added to them first.
         """
-        if get_hub() is not self.hub:
+        if _native.current_hub() is not self.hub:
             check_hub(self.hub, owner)
         left = None if deadline is None else time_left(deadline)
         inbox = self._inbox
-        if inbox.closed or left == 0 or (self._bounded and inbox.full):
+        if inbox.closed or (left is not None and not left) or (self._bounded and inbox.full):
             self._wait_for_room(left)
         transaction = _native.new(ClientTransaction)
         transaction.begin(owner, self, request, self._decode)

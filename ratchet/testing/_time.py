@@ -22,7 +22,7 @@ from gevent.exceptions import LoopExit
 from gevent.hub import Hub
 from greenlet import getcurrent, greenlet
 
-from ratchet import _clock
+from ratchet import _clock, _sleep
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.side import close_all
 from ratchet.errors import DeadlockError
@@ -180,6 +180,7 @@ class _Block:
         new_hub: Any = get_hub_class()
         self._hub = new_hub(loop=self._loop)
         self._loop.note_builtin = note_started
+        _sleep.expect_other_hubs()
         set_hub(self._hub)
         if self._outside is not None:
             self._outside.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import gevent
 import gevent.event
@@ -39,7 +38,7 @@ def ask(intake: Intake, client: Client, question: object) -> None:
     intake.inbox.put(IncomingRequest(intake.requests, client, question, False, None))
 
 
-def working(team: Team[Any, Any], size: int) -> gevent.Greenlet[..., None]:
+def working(team: Team, size: int) -> gevent.Greenlet[..., None]:
     """Let a team work."""
     work = gevent.spawn(team.work, size)
     turns()
@@ -101,7 +100,7 @@ def test_a_worker_to_which_something_still_refers_is_replaced(intake: Intake, cl
 
 
 def test_one_more_worker_joins_the_team(intake: Intake, client: Client) -> None:
-    team: Team[Any, Any] = Team(intake, str, False)
+    team: Team = Team(intake, str, False)
     work = working(team, 1)
     team.add_worker()
     assert len(intake.workers) == 2
@@ -110,7 +109,7 @@ def test_one_more_worker_joins_the_team(intake: Intake, client: Client) -> None:
 
 
 def test_a_team_that_is_killed_has_ended(intake: Intake, client: Client) -> None:
-    team: Team[Any, Any] = Team(intake, lambda question: gevent.sleep(LONG), False)
+    team: Team = Team(intake, lambda question: gevent.sleep(LONG), False)
     work = working(team, 2)
     ask(intake, client, 1)
     turns()
@@ -158,7 +157,7 @@ def test_a_worker_takes_what_is_queued_before_the_others_of_its_team(
 ) -> None:
     handlers: list[int] = []
     # Not the threads: one that is kept is replaced.
-    team: Team[Any, Any] = Team(intake, lambda question: handlers.append(id(getcurrent())), False)
+    team: Team = Team(intake, lambda question: handlers.append(id(getcurrent())), False)
     work = working(team, size)
     for number in range(20):
         ask(intake, client, number)
@@ -172,7 +171,7 @@ def test_a_worker_takes_what_is_queued_before_the_others_of_its_team(
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_hub_has_its_turn_though_time_stands_still(intake: Intake, client: Client, size: int) -> None:
     rings: list[int] = []
-    team: Team[Any, Any] = Team(intake, lambda question: None, False)
+    team: Team = Team(intake, lambda question: None, False)
     for number in range(5000):
         ask(intake, client, number)
     timer = _clock.timer(gevent.get_hub(), 0.0)
@@ -197,7 +196,7 @@ def test_a_team_lets_a_thread_that_waits_by_hand_go_first(intake: Intake, client
             received[0].send_response(None)
             del received
 
-    team: Team[Any, Any] = Team(intake, handled.append, False)
+    team: Team = Team(intake, handled.append, False)
     work = working(team, 2)
     receiver = gevent.spawn(receive)
     wait_until(lambda: waiting_on(receiver))

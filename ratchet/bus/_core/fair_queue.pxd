@@ -1,3 +1,5 @@
+cimport cython
+
 cdef class Flow
 
 cdef class Queued:
@@ -30,6 +32,7 @@ cdef class FairQueue:
     cpdef object _put_in_flow(self, Queued item)
     cpdef object note_backlog(self, Flow flow)
     cpdef object _move_to_backlogged(self, Flow flow)
+    @cython.locals(first=Queued, flow=Flow, oldest=Queued)
     cpdef object next(self, double time_needed)
     cpdef object take(self, Queued item)
     cpdef object remove(self, Queued item)

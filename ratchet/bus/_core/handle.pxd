@@ -11,3 +11,6 @@ cdef class HeldRequest:
 
 @cython.locals(transaction=HeldRequest)
 cpdef object receive(Inbox inbox, IncomingRequest incoming)
+
+@cython.locals(transaction=HeldRequest, incoming=IncomingRequest)
+cpdef object handle(object received, object handler, bint with_transaction, object answer_aside)

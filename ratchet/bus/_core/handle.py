@@ -51,7 +51,7 @@ class HeldRequest:
 
     def _respond(self, response: object) -> bool:
         incoming = self._incoming
-        if get_hub() is not incoming.requests.hub:
+        if _native.current_hub() is not incoming.requests.hub:
             check_hub(incoming.requests.hub, self)
         return incoming.respond(response)
 
@@ -164,7 +164,7 @@ class ServerTransaction(HeldRequest, Generic[Request, Response]):
 
     def __enter__(self) -> ServerTransaction[Request, Response]:
         incoming = self._incoming
-        if get_hub() is not incoming.requests.hub:
+        if _native.current_hub() is not incoming.requests.hub:
             check_hub(incoming.requests.hub, self)
         handlings = incoming.handlings
         try:
@@ -179,7 +179,7 @@ class ServerTransaction(HeldRequest, Generic[Request, Response]):
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
         incoming = self._incoming
-        if get_hub() is not incoming.requests.hub:
+        if _native.current_hub() is not incoming.requests.hub:
             # The collector ends a forgotten generator in any OS thread.
             incoming.requests.leave_to_hub(self.__exit__, None, None, None)
             return False

@@ -1,3 +1,5 @@
+cimport cython
+
 from ratchet._run_queue cimport RunQueue
 from ratchet._wait cimport WaitQueue
 from ratchet.bus._core.fair_queue cimport FairQueue, Flow, Queued
@@ -20,6 +22,7 @@ cdef class Inbox:
     cdef public object on_low
 
     cpdef object put(self, Queued item)
+    @cython.locals(first=Queued, queue=FairQueue)
     cpdef object first(self, object timeout, set idle=*)
     cpdef bint _has_had_its_turn(self, set idle) except -1
     cpdef object present(self)

@@ -1,4 +1,5 @@
 from ratchet cimport _native
+from ratchet._wait cimport suspend
 from ratchet._run_queue cimport RunQueue
 from ratchet.bus._core.recipient cimport Recipient
 

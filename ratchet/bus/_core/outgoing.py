@@ -19,7 +19,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gevent.hub import Hub, get_hub
+from gevent.hub import Hub
 
 from ratchet import _clock, _native
 from ratchet._loop import Watcher
@@ -187,7 +187,7 @@ class OutgoingRequest:
         """Wait for the response and return it; see `ClientTransaction.recv_response`."""
         if self.state in UNENDED:
             self.wait(timeout)
-        elif get_hub() is not self.route.hub:
+        elif _native.current_hub() is not self.route.hub:
             check_hub(self.route.hub, self)
         if self.error is not None:
             # Each waiter its own copy: a traceback belongs to one thread.

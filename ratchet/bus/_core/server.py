@@ -182,7 +182,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             raise ValueError(f"workers must be a number above 0, not {workers!r}")
         check_hub(self._hub, self)
         self._revive()
-        team: Team[Request, Response] = Team(self._intake, handler, with_transaction)
+        team = Team(self._intake, handler, with_transaction)
         try:
             team.work(workers)
             while self._intake.life < CLOSED:

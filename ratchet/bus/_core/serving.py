@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from sys import getrefcount
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -32,11 +32,8 @@ from ratchet.bus.codecs import (
 from ratchet.errors import BusClosed
 from ratchet.kernel import Thread, kernel_of
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
-
-class Team(Generic[Request, Response]):
+class Team:
     """The workers of one call of `serve`, threads of the current thread's scheduler.
 
     Args:
@@ -45,12 +42,19 @@ class Team(Generic[Request, Response]):
         with_transaction: whether it is called with the transaction too.
     """
 
-    def __init__(
-        self,
-        intake: Intake,
-        handler: Callable[..., Response],
-        with_transaction: bool,
-    ) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_context",
+        "_handler",
+        "_idle",
+        "_intake",
+        "_kernel",
+        "_one_ended",
+        "_threads",
+        "_with_transaction",
+    )
+
+    def __init__(self, intake: Intake, handler: Callable[..., Any], with_transaction: bool) -> None:
         self._intake = intake
         self._handler = handler
         self._with_transaction = with_transaction
@@ -127,12 +131,12 @@ class Team(Generic[Request, Response]):
                     # Most likely by a time-out or an alarm, which is not to strike another request.
                     return
 
-    def _answer_aside(self, transaction: ServerTransaction[Request, Response], response: Response) -> None:
+    def _answer_aside(self, transaction: ServerTransaction[Any, Any], response: object) -> None:
         """Answer in another thread: no worker waits for a client that does not read."""
         kernel_of(getcurrent()).attach_background(_answer, transaction, response)
 
 
-def _answer(transaction: ServerTransaction[Request, Response], response: Response) -> None:
+def _answer(transaction: ServerTransaction[Any, Any], response: object) -> None:
     with transaction:
         transaction.send_response(response)
 

@@ -1,3 +1,4 @@
+from ratchet cimport _native
 from ratchet.bus._core.outgoing cimport OutgoingRequest
 from ratchet.bus._socket.client_connection cimport ClientConnection
 

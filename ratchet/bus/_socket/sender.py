@@ -12,6 +12,7 @@ from typing import Any
 
 from gevent.hub import get_hub
 
+from ratchet import _native
 from ratchet._interrupts import settle_soon
 from ratchet._wait import check_hub, check_may_wait
 from ratchet.bus._core.client import ClientTransaction
@@ -53,7 +54,7 @@ class Sender:
         metadata: Mapping[str, str] | None,
     ) -> ClientTransaction[Any, Any]:
         """Send a request of `owner`, the client; blocks only while there is no room."""
-        if get_hub() is not self._hub:
+        if _native.current_hub() is not self._hub:
             check_hub(self._hub, owner)
         parts: Sequence[bytes]
         if self._takes_bytes and type(request) is bytes:

@@ -1,0 +1,14 @@
+from ratchet.bus._core.handle cimport handle, receive
+from ratchet.bus._core.inbox cimport Inbox
+from ratchet.bus._core.intake cimport Intake
+
+cdef class Team:
+    cdef object __weakref__
+    cdef object _context
+    cdef object _handler
+    cdef set _idle
+    cdef Intake _intake
+    cdef object _kernel
+    cdef object _one_ended
+    cdef list _threads
+    cdef bint _with_transaction
