@@ -4,6 +4,8 @@ from ratchet.bus._socket.casts cimport Casts
 from ratchet.bus._socket.protocol cimport ClientProtocol
 from ratchet.bus._socket.stream cimport MessageStream
 
+cimport cython
+
 cdef class ClientConnection(ClientRoute):
     cdef object _client
     cdef public object decode
@@ -16,7 +18,8 @@ cdef class ClientConnection(ClientRoute):
     cdef public bint useful
 
     cpdef bint is_full(self) except -1
+    @cython.locals(transaction=OutgoingRequest)
     cpdef object send(self, object owner, object request, int flags, object arg, object parts)
     cpdef object message_received(self, object message)
-    cpdef object short_received(self, int kind, int flags, long id, long arg, bytes body)
+    cpdef object short_received(self, int kind, int flags, object id, long arg, bytes body)
     cpdef object _succeed(self, OutgoingRequest transaction, object response)

@@ -48,3 +48,6 @@ cdef inline (long, long, long, long, long, long) split(bytes data, Py_ssize_t po
         head[0] << 8 | head[1], head[2], head[3],
         ratchet_read32(head + 4), ratchet_read32(head + 8), ratchet_read32(head + 12),
     )
+
+cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t stop):
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, stop - start)

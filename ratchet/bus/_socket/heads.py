@@ -42,5 +42,10 @@ def join(kind: int, flags: int, id: int, arg: int, body: bytes) -> bytes:
     return _HEAD_AND_LENGTH.pack(ONE_PART, kind, flags, id, arg, len(body)) + body
 
 
+def part(data: bytes, start: int, stop: int) -> bytes:
+    """What is between two positions; a slice takes five times as long in the compiled build."""
+    return data[start:stop]
+
+
 split = _HEAD_AND_LENGTH.unpack_from
 """First word, kind, flags, id, arg and length, of bytes from a position on; there are `SIZE` bytes."""

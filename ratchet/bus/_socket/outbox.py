@@ -98,10 +98,18 @@ class Outbox:
         if not frames:
             return []
         whole: list[Any] = [entry[1] for entry in frames]
-        if self.size <= _CHUNK_SIZE and list not in set(map(type, whole)):
-            buffers: list[Buffer] = whole if len(whole) == 1 else [b"".join(whole)]
-        else:
+        buffers: list[Buffer]
+        if self.size > _CHUNK_SIZE:
             buffers = self._gather(frames)
+        elif len(whole) == 1 and type(whole[0]) is memoryview:
+            buffers = whole
+        else:
+            try:
+                # To try is faster than to look at each.
+                buffers = [b"".join(whole)]
+            except TypeError:
+                # One of them is in pieces.
+                buffers = self._gather(frames)
         self._chunk_frames = len(frames)
         self._chunk_size = sum(map(len, buffers))
         return buffers

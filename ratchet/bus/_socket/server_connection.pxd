@@ -6,6 +6,8 @@ from ratchet.bus._socket.gate cimport Gate
 from ratchet.bus._socket.protocol cimport ServerProtocol
 from ratchet.bus._socket.stream cimport MessageStream
 
+cimport cython
+
 cdef class ServerConnection(Route):
     cdef public Admission admission
     cdef public Budget budget
@@ -15,9 +17,10 @@ cdef class ServerConnection(Route):
     cdef public MessageStream stream
 
     cpdef bint _answer(self, IncomingRequest request, object frame) except -1
+    @cython.locals(size=cython.Py_ssize_t)
     cpdef object _finish(self, IncomingRequest request)
     cpdef bint is_writable(self, IncomingRequest request) except -1
     cpdef object message_received(self, object message)
-    cpdef object short_received(self, int kind, int flags, long id, long arg, bytes body)
+    cpdef object short_received(self, int kind, int flags, object id, long arg, bytes body)
     cpdef object _admit(self, IncomingRequest request, Py_ssize_t size)
     cpdef IncomingRequest _new_request(self, object message, bint one_way, object left, object id, object metadata)

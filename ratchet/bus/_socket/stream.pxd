@@ -6,7 +6,7 @@ from ratchet.bus._socket.transport cimport Transport
 cdef class MessageStream(Stream):
     cdef object _hub
     cdef object _owner
-    cdef Transport _transport
+    cdef readonly Transport _transport
     cdef object _delivery
     cdef bint _wants_rest
     cdef public object error

@@ -3,7 +3,7 @@ cimport cython
 from ratchet.bus._socket cimport heads
 
 cdef class Sink:
-    cpdef bint take(self, int kind, int flags, long id, long arg, bytes body) except -1
+    cpdef bint take(self, int kind, int flags, object id, long arg, bytes body) except -1
 
 cdef class _Messages(Sink):
     cdef list _messages

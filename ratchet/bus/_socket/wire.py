@@ -343,7 +343,7 @@ class Decoder:
             ):
                 break
             position = stop
-            if not sink.take(kind, flags, id, arg, data[start:stop]):
+            if not sink.take(kind, flags, id, arg, heads.part(data, start, stop)):
                 break
         return position
 
