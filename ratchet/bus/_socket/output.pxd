@@ -1,4 +1,3 @@
-from ratchet.bus._socket.acknowledge cimport AcknowledgeWatch
 from ratchet.bus._socket cimport descriptor
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.outbox cimport Outbox
@@ -22,7 +21,7 @@ cdef class Output:
     cdef bint _keeps_records
     cdef bint _tells_answers
     cdef bint _sending
-    cdef AcknowledgeWatch _acknowledge
+    cdef object _acknowledge
     cdef StallWatch _stall
     cdef object _writer
 
