@@ -29,7 +29,6 @@ MODULES: Final = (
     "ratchet.bus._core.watch",
     "ratchet.bus._local",
     "ratchet.bus._local_routes",
-    "ratchet.bus._socket.acknowledge",
     "ratchet.bus._socket.admission",
     "ratchet.bus._socket.budget",
     "ratchet.bus._socket.casts",

@@ -1,3 +1,4 @@
+from ratchet cimport _native
 from ratchet.bus._core.outgoing cimport ClientRoute, OutgoingRequest
 from ratchet.bus._socket cimport heads
 from ratchet.bus._socket.casts cimport Casts

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from gevent.hub import get_hub
 
-from ratchet import _clock
+from ratchet import _clock, _native
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
@@ -118,7 +118,8 @@ class ClientConnection(ClientRoute):
     ) -> ClientTransaction[Request, Any]:
         """Send a request of its client, whose parts are checked; does not block."""
         protocol = self.protocol
-        transaction: ClientTransaction[Request, Any] = ClientTransaction(owner, self, request, self.decode)
+        transaction: ClientTransaction[Request, Any] = _native.new(ClientTransaction)
+        transaction.begin(owner, self, request, self.decode)
         transaction.id = id = protocol.new_id()
         frame = protocol.request(id, flags, arg, parts)
         plain = protocol.plain

@@ -303,9 +303,8 @@ class ServerConnection(Route):
         if left:
             now = _clock.monotonic()
             deadline, half_time = now + left / 1000, now + left / 2000
-        request = IncomingRequest(
-            self.admission.requests, self, message, one_way, deadline, id, None, half_time
-        )
+        request = IncomingRequest.__new__(IncomingRequest)
+        request.begin(self.admission.requests, self, message, one_way, deadline, id, None, half_time)
         if metadata is not None:
             request.metadata = metadata
         return request
