@@ -127,6 +127,7 @@ def test_a_client_that_has_gone_leaves_its_room_to_others(open_bus: OpenBus, sta
     wait_until(lambda: held(bus) == 0, "all to be forgotten")
 
 
+@pytest.mark.pure
 @on_sockets
 @pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
 def test_what_is_interrupted_while_it_is_refused_is_forgotten(

@@ -232,6 +232,11 @@ class Plan:
         )
 
     @property
+    def needs_pure_build(self) -> bool:
+        """Whether a method of the library is to raise; compiled ones cannot be made to."""
+        return any(strike.kind in (StrikeKind.BEFORE, StrikeKind.AFTER) for strike in self.strikes)
+
+    @property
     def has_one_life(self) -> bool:
         """Whether there is one server, from before the first client to after the last one."""
         return len(self.lives) == 1

@@ -2,6 +2,8 @@
 
 Each process takes a few seeds at a time, and tells of those that fail.  Schedules depend
 on their seeds alone, so it makes no difference which process plays them, or after which.
+
+Bugs are planted in the pure build alone, and so are strikes in the library's methods.
 """
 
 from __future__ import annotations
@@ -24,17 +26,22 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 from helpers import PACKAGE
+from ratchet import build_info
 from simulation.draw import draw
 from simulation.mutants import MUTANTS
+from simulation.plan import Plan
 from simulation.play import play, trace_of
 
 CORPUS: Final = Path(__file__).with_name("corpus.txt")
 """Seeds that once failed, one a line, with what they found."""
-AGAIN: Final = 'make sim ARGS="--seed {seed}"'
+# Each build takes courses of its own.
+_PURE: Final = "" if build_info().compiled else "RATCHET_PURE_PYTHON=1 "
+AGAIN: Final = f'make sim {_PURE}ARGS="--seed {{seed}}"'
 
+_COMMAND: Final = (sys.executable, "-m", "simulation")
 _AT_ONCE: Final = 50
 # Real seconds, after which a schedule hangs; it takes a hundredth of one.
 _PATIENCE: Final = 60
@@ -51,6 +58,7 @@ class Tally:
 
     Attributes:
         played: how many there were.
+        left_out: how many more there were that need the pure build, where that is not in use.
         requests: how many requests were made in them.
         seconds: of the processor's time.
         endings: how often a request ended in what.
@@ -58,6 +66,7 @@ class Tally:
     """
 
     played: int = 0
+    left_out: int = 0
     requests: int = 0
     seconds: float = 0.0
     endings: Counter[str] = field(default_factory=Counter)
@@ -66,6 +75,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Count in those of another one."""
         self.played += other.played
+        self.left_out += other.left_out
         self.requests += other.requests
         self.seconds += other.seconds
         self.endings += other.endings
@@ -76,12 +86,26 @@ class Tally:
         return (
             f"{self.played} schedules, {len(self.failures)} failed; {self.requests} requests;"
             f" {rate:.0f} schedules in a second of a processor"
+            + (f"; {self.left_out} need RATCHET_PURE_PYTHON=1, and were left out" if self.left_out else "")
         )
 
 
+def is_played_here(plan: Plan) -> bool:
+    """Whether the build in use can play it."""
+    return not (plan.needs_pure_build and build_info().compiled)
+
+
 def failure_of(seed: int) -> str | None:
-    """Why the schedule of a seed fails; None if it does not."""
-    return play_all([seed]).failures.get(seed)
+    """Why the schedule of a seed fails; None if it does not.
+
+    One that needs the pure build is played by it, in another process.
+    """
+    if is_played_here(draw(seed)):
+        return play_all([seed]).failures.get(seed)
+    program = subprocess.run(
+        [*_COMMAND, "--seed", str(seed)], env=_environment(), capture_output=True, text=True, check=False
+    )
+    return program.stdout + program.stderr if program.returncode else None
 
 
 def play_all(seeds: Iterable[int], most: float = math.inf) -> Tally:
@@ -90,9 +114,13 @@ def play_all(seeds: Iterable[int], most: float = math.inf) -> Tally:
     began = time.process_time()
     with _watched() as start_to_watch:
         for seed in seeds:
+            plan = draw(seed)
+            if not is_played_here(plan):
+                tally.left_out += 1
+                continue
             start_to_watch()
             try:
-                journal = play(draw(seed))
+                journal = play(plan)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -148,21 +176,30 @@ def first_failure(name: str, seeds: int) -> tuple[str, int | None, str]:
 def digest_of(seeds: Iterable[int]) -> str:
     """What tells the courses of some schedules from others."""
     digest = hashlib.blake2b(digest_size=8)
-    for seed in seeds:
-        digest.update(trace_of(draw(seed)).encode())
+    for plan in filter(is_played_here, map(draw, seeds)):
+        digest.update(trace_of(plan).encode())
     return digest.hexdigest()
 
 
 def digests_of_two_processes(first: int, seeds: int) -> list[str]:
     """The digests of the same schedules in two processes that hash in different ways."""
-    command = [sys.executable, "-m", "simulation", "--first", str(first), "--seeds", str(seeds), "--digest"]
-    path = os.pathsep.join([str(PACKAGE.parent), str(Path(__file__).parents[1])])
-    environments = [{**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": salt} for salt in ("1", "2")]
+    command = [*_COMMAND, "--first", str(first), "--seeds", str(seeds), "--digest"]
     programs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        for environment in environments
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(PYTHONHASHSEED=salt))
+        for salt in ("1", "2")
     ]
     return [program.communicate()[0] for program in programs]
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """The environment of another process that plays."""
+    path = os.pathsep.join([str(PACKAGE.parent), str(Path(__file__).parents[1])])
+    return {**os.environ, "PYTHONPATH": path, **variables}
+
+
+def _begin_again_on_pure_build() -> NoReturn:
+    os.environ["RATCHET_PURE_PYTHON"] = "1"
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def corpus() -> dict[int, str]:
@@ -208,6 +245,8 @@ def _find_mutants(seeds: int, jobs: int) -> int:
 def _show(seed: int) -> bool:
     """Play one schedule and print its plan, and what became of it; whether it failed."""
     plan = draw(seed)
+    if not is_played_here(plan):
+        _begin_again_on_pure_build()
     print(plan.faults, plan.limits, *plan.lives, sep="\n")
     for client in plan.clients:
         print(client)
@@ -242,6 +281,8 @@ def main() -> None:
         print(f"{options.seeds} schedules: {'the same' if one == other else 'different'} in two processes")
         sys.exit(one != other)
     elif options.mutants:
+        if build_info().compiled:
+            _begin_again_on_pure_build()
         sys.exit(_find_mutants(options.seeds, options.jobs) > len(MUTANTS) // 10)
     else:
         total = _play_side_by_side(seeds, options.seeds, options.jobs)

@@ -144,6 +144,7 @@ def test_a_cast_is_read_that_has_come_when_an_answer_finds_its_client_gone() -> 
         server.close()
 
 
+@pytest.mark.pure
 def test_a_request_whose_abandoning_is_interrupted_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stayed with the dead thread as long as somebody kept that, and a drain waited for it."""
     with testing.virtual_time(), testing.network(), Ratchet() as kernel:
@@ -180,6 +181,7 @@ def test_serve_ends_although_the_end_of_its_worker_is_interrupted(monkeypatch: p
         assert serving.ready()
 
 
+@pytest.mark.pure
 def test_a_held_request_whose_letting_in_is_interrupted_goes_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread had decoded it when it was to be dropped, and its size was asked of what it had become."""
     limits = bus.Limits(max_in_flight=1)
@@ -239,6 +241,7 @@ def test_a_request_is_abandoned_although_somebody_keeps_the_error_of_an_earlier_
         server.close()
 
 
+@pytest.mark.pure
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("method", ["drop", "leave_to_hub"])
 def test_a_request_whose_dropping_is_interrupted_is_abandoned(
@@ -256,6 +259,7 @@ def test_a_request_whose_dropping_is_interrupted_is_abandoned(
         assert server.drain(timeout=5)
 
 
+@pytest.mark.pure
 def test_a_plain_answer_whose_end_is_interrupted_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody came by again, and what was held back until there was a place was never let in."""
     limits = bus.Limits(max_in_flight=1)

@@ -7,7 +7,8 @@ import pytest
 from simulation.mutants import MUTANTS
 from simulation.runner import first_failure
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.uncounted]
+# Where methods of compiled classes are replaced, nobody calls what takes their place.
+pytestmark = [pytest.mark.timeout(120), pytest.mark.uncounted, pytest.mark.pure]
 
 EARLY = 100
 """Seeds within which these are found."""
