@@ -41,7 +41,10 @@ cdef inline bytes join(unsigned char kind, unsigned char flags, uint32_t id, uin
     memcpy(to + SIZE, PyBytes_AS_STRING(body), length)
     return whole
 
-cdef inline (long, long, long, long, long, long) split(bytes data, Py_ssize_t position):
+# No int: a sum of shifted bytes is not to become negative.
+ctypedef long long number
+
+cdef inline (number, number, number, number, number, number) split(bytes data, Py_ssize_t position):
     # As in the `.py`, the caller has seen that so much is there.
     cdef const unsigned char *head = <const unsigned char *>PyBytes_AS_STRING(data) + position
     return (

@@ -25,9 +25,9 @@ cdef class Decoder:
 
     cpdef list feed(self, bytes data)
     @cython.locals(
-        end=cython.Py_ssize_t, last=cython.Py_ssize_t, start=cython.Py_ssize_t, stop=cython.Py_ssize_t,
-        word=cython.long, kind=cython.int, flags=cython.int, id=cython.long, arg=cython.long,
-        length=cython.long, max_message=cython.Py_ssize_t,
+        end=cython.Py_ssize_t, last=cython.Py_ssize_t, start=cython.Py_ssize_t, stop=cython.longlong,
+        word=cython.longlong, kind=cython.longlong, flags=cython.longlong, id=cython.longlong, arg=cython.longlong,
+        length=cython.longlong, max_message=cython.Py_ssize_t,
     )
     cpdef Py_ssize_t decode_short(self, bytes data, Py_ssize_t position, Sink sink) except -1
 
