@@ -49,7 +49,7 @@ class BuildAllOrNone(build_ext):
 
         started = time.time()
         how = f"Cython {Cython.__version__}, {DIRECTIVES}, {MACROS}, {ARGUMENTS}, {os.environ.get('CFLAGS')}"
-        self.force = self.force or not os.path.exists(STAMP) or read(STAMP) != how
+        self.force = self.force or not os.path.exists(STAMP) or read(STAMP) != how or declared_since(STAMP)
         translated = cythonize(
             self.extensions, build_dir=self.build_temp, compiler_directives=DIRECTIVES, force=self.force
         )
@@ -82,6 +82,12 @@ class BuildAllOrNone(build_ext):
             for path in glob(f"ratchet/**/*{get_config_var('EXT_SUFFIX')}", root_dir=folder, recursive=True):
                 if path not in kept:
                     os.remove(os.path.join(folder, path))
+
+
+def declared_since(path: str) -> bool:
+    """Whether a `.pxd` is newer: it is part of each module that names its types; Cython does not look."""
+    when = os.stat(path).st_mtime
+    return any(os.stat(pxd).st_mtime > when for pxd in glob(f"{HERE}/ratchet/**/*.pxd", recursive=True))
 
 
 def read(path: str) -> str:

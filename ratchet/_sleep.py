@@ -172,7 +172,9 @@ def _ask(thread: object) -> None:
         switch_out()
 
 
+# Without `begin`, which would ask for a hub: importing this starts none.
 _sleeping = Wait.__new__(Wait)
+_sleeping.greenlet = None
 # Before the first and behind the last of the list.
 _sleeping._previous = _sleeping._next = _sleeping
 

@@ -102,7 +102,11 @@ class WaitQueue:
             if group is not None:
                 group.add(wait)
             waits.append(wait)
-            woken = suspend(wait, call, subject, timeout) is not TIMED_OUT
+            if timeout is None:
+                # As `suspend` does.
+                woken = _native.wait_on(wait, call, subject) is not TIMED_OUT
+            else:
+                woken = suspend(wait, call, subject, timeout) is not TIMED_OUT
             # By the thread itself: a wake-up that is interrupted is then still to come.
             if waits and waits[0] is wait:
                 waits.popleft()

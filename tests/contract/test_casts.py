@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from gevent import subprocess
 from gevent.event import Event
+from gevent.hub import Waiter
 
 from contract.buses import (
     Bus,
@@ -29,7 +30,6 @@ from contract.clients import connect
 from helpers import LONG, burn, turns, wait_until
 from ratchet import BusClosed, BusError, BusTimeout, Ratchet, Rejected
 from ratchet import bus as ratchet_bus
-from ratchet._wait import Wait, new_wait
 from ratchet.bus import Limits
 from ratchet.bus._socket import wire
 
@@ -372,6 +372,7 @@ def test_a_program_that_casts_and_ends_loses_nothing_without_saying_so(
         wait_until(lambda: len(got) == 50 - lost, "every cast that left")
 
 
+@pytest.mark.pure
 @on_sockets
 def test_a_signal_handler_that_casts_just_before_a_call_waits_takes_no_answer_from_it(
     open_client: OpenClient, monkeypatch: pytest.MonkeyPatch
@@ -382,11 +383,11 @@ def test_a_signal_handler_that_casts_just_before_a_call_waits_takes_no_answer_fr
     id = raw.receive_message()[2]
     raw.send(wire.encode(wire.RESPONSE, 0, id, 0, [b"answer"]))
 
-    def interrupted() -> Wait:
+    def interrupted() -> Waiter[Any]:
         # The hub is late, so what has come is read before anything is written.
         burn(0.05)
         client.cast(b"of a signal handler")
-        return new_wait()
+        return Waiter()
 
     monkeypatch.setattr("ratchet._native.new_wait", interrupted)
     began = time.monotonic()

@@ -77,7 +77,7 @@ class Intake:
 
     def take(self, timeout: float | None) -> Received[Any, Any]:
         """Take the next request that is to be handled, waiting for one if need be; see `recv_request`."""
-        deadline = deadline_after(timeout)
+        deadline = None if timeout is None else deadline_after(timeout)
         inbox = self.inbox
         while True:
             received = receive(inbox, inbox.first(None if deadline is None else time_left(deadline)))

@@ -207,7 +207,6 @@ class OutgoingRequest:
             wait = _native.new_wait()
             if wait.hub is not self.route.hub:
                 check_hub(self.route.hub, self)
-            left = None if deadline is None else seconds_until(deadline)
             try:
                 if self._waits is None:
                     self._waits = [wait]
@@ -216,7 +215,12 @@ class OutgoingRequest:
                 if self.state not in UNENDED:
                     # A signal handler came in between, and had the answer read.
                     return
-                timed_out = suspend(wait, "recv_response", self, left) is TIMED_OUT
+                if deadline is None:
+                    # As `suspend` does.
+                    timed_out = _native.wait_on(wait, "recv_response", self) is TIMED_OUT
+                else:
+                    left = seconds_until(deadline)
+                    timed_out = suspend(wait, "recv_response", self, left) is TIMED_OUT
             except BaseException:
                 if self._waits is not None and wait in self._waits:
                     self._waits.remove(wait)
