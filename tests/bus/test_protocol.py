@@ -292,6 +292,16 @@ def test_a_server_that_takes_as_much_narrows_nothing() -> None:
     assert role.narrow is False
 
 
+def test_a_hello_may_say_any_number() -> None:
+    number = 10**30
+    client = asking()
+    client.receive(hello(max_message=number, max_parts=number, max_in_flight=number))
+    assert client.max_in_flight == wire.MAX_ID
+    server = serving()
+    server.receive(hello(max_message=number, max_parts=number), Made)
+    assert (server.max_message, server.max_parts) == (LIMITS.max_message, LIMITS.max_parts)
+
+
 def test_a_server_that_speaks_without_a_hello_is_an_older_one() -> None:
     role = asking()
     role.receive(message(wire.PONG))

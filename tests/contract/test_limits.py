@@ -419,6 +419,19 @@ def test_hand_written_code_waits_until_a_client_reads(open_bus: OpenBus, start: 
     assert answering.result() == [True] * 100
 
 
+@on_sockets_of_each_form
+def test_a_limit_of_any_number_is_none(open_bus: OpenBus) -> None:
+    number = 10**30
+    limits = Limits(
+        max_queued=number,
+        max_queued_bytes=number,
+        max_connections=number,
+        max_in_flight=number,
+        high_water=number,
+    )
+    open_bus(limits=limits, server_limits=limits).check_works()
+
+
 # A peer that sends faster than the server works.
 
 

@@ -5,6 +5,7 @@ Where each is kept, the page about the design says.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, fields
 
 __all__ = ["Limits"]
@@ -85,6 +86,11 @@ class Limits:
 
 
 _DEFAULT = Limits()
+
+
+def countable(limit: int) -> int:
+    """A limit of what is counted: compiled classes count in C, which has no larger numbers."""
+    return min(limit, sys.maxsize)
 
 
 def checked_limits(limits: Limits | None) -> Limits:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.intake import Intake
-from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.limits import Limits, countable
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket.budget import Budget
 
@@ -38,7 +38,7 @@ class Admission:
         self.inbox = intake.inbox
         self.limits = limits
         # One message always has room.
-        most = max(limits.max_queued_bytes, limits.max_message)
+        most = countable(max(limits.max_queued_bytes, limits.max_message))
         self.budget = Budget(intake.requests.hub, most, limits.stall_timeout)
         self.connections: dict[Any, None] = {}
         self.hello = b""

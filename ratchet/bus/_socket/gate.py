@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ratchet.bus._core.incoming import IncomingRequest
+from ratchet.bus._core.limits import countable
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.budget import Share
 
@@ -36,7 +37,7 @@ class Gate:
     def __init__(self, admission: Admission, share: Share) -> None:
         self._admission = admission
         self._share = share
-        self._max_in_flight = admission.limits.max_in_flight
+        self._max_in_flight = countable(admission.limits.max_in_flight)
         self.parked: dict[IncomingRequest, None] = _NONE
         self.held_back: dict[IncomingRequest, int] = _NONE
         self.held_back_size = 0

@@ -21,7 +21,7 @@ from gevent.hub import get_hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
-from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.limits import Limits, countable
 from ratchet.bus._socket import descriptor
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.interfaces import BROKEN, CLOSING, OPEN, Stream, StreamOwner
@@ -74,7 +74,7 @@ class Output:
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self.logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
         self._outbox = Outbox()
-        self.writers = Writers(stream, owner, self._outbox, limits.high_water, self._loop)
+        self.writers = Writers(stream, owner, self._outbox, countable(limits.high_water), self._loop)
         # The turn of the loop in which a frame was last tried at once.
         self._turn = -1
         self._flush_scheduled = False

@@ -349,7 +349,8 @@ class ClientProtocol:
         self.narrow = (hello.max_message or limits.max_message) < limits.max_message or (
             hello.max_parts or limits.max_parts
         ) < limits.max_parts
-        self.max_in_flight = hello.max_in_flight or self.max_in_flight
+        # There are no more ids.
+        self.max_in_flight = min(hello.max_in_flight or self.max_in_flight, wire.MAX_ID)
         self.hello = hello
 
     def _sent_after(self, last_id: int) -> list[Any]:
