@@ -66,7 +66,8 @@ class ScheduledThread(Greenlet):
             return "ended"
         if self is getcurrent():
             return "running"
-        return "starting" if self.gr_frame is None else "waiting"
+        # gevent's own says whether it was told to start.
+        return "waiting" if greenlet.__bool__(self) else "starting"
 
 
 def prepared(
