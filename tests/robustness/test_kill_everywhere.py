@@ -192,9 +192,7 @@ class BusScene(Scene):
         for side in {bus.server, bus.client}:
             stats = side.stats()
             assert (stats.queued, stats.in_flight) == (0, 0), f"{side!r}: {stats}"
-        inbox = bus.server._intake.inbox
-        assert not inbox._receivers
-        assert not inbox._senders
+        assert "receivers=0, senders=0" in repr(bus.server._intake.inbox)
 
     def settle(self, victim: Victim) -> None:
         """Answer what is left."""
@@ -406,7 +404,7 @@ class Serve(BusScene):
         wait_until(lambda: self._partner_ended, "the partner")
         if self.bus.server._intake.life is OPEN:
             super().check(victim)
-        assert not self.bus.server._intake.inbox._receivers
+        assert not self.bus.server._intake.inbox.has_receivers
         assert not self.bus.server._intake.requests.drain_waiters
 
 
