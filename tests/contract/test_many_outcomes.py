@@ -289,6 +289,8 @@ def test_while_there_is_no_connection_all_wait_for_one_within_their_time(kind: s
 def test_an_interrupted_call_cancels_what_is_open_and_nothing_else(
     bus: Bus, start: Start, how: type[BaseException]
 ) -> None:
+    # On a plain connection, only a request tells that the server has accepted it.
+    bus.check_works()
     watchers = active_watchers()
     other = bus.client.send_request("other")
 
