@@ -46,13 +46,14 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo compiled test coverage sim soak interrupts chaos check docs changelog clean
+.PHONY: help bench demo compiled test coverage instructions sim soak interrupts chaos check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests, on the compiled build if there is a C compiler; PYTEST_ARGS goes to pytest"
 	@echo "make coverage  run the tests on the pure build, and report what they cover"
 	@echo "make compiled  compile what has changed; RATCHET_PURE_PYTHON=1 lets every command do without"
+	@echo "make instructions  count the processor's for one exchange, on both builds, in two minutes"
 	@echo "make sim    play SEEDS ($(SEEDS)) simulated schedules of the whole stack; ARGS goes to it:"
 	@echo "            --seed N replays one, --mutants plants bugs, --determinism compares processes"
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
@@ -81,6 +82,10 @@ test: $(BUILD)
 coverage: $(VENV)/installed-dev
 	@echo "== coverage: pytest with branch coverage, on the pure build"
 	@RATCHET_PURE_PYTHON=1 $(BYTECODE) $(VENV)/bin/pytest $(PARALLEL) $(COVERAGE) $(PYTEST_ARGS)
+
+instructions: $(VENV)/compiled
+	@echo "== instructions: those of one exchange, both ends, on both builds"
+	@PYTHONPATH=tests $(VENV)/bin/python -m costs.instructions $(ARGS)
 
 sim: $(BUILD)
 	@echo "== sim: $(SEEDS) schedules of the whole stack, simulated"
