@@ -381,6 +381,16 @@ def test_a_message_over_the_limit_is_refused_by_its_declared_length(kind: int) -
     assert using.refused == (kind, 0 if kind == wire.PLAIN else 42)
 
 
+@pytest.mark.parametrize("kind", [wire.PLAIN, wire.REQUEST, wire.RESPONSE, 200])
+@pytest.mark.parametrize("length", [2**31 - 1, 2**31, 2**32 - 16, 2**32 - 1])
+def test_a_length_that_no_c_int_holds_is_refused_as_any_other(kind: int, length: int) -> None:
+    start = b"\0\1" if kind == wire.PLAIN else head(kind, id=42, parts=1)
+    # There is more than a head, or it would not be looked at as a whole.
+    using = refuse(start + struct.pack(">I", length) + b"x" * 100, max_message=100)
+    assert isinstance(using.error, MessageTooLarge)
+    assert f"{length} bytes or more" in str(using.error)
+
+
 def test_a_message_over_the_limit_is_refused_also_if_it_came_whole() -> None:
     for kind in (wire.PLAIN, wire.REQUEST, wire.RESPONSE):
         error = refuse(encode(kind, 0, 7, 0, [b"x" * 101]), max_message=100).error
