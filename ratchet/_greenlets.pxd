@@ -7,9 +7,11 @@ from cpython.ref cimport Py_DECREF
 cdef extern from "greenlet.h":
     ctypedef class greenlet.greenlet [object PyGreenlet, check_size ignore]:
         pass
+    ctypedef struct PyGreenlet:
+        pass
     # A new reference.
     greenlet PyGreenlet_GetCurrent()
-    object PyGreenlet_Switch(greenlet target, PyObject* args, PyObject* kwargs)
+    object PyGreenlet_Switch(PyGreenlet* target, PyObject* args, PyObject* kwargs)
     # A new reference; NULL, and no error, if there is none.
     void* PyGreenlet_GetParent(greenlet child)
     # Fills in the pointers to these, in each C file by itself.
@@ -29,9 +31,13 @@ cdef inline object parent():
     Py_DECREF(result)
     return result
 
-cdef inline object switch(greenlet target, object value):
+# Without a reference: one of the caller's would last as long as the caller sleeps.
+cdef inline PyGreenlet* target(greenlet thread):
+    return <PyGreenlet*>thread
+
+cdef inline object switch(PyGreenlet* target, object value):
     cdef tuple args = (value,)
     return PyGreenlet_Switch(target, <PyObject*>args, NULL)
 
 cdef inline object switch_to_hub(greenlet hub):
-    return PyGreenlet_Switch(hub, NULL, NULL)
+    return PyGreenlet_Switch(<PyGreenlet*>hub, NULL, NULL)

@@ -20,7 +20,7 @@ cdef class Line:
     cdef list waits
     cdef Py_ssize_t position
 
-    cdef greenlet following(self, object hub)
+    cdef Wait following(self, object hub)
 
 cdef Line _running
 cdef Wait _sleeping

@@ -91,8 +91,10 @@ class Wait:
             following = None if line is None else line.following(self.hub)
             if following is None:
                 return _greenlets.switch_to_hub(self.hub)
-            # The hub would only do the same.
-            return _greenlets.switch(following, None)
+            assert following.greenlet is not None
+            # The hub would only do the same.  What the other one sleeps on keeps it until it runs, and
+            # for `serving`, which counts references, this one is not to keep it for as long as it sleeps.
+            return _greenlets.switch(_greenlets.target(following.greenlet), None)
         finally:
             _leave(self)
             # What is waited for keeps this, so this is not to keep what is waited for.
@@ -105,17 +107,17 @@ class Wait:
 
     def switch(self, value: object = None) -> None:
         """Wake its thread, which runs until it waits for something else; only from a hub callback."""
-        thread = self.greenlet
-        if thread is None:
+        if self.greenlet is None:
             self._value = value
             self._is_woken = True
             return
         if _greenlets.current() is not self.hub:
             raise AssertionError("only the hub wakes threads")
         try:
-            _greenlets.switch(thread, value)
+            # As in `sleep`: all who are woken are referred to by as many.
+            _greenlets.switch(_greenlets.target(self.greenlet), value)
         except BaseException:
-            self.hub.handle_error(thread.switch, *sys.exc_info())
+            self.hub.handle_error(self.switch, *sys.exc_info())
 
 
 class Line:
@@ -132,15 +134,15 @@ class Line:
         self.waits = waits
         self.position = 0
 
-    def following(self, hub: greenlet) -> greenlet | None:
-        """The next thread, which is woken now; None if there is none of this hub."""
+    def following(self, hub: greenlet) -> Wait | None:
+        """What the next thread sleeps on, which is woken now; None if there is none of this hub."""
         while self.position < len(self.waits):
             wait = self.waits[self.position]
             if wait.hub is not hub:
                 return None
             self.position += 1
             if wait.greenlet is not None:
-                return wait.greenlet
+                return wait
         return None
 
 

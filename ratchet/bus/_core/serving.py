@@ -17,10 +17,11 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
 from ratchet._log import bus_logger, log_error
-from ratchet._wait import Wait
+from ratchet._wait import Wait, new_wait, suspend
 from ratchet.bus._core.handle import ServerTransaction, handle, receive
 from ratchet.bus._core.intake import Intake
 from ratchet.bus.codecs import (
@@ -99,7 +100,7 @@ class Team:
         intake, inbox = self._intake, self._intake.inbox
         intake.watch(worker)
         # Whatever started this thread lets go of it.
-        gevent.sleep(0)
+        _sleep_for_a_turn()
         references = getrefcount(worker)
         # In a forked child, the parent's are not in the register any more.
         while worker in intake.workers:
@@ -123,7 +124,7 @@ class Team:
             if getrefcount(worker) > references:
                 try:
                     # It may be no more than what woke the thread.
-                    gevent.sleep(0)
+                    _sleep_for_a_turn()
                 except gevent.Timeout:
                     # It is one that was left behind, and it has just rung.
                     return
@@ -134,6 +135,13 @@ class Team:
     def _answer_aside(self, transaction: ServerTransaction[Any, Any], response: object) -> None:
         """Answer in another thread: no worker waits for a client that does not read."""
         kernel_of(getcurrent()).attach_background(_answer, transaction, response)
+
+
+def _sleep_for_a_turn() -> None:
+    """Let others run, and be woken as for a request: `gevent.sleep` may take more references to a thread."""
+    wait = new_wait()
+    get_hub().loop.run_callback(wait.switch, None)
+    suspend(wait, "serve")
 
 
 def _answer(transaction: ServerTransaction[Any, Any], response: object) -> None:
