@@ -37,9 +37,7 @@ from simulation.play import play, trace_of
 
 CORPUS: Final = Path(__file__).with_name("corpus.txt")
 """Seeds that once failed, one a line, with what they found."""
-# Each build takes courses of its own.
-_PURE: Final = "" if build_info().compiled else "RATCHET_PURE_PYTHON=1 "
-AGAIN: Final = f'make sim {_PURE}ARGS="--seed {{seed}}"'
+AGAIN: Final = 'make sim ARGS="--seed {seed}"'
 
 _COMMAND: Final = (sys.executable, "-m", "simulation")
 _AT_ONCE: Final = 50
@@ -173,20 +171,27 @@ def first_failure(name: str, seeds: int) -> tuple[str, int | None, str]:
     return name, None, ""
 
 
-def digest_of(seeds: Iterable[int]) -> str:
+def digest_of(plans: Iterable[Plan]) -> str:
     """What tells the courses of some schedules from others."""
     digest = hashlib.blake2b(digest_size=8)
-    for plan in filter(is_played_here, map(draw, seeds)):
+    for plan in plans:
         digest.update(trace_of(plan).encode())
     return digest.hexdigest()
 
 
 def digests_of_two_processes(first: int, seeds: int) -> list[str]:
-    """The digests of the same schedules in two processes that hash in different ways."""
+    """The digests of the same schedules in two processes that hash in different ways.
+
+    In the compiled build, the other process has the pure one; so both leave out what needs that.
+    """
     command = [*_COMMAND, "--first", str(first), "--seeds", str(seeds), "--digest"]
+    other = {"PYTHONHASHSEED": "2"}
+    if build_info().compiled:
+        command.append("--any-build")
+        other["RATCHET_PURE_PYTHON"] = "1"
     programs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(PYTHONHASHSEED=salt))
-        for salt in ("1", "2")
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(**variables))
+        for variables in ({"PYTHONHASHSEED": "1"}, other)
     ]
     return [program.communicate()[0] for program in programs]
 
@@ -267,15 +272,17 @@ def main() -> None:
         "--mutants", action="store_true", help="find the planted bugs, with so many seeds each"
     )
     parser.add_argument(
-        "--determinism", action="store_true", help="compare two processes that hash differently"
+        "--determinism", action="store_true", help="compare two processes, and builds if there are two"
     )
     parser.add_argument("--digest", action="store_true", help="print what tells the courses from others")
+    parser.add_argument("--any-build", action="store_true", help="digest only what each build can play")
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
     if options.seed is not None:
         sys.exit(_show(options.seed))
     if options.digest:
-        print(digest_of(seeds))
+        plans = filter(is_played_here, map(draw, seeds))
+        print(digest_of(plan for plan in plans if not (options.any_build and plan.needs_pure_build)))
     elif options.determinism:
         one, other = digests_of_two_processes(options.first, options.seeds)
         print(f"{options.seeds} schedules: {'the same' if one == other else 'different'} in two processes")

@@ -167,6 +167,7 @@ def test_a_request_whose_abandoning_is_interrupted_is_abandoned(monkeypatch: pyt
         assert server.drain(timeout=5)
 
 
+@pytest.mark.pure
 def test_serve_ends_although_the_end_of_its_worker_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody told it that the worker had ended, so it went on to wait for that."""
     monkeypatch.setattr(Team, "note_end", raising_once(Team.note_end))

@@ -28,6 +28,7 @@ def test_what_once_failed_does_not(seed: int) -> None:
 
 
 def test_the_same_seeds_take_the_same_course_in_every_process() -> None:
+    """In those of both builds, where the compiled one is tested."""
     one, other = digests_of_two_processes(0, 30)
     assert one
     assert one == other
