@@ -46,7 +46,7 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo compiled test coverage instructions sim soak interrupts chaos check docs changelog clean
+.PHONY: help bench demo compiled test coverage instructions sim soak interrupts chaos memory check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
@@ -59,6 +59,7 @@ help:
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
 	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
 	@echo "make chaos  kill, stop and cut off processes for SECONDS ($(SECONDS)), and check every outcome"
+	@echo "make memory look for wrong accesses to memory in the compiled build; it needs gcc, and half an hour"
 	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style, types and the package, then test the wheel on every installed Python"
 	@echo "make docs   build the manual and the API reference, into docs/_build/html"
@@ -102,6 +103,10 @@ interrupts: $(VENV)/installed-dev
 chaos: $(BUILD)
 	@echo "== chaos: processes that are killed, stopped and cut off for $(SECONDS) s"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.chaos --seconds $(SECONDS) $(ARGS)
+
+memory: $(VENV)/installed-dev
+	@echo "== memory: the compiled build under gcc's address sanitizer"
+	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.memory $(ARGS)
 
 bench: $(BENCH_VENV)/$(notdir $(subst -dev,,$(BUILD)))
 	@echo "== bench: the library side by side with its peers" >&2
