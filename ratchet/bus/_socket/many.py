@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet import _native
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._socket import wire
@@ -33,9 +34,8 @@ def send_some(connection: ClientConnection, owner: object, many: ManyRequests, a
                 if frames:
                     break
                 raise
-        transaction: ClientTransaction[Any, Any] = ClientTransaction(
-            owner, connection, many.requests[index], connection.decode
-        )
+        transaction: ClientTransaction[Any, Any] = _native.new(ClientTransaction)
+        transaction.begin(owner, connection, many.requests[index], connection.decode)
         transaction.id = id = protocol.new_id()
         frame = protocol.request(id, flags, arg, parts)
         many.add(transaction)

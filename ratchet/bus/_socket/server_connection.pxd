@@ -23,4 +23,5 @@ cdef class ServerConnection(Route):
     cpdef object message_received(self, object message)
     cpdef object short_received(self, int kind, int flags, object id, long arg, bytes body)
     cpdef object _admit(self, IncomingRequest request, Py_ssize_t size)
+    @cython.locals(request=IncomingRequest)
     cpdef IncomingRequest _new_request(self, object message, bint one_way, object left, object id, object metadata)

@@ -1,0 +1,1 @@
+from ratchet.bus._core.deadline cimport inherited_deadline, request_deadline
