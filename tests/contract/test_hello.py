@@ -199,6 +199,17 @@ def test_a_request_that_is_given_up_makes_room_for_one_that_waits_at_home(
 
 
 @on_sockets
+def test_more_than_there_can_be_of_anything_is_no_limit(open_client: OpenClient, start: Start) -> None:
+    client, raw = open_client()
+    raw.receive_hello()
+    raw.say_hello(max_message=1 << 64, max_parts=1 << 64, max_in_flight=1 << 64)
+    client.wait_connected(LONG)
+    call = start(client.call, "question", LONG)
+    answer_next(raw)
+    assert call.result() == "question"
+
+
+@on_sockets
 def test_unknown_members_are_ignored(bus: Bus, open_client: OpenClient, start: Start) -> None:
     raw = bus.raw_client()
     raw.say_hello(colour="red", features=["of tomorrow"], nested={"max_message": 1})

@@ -590,6 +590,16 @@ OUT_OF_DESCRIPTORS = """
 """
 
 
+@on_sockets_of_each_form
+@pytest.mark.parametrize(
+    "name", ["max_queued", "max_queued_bytes", "max_connections", "max_in_flight", "high_water"]
+)
+def test_more_than_there_can_be_of_anything_is_no_limit(open_bus: OpenBus, start: Start, name: str) -> None:
+    bus = open_bus(limits=Limits(**{name: 10**30}))
+    start(bus.server.serve, lambda request: request, workers=1)
+    assert bus.client.call("question", LONG) == "question"
+
+
 @pytest.mark.parametrize("family", ["tcp", "unix"])
 def test_out_of_file_descriptors_on_accept_it_goes_on_with_those_it_has_and_accepts_later(
     family: str, tmp_path: Any
