@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratchet.bus._socket.outbox import Outbox
@@ -91,6 +91,8 @@ def test_a_frame_in_pieces_of_which_something_left_cannot_be_taken_back(room: in
 PIECES = st.lists(st.sampled_from([b"", b"a", b"bcd", b"e" * 1000, b"f" * LARGE]), min_size=1, max_size=3)
 
 
+# A busy machine must not fail a test.
+@settings(deadline=None)
 @given(st.lists(st.tuples(PIECES, st.booleans(), st.integers(0, 2 * LARGE), st.integers(0, 8)), max_size=12))
 def test_whatever_is_written_sent_and_taken_back_frames_stay_whole(
     steps: list[tuple[list[bytes], bool, int, int]],
