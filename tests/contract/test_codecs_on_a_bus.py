@@ -98,6 +98,22 @@ def test_without_a_codec_what_is_not_bytes_is_a_type_error_at_the_call(
     assert bus.client.call(b"good") == b"good"
 
 
+class Blob(bytes):
+    """Bytes of a class of its own."""
+
+
+@on_sockets_of_each_form
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_without_a_codec_what_is_derived_from_bytes_is_bytes(
+    open_bus: OpenBus, start: Start, size: int
+) -> None:
+    bus = open_bus(codec=None)
+    start(bus.server.serve, Blob)
+    request = Blob(b"x" * size)
+    assert bus.client.call(request, LONG) == request
+    assert bus.client.call_many([request, request], LONG) == [request, request]
+
+
 @on_sockets
 def test_without_a_codec_a_response_that_is_not_bytes_is_an_error_on_both_sides(open_bus: OpenBus) -> None:
     bus = open_bus(codec=None)
