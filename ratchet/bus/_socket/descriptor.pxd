@@ -21,30 +21,42 @@ cdef extern from *:
     int MSG_NOSIGNAL
     char ratchet_read_buffer[64 * 1024]
 
+cdef extern from *:
+    """
+    /* The beginning of an object of `_socket.socket`.  The number is read from there for each call:
+       it is below 0 when somebody has closed the socket, and then may be another file's. */
+    typedef struct {
+        PyObject_HEAD
+        int sock_fd;
+    } ratchet_socket;
+    """
+    ctypedef struct ratchet_socket:
+        int sock_fd
+
 cdef enum:
-    NONE = -1
     MOST = 64 * 1024
 
-cdef inline int direct(object transport) except -2:
+cdef inline object direct(object transport):
     import _socket
     from ratchet.bus._socket.transport import Transport
     # Neither TLS, nor a socket of somebody's own.
     if type(transport) is not Transport:
-        return NONE
+        return None
     kind = type(transport._raw)
     if getattr(kind, "recv", None) is _socket.socket.recv and getattr(kind, "send", None) is _socket.socket.send:
-        return transport.fileno()
-    return NONE
+        return transport._raw
+    return None
 
-cdef inline bytes receive(int descriptor, Py_ssize_t size):
-    cdef Py_ssize_t count = c_recv(descriptor, ratchet_read_buffer, min(size, MOST), 0)
+cdef inline bytes receive(object socket, Py_ssize_t size):
+    cdef Py_ssize_t count = c_recv((<ratchet_socket *>socket).sock_fd, ratchet_read_buffer, min(size, MOST), 0)
     if count >= 0:
         return PyBytes_FromStringAndSize(ratchet_read_buffer, count)
     if errno == EAGAIN or errno == EINTR:
         return None
     PyErr_SetFromErrno(OSError)
 
-cdef inline Py_ssize_t send(int descriptor, bytes data) except -1:
+cdef inline Py_ssize_t send(object socket, bytes data) except -1:
+    cdef int descriptor = (<ratchet_socket *>socket).sock_fd
     cdef Py_ssize_t count = c_send(descriptor, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL)
     if count >= 0:
         return count

@@ -8,26 +8,23 @@ build they would only be in the way.
 
 from __future__ import annotations
 
-NONE = -1
-"""No descriptor: the transport is to be asked."""
-
 MOST = 64 * 1024
 """Bytes that are received at once."""
 
 
-def direct(transport: object) -> int:
-    """The descriptor of a transport whose socket may be passed by; `NONE` for any other."""
-    return NONE
+def direct(transport: object) -> object:
+    """The socket of a transport, if its methods may be passed by; None for any other."""
+    return None
 
 
-def receive(descriptor: int, size: int) -> bytes | None:
+def receive(socket: object, size: int) -> bytes | None:
     """Read what the peer has sent, up to so many bytes; None if nothing has come.
 
-    Raises `OSError` if the connection is broken.
+    Raises `OSError` if the connection is broken, or somebody has closed the socket.
     """
     raise NotImplementedError
 
 
-def send(descriptor: int, data: bytes) -> int:
+def send(socket: object, data: bytes) -> int:
     """Write what the socket takes at once, and return how many bytes; raises `OSError`."""
     raise NotImplementedError

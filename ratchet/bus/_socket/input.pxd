@@ -15,7 +15,7 @@ cdef class Input(Sink):
     cdef Output _output
     cdef Transport _transport
     cdef Decoder _decoder
-    cdef int _descriptor
+    cdef object _direct
     cdef object _backlog
     cdef public bint reading
     cdef public bint requests_paused

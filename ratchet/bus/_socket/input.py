@@ -55,7 +55,7 @@ class Input(Sink):
         "_budget",
         "_caught_up",
         "_decoder",
-        "_descriptor",
+        "_direct",
         "_expects_large",
         "_loop",
         "_output",
@@ -84,7 +84,7 @@ class Input(Sink):
         self._budget = owner.budget
         self._output = output
         self._transport = transport
-        self._descriptor = descriptor.direct(transport)
+        self._direct = descriptor.direct(transport)
         self._decoder = Decoder(limits.max_message, limits.max_parts)
         # Messages that came while the owner wanted no more.
         self._backlog: Sequence[Message] = ()
@@ -219,10 +219,10 @@ class Input(Sink):
                     size, self._expects_large = next_size(
                         decoder.missing, decoder.partial, self._expects_large, size
                     )
-                if self._descriptor == descriptor.NONE or size > descriptor.MOST:
+                if self._direct is None or size > descriptor.MOST:
                     data = self._transport.receive(size)
                 else:
-                    received = descriptor.receive(self._descriptor, size)
+                    received = descriptor.receive(self._direct, size)
                     if received is None:
                         return
                     data = received
@@ -374,7 +374,7 @@ class Input(Sink):
     def abandon(self) -> None:
         """Give the system back what it lent, and drop what is left."""
         # First, because another file may get it.
-        self._descriptor = descriptor.NONE
+        self._direct = None
         self._reader.close()
         if self._stall is not None:
             self._stall.close()

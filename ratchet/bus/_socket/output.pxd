@@ -11,7 +11,7 @@ cdef class Output:
     cdef Stream _stream
     cdef object _owner
     cdef Transport _transport
-    cdef int _descriptor
+    cdef object _direct
     cdef object _loop
     cdef public bint logs_frames
     cdef Outbox _outbox

@@ -48,7 +48,7 @@ class Output:
 
     __slots__ = (
         "_acknowledge",
-        "_descriptor",
+        "_direct",
         "_flush_scheduled",
         "_keeps_records",
         "_loop",
@@ -69,7 +69,7 @@ class Output:
         self._stream = stream
         self._owner = owner
         self._transport = transport
-        self._descriptor = descriptor.direct(transport)
+        self._direct = descriptor.direct(transport)
         self._loop = loop_of(get_hub())
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self.logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
@@ -250,7 +250,7 @@ class Output:
     def abandon(self) -> None:
         """Give the system back what it lent, and drop what is left."""
         # First, because another file may get it.
-        self._descriptor = descriptor.NONE
+        self._direct = None
         if self._writer is not None:
             self._writer.close()
         if self._stall is not None:
@@ -268,8 +268,8 @@ class Output:
         try:
             if self._tells_answers and (self._acknowledge is None or self._acknowledge.timer is None):
                 self._watch_acknowledged()
-            if self._descriptor != descriptor.NONE and type(data) is bytes:
-                return descriptor.send(self._descriptor, data)
+            if self._direct is not None and type(data) is bytes:
+                return descriptor.send(self._direct, data)
             return transport.send_buffers(data) if isinstance(data, list) else transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
