@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from helpers import PACKAGE, output_of
 from ratchet import __version__
+from ratchet._compiled import MODULES as COMPILED
 
 # Module -> those of ours that it may import.  Each stands below what it imports,
 # so imports run downward only.
@@ -40,10 +43,10 @@ ALLOWED: dict[str, set[str]] = {
     "_clock": {"_loop"},
     "_chance": set(),
     "_log": ERRORS,
-    # The first imports the second only in the compiled build, by its `.pxd`.
-    "_native": set(),
     "_greenlets": set(),
     "_sleep": {"_greenlets"},
+    # By its `.pxd` alone.
+    "_native": {"_sleep"},
     "_wait": {*ERRORS, "_clock", "_log", "_native"},
     "_alive": set(),
     "_run_queue": {*ERRORS, "_loop", "_clock", "_alive", "_native", "_wait"},
@@ -150,6 +153,17 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
+def files() -> dict[str, Path]:
+    """The `.pxd` files that exist, by the name of their module within the package."""
+    paths = {path.relative_to(PACKAGE).with_suffix(""): path for path in PACKAGE.rglob("*.pxd")}
+    return {".".join(name.parts): path for name, path in paths.items()}
+
+
+DECLARATIONS = files()
+# Those that are not compiled, but stand once more in C, in their `.pxd`.
+LEAVES = {name for name in DECLARATIONS if f"ratchet.{name}" not in COMPILED}
+
+
 def imports_of(name: str) -> set[str]:
     """The full names of the modules that a module of ours imports, anywhere in it."""
     package = "ratchet.bus" if name.split(".")[0] == "bus" else "ratchet"
@@ -173,6 +187,35 @@ def test_imports_run_downward_only(name: str) -> None:
     assert name in ALLOWED, f"ratchet.{name} is new: say in ALLOWED, in this file, what it may import"
     ours = {full.partition(".")[2] for full in imports_of(name) if full.split(".")[0] == "ratchet"}
     assert ours <= ALLOWED[name], f"ratchet.{name} must not import {sorted(ours - ALLOWED[name])}"
+
+
+def declared_imports_of(name: str) -> set[str]:
+    """The modules of ours, within the package, that a `.pxd` imports from, or as a whole."""
+    found = set()
+    text = DECLARATIONS[name].read_text(encoding="utf-8")
+    for source, names in re.findall(r"^from ratchet\.?(\S*) cimport (.+)$", text, re.MULTILINE):
+        for imported in names.split(", "):
+            full = f"{source}.{imported}".strip(".")
+            found.add(full if full in MODULES else source)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(DECLARATIONS))
+def test_types_flow_downward_only(name: str) -> None:
+    above = declared_imports_of(name) - ALLOWED[name]
+    assert not above, f"{name}.pxd must not import from {sorted(above)}"
+
+
+def test_the_modules_with_functions_in_c_are_known() -> None:
+    assert {"_greenlets", "_native", "bus._socket.descriptor", "bus._socket.heads"} == LEAVES
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_whoever_imports_functions_in_c_gets_them(name: str) -> None:
+    # Without this, it would silently get those for pure Python, which do not go with the others.
+    for leaf in {full.partition(".")[2] for full in imports_of(name)} & LEAVES:
+        assert f"ratchet.{name}" in COMPILED, f"{name} is not compiled, and must not import {leaf}"
+        assert leaf in declared_imports_of(name), f"{name}.pxd must import {leaf}"
 
 
 def test_the_table_of_imports_has_no_circle() -> None:
