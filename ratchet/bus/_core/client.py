@@ -276,8 +276,8 @@ class ClientSide(BusSide, Generic[Request, Response]):
             metadata: a dict of strings that goes along with each.
 
         Returns:
-            A list in the order of the requests: the response of each one that has one, and the
-            `BusError` in which any other one ended, which is not raised.  A response that
+            A list in the order of the requests, with the response of each one that has one, and
+            the `BusError` in which any other one ended, which is not raised.  A response that
             `response_from_bus` cannot decode is a `BusError` with the outcome `RAN`, whose
             `__cause__` says why.
 
