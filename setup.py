@@ -1,4 +1,4 @@
-"""Compiles modules of the library from their own sources, where that can be done.
+"""Compiles modules of the library from their own sources, where that is possible.
 
 The metadata is in setup.cfg.  Without Cython or a C compiler, and with `RATCHET_PURE_PYTHON=1`,
 the library is installed as pure Python.  With `RATCHET_TRACE=1`, the lines of what is compiled
@@ -28,10 +28,11 @@ DIRECTIVES = {
     "linetrace": TRACE,
     "profile": TRACE,
 }
-# Greenlets replace the state of an OS thread while a function of Cython's runs; gevent sets it, too.
+# A greenlet that switches swaps out what the thread state holds, so Cython is not to keep parts of
+# it meanwhile; gevent sets this, too.
 MACROS = [("CYTHON_FAST_THREAD_STATE", "0"), *([("CYTHON_TRACE", "1")] if TRACE else [])]
-# Warnings of generated C tell nobody anything.  What a C debugger needs takes a third of the time
-# and seven eighths of the size; whoever sets CFLAGS says whether it is wanted.
+# Warnings about generated C are of no use.  What a C debugger needs takes a third of the time and
+# seven eighths of the size; whoever sets CFLAGS decides whether it is wanted.
 ARGUMENTS = ["-w", *([] if TRACE or "CFLAGS" in os.environ else ["-g0"])]
 
 

@@ -37,8 +37,8 @@ class BuildInfo:
 def build_info() -> BuildInfo:
     """Tell whether the compiled modules are in use; it does not block.
 
-    They are used all together, or none of them.  An install in which some are missing runs the
-    sources, and its `reason` says how many are missing.
+    Either all of them are used, or none.  An install in which some are missing runs the sources,
+    and its `reason` says how many are missing.
     """
     files = {name: import_module(name).__file__ or "" for name in MODULES}
     compiled = tuple(name for name, file in files.items() if file.endswith(tuple(EXTENSION_SUFFIXES)))

@@ -1,4 +1,7 @@
-"""What is compiled of the library.  `setup.py` runs this file by itself, so it imports nothing of ours."""
+"""Which modules are compiled, and from which files.
+
+`setup.py` runs this file by itself, so it imports nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ ROOT: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """The folder that the package is in."""
 
 STAMP: Final = os.path.join(ROOT, "build", f"compiled-{sys.implementation.cache_tag}")
-"""A file that says how, and by its time when, the modules were compiled within a checkout."""
+"""The file that says how, and by its time when, the modules of a checkout were compiled."""
 
 
 def pure_is_asked_for() -> bool:

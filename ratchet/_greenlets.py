@@ -1,7 +1,7 @@
-"""Greenlets as the compiled build switches them: by greenlet's own functions for C.
+"""Switching greenlets by greenlet's own functions for C, for `_sleep` alone.
 
-Here is what the same comes to in Python; `_greenlets.pxd` has the functions for C, which are
-used in place of these by whatever is compiled.
+`_greenlets.pxd` has these functions for the compiled build.  The same in Python is here, for the
+type checker and for whoever reads it; this module is not compiled itself.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def parent() -> greenlet | None:
 
 
 def load() -> None:
-    """Get ready; a module that calls the other functions calls this first."""
+    """Load greenlet's functions; a module that calls the others calls this first."""
 
 
 def target(thread: greenlet) -> greenlet:
-    """What `switch` takes: not a reference, so that something else has to keep the greenlet until then.
+    """The greenlet as `switch` takes it: in C without a reference, so something else has to keep it.
 
     Once it runs, greenlet itself does.
     """

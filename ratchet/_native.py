@@ -1,7 +1,11 @@
 """Steps of the hot path that are other code in the compiled build.
 
-Here is what they are in pure Python; `_native.pxd` has the same for whatever is compiled, each
-with its reason.  Callers look the same in both: they import this module, not its names.
+This module has them in pure Python, and is not compiled itself; `_native.pxd` has them in C, each
+with its reason.  Callers look the same in both builds: they import this module, not its names.
+Those that are compiled also say `cimport` in their `.pxd`; all others use `_wait`, because from
+here they would get the steps of the pure build.
+
+Nothing here has a state; in the compiled build, `_sleep` keeps it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ current_hub: Callable[[], Hub] = get_hub
 """The hub of this OS thread; for where that is asked in each exchange."""
 
 new_wait: Callable[[], Waiter[Any]] = Waiter
-"""What a thread sleeps on: gevent's, or `_sleep.Wait`."""
+"""An object for a thread to sleep on: gevent's, or `_sleep.Wait`."""
 
 
 def wait_on(wait: Waiter[Any], call: str, subject: object) -> Any:
@@ -40,4 +44,4 @@ def sleep_of(thread: greenlet) -> tuple[str, object] | None:
 
 
 new: Callable[[type[Any]], Any] = object.__new__
-"""An object that `__init__` has not seen."""
+"""Make an object without calling `__init__`."""

@@ -1,7 +1,8 @@
-"""Threads that are to run in the next turn: one callback of the hub for all but the first.
+"""Running the threads that were woken: one callback of the hub for all of a turn but the first.
 
-Whoever wakes a thread puts what it sleeps on into the run queue of its hub.  They are run in
-that order, for a slice of time at most; then readers and timers get their turn.
+Whoever wakes a thread puts the object that it sleeps on into the run queue of its hub.  They run in
+that order, for a slice of time at most; then readers and timers get their turn.  How a greenlet
+is switched to is not for this module to know.
 
 As long as anything is in the queue, its callback is scheduled or running: it is scheduled
 before the first is put in, and again before whatever is raised goes on.  Where an exception
@@ -21,8 +22,8 @@ from ratchet._wait import Wait
 
 # Seconds after which the hub has its turn, however many threads can run.
 _SLICE: Final = 0.01
-# How often is asked whether they are over, at most, before they are taken to be: on virtual
-# time, time stands still meanwhile.
+# Looks at the clock after which they count as over in any case: virtual time stands still
+# meanwhile.
 _MOST_LOOKS: Final = 1000
 # How many threads are run between two looks at the clock.
 _STRIDE: Final = 8
@@ -92,7 +93,7 @@ class RunQueue:
         return self._looks_left < 0 or _clock.monotonic() >= self._ends
 
     def call_next_turn(self, callback: Callable[[], None]) -> Watcher:
-        """Have the hub call this once it has looked what else there is to do.
+        """Have the hub call this once it has looked for what else there is to do.
 
         A callback of the loop would be called in this turn, again and again.
         """

@@ -1,8 +1,11 @@
-"""What a thread sleeps on in the compiled build; pure Python has gevent's `Waiter` in its place.
+"""The object that a thread sleeps on in the compiled build; the pure build has gevent's `Waiter` instead.
 
-Both can be woken before they sleep, and again afterwards.  This one also knows what its thread
-waits for: a compiled function has no frame from which `waiting_on` could read that.  The ones
-that are slept on are in a list, doubly linked, which costs two pointers to enter and to leave.
+Both can be woken before they are slept on, and again afterwards.  This one also knows what its
+thread waits for: a compiled function has no frame from which `waiting_on` could read that.  Those
+that are slept on are in a doubly linked list, because a set would take longer.
+
+Only `_native` gives these out, so nothing here runs in the pure build.  When threads are to run is
+for `_run_queue` to say.
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ _greenlets.load()
 askers: set[object] = set()
 """Those who want `switch_out` of a thread called before it sleeps, as gevent always does.
 
-Looking for it takes longer than all else here, so that without any it is not done.
+Looking for that method takes longer than all else here, so it is done only while there are any.
 """
 
 
 hubs_stay = True
-"""Whether no hub was ever put in another one's place, as is done for virtual time.
+"""Whether no hub has ever taken another one's place, as happens for virtual time.
 
-As long as none was, the hub of a greenlet is its parent.
+Until then, the hub of a greenlet is its parent.
 """
 
 
@@ -42,13 +45,13 @@ def current_hub() -> Hub:
 
 
 def expect_other_hubs() -> None:
-    """Note that a hub is put in another one's place."""
+    """Note that a hub is about to take another one's place."""
     global hubs_stay
     hubs_stay = False
 
 
 class Wait:
-    """What one thread sleeps on.
+    """The object that one thread sleeps on, once.
 
     Attributes:
         hub: the hub of its OS thread.
@@ -92,8 +95,8 @@ class Wait:
             if following is None:
                 return _greenlets.switch_to_hub(self.hub)
             assert following.greenlet is not None
-            # The hub would only do the same.  What the other one sleeps on keeps it until it runs, and
-            # for `serving`, which counts references, this one is not to keep it for as long as it sleeps.
+            # The hub would only do the same.  The other thread is kept by its own wait until it runs, and
+            # not by this function while that sleeps: `serving` counts references.
             return _greenlets.switch(_greenlets.target(following.greenlet), None)
         finally:
             _leave(self)
@@ -114,7 +117,7 @@ class Wait:
         if _greenlets.current() is not self.hub:
             raise AssertionError("only the hub wakes threads")
         try:
-            # As in `sleep`: all who are woken are referred to by as many.
+            # As in `sleep`: each thread has as many references, however it is woken.
             _greenlets.switch(_greenlets.target(self.greenlet), value)
         except BaseException:
             self.hub.handle_error(self.switch, *sys.exc_info())
@@ -135,7 +138,7 @@ class Line:
         self.position = 0
 
     def following(self, hub: greenlet) -> Wait | None:
-        """What the next thread sleeps on, which is woken now; None if there is none of this hub."""
+        """The wait of the next thread, which counts as woken now; None if there is none of this hub."""
         while self.position < len(self.waits):
             wait = self.waits[self.position]
             if wait.hub is not hub:
@@ -199,7 +202,7 @@ def _leave(wait: Wait) -> None:
 
 
 def wait_of(thread: object) -> Wait | None:
-    """What a thread sleeps on; None if it does not."""
+    """The object that a thread sleeps on; None if it does not sleep on any."""
     wait = _sleeping._next
     while wait is not None and wait is not _sleeping:
         if wait.greenlet is thread:

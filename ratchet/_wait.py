@@ -32,15 +32,15 @@ from ratchet._log import safe_repr
 from ratchet.errors import WrongThread
 
 Wait: TypeAlias = "Waiter[Any]"
-"""What one thread sleeps on, once: gevent's in pure Python, whose C no interrupt strikes in the
-middle; and `_sleep.Wait` in the compiled build."""
+"""The object that one thread sleeps on, once: gevent's in pure Python, in whose C no interrupt
+strikes, and `_sleep.Wait` in the compiled build."""
 
 TIMED_OUT: Final = object()
 """Returned by `suspend` when its time is over."""
 
 
 def new_wait() -> Wait:
-    """What the current thread is to sleep on."""
+    """An object for the current thread to sleep on; also for modules that are not compiled."""
     return _native.new_wait()
 
 

@@ -1,6 +1,6 @@
-"""The ways between the two sides of a local bus: a request is put into the inbox, and its end told at once.
+"""The routes between the two sides of a local bus: a request goes into the inbox, its end back at once.
 
-What both sides of a bus do is not here.
+The calls that users make are in `_local`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ToClient(Route):
         if request.state is not ANSWERING or client is None or client.state not in UNENDED:
             return False
         client.succeed(message)
-        # No circle is to keep the two in memory.
+        # No cycle is to keep the two in memory.
         client.incoming = None
         return True
 
@@ -107,7 +107,7 @@ class ToServer(ClientRoute):
         inbox = self._inbox
         if inbox.closed or (left is not None and not left) or (self._bounded and inbox.full):
             self._wait_for_room(left)
-        transaction = _native.new(ClientTransaction)
+        transaction: ClientTransaction[Any, Any] = _native.new(ClientTransaction)
         transaction.begin(owner, self, request, self._decode)
         half_time = 0.0 if deadline is None or left is None else deadline - left / 2
         incoming = IncomingRequest.__new__(IncomingRequest)
@@ -123,7 +123,7 @@ class ToServer(ClientRoute):
         elif inbox.closed:
             # The same, but it ends as those do that were let in.
             settle_soon(self.hub)
-        return transaction  # type: ignore[no-any-return]
+        return transaction
 
     def tell(
         self, owner: object, message: Any, timeout: float | None, metadata: Mapping[str, str] | None

@@ -28,4 +28,4 @@ cdef class Inbox:
     cpdef object present(self)
     cpdef object drop(self, Queued item, bint claimed)
     cpdef object _schedule_wake(self)
-    cpdef bint _is_full(self)
+    cpdef bint _is_full(self) except -1

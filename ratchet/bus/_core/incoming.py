@@ -57,7 +57,7 @@ _ABANDONED: Final = "the server took the request and will not answer it"
 class Route(Recipient):
     """How answers get back to a client: a connection, or the client's side itself.
 
-    A base class, and no protocol, so that the compiled build calls it as directly as any other.
+    A base class, and no protocol, so that the compiled build calls it directly.
 
     Attributes:
         in_process: whether the client's side is in this very process.  Then it sees to the

@@ -89,7 +89,7 @@ _DEFAULT = Limits()
 
 
 def countable(limit: int) -> int:
-    """A limit of what is counted: compiled classes count in C, which has no larger numbers."""
+    """A limit, as far as a compiled class can count: its numbers in C are no larger."""
     return min(limit, sys.maxsize)
 
 

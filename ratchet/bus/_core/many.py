@@ -1,7 +1,8 @@
 """The requests of one `call_many`: they are sent as they fit, waited for together, and end together.
 
-Each is a transaction like any other, but that nobody else knows it: the thread that called
-sees to their time, with one timer for all, and wakes once for most of them.
+Each is a transaction like any other, except that nobody else knows it: the thread that called
+sees to their time, with one timer for all, and wakes once for most of them.  How they travel is
+not known here.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class ManyRequests:
 
 
 def _result(transaction: OutgoingRequest) -> Any:
-    """What a request that has ended is to its caller; may block."""
+    """The response or the error of a request that has ended; may block."""
     if transaction.error is not None:
         return transaction.error
     if transaction.decode is not None:

@@ -1,7 +1,7 @@
-"""Whom a connection tells of the messages that come.
+"""The base class of whatever receives the messages of a connection.
 
-It stands below both kinds of route, because a connection is one, and because a class of the
-compiled build has one base, by which it is called directly.
+It is the base of both kinds of route, because a connection is one, and a class of the compiled
+build has only one base, through which it is called directly.  Nothing else may be in it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Recipient:
-    """Is told of messages, from the hub or from a thread that sends; must not block."""
+    """Callbacks for messages, from the hub or from a thread that sends; they must not block."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
-# In C because a method of the socket takes an object for itself, its argument and its result,
-# gives up the lock of the interpreter for a call that never blocks, takes memory for all that
-# may come, and makes an exception where nothing has.
+# In C because a method of the socket makes objects for itself, its argument and its result,
+# releases the interpreter's lock for a call that never blocks, allocates memory for all that
+# may come, and raises an exception where nothing has.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno

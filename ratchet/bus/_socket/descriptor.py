@@ -1,9 +1,9 @@
 """Receiving and sending on the descriptor of a plain socket of the system.
 
-Only the compiled build does: without an object for the socket's method, for its arguments and
-for the error that nothing can be done now, a small exchange takes a tenth less.  So this module
-is not compiled itself; its functions stand once more in `descriptor.pxd`, in C.  In the pure
-build they would only be in the way.
+Only the compiled build does that: a small exchange takes a tenth less without an object for the
+socket's method, for its arguments, and for the error that says that nothing can be done now.  So
+this module is not compiled itself; its functions stand once more in `descriptor.pxd`, in C.  In
+the pure build, `direct` refuses every socket, and the others are never called.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MOST = 64 * 1024
 
 
 def direct(transport: object) -> object:
-    """The socket of a transport, if its methods may be passed by; None for any other."""
+    """The socket of a transport, if its methods may be bypassed; None for any other."""
     return None
 
 

@@ -1,7 +1,7 @@
-"""The numbers of the wire, and the head of a message of one part, to bytes and back.
+"""The head of a message of one part, to bytes and back, and the numbers that each exchange needs.
 
-Every exchange has two such heads.  So in the compiled build this module is not compiled itself:
-its numbers and functions stand once more in `heads.pxd`, in C.
+Every exchange has two such heads.  So this module is not compiled itself: its numbers and
+functions stand once more in `heads.pxd`, in C.  All else about the format is in `wire`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def join(kind: int, flags: int, id: int, arg: int, body: bytes) -> bytes:
 
 
 def part(data: bytes, start: int, stop: int) -> bytes:
-    """What is between two positions; a slice takes five times as long in the compiled build."""
+    """The bytes between two positions; a slice takes five times as long in the compiled build."""
     return data[start:stop]
 
 

@@ -1,6 +1,6 @@
 """How far a connection has got, and who tells whom: a stream, its two halves and its owner; a client.
 
-Nothing here runs.
+Nothing here does anything.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ OPEN, CLOSING, BROKEN, CLOSED = StreamState
 
 class Stream:
     """A connection, as its two halves see it.
+
+    A base class, and no protocol, so that the compiled build calls it directly.
 
     Attributes:
         limits: the bounds of this side.

@@ -1,4 +1,7 @@
-"""Sending the requests of one `call_many` on a connection: as many as there is room for, together."""
+"""Sending the requests of one `call_many` on a connection: as many as there is room for, together.
+
+It does not wait for that room, and not for the answers.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Room for very large messages, in huge pages where the system has them.
+"""Memory for very large messages, in huge pages where the system has them.
 
 Memory that is written to for the first time comes from the system page by page, and in pages
-of 4 KiB that takes twice as long as to receive the message: exchanges of 64 MiB took 97 ms of
-both ends, and take 54; those of 4 MiB 4 ms, and 2.
+of 4 KiB that takes longer than to receive the message: exchanges of 64 MiB took 97 ms of CPU time,
+both ends together, and take 54; those of 4 MiB took 4 ms, and take 2.  It knows bytes, and no messages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The way of a client's requests to the connection on which they go.
+"""Sending a client's requests on its connection.
 
 Each is encoded and checked in the thread that sends it, and waits until there is a connection
-that takes one, but for no longer than its own time-out.
+that takes it, but no longer than its own time-out.  What becomes of it there is not known here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Sender:
             check_hub(self._hub, owner)
         parts: Sequence[bytes]
         if self._takes_bytes and type(request) is bytes:
-            # As the call does, which takes ten times as long.
+            # As `_encode` does; the call takes ten times as long.
             parts = [request]
         else:
             parts = self._encode(request)
@@ -128,7 +128,7 @@ class Sender:
             raise BusClosed(f"the bus to {server} is {life.name.lower()}", outcome=Outcome.NOT_SENT)
 
     def dial_or_refuse(self) -> None:
-        """See to it that a connection is being made; refuse to wait for one that will never be."""
+        """Have a connection made; refuse to wait for one that there will never be."""
         connections, failure = self._connections, self._connections.failure
         if connections.dialer is None:
             raise failure.lost() from failure.error
@@ -178,6 +178,6 @@ class Sender:
                 return connection
 
     def not_connected(self, timeout: float | None) -> BusTimeout:
-        """The error of who has waited for a connection in vain."""
+        """The error of a thread that has waited for a connection in vain."""
         silent = self._connections.current is not None
         return self._connections.failure.not_connected(timeout or 0.0, silent)
