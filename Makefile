@@ -17,7 +17,7 @@ BENCH_VENV := .venv-bench
 # Into the environment of the target.  One -q would still show warnings about how pip itself
 # is set up.
 PIP_INSTALL = $(@D)/bin/python -m pip install -qq --disable-pip-version-check
-# Without what compiles the library, which pip would download for this alone.
+# Without the tools that compile the library, which pip would download for this alone.
 PIP_INSTALL_PURE = RATCHET_PURE_PYTHON=1 $(PIP_INSTALL) --no-build-isolation -e
 
 # pyenv's stand-ins fail for versions that are not switched on, and tox then
@@ -31,9 +31,9 @@ TOX_PATH := $(if $(PYENV_BINS),$(subst $(space),:,$(PYENV_BINS)):)$$PATH
 # Two processes more than there are processors: many tests wait for programs.
 PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --dist worksteal
 
-# What compiled modules are made from.
+# The files that the compiled modules are made from.
 SOURCES := setup.py $(shell find ratchet -name '*.py' -o -name '*.pxd')
-# What a command needs that runs the library.
+# The prerequisite of a target that runs the library.
 BUILD = $(VENV)/$(if $(filter-out 0,$(RATCHET_PURE_PYTHON)),installed-dev,compiled)
 
 # What Python compiles is kept in build/, and also where the environment keeps Python
@@ -52,8 +52,8 @@ help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests, on the compiled build if there is a C compiler; PYTEST_ARGS goes to pytest"
 	@echo "make coverage  run the tests on the pure build, and report what they cover"
-	@echo "make compiled  compile what has changed; RATCHET_PURE_PYTHON=1 lets every command do without"
-	@echo "make instructions  count the processor's for one exchange, on both builds, in two minutes"
+	@echo "make compiled  compile what has changed; with RATCHET_PURE_PYTHON=1, every command does without"
+	@echo "make instructions  count the processor's instructions for an exchange, on both builds, in two minutes"
 	@echo "make sim    play SEEDS ($(SEEDS)) simulated schedules of the whole stack; ARGS goes to it:"
 	@echo "            --seed N replays one, --mutants plants bugs, --determinism compares processes"
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
@@ -168,7 +168,7 @@ $(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py b
 	@$(@D)/bin/python -m benchmarks.install
 	@touch $@
 
-# It is as old as the beginning: what was changed meanwhile is compiled the next time.
+# It is as old as the beginning of the build: what is changed meanwhile is compiled the next time.
 $(VENV)/compiled: $(VENV)/installed-dev $(SOURCES)
 $(BENCH_VENV)/compiled: $(BENCH_VENV)/installed $(SOURCES)
 $(VENV)/compiled $(BENCH_VENV)/compiled:
