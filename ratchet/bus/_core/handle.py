@@ -227,7 +227,7 @@ def receive(inbox: Inbox, incoming: IncomingRequest) -> Received[Any, Any] | Non
 
 
 def receive_many(inbox: Inbox, most: int, deadline: float | None) -> list[Received[Any, Any]]:
-    """Take the next request, waiting for one if need be, and so many in all as far as they are there."""
+    """Take the next request, waiting for one if need be, and those that are there, up to `most` in all."""
     taken: list[Any] = []
     try:
         while len(taken) < most:

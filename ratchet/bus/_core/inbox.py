@@ -53,7 +53,7 @@ class Inbox:
         hub = get_hub()
         self._run_callback: Callable[..., object] = hub.loop.run_callback
         self._run_queue = run_queue_of(hub)
-        self._queue: FairQueue = FairQueue()
+        self._queue = FairQueue()
         self._items = self._queue.items
         self._receivers = WaitQueue()
         self._senders = WaitQueue()
@@ -119,7 +119,7 @@ class Inbox:
 
         Args:
             timeout: seconds; None for ever.
-            idle: what those of its team sleep on that wait here, if the thread is a worker of `serve`.
+            idle: if the thread is a worker of `serve`, the waits of those of its team that wait here.
 
         Raises `BusTimeout`, or `BusClosed` if there is none and none will come.
         """
@@ -145,7 +145,7 @@ class Inbox:
         return self._queue.next(self._load.time_needed)
 
     def _has_had_its_turn(self, idle: set[Wait]) -> bool:
-        """Whether a worker of `serve` is to let others go before it, though there are items."""
+        """Whether a worker of `serve` is to let others go first; if so, they are woken in the next turn."""
         if len(self._receivers.waits) <= len(idle) and not self._run_queue.slice_is_over():
             return False
         if not self._wake_scheduled:
@@ -215,7 +215,7 @@ class Inbox:
         self._wake_scheduled = True
 
     def _wake_next_turn(self) -> None:
-        """Have those who wait woken once the hub has looked what else there is to do."""
+        """Have those who wait woken once the hub has looked for what else there is to do."""
         self._run_queue.call_next_turn(self._wake)
         self._wake_scheduled = True
 

@@ -68,8 +68,8 @@ class Intake:
         max_queued: int | None,
     ) -> None:
         self.load = Load(owner, hub)
-        self.requests: IncomingRequests = IncomingRequests(hub, Counters(), self.load, decode, encode)
-        self.inbox: Inbox = Inbox(owner, self.load, maxsize, max_queued)
+        self.requests = IncomingRequests(hub, Counters(), self.load, decode, encode)
+        self.inbox = Inbox(owner, self.load, maxsize, max_queued)
         self.life = OPEN
         self.cut_off = False
         self.takers: dict[AnyGreenlet, None] = {}

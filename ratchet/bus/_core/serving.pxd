@@ -1,5 +1,4 @@
 from ratchet.bus._core.handle cimport handle, receive
-from ratchet.bus._core.inbox cimport Inbox
 from ratchet.bus._core.intake cimport Intake
 
 cdef class Team:

@@ -62,7 +62,7 @@ class Team:
         self._kernel = kernel_of(getcurrent())
         self._context = copy_context()
         self._threads: list[Thread] = []
-        # What those sleep on that wait for a request.
+        # The waits of those that wait for a request.
         self._idle: set[Wait] = set()
         self._one_ended = Event()
 

@@ -86,7 +86,7 @@ class ClientConnection(ClientRoute):
         self._client = weakref.ref(client)
         self._takes_bodies = decode is body_of
         self.decode = None if self._takes_bodies else decode
-        self.protocol: ClientProtocol = ClientProtocol(limits, peer, plain)
+        self.protocol = ClientProtocol(limits, peer, plain)
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
         self.useful = False

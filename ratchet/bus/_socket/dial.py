@@ -90,7 +90,7 @@ class Dialer:
             running.start()
 
     def start_at_once(self) -> None:
-        """As `start`, but if no pause is due and connecting takes no waiting, there is a connection then.
+        """As `start`, but connect before it returns if no pause is due and connecting does not block.
 
         Without the greenlet, a connection takes a third less of the client's time.
         """

@@ -74,7 +74,7 @@ class ServerBus(ServerSide[Request, Response]):
             max_queued=limits.max_queued,
         )
         self._limits = limits
-        self._admission: Admission = Admission(self._intake, limits)
+        self._admission = Admission(self._intake, limits)
         self._intake.inbox.on_low = self._admission.let_in
         self._listener = listener
         self._back_off = _FIRST_BACK_OFF

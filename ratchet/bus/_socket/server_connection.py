@@ -53,7 +53,7 @@ class ServerConnection(Route):
         limits = admission.limits
         self.share = Share(admission.budget, self)
         self.gate = Gate(admission, self.share)
-        self.protocol: ServerProtocol = ServerProtocol(limits, admission.hello, peer)
+        self.protocol = ServerProtocol(limits, admission.hello, peer)
         self.stream = MessageStream(transport, limits, self, peer)
 
     def __repr__(self) -> str:
