@@ -46,5 +46,5 @@ def test_numbers_are_those_of_the_module(name: str) -> None:
     text = FILES[name].read_text(encoding="utf-8")
     values = re.findall(r"^    ([A-Z_]+) = (.+)$", text, re.MULTILINE)
     module = import_module("ratchet." + name.removesuffix(".pxd").replace("/", "."))
-    assert len(values) > 1
+    assert values
     assert {number: eval(value) for number, value in values} == {n: getattr(module, n) for n, _ in values}

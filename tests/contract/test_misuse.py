@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -261,3 +262,20 @@ def test_a_request_is_sent_in_the_hub_unless_it_would_have_to_wait(tmp_path: Pat
             assert isinstance(error, RuntimeError)
             assert "send_request() would have to wait in gevent's hub" in str(error)
         assert local.stats().queued == 1
+
+
+def test_a_socket_that_is_closed_behind_the_bus_lets_nothing_into_another_file(tmp_path: Path) -> None:
+    with ratchet_bus.listen(f"unix:{tmp_path / 'server'}") as server:
+        serving = gevent.spawn(server.serve, bytes.upper)
+        connected = socket.socket(socket.AF_UNIX)
+        connected.connect(str(tmp_path / "server"))
+        with ratchet_bus.new_client(connected) as client:
+            assert client.call(b"tea", timeout=LONG) == b"TEA"
+            number = connected.fileno()
+            connected.close()
+            with open(tmp_path / "other", "w+b", buffering=0) as other:
+                assert other.fileno() == number
+                with pytest.raises(ConnectionLost):
+                    client.call(b"tea", timeout=LONG)
+                assert other.read() == b""
+        serving.kill()
