@@ -86,9 +86,9 @@ class BuildAllOrNone(build_ext):
 
 
 def declared_since(path: str) -> bool:
-    """Whether a `.pxd` is newer: it is part of each module that names its types; Cython does not look."""
+    """Whether a `.pxd` is newer, which Cython does not look at."""
     when = os.stat(path).st_mtime
-    return any(os.stat(pxd).st_mtime > when for pxd in glob(f"{HERE}/ratchet/**/*.pxd", recursive=True))
+    return any(os.stat(pxd).st_mtime > when for pxd in COMPILED["declarations"]())
 
 
 def read(path: str) -> str:

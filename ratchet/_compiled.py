@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from glob import glob
 from typing import Final
 
 MODULES: Final = (
@@ -75,6 +76,10 @@ def file_of(name: str, suffix: str) -> str:
 
 
 def sources() -> list[str]:
-    """The files that say what is compiled: this one, and each `.py` with the `.pxd` beside it, if any."""
-    files = [file_of(name, suffix) for name in MODULES for suffix in (".py", ".pxd")]
-    return [__file__, *(file for file in files if os.path.exists(file))]
+    """The files that say what is compiled: this one, the sources, and all declarations."""
+    return [__file__, *(file_of(name, ".py") for name in MODULES), *declarations()]
+
+
+def declarations() -> list[str]:
+    """Every `.pxd`, also of what is not compiled itself: each is part of the modules that import from it."""
+    return glob(os.path.join(ROOT, "ratchet", "**", "*.pxd"), recursive=True)

@@ -87,10 +87,14 @@ def test_compiled_modules_run_where_they_are_as_new_as_their_sources(checkout: P
     assert output("-c", program, root=checkout).endswith(EXTENSION_SUFFIXES[0])
 
 
-def test_the_sources_run_where_they_have_changed_since_they_were_compiled(checkout: Path) -> None:
+# Of the second, the functions are in compiled modules, although it is not compiled.
+@pytest.mark.parametrize("changed", [MODULES[-1].replace(".", "/") + ".py", "ratchet/_native.pxd"])
+def test_the_sources_run_where_they_have_changed_since_they_were_compiled(
+    checkout: Path, changed: str
+) -> None:
     pretend_to_compile(checkout)
     newer = checkout.stat().st_mtime + 1000
-    os.utime(checkout / (MODULES[-1].replace(".", "/") + ".py"), (newer, newer))
+    os.utime(checkout / changed, (newer, newer))
     reason = "the compiled modules are older than their sources"
     assert output("-c", TELL, root=checkout) == f"False 0 {reason}"
     # What was compiled before, and is no more, does not run either.
