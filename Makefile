@@ -56,7 +56,7 @@ help:
 	@echo "make instructions  count the processor's instructions for an exchange, on both builds, in two minutes"
 	@echo "make sim    play SEEDS ($(SEEDS)) simulated schedules of the whole stack; ARGS goes to it:"
 	@echo "            --seed N replays one, --mutants plants bugs, --determinism compares processes"
-	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and look what is left"
+	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and see what is left"
 	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
 	@echo "make chaos  kill, stop and cut off processes for SECONDS ($(SECONDS)), and check every outcome"
 	@echo "make memory look for wrong accesses to memory in the compiled build; it needs gcc, and half an hour"

@@ -4,8 +4,7 @@ A connection tells what happens to it.  When it drains or is lost, another one i
 in the background, if the client connects by itself; whoever waits for it looks again at
 each change.
 
-Which connection a request goes on, and how long it waits for one, is the client's
-affair.
+Which connection a request goes on, and how long it waits for one, is decided in `sender`.
 """
 
 from __future__ import annotations
