@@ -168,11 +168,12 @@ $(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py b
 	@$(@D)/bin/python -m benchmarks.install
 	@touch $@
 
-# It is as old as the beginning of the build: what is changed meanwhile is compiled the next time.
+# It is as old as the beginning of the build: what is changed meanwhile is compiled the next time.  Where
+# nothing could be compiled it is not made, so that the next command tries again.
 $(VENV)/compiled: $(VENV)/installed-dev $(SOURCES)
 $(BENCH_VENV)/compiled: $(BENCH_VENV)/installed $(SOURCES)
 $(VENV)/compiled $(BENCH_VENV)/compiled:
 	@echo "== setup: compiling what has changed of the library" >&2
 	@touch $@.begun
 	@$(@D)/bin/python setup.py -q build_ext --inplace >&2
-	@mv $@.begun $@
+	@if $(@D)/bin/python -m ratchet --version | grep -q ', compiled$$'; then mv $@.begun $@; fi

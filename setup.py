@@ -59,15 +59,16 @@ class BuildAllOrNone(build_ext):
             extension.sources = sources[extension.name]
         self.parallel = self.parallel or os.cpu_count()
         super().run()
-        if self.failed:
-            self.warn("not everything could be compiled: the library is installed as pure Python")
-            self.remove_all_but(set())
-            return
-        self.remove_all_but({self.get_ext_filename(extension.name) for extension in self.extensions})
         if self.inplace:
+            # Also if it failed: what is translated is not to be translated again.
             write(STAMP, how)
             # What was changed meanwhile counts as not compiled.
             os.utime(STAMP, (started, started))
+        if self.failed:
+            self.warn("not everything could be compiled: the library is installed as pure Python")
+            self.remove_all_but(set())
+        else:
+            self.remove_all_but({self.get_ext_filename(extension.name) for extension in self.extensions})
 
     def build_extension(self, extension: Extension) -> None:
         """Compile one, and remember if it fails: the one of an earlier build may still be there."""
