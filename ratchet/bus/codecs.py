@@ -150,7 +150,7 @@ def encoder(to_bus: ToBus[Object] | None, name: str) -> Encode[Object]:
     def encode(value: Object) -> Sequence[bytes]:
         result = to_bus(value)
         if isinstance(result, bytes):
-            return [result]
+            return parts_of(result)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], (list, tuple)):
             raise TypeError(
                 f"{name} must return bytes or (bytes, [attachment, ...]), not {safe_repr(result)}"
@@ -207,17 +207,15 @@ def _check_codec(codec: object, *functions: object) -> None:
 
 
 def checked_bytes(value: object, what: str) -> bytes:
-    """Refuse what is not `bytes`."""
+    """Refuse what is not `bytes`; of a subclass, what is in it, whatever its own methods say."""
     if not isinstance(value, bytes):
         raise TypeError(f"{what} must be bytes, not {safe_repr(value)}")
-    return value
+    return value if type(value) is bytes else memoryview(value).tobytes()
 
 
 def parts_of(body: bytes) -> Sequence[bytes]:
     """The parts of a message without attachments.  As an `Encode`, bytes as they are."""
-    if not isinstance(body, bytes):
-        checked_bytes(body, "a message without a codec")
-    return [body]
+    return [body if type(body) is bytes else checked_bytes(body, "a message without a codec")]
 
 
 def body_of(parts: Sequence[bytes], address: PeerAddress = None) -> bytes:

@@ -57,6 +57,26 @@ def test_request_to_bus_raises_and_that_error_comes_at_the_call_with_nothing_sen
     assert bus.client.stats().in_flight == 0
 
 
+class Body(bytes):
+    """Bytes of a type of its own, which is wrong about its length."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+@on_sockets_of_each_form
+@pytest.mark.parametrize("codec", [None, codec_with()])
+def test_bytes_of_a_type_of_their_own_are_sent_as_what_is_in_them(
+    open_bus: OpenBus, start: Start, codec: Codec[Any, Any] | None
+) -> None:
+    bus = open_bus(codec=codec)
+    start(bus.server.serve, lambda request: Body(request + b"!"))
+    assert bus.client.call(Body(b"question"), timeout=LONG) == b"question!"
+    assert bus.client.call_many([Body(b"one"), Body(b"two")], timeout=LONG) == [b"one!", b"two!"]
+    bus.client.cast(Body(b"cast"))
+    assert bus.client.call(b"last", timeout=LONG) == b"last!"
+
+
 @on_sockets_of_each_form
 @pytest.mark.parametrize(
     "returned",
