@@ -25,6 +25,11 @@ DIRECTIVES = {
     "language_level": 3,
     "binding": True,
     "annotation_typing": False,
+    # None in place of one of our objects is an error as in Python, and not the end of the process;
+    # it takes one instruction in a hundred.
+    "nonecheck": True,
+    # Whatever may be pickled says so itself.
+    "auto_pickle": False,
     "linetrace": TRACE,
     "profile": TRACE,
 }

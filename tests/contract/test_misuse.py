@@ -16,6 +16,7 @@ from contract.buses import Bus, OpenBus, Start, on_every_kind, on_sockets
 from helpers import LONG, in_os_thread, wait_until
 from ratchet import Abandoned, ConnectionLost, Ratchet, Rejected, RemoteError
 from ratchet import bus as ratchet_bus
+from ratchet.bus import ClientTransaction, ServerTransaction
 from ratchet.bus._socket import wire
 
 
@@ -279,3 +280,16 @@ def test_a_socket_that_is_closed_behind_the_bus_lets_nothing_into_another_file(t
                     client.call(b"tea", timeout=LONG)
                 assert other.read() == b""
         serving.kill()
+
+
+def test_a_transaction_that_no_bus_has_made_is_of_no_use_and_does_no_harm() -> None:
+    class Made(ServerTransaction[Any, Any]):
+        def __init__(self) -> None:
+            """As a user's test may do, who wants one without a bus."""
+
+    with pytest.raises(AttributeError):
+        Made().send_response("answer")
+    sent: ClientTransaction[Any, Any] = ClientTransaction.__new__(ClientTransaction)
+    for use in (sent.recv_response, partial(sent.recv_response, LONG), sent.cancel):
+        with pytest.raises(AttributeError):
+            use()
