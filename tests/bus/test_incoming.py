@@ -41,6 +41,7 @@ class Client(Route):
     def __init__(self) -> None:
         super().__init__(in_process=True, peer=None, flow=Flow())
         self.meanwhile: Callable[[], object] = lambda: None
+        self.while_failing: Callable[[], object] = lambda: None
         self.got: list[object] = []
 
     def is_writable(self, request: IncomingRequest) -> bool:
@@ -58,6 +59,7 @@ class Client(Route):
 
     def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
         self.got.append(reason)
+        self.while_failing()
         return True
 
     def give_up(self, request: IncomingRequest) -> None:
@@ -195,3 +197,17 @@ def test_whatever_happens_it_is_counted_once_and_answered_once_at_most(
         assert (request in requests.in_flight) is (request.state is TAKEN), events
         request.cancel()
     assert not requests.in_flight
+
+
+def test_a_request_that_is_ended_while_it_is_refused_is_counted_once(new: New, client: Client) -> None:
+    """As by a signal handler, which takes it just then."""
+    request = new()
+
+    def refuse_again() -> None:
+        client.while_failing = lambda: None
+        refuse(request)
+
+    client.while_failing = refuse_again
+    refuse(request)
+    assert request.state is ANSWERED
+    assert request.requests.counters.failed == 1

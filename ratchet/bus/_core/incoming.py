@@ -273,6 +273,9 @@ class IncomingRequest(Queued):
         counters = self.requests.counters
         try:
             handed_over = not self.one_way and self.route.fail(self, reason, texts)
+            if (self.state, FAIL) not in TRANSITIONS:
+                # A signal handler has taken it meanwhile, and ended it.
+                return handed_over
             self.state = TRANSITIONS[self.state, FAIL]
             if reason is Reason.OUT_OF_TIME:
                 # Its client has given up, though word of that has not come.
