@@ -71,7 +71,7 @@ class Traffic(threading.Thread):
 
     def _play(self) -> None:
         with ratchet_bus.listen("127.0.0.1:0") as server:
-            serving = gevent.spawn(server.serve, self._handle, workers=8)
+            serving = gevent.spawn(server.serve, self._echo, workers=8)
             while time.monotonic() < self._end:
                 with ratchet_bus.connect(server.address) as client:
                     asking = [gevent.spawn(self._ask, client) for _ in range(CLIENTS)]
@@ -82,7 +82,7 @@ class Traffic(threading.Thread):
             server.close()
             serving.join(LONG)
 
-    def _handle(self, request: bytes) -> bytes:
+    def _echo(self, request: bytes) -> bytes:
         if self._chance.random() < 0.1:
             gevent.sleep(self._chance.choice((0, 0.001)))
         return request
