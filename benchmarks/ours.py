@@ -68,7 +68,7 @@ def serve(
     if workers:
         work = partial(server.serve, echo, workers)
     elif batch:
-        work = partial(answer_batches, server.recv_requests, batch)  # type: ignore[attr-defined,unused-ignore]
+        work = partial(answer_batches, server.recv_requests, batch)
     else:
         work = partial(answer, server)
     ready(printed(server))
@@ -134,7 +134,7 @@ def call_many(seconds: float, server: Server, requests: int) -> Figures:
     def call_again(client: Client) -> int:
         done = 0
         while window.open:
-            done += len(client.call_many([MESSAGE] * requests))  # type: ignore[attr-defined,unused-ignore]
+            done += len(client.call_many([MESSAGE] * requests))
         return done
 
     with connected(server, 1) as [client], Ratchet() as kernel:

@@ -24,7 +24,6 @@ from benchmarks.before import comparisons_with
 from benchmarks.common import ANSWERED, EXCHANGES, IN_VAIN, MEDIAN, NOT_RUN, TAKEN
 from benchmarks.measure import Child, ChildFailed, Load, Measured, Program, Rounds, Scale, loads_of, program
 from helpers import LONG, run_program, wait_until
-from ratchet import bus
 
 
 def test_every_question_is_asked() -> None:
@@ -145,8 +144,6 @@ def is_installed(load: Load) -> bool:
 )
 def test_questions_through_serve_and_by_hand_are_answered(group: tuple[str, ...]) -> None:
     loads = [load for load in loads_of(questions.comparisons_of(group, TINY)) if is_installed(load)]
-    if not hasattr(bus.ClientBus, "call_many"):
-        loads = [load for load in loads if "call_many" not in load.name]
     assert any(load.server == program("ours:serve", workers=64) for load in loads) or "local" in group[0]
     playing = Rounds(loads, max(os.sched_getaffinity(0)), lambda said: None)
     playing.play(replace(TINY, rounds=1, seconds=0.05), until=0.0)

