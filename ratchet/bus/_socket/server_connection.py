@@ -340,6 +340,9 @@ class ServerConnection(Route):
             self._close_if_done()
 
     def pause_writing(self) -> None:
+        # Before the first answer is kept, TLS may wait for the socket with a record of its own:
+        # `note_unsent` was called then, and found nothing.
+        self.note_unsent()
         # A client that does not read is not read from either.
         self.stream.output.writers.wants_resume = True
         self.stream.input.pause_reading()
