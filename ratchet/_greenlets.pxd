@@ -36,7 +36,8 @@ cdef inline PyGreenlet* target(greenlet thread):
     return <PyGreenlet*>thread
 
 cdef inline object switch(PyGreenlet* target, object value):
-    cdef tuple args = (value,)
+    # Most carry nothing but None, and that tuple is made once.
+    cdef tuple args = (None,) if value is None else (value,)
     return PyGreenlet_Switch(target, <PyObject*>args, NULL)
 
 cdef inline object switch_to_hub(greenlet hub):

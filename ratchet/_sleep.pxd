@@ -1,6 +1,11 @@
+cimport cython
+
 from ratchet cimport _greenlets
 from ratchet._greenlets cimport greenlet
 
+# One lives no longer than its thread sleeps: with the tuple in `_greenlets.switch`, a local
+# exchange takes 1 % less by keeping some to be used again.
+@cython.freelist(64)
 cdef class Wait:
     cdef readonly greenlet hub
     cdef readonly greenlet greenlet
@@ -13,6 +18,7 @@ cdef class Wait:
 
     cpdef object begin(self)
     cpdef object clear(self)
+    @cython.locals(line=Line, following=Wait)
     cpdef object sleep(self, object call, object subject)
     cpdef object switch(self, object value=*)
 
@@ -20,13 +26,18 @@ cdef class Line:
     cdef list waits
     cdef Py_ssize_t position
 
+    @cython.locals(wait=Wait)
     cdef Wait following(self, object hub)
 
 cdef Line _running
 cdef Wait _sleeping
 cdef bint hubs_stay
 cpdef object current_hub()
+@cython.locals(line=Line, wait=Wait)
 cpdef object run_line(list waits)
+@cython.locals(last=Wait)
 cdef object _enter(Wait wait)
+@cython.locals(before=Wait, behind=Wait)
 cdef object _leave(Wait wait)
+@cython.locals(wait=Wait)
 cpdef Wait wait_of(object thread)
