@@ -1,17 +1,27 @@
-from ratchet cimport _native
+cimport cython
 
-cdef class RunQueue:
+from ratchet cimport _native
+from ratchet._sleep cimport Dispatcher, Wait as CompiledWait
+
+cdef class RunQueue(Dispatcher):
     cdef object __weakref__
     cdef public object _ends
     cdef public object _first
+    cdef CompiledWait _first_wait
+    cdef public object _rest
     cdef public object _hub
     cdef public long _looks_left
     cdef public object _loop
     cdef public object _run_callback
     cdef public object _timer
+    cdef long _switches_left
     cdef public object _turn
+    cdef public Dispatcher inbox
     cdef public list woken
 
+    cpdef object begin_turn(self)
+    @cython.locals(left=long, wait=CompiledWait)
+    cdef CompiledWait next_wait(self)
     cpdef object wake(self, object wait)
     cpdef bint slice_is_over(self) except -1
     cpdef object _put_off(self, list woken)

@@ -3,6 +3,9 @@ cimport cython
 from ratchet cimport _greenlets
 from ratchet._greenlets cimport greenlet
 
+cdef class Dispatcher:
+    cdef Wait next_wait(self)
+
 # One lives no longer than its thread sleeps: with the tuple in `_greenlets.switch`, a local
 # exchange takes 1 % less by keeping some to be used again.
 @cython.freelist(64)
@@ -35,6 +38,9 @@ cdef bint hubs_stay
 cpdef object current_hub()
 @cython.locals(line=Line, wait=Wait)
 cpdef object run_line(list waits)
+cdef Dispatcher _asked
+cdef object _asked_hub
+cdef Wait _next_of(object hub)
 @cython.locals(last=Wait)
 cdef object _enter(Wait wait)
 @cython.locals(before=Wait, behind=Wait)

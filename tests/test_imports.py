@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "_native": {"_sleep"},
     "_wait": {*ERRORS, "_clock", "_log", "_native"},
     "_alive": set(),
-    "_run_queue": {*ERRORS, "_loop", "_clock", "_alive", "_native", "_wait"},
+    "_run_queue": {*ERRORS, "_loop", "_clock", "_alive", "_native", "_sleep", "_wait"},
     "_interrupts": {"_alive", "_log"},
     "_fork": {"_alive", "_log", "_sleep"},
     "_death": {"_loop"},
@@ -87,6 +87,8 @@ BUS_CORE = allow_in_order(
 # The workers of a server are threads of the scheduler.
 for server_module in ("intake", "serving", "server"):
     ALLOWED[f"bus._core.{server_module}"].add("kernel")
+# It knows which thread is to run next.
+ALLOWED["bus._core.inbox"].add("_sleep")
 # The kinds of bus know nothing of each other.
 ALLOWED["bus._local_routes"] = BUS_CORE | {"_native"}
 ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}

@@ -10,7 +10,7 @@ import pytest
 from gevent.hub import get_hub
 
 from helpers import burn, wait_until
-from ratchet import testing
+from ratchet import build_info, bus, testing
 from ratchet._loop import loop_of
 from ratchet._run_queue import RunQueue, run_queue_of
 from ratchet._wait import new_wait, suspend, waiting_on
@@ -114,3 +114,50 @@ def test_each_hub_has_one_queue(queue: RunQueue) -> None:
     assert run_queue_of(get_hub()) is queue
     with testing.virtual_time():
         assert run_queue_of(get_hub()) is not queue
+
+
+class Feeders:
+    """Two threads that wake each other, again and again, until they are stopped."""
+
+    def __init__(self, queue: RunQueue) -> None:
+        self.rounds = 0
+        self._queue = queue
+        self._waits = [new_wait(), new_wait()]
+        self._goes_on = True
+        self.threads = [gevent.spawn(self._feed, number) for number in range(2)]
+        wait_until(lambda: all(map(waiting_on, self.threads)))
+        queue.wake(self._waits[0])
+
+    def _feed(self, number: int) -> None:
+        while self._goes_on:
+            suspend(self._waits[number], "sleep")
+            self._waits[number] = new_wait()
+            self.rounds += 1
+            self._queue.wake(self._waits[1 - number])
+
+    def stop(self) -> None:
+        self._goes_on = False
+        gevent.joinall(self.threads, timeout=20)
+
+
+def test_threads_that_feed_each_other_do_not_hold_the_hub(queue: RunQueue) -> None:
+    feeders = Feeders(queue)
+    for _ in range(20):
+        before = feeders.rounds
+        gevent.sleep(0)
+        assert feeders.rounds - before <= 200
+    feeders.stop()
+
+
+@pytest.mark.skipif(not build_info().compiled, reason="in pure Python, each one goes by way of the hub")
+def test_a_thread_that_goes_to_sleep_switches_to_the_next_one(queue: RunQueue) -> None:
+    server, client = bus.new_local()
+    worker = gevent.spawn(server.serve, str.upper)
+    assert client.call("before", timeout=20) == "BEFORE"
+    before = loop_of(get_hub()).iteration
+    caller = gevent.spawn(lambda: [client.call("x", timeout=20) for _ in range(320)])
+    assert caller.get(timeout=20) == ["X"] * 320
+    # Each call would have two turns of its own.
+    assert loop_of(get_hub()).iteration - before < 40
+    server.close()
+    worker.join(20)

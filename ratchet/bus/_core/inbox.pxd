@@ -1,11 +1,12 @@
 cimport cython
 
 from ratchet._run_queue cimport RunQueue
+from ratchet._sleep cimport Dispatcher, Wait as CompiledWait
 from ratchet._wait cimport WaitQueue
 from ratchet.bus._core.fair_queue cimport FairQueue, Flow, Queued
 from ratchet.bus._core.load cimport Load
 
-cdef class Inbox:
+cdef class Inbox(Dispatcher):
     cdef object _owner
     cdef Load _load
     cdef object _maxsize
@@ -27,5 +28,7 @@ cdef class Inbox:
     cpdef bint _has_had_its_turn(self, set idle) except -1
     cpdef object present(self)
     cpdef object drop(self, Queued item, bint claimed)
+    @cython.locals(wait=CompiledWait)
+    cdef CompiledWait next_wait(self)
     cpdef object _schedule_wake(self)
     cpdef bint _is_full(self) except -1

@@ -18,6 +18,7 @@ from typing import Any
 from gevent.hub import get_hub
 
 from ratchet._run_queue import run_queue_of
+from ratchet._sleep import Dispatcher
 from ratchet._wait import Wait, WaitQueue, check_may_wait
 from ratchet.bus._core.deadline import in_words
 from ratchet.bus._core.fair_queue import FairQueue, Flow, Queued
@@ -25,7 +26,7 @@ from ratchet.bus._core.load import Load, Named
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
 
-class Inbox:
+class Inbox(Dispatcher):
     """Items, threads that wait for one, and threads that wait for room.
 
     Args:
@@ -210,12 +211,21 @@ class Inbox:
             self._run_callback(self.on_low)
             self.overfull = False
 
+    def next_wait(self) -> Wait | None:
+        """See `Dispatcher`: what `_wake` would do, without the hub."""
+        if not self._items or not self._receivers.waits:
+            return None
+        wait: Wait = self._receivers.waits[0]
+        return None if wait.greenlet is None else wait
+
     def _schedule_wake(self) -> None:
         self._run_callback(self._wake)
+        self._run_queue.inbox = self
         self._wake_scheduled = True
 
     def _wake_next_turn(self) -> None:
         """Have those who wait woken once the hub has looked for what else there is to do."""
+        self._run_queue.inbox = None
         self._run_queue.call_next_turn(self._wake)
         self._wake_scheduled = True
 
@@ -227,6 +237,9 @@ class Inbox:
     def _wake(self) -> None:
         """Hub callback: each thread that is woken takes its item, or puts it, at once."""
         self._wake_scheduled = False
+        self._run_queue.begin_turn()
+        # What is dropped is not to be kept by it.
+        self._run_queue.inbox = None
         receivers = self._receivers
         # Counted beforehand: threads that feed each other must not hold the hub.
         for woken in range(len(self._items)):
