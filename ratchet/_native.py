@@ -11,6 +11,7 @@ Nothing here has a state; in the compiled build, `_sleep` keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
@@ -45,3 +46,6 @@ def sleep_of(thread: greenlet) -> tuple[str, object] | None:
 
 new: Callable[[type[Any]], Any] = object.__new__
 """Make an object without calling `__init__`."""
+
+value_of: Callable[[ContextVar[Any]], Any] = ContextVar.get
+"""The value of a context variable, which has one or a default."""

@@ -18,7 +18,7 @@ def fields_declared(path: Path) -> dict[str, set[str]]:
     """The fields of each class of a `.pxd`."""
     text = path.read_text(encoding="utf-8")
     classes = re.findall(r"^cdef class (\w+).*:\n((?:(?: {4}.*)?\n)*)", text, re.MULTILINE)
-    field = re.compile(r"^    cdef (?:public |readonly )?[\w ]+ (\w+)$", re.MULTILINE)
+    field = re.compile(r"^    cdef (?:public |readonly )?[\w. ]+ (\w+)$", re.MULTILINE)
     return {name: set(field.findall(body)) for name, body in classes}
 
 

@@ -1,8 +1,13 @@
+cimport cython
+
+from ratchet cimport _native
+
 cdef class Scope:
     cdef public object deadline
     cdef public Scope outer
     cdef public bint left
 
+@cython.locals(scope=Scope)
 cpdef object inherited_deadline()
 cpdef object deadline_after(object timeout)
 cpdef object seconds_until(object deadline)

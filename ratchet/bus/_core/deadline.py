@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-from ratchet import _clock
+from ratchet import _clock, _native
 from ratchet._context import belongs_to_one_request
 
 
@@ -33,7 +33,7 @@ belongs_to_one_request(_scope, None)
 
 def inherited_deadline() -> float | None:
     """The deadline of the request which the current thread handles."""
-    scope = _scope.get()
+    scope: Scope | None = _native.value_of(_scope)
     while scope is not None and scope.left:
         scope = scope.outer
     return None if scope is None else scope.deadline

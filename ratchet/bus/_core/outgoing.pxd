@@ -1,7 +1,8 @@
 from ratchet cimport _native
-from ratchet._wait cimport suspend
 from ratchet._run_queue cimport RunQueue
+from ratchet._wait cimport suspend
 from ratchet.bus._core.recipient cimport Recipient
+from ratchet.bus._core.stats cimport Counters
 
 cdef class OutgoingRequest
 
@@ -9,7 +10,7 @@ cdef class ClientRoute(Recipient):
     cdef public object hub
     cdef public object run_callback
     cdef public RunQueue run_queue
-    cdef public object counters
+    cdef public Counters counters
     cdef public object server_address
 
     cpdef object withdraw(self, OutgoingRequest transaction)
@@ -17,10 +18,11 @@ cdef class ClientRoute(Recipient):
     cpdef object forget(self, OutgoingRequest transaction)
 
 cdef class OutgoingRequest:
-    cdef public object _owner
-    cdef public object _seconds
-    cdef public object _timer
-    cdef public list _waits
+    cdef list _more_waits
+    cdef object _owner
+    cdef double _seconds
+    cdef object _timer
+    cdef _native.Wait _wait
     cdef public object decode
     cdef public object error
     cdef public object frame_number
@@ -35,8 +37,10 @@ cdef class OutgoingRequest:
     cpdef object load(self)
     cpdef object result(self, object timeout)
     cpdef object wait(self, object timeout)
-    cpdef object end_at(self, object deadline)
-    cpdef object note_timeout(self, object timeout)
+    cdef object _take_back(self, _native.Wait wait)
+    cpdef object end_at(self, double deadline)
+    cpdef object note_timeout(self, double timeout)
     cpdef object fail(self, object error)
     cpdef object succeed(self, object value)
-    cpdef object _end(self, object event)
+    cdef object _wake_all(self)
+    cdef object _stop_timer(self)
