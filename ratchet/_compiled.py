@@ -23,6 +23,7 @@ MODULES: Final = (
     "ratchet.bus._core.incoming",
     "ratchet.bus._core.incoming_requests",
     "ratchet.bus._core.intake",
+    "ratchet.bus._core.linked",
     "ratchet.bus._core.load",
     "ratchet.bus._core.many",
     "ratchet.bus._core.outgoing",

@@ -80,8 +80,8 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline fair_queue watch load side inbox recipient outgoing many client"
-    " incoming_requests incoming_states incoming decoding handle intake serving server",
+    "address limits stats faults deadline linked lines fair_queue watch load side inbox recipient outgoing"
+    " many client incoming_requests incoming_states incoming decoding handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.
@@ -209,7 +209,8 @@ def test_types_flow_downward_only(name: str) -> None:
 
 
 def test_the_modules_with_functions_in_c_are_known() -> None:
-    assert {"_greenlets", "_native", "bus._socket.descriptor", "bus._socket.heads"} == LEAVES
+    in_sockets = {"bus._socket.descriptor", "bus._socket.heads"}
+    assert {"_greenlets", "_native", "bus._core.lines", *in_sockets} == LEAVES
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

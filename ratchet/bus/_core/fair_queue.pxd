@@ -1,8 +1,11 @@
 cimport cython
 
+from ratchet.bus._core cimport lines
+from ratchet.bus._core.linked cimport Linked, LinkedLine
+
 cdef class Flow
 
-cdef class Queued:
+cdef class Queued(Linked):
     cdef public Flow flow
     cdef public object deadline
     cdef public double half_time
@@ -20,7 +23,7 @@ cdef class Flow:
     cpdef object _next_of_overloaded(self, Queued oldest, double end)
 
 cdef class FairQueue:
-    cdef public object items
+    cdef public LinkedLine items
     cdef public Flow only_flow
     cdef public bint only_has_deadline
     cdef object _fresh

@@ -29,13 +29,15 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ratchet import _clock
+from ratchet.bus._core import lines
+from ratchet.bus._core.linked import Linked
 
 # Seconds for which the oldest of a flow are late, before its newest come first: CoDel's
 # interval.  A burst that is worked off sooner keeps its order.
 _INTERVAL: Final = 0.1
 
 
-class Queued:
+class Queued(Linked):
     """An item of the queue; its own class says what it is.
 
     Attributes:
@@ -129,7 +131,7 @@ class FairQueue:
     """
 
     def __init__(self) -> None:
-        self.items: OrderedDict[Any, None] = OrderedDict()
+        self.items = lines.new_line()
         self.only_flow: Flow | None = None
         self.only_has_deadline = False
         # The flows with items: those with a single one, and the rest.
@@ -189,13 +191,12 @@ class FairQueue:
     def next(self, time_needed: float) -> Any:
         """The item whose turn it is, which stays here; None if there is none."""
         if self.only_flow is not None:
-            for first in self.items:
-                if first.deadline is None:
-                    return first
-                if _clock.monotonic() < first.half_time:
-                    first.flow.late_since = math.inf
-                    return first
-                break
+            first = lines.first_of(self.items)
+            if first is None or first.deadline is None:
+                return first
+            if _clock.monotonic() < first.half_time:
+                first.flow.late_since = math.inf
+                return first
             self._spread()
         fresh, backlogged = self._fresh, self._backlogged
         while fresh or backlogged:

@@ -3,18 +3,20 @@ cimport cython
 from ratchet._run_queue cimport RunQueue
 from ratchet._sleep cimport Dispatcher, Wait as CompiledWait
 from ratchet._wait cimport WaitQueue
+from ratchet.bus._core cimport lines
 from ratchet.bus._core.fair_queue cimport FairQueue, Flow, Queued
+from ratchet.bus._core.linked cimport LinkedLine
 from ratchet.bus._core.load cimport Load
 
 cdef class Inbox(Dispatcher):
     cdef object _owner
     cdef Load _load
-    cdef object _maxsize
-    cdef object _max_queued
+    cdef Py_ssize_t _maxsize
+    cdef Py_ssize_t _max_queued
     cdef object _run_callback
     cdef RunQueue _run_queue
     cdef FairQueue _queue
-    cdef object _items
+    cdef LinkedLine _items
     cdef WaitQueue _receivers
     cdef WaitQueue _senders
     cdef bint _wake_scheduled

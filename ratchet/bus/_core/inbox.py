@@ -20,8 +20,10 @@ from gevent.hub import get_hub
 from ratchet._run_queue import run_queue_of
 from ratchet._sleep import Dispatcher
 from ratchet._wait import Wait, WaitQueue, check_may_wait
+from ratchet.bus._core import lines
 from ratchet.bus._core.deadline import in_words
 from ratchet.bus._core.fair_queue import FairQueue, Flow, Queued
+from ratchet.bus._core.limits import countable
 from ratchet.bus._core.load import Load, Named
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
@@ -49,8 +51,9 @@ class Inbox(Dispatcher):
     ) -> None:
         self._owner = owner
         self._load = load
-        self._maxsize = maxsize
-        self._max_queued = max_queued
+        # 0 for any number, which a compiled class can count.
+        self._maxsize = countable(maxsize or 0)
+        self._max_queued = countable(max_queued or 0)
         hub = get_hub()
         self._run_callback: Callable[..., object] = hub.loop.run_callback
         self._run_queue = run_queue_of(hub)
@@ -108,7 +111,7 @@ class Inbox(Dispatcher):
             queue.items[item] = None
         else:
             queue.put(item)
-        if self._max_queued is not None and len(self._items) >= self._max_queued:
+        if self._max_queued and len(self._items) >= self._max_queued:
             self.overfull = True
 
     def note_backlog(self, flow: Flow) -> None:
@@ -132,10 +135,9 @@ class Inbox(Dispatcher):
                 raise BusTimeout(text, outcome=Outcome.NOT_RUN)
         queue = self._queue
         if queue.only_flow is not None:
-            for first in self._items:
-                if first.deadline is None:
-                    return first
-                break
+            first = lines.first_of(self._items)
+            if first is not None and first.deadline is None:
+                return first
         if (item := queue.next(self._load.time_needed)) is not None:
             return item
         # Also if a signal handler has closed the bus just now.
@@ -207,7 +209,7 @@ class Inbox(Dispatcher):
         self.overfull = False
 
     def _look_whether_low(self) -> None:
-        if self.overfull and self._max_queued is not None and len(self._items) <= self._max_queued // 2:
+        if self.overfull and len(self._items) <= self._max_queued // 2:
             self._run_callback(self.on_low)
             self.overfull = False
 
@@ -252,7 +254,6 @@ class Inbox(Dispatcher):
             self._wake_next_turn()
 
     def _wake_senders(self) -> None:
-        assert self._maxsize is not None
         for _ in range(self._maxsize - len(self._items)):
             if not self._senders.waits or self._is_full():
                 break
@@ -261,7 +262,7 @@ class Inbox(Dispatcher):
             self._schedule_wake()
 
     def _is_full(self) -> bool:
-        return self._maxsize is not None and len(self._items) >= self._maxsize
+        return 0 < self._maxsize <= len(self._items)
 
 
 def _do_nothing() -> None:

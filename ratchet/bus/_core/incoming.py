@@ -44,8 +44,7 @@ from ratchet.bus._core.incoming_states import (
     TRANSITIONS,
     UNENDED,
 )
-from ratchet.bus._core.outgoing import UNENDED as CLIENT_WAITS
-from ratchet.bus._core.outgoing import OutgoingRequest
+from ratchet.bus._core.outgoing import EXPIRED, WAITING, OutgoingRequest
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import AlreadyAnswered
@@ -181,7 +180,10 @@ class IncomingRequest(Queued):
 
         With others waiting in the inbox, it is refused unless it is likely to end in time.
         """
-        if self.state is not QUEUED or (self.client is not None and self.client.state not in CLIENT_WAITS):
+        client = self.client
+        if self.state is not QUEUED or (
+            client is not None and client.state is not WAITING and client.state is not EXPIRED
+        ):
             # Its client may have been told that it was not run, and no more.
             return False
         route = self.route
@@ -355,7 +357,8 @@ class IncomingRequest(Queued):
             self.handler = self._handlings[-1][0]
             return
         self.handler = None
-        self.requests.to_interrupt.pop(self, None)
+        if self.requests.to_interrupt:
+            self.requests.to_interrupt.pop(self, None)
         if self._timer is not None:
             self._stop_timer()
 

@@ -1,3 +1,6 @@
+from ratchet._wait cimport WaitQueue
+from ratchet.bus._core cimport lines
+from ratchet.bus._core.linked cimport LinkedLine
 from ratchet.bus._core.load cimport Load
 from ratchet.bus._core.stats cimport Counters
 
@@ -8,9 +11,9 @@ cdef class IncomingRequests:
     cdef public Load load
     cdef public object decode
     cdef public object encode
-    cdef public dict in_flight
+    cdef public LinkedLine in_flight
     cdef public dict to_interrupt
-    cdef public object drain_waiters
+    cdef public WaitQueue drain_waiters
     cdef object _dropped
 
     cpdef object wake_drain(self)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from gevent.hub import Hub
 
 from ratchet._wait import WaitQueue
+from ratchet.bus._core import lines
 from ratchet.bus._core.load import Load
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode
@@ -53,7 +54,7 @@ class IncomingRequests:
         # None where requests and responses pass as they are.
         self.decode = decode
         self.encode = encode
-        self.in_flight: dict[IncomingRequest, None] = {}
+        self.in_flight = lines.new_line()
         self.to_interrupt: dict[IncomingRequest, None] = {}
         # Those that nobody holds any more.
         self._dropped: deque[IncomingRequest] = deque()
