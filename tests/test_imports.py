@@ -80,8 +80,8 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 
 BUS_CORE = allow_in_order(
     "bus._core",
-    "address limits stats faults deadline linked lines fair_queue watch load side inbox recipient outgoing"
-    " many client incoming_requests incoming_states incoming decoding handle intake serving server",
+    "address limits stats faults deadline numbered linked lines fair_queue watch load side inbox recipient"
+    " outgoing many client incoming_requests incoming_states incoming decoding handle intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.
@@ -94,8 +94,8 @@ ALLOWED["bus._local_routes"] = BUS_CORE | {"_native"}
 ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "read_size pages heads wire outbox protocol transport tls stall delivery acknowledge linger dial"
-    " listen accept network descriptor interfaces writers output input stream casts plain budget"
+    "read_size pages heads slots table wire outbox protocol transport tls stall delivery acknowledge linger"
+    " dial listen accept network descriptor interfaces writers output input stream casts plain budget"
     " admission gate server_connection server failure loss client_connection many connections"
     " sender dropped client",
     BUS_CORE,
@@ -209,7 +209,7 @@ def test_types_flow_downward_only(name: str) -> None:
 
 
 def test_the_modules_with_functions_in_c_are_known() -> None:
-    in_sockets = {"bus._socket.descriptor", "bus._socket.heads"}
+    in_sockets = {f"bus._socket.{name}" for name in ("descriptor", "heads", "table")}
     assert {"_greenlets", "_native", "bus._core.lines", *in_sockets} == LEAVES
 
 

@@ -50,7 +50,7 @@ def protocol() -> ClientProtocol:
     for id, number in enumerate((SENT, SENT + 1), 1):
         request: OutgoingRequest = ClientTransaction(None, route, "question", None)
         request.id, request.frame_number = id, number
-        protocol.open[id] = request
+        protocol.open.setdefault(id, request)
         protocol.order.append(id)
     return protocol
 

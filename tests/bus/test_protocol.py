@@ -11,6 +11,7 @@ import pytest
 from ratchet import MessageTooLarge, ProtocolError
 from ratchet.bus import Limits
 from ratchet.bus._core.faults import Reason
+from ratchet.bus._core.numbered import Numbered
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.protocol import (
     DRAINING,
@@ -40,13 +41,22 @@ KINDS = (
 )
 
 
-class Made:
+class Made(Numbered):
     """A request, as a connection would make it."""
 
     def __init__(
         self, parts: list[bytes], one_way: bool, left: int, id: int, metadata: Mapping[str, str] | None
     ) -> None:
         self.seen = (parts, one_way, left, id, metadata)
+        self.id = id
+
+
+def entered(role: ClientProtocol, id: int) -> Numbered:
+    """A request that is open under this id."""
+    request = Numbered()
+    request.id = id
+    role.open.setdefault(id, request)
+    return request
 
 
 def serving() -> ServerProtocol:
@@ -91,10 +101,10 @@ def test_a_request_is_open_until_the_connection_takes_it_out() -> None:
     role = serving()
     (request,) = received(role, message(wire.REQUEST, id=7, arg=250, parts=[b"question"]))
     assert request.seen == ([b"question"], False, 250, 7, None)
-    assert role.open == {7: request}
+    assert list(role.open.values()) == [request]
     assert role.unanswered == [request]
     assert decoded(role.response(7, [b"answer"])) == (wire.RESPONSE, 0, 7, 0, [b"answer"])
-    assert role.open == {7: request}
+    assert list(role.open.values()) == [request]
 
 
 def test_metadata_are_the_last_part() -> None:
@@ -111,7 +121,7 @@ def test_what_is_cast_is_not_open_and_may_have_the_id_of_one_that_is() -> None:
         message(wire.REQUEST, wire.ONE_WAY, id=3, parts=[b"2"]),
     )
     assert cast.seen == ([b"2"], True, 0, 3, None)
-    assert role.open == {3: first}
+    assert list(role.open.values()) == [first]
 
 
 def test_an_id_that_is_used_twice_at_once_breaks_the_format() -> None:
@@ -119,7 +129,7 @@ def test_an_id_that_is_used_twice_at_once_breaks_the_format() -> None:
     (first,) = received(role, message(wire.REQUEST, id=3, parts=[b"1"]))
     with pytest.raises(ProtocolError, match="id 3 is used twice"):
         role.receive(message(wire.REQUEST, id=3, parts=[b"2"]), Made)
-    assert role.open == {3: first}
+    assert list(role.open.values()) == [first]
 
 
 def test_a_cancel_gives_up_the_request_of_its_id_and_no_other() -> None:
@@ -241,7 +251,7 @@ def test_the_first_word_says_what_this_side_takes_and_the_plain_form_has_none() 
 def test_ids_go_round_and_skip_those_that_are_open() -> None:
     role = asking()
     assert role.new_id() == 1
-    role.open[2] = "open"
+    entered(role, 2)
     assert role.new_id() == 3
     role._last_id = wire.MAX_ID
     assert role.new_id() == 1
@@ -252,26 +262,27 @@ def test_an_answer_names_the_request_of_its_id() -> None:
     id = role.new_id()
     frame = role.request(id, wire.ONE_WAY, 30, [b"question"])
     assert decoded(frame) == (wire.REQUEST, wire.ONE_WAY, id, 30, [b"question"])
-    role.open[id] = "request"
-    assert role.receive(message(wire.RESPONSE, id=id, parts=[b"answer"])) == ("request", None, [b"answer"])
-    assert role.open == {id: "request"}
+    request = entered(role, id)
+    assert role.receive(message(wire.RESPONSE, id=id, parts=[b"answer"])) == (request, None, [b"answer"])
+    assert list(role.open.values()) == [request]
     failed = role.receive(message(wire.ERROR, id=id, arg=5))
-    assert failed == ("request", 5, [b"KeyError", b"text", b"trace"])
+    assert failed == (request, 5, [b"KeyError", b"text", b"trace"])
     assert role.receive(message(wire.RESPONSE, id=99, parts=[b"late"])) == (None, None, [b"late"])
 
 
 def test_plain_answers_are_told_by_their_order_also_of_those_that_were_given_up() -> None:
     role = asking(plain=True)
     assert role.state is READY
+    requests = []
     for name in ("first", "given up", "third"):
         id = role.new_id()
         frame = role.request(id, 0, 0, [name.encode()])
         assert decoded(frame)[0] == wire.PLAIN
-        role.open[id] = name
+        requests.append(entered(role, id))
         role.order.append(id)
-    del role.open[2]
+    role.open.pop(2, None)
     answers = [role.receive(message(wire.PLAIN, parts=[b"%d" % number])) for number in range(3)]
-    assert answers == [("first", None, [b"0"]), (None, None, [b"1"]), ("third", None, [b"2"])]
+    assert answers == [(requests[0], None, [b"0"]), (None, None, [b"1"]), (requests[2], None, [b"2"])]
     with pytest.raises(ProtocolError, match="unexpected"):
         role.receive(message(wire.PLAIN, parts=[b"more"]))
 
@@ -313,8 +324,10 @@ def test_a_server_that_speaks_without_a_hello_is_an_older_one() -> None:
 def test_goaway_names_the_requests_that_were_sent_later_also_when_ids_went_round(last_id: int) -> None:
     role = asking()
     ids = [(last_id + step) % (wire.MAX_ID + 1) for step in range(-1, 3)]
-    role.open.update((id, f"request {id}") for id in ids)
-    assert role.receive(message(wire.GOAWAY, id=last_id)) == [f"request {id}" for id in ids[2:]]
+    requests = [entered(role, id) for id in ids]
+    not_run = role.receive(message(wire.GOAWAY, id=last_id))
+    assert isinstance(not_run, list)
+    assert {request.id for request in not_run} == {request.id for request in requests[2:]}
     assert role.state is DRAINING
     assert len(role.open) == 4
 

@@ -23,7 +23,6 @@ cdef class IncomingRequest(Queued):
     cdef object _timer
     cdef public OutgoingRequest client
     cdef public object handler
-    cdef public object id
     cdef public object message
     cdef public object metadata
     cdef public bint one_way
@@ -33,7 +32,7 @@ cdef class IncomingRequest(Queued):
 
     cpdef object begin(
         self, IncomingRequests requests, Route route, object message, bint one_way, object deadline,
-        object id=*, OutgoingRequest client=*, double half_time=*
+        long long id=*, OutgoingRequest client=*, double half_time=*
     )
     cpdef bint claim(self, object inbox) except -1
     cpdef bint respond(self, object response) except -1

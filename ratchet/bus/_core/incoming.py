@@ -119,7 +119,6 @@ class IncomingRequest(Queued):
         "_timer",
         "client",
         "handler",
-        "id",
         "message",
         "metadata",
         "one_way",

@@ -1,8 +1,10 @@
+from ratchet.bus._core.numbered cimport Numbered
+
 cimport cython
 
 cdef class LinkedLine
 
-cdef class Linked:
+cdef class Linked(Numbered):
     cdef Linked _before
     cdef Linked _behind
     cdef LinkedLine _line

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ratchet.bus._core.numbered import Numbered
 
-class Linked:
+
+class Linked(Numbered):
     """What can be in a line, in one at a time: it leaves that when it enters another one."""
 
     __slots__ = ("_before", "_behind", "_line")

@@ -1,6 +1,7 @@
 from ratchet cimport _native
 from ratchet._run_queue cimport RunQueue
 from ratchet._wait cimport suspend
+from ratchet.bus._core.numbered cimport Numbered
 from ratchet.bus._core.recipient cimport Recipient
 from ratchet.bus._core.stats cimport Counters
 
@@ -17,7 +18,7 @@ cdef class ClientRoute(Recipient):
     cpdef object ask_for_last_word(self, OutgoingRequest transaction)
     cpdef object forget(self, OutgoingRequest transaction)
 
-cdef class OutgoingRequest:
+cdef class OutgoingRequest(Numbered):
     cdef list _more_waits
     cdef object _owner
     cdef double _seconds
@@ -25,8 +26,7 @@ cdef class OutgoingRequest:
     cdef _native.Wait _wait
     cdef public object decode
     cdef public object error
-    cdef public object frame_number
-    cdef public object id
+    cdef public long long frame_number
     cdef public object incoming
     cdef public object request
     cdef public ClientRoute route

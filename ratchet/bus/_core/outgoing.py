@@ -27,6 +27,7 @@ from ratchet._run_queue import run_queue_of
 from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
+from ratchet.bus._core.numbered import Numbered
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus._core.stats import Counters
 from ratchet.bus.codecs import Decode, PeerAddress
@@ -123,7 +124,7 @@ class ClientRoute(Recipient):
         raise NotImplementedError
 
 
-class OutgoingRequest:
+class OutgoingRequest(Numbered):
     """A request on the client's side, as the bus holds it.
 
     Attributes:
@@ -147,7 +148,6 @@ class OutgoingRequest:
         "decode",
         "error",
         "frame_number",
-        "id",
         "incoming",
         "request",
         "route",

@@ -1,3 +1,3 @@
 cdef class Recipient:
     cpdef object message_received(self, object message)
-    cpdef object short_received(self, int kind, int flags, object id, long arg, bytes body)
+    cpdef object short_received(self, int kind, int flags, long long id, long arg, bytes body)

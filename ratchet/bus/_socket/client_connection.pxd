@@ -19,8 +19,8 @@ cdef class ClientConnection(ClientRoute):
     cdef public bint useful
 
     cpdef bint is_full(self) except -1
-    @cython.locals(transaction=OutgoingRequest)
-    cpdef object send(self, object owner, object request, int flags, object arg, object parts)
+    @cython.locals(id=cython.longlong, transaction=OutgoingRequest)
+    cpdef object send(self, object owner, object request, int flags, long arg, object parts)
     cpdef object message_received(self, object message)
-    cpdef object short_received(self, int kind, int flags, object id, long arg, bytes body)
+    cpdef object short_received(self, int kind, int flags, long long id, long arg, bytes body)
     cpdef object _succeed(self, OutgoingRequest transaction, object response)

@@ -125,7 +125,7 @@ class ClientConnection(ClientRoute):
         plain = protocol.plain
         try:
             if not flags & heads.ONE_WAY:
-                protocol.open[id] = transaction
+                protocol.open.setdefault(id, transaction)
             if plain:
                 self.plain_sender.send(transaction, frame)
             else:
@@ -165,7 +165,7 @@ class ClientConnection(ClientRoute):
         """A transaction has ended."""
         open_requests = self.protocol.open
         if open_requests.get(transaction.id) is transaction:
-            del open_requests[transaction.id]
+            open_requests.pop(transaction.id, None)
             if self._window.waits or self.protocol.state is DRAINING:
                 self._on_ended()
 
@@ -344,11 +344,13 @@ class ClientConnection(ClientRoute):
         peer, client = self.server_name, self._client()
         if self.protocol.hello is not None or client is None or client.note_told(reason_of(error)):
             log_soon(bus_logger, logging.WARNING, "closing the connection to %s: %s", peer, reason_of(error))
-        if refused is not None and refused[0] == wire.RESPONSE and refused[1] in self.protocol.open:
+        answered = None
+        if refused is not None and refused[0] == wire.RESPONSE:
+            answered = self.protocol.open.get(refused[1])
+        if answered is not None:
             error.outcome = Outcome.RAN
-            transaction = self.protocol.open[refused[1]]
-            transaction.fail(error)
-            self.forget(transaction)
+            answered.fail(error)
+            self.forget(answered)
         self.stream.abort(error)
 
     def connection_lost(self, error: BaseException | None) -> None:

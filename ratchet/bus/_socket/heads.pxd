@@ -22,6 +22,7 @@ cdef extern from *:
 cdef enum:
     SIZE = 16
     PLAIN = -1
+    PLAIN_ID = -1
     REQUEST = 0
     RESPONSE = 1
     ONE_WAY = 0b0001

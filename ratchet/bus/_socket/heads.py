@@ -20,6 +20,9 @@ PLAIN: Final = -1
 REQUEST: Final = 0
 RESPONSE: Final = 1
 
+PLAIN_ID: Final = -1
+"""The id of a plain request, which has none: its answer goes in the order of the requests."""
+
 # Flags of a REQUEST.
 ONE_WAY: Final = 0b0001
 METADATA: Final = 0b0010

@@ -35,7 +35,7 @@ cdef class Input(Sink):
     cpdef object catch_up(self, double late)
     @cython.locals(size=cython.Py_ssize_t, data=bytes, received=bytes)
     cpdef object _on_readable(self)
-    cpdef bint take(self, int kind, int flags, object id, long arg, bytes body) except -1
+    cpdef bint take(self, int kind, int flags, long long id, long arg, bytes body) except -1
     cpdef object read_now(self)
     cpdef object _deliver_data(self, bytes data)
     cpdef object _deliver(self, object messages)

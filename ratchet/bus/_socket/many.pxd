@@ -8,4 +8,4 @@ from ratchet.bus._socket.protocol cimport ClientProtocol
 from ratchet.bus._socket.stream cimport MessageStream
 
 @cython.locals(protocol=ClientProtocol, stream=MessageStream, transaction=OutgoingRequest)
-cpdef object send_some(ClientConnection connection, object owner, ManyRequests many, object arg)
+cpdef object send_some(ClientConnection connection, object owner, ManyRequests many, long arg)

@@ -42,7 +42,7 @@ def send_some(connection: ClientConnection, owner: object, many: ManyRequests, a
         transaction.id = id = protocol.new_id()
         frame = protocol.request(id, flags, arg, parts)
         many.add(transaction)
-        protocol.open[id] = transaction
+        protocol.open.setdefault(id, transaction)
         frames.append(frame)
         size += size_of(frame)
         if size >= high_water:

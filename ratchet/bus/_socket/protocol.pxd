@@ -1,9 +1,10 @@
-from ratchet.bus._socket cimport heads, wire
+from ratchet.bus._socket cimport heads, table, wire
+from ratchet.bus._socket.slots cimport Table
 
 cdef class ServerProtocol:
     cdef object _hello
     cdef object _peer
-    cdef public dict open
+    cdef public Table open
     cdef public dict plain
     cdef public Py_ssize_t kept
     cdef public Py_ssize_t max_message
@@ -12,8 +13,8 @@ cdef class ServerProtocol:
     cdef public bint extended
 
     cpdef object receive(self, object message, object make_request)
-    cpdef object note_request(self, object id, bint one_way)
-    cpdef object response(self, object id, object parts)
+    cpdef bint enter(self, long long id, bint one_way, object request) except -1
+    cpdef object response(self, long long id, object parts)
 
 cdef class ClientProtocol:
     cdef object _limits
@@ -21,7 +22,7 @@ cdef class ClientProtocol:
     cdef public bint plain
     cdef public object state
     cdef public object hello
-    cdef public dict open
+    cdef public Table open
     cdef public object order
     cdef public long long max_in_flight
     cdef public object farewell
@@ -30,5 +31,5 @@ cdef class ClientProtocol:
     cdef public long long _last_id
 
     cpdef long long new_id(self) except -1
-    cpdef object request(self, long long id, int flags, object arg, object parts)
+    cpdef object request(self, long long id, int flags, long arg, object parts)
     cpdef object receive(self, object message)

@@ -22,13 +22,12 @@ from typing import Any, Final, NamedTuple
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.faults import SERVER_DRAINS, ErrorTexts, Reason, check_size, decode_metadata
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._socket import heads, wire
+from ratchet.bus._socket import heads, table, wire
 from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.wire import Frame, Hello, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
-PLAIN_ID: Final = -1
-"""The id of a plain request, which has none: its answer goes in the order of the requests."""
+PLAIN_ID: Final = heads.PLAIN_ID
 
 
 MakeRequest = Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Any]
@@ -86,7 +85,7 @@ class ServerProtocol:
     ) -> None:
         self._hello = hello
         self._peer = peer
-        self.open: dict[int, Any] = {}
+        self.open: dict[int, Any] = table.new()
         # Made on first use: most clients never need it.
         self.plain: dict[Any, Frame | None] = _NONE
         self.kept = 0
@@ -112,10 +111,9 @@ class ServerProtocol:
         if kind == wire.REQUEST:
             metadata = decode_metadata(parts.pop()) if flags & wire.METADATA else None
             one_way = bool(flags & wire.ONE_WAY)
-            self.note_request(id, one_way)
             request = make_request(parts, one_way, arg, id, metadata)
-            if not one_way:
-                self.open[id] = request
+            if not self.enter(id, one_way, request):
+                raise used_twice(id)
             return request
         if kind == wire.PLAIN:
             request = make_request(parts, False, 0, PLAIN_ID, None)
@@ -125,7 +123,8 @@ class ServerProtocol:
             return request
         self.extended = True
         if kind == wire.CANCEL:
-            return GivenUp(self.open[id]) if id in self.open else None
+            given_up = self.open.get(id)
+            return None if given_up is None else GivenUp(given_up)
         if kind == wire.PING:
             return wire.encode(wire.PONG, 0, id, arg, ())
         if kind == wire.HELLO:
@@ -137,25 +136,24 @@ class ServerProtocol:
             raise ProtocolError(f"a client sent a message of kind {kind}")
         return None
 
-    def note_request(self, id: int, one_way: bool) -> None:
-        """Note that an extended request has come, which is to be entered unless it is one-way.
+    def enter(self, id: int, one_way: bool, request: Any) -> bool:
+        """Note an extended request that has come, and enter it unless it is one-way.
 
-        Raises `ProtocolError`, as `receive` does.
+        False if an open one has its id, which is a violation of the format: see `used_twice`.
         """
         self.extended = True
         self.last_id = id
-        if not one_way and id in self.open:
-            raise ProtocolError(f"the id {id} is used twice at once")
+        return one_way or self.open.setdefault(id, request) is request
 
     def response(self, id: int, parts: Sequence[bytes]) -> Frame:
         """The answer to a request; raises `MessageTooLarge`."""
         if len(parts) != 1 or len(parts[0]) > self.max_message:
             check_size(parts, self.max_message, self.max_parts, self._peer)
-        return wire.frame(heads.PLAIN if id == PLAIN_ID else heads.RESPONSE, 0, id, 0, parts)
+        return wire.frame(heads.PLAIN if id == heads.PLAIN_ID else heads.RESPONSE, 0, id, 0, parts)
 
     def error(self, id: int, reason: Reason, texts: ErrorTexts) -> bytes:
         """The error that a request ends in; empty for a plain one, whose form has no errors."""
-        return b"" if id == PLAIN_ID else wire.encode_error(id, reason, texts)
+        return b"" if id == heads.PLAIN_ID else wire.encode_error(id, reason, texts)
 
     def refusal(self, error: BusError, refused: tuple[int, int] | None) -> bytes:
         """The last word on a request that is too large; empty for all else; see `Decoder.refused`."""
@@ -193,6 +191,11 @@ class ServerProtocol:
         """The answer that was due has been sent."""
         del self.plain[request]
         self.kept -= size_of(frame)
+
+
+def used_twice(id: int) -> ProtocolError:
+    """The error of a client that asks under an id of a request that is open."""
+    return ProtocolError(f"the id {id} is used twice at once")
 
 
 class ClientState(enum.Enum):
@@ -265,7 +268,7 @@ class ClientProtocol:
         self.plain = plain
         self.state = READY if plain else GREETING
         self.hello: Hello | None = None
-        self.open: dict[int, Any] = {}
+        self.open: dict[int, Any] = table.new()
         self.order: deque[int] = deque()
         self.max_in_flight = wire.MAX_ID
         self.farewell = SERVER_DRAINS
@@ -284,7 +287,7 @@ class ClientProtocol:
         """The id of a new request, which no open one has."""
         # Noted at once: a signal handler may send something in the middle of this.
         self._last_id = id = self._last_id % heads.MAX_ID + 1
-        while id in self.open:
+        while self.open.get(id) is not None:
             self._last_id = id = id % heads.MAX_ID + 1
         return id
 
@@ -358,6 +361,6 @@ class ClientProtocol:
         # Ids go round, so "later" is the shorter way from the last one.
         return [
             request
-            for id, request in self.open.items()
-            if 0 < (id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2
+            for request in self.open.values()
+            if 0 < (request.id - last_id) % (wire.MAX_ID + 1) <= wire.MAX_ID // 2
         ]

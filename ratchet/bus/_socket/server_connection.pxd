@@ -21,7 +21,7 @@ cdef class ServerConnection(Route):
     cpdef object _finish(self, IncomingRequest request)
     cpdef bint is_writable(self, IncomingRequest request) except -1
     cpdef object message_received(self, object message)
-    cpdef object short_received(self, int kind, int flags, object id, long arg, bytes body)
+    cpdef object short_received(self, int kind, int flags, long long id, long arg, bytes body)
     cpdef object _admit(self, IncomingRequest request, Py_ssize_t size)
     @cython.locals(request=IncomingRequest)
-    cpdef IncomingRequest _new_request(self, object message, bint one_way, object left, object id, object metadata)
+    cpdef IncomingRequest _new_request(self, object message, bint one_way, long left, long long id, object metadata)

@@ -29,7 +29,7 @@ from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.budget import OVERHEAD, Share, size_of
 from ratchet.bus._socket.gate import Gate
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING
-from ratchet.bus._socket.protocol import PLAIN_ID, GivenUp, ServerProtocol
+from ratchet.bus._socket.protocol import GivenUp, ServerProtocol, used_twice
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
@@ -70,7 +70,7 @@ class ServerConnection(Route):
     def is_writable(self, request: IncomingRequest) -> bool:
         if self.stream.output.writers.above_high_water or (self.share.unsent and self.share.is_deaf):
             return False
-        if request.id != PLAIN_ID or self.protocol.kept < self.admission.limits.high_water:
+        if request.id != heads.PLAIN_ID or self.protocol.kept < self.admission.limits.high_water:
             return True
         return self.protocol.may_answer_now(request)
 
@@ -105,7 +105,7 @@ class ServerConnection(Route):
         stream = self.stream
         if stream.state is CLOSING or stream.state is CLOSED:
             return False
-        if request.id == PLAIN_ID:
+        if request.id == heads.PLAIN_ID:
             self.protocol.keep_answer(request, frame)
             self._send_plain_answers()
             if stream.input.ended:
@@ -116,7 +116,7 @@ class ServerConnection(Route):
             return False
         stream.output.write(frame)
         # By another way, if a signal handler has closed the connection meanwhile.
-        if len(open_requests) == 1 and request.id in open_requests:
+        if len(open_requests) == 1 and open_requests.get(request.id) is not None:
             # It gives back its table, which an idle connection would keep: 160 bytes.
             open_requests.clear()
         else:
@@ -128,7 +128,7 @@ class ServerConnection(Route):
         self.gate.park(request)
 
     def released(self, request: IncomingRequest) -> None:
-        if request.id != PLAIN_ID or self.stream.closed:
+        if request.id != heads.PLAIN_ID or self.stream.closed:
             # A plain one is finished when its turn to be answered has come, or never will.
             self._finish(request)
 
@@ -188,10 +188,10 @@ class ServerConnection(Route):
         if self.stream.closed:
             self.connection_lost(self.stream.error)
         else:
-            for id, request in list(self.protocol.open.items()):
+            for request in list(self.protocol.open.values()):
                 if request.state not in UNENDED:
                     # Given up, or answered, and interrupted before it was taken out.
-                    del self.protocol.open[id]
+                    self.protocol.open.pop(request.id, None)
             self._send_plain_answers()
             self.settle_share()
             self.look_again()
@@ -259,16 +259,12 @@ class ServerConnection(Route):
             self.message_received((kind, flags, id, arg, [body]))
             return
         one_way = flags & heads.ONE_WAY != 0
-        try:
-            self.protocol.note_request(id, one_way)
-        except ProtocolError as error:
-            self.protocol_error(error, None)
-            return
         message: Any = body if self.admission.takes_bodies else [body]
         request = self._new_request(message, one_way, arg, id, None)
-        if not one_way:
-            self.protocol.open[id] = request
-        self._admit(request, OVERHEAD + len(body))
+        if self.protocol.enter(id, one_way, request):
+            self._admit(request, OVERHEAD + len(body))
+        else:
+            self.protocol_error(used_twice(id), None)
 
     def _admit(self, request: IncomingRequest, size: int) -> None:
         """Let a request of so many bytes in, or hold it back until there is room."""

@@ -3,7 +3,7 @@ cimport cython
 from ratchet.bus._socket cimport heads
 
 cdef class Sink:
-    cpdef bint take(self, int kind, int flags, object id, long arg, bytes body) except -1
+    cpdef bint take(self, int kind, int flags, long long id, long arg, bytes body) except -1
 
 cdef class _Messages(Sink):
     cdef list _messages
@@ -32,4 +32,4 @@ cdef class Decoder:
     cpdef Py_ssize_t decode_short(self, bytes data, Py_ssize_t position, Sink sink) except -1
 
 @cython.locals(length=cython.Py_ssize_t)
-cpdef object frame(int kind, int flags, object id, object arg, object parts)
+cpdef object frame(int kind, int flags, long long id, long long arg, object parts)

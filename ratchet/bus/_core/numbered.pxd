@@ -1,0 +1,2 @@
+cdef class Numbered:
+    cdef public long long id
