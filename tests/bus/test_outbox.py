@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratchet.bus._socket import wire
 from ratchet.bus._socket.outbox import Outbox
 
 LARGE = 300 * 1024
@@ -25,6 +28,16 @@ class Line:
         self.outbox.written = number = self.outbox.written + 1
         self.outbox.add(number, pieces[0] if len(pieces) == 1 else list(pieces))
         self.frames[number] = b"".join(pieces)
+        return number
+
+    def write_short(self, body: bytes) -> int:
+        """Write a response of one part, together with others if that is possible."""
+        frame = wire.encode(wire.RESPONSE, 0, 7, 0, [body])
+        number = self.outbox.written + 1
+        if not self.outbox.add_short(number, wire.RESPONSE, 0, 7, 0, body):
+            return self.write(frame)
+        self.outbox.written = number
+        self.frames[number] = frame
         return number
 
     def write_many(self, frames: list[bytes]) -> None:
@@ -89,18 +102,22 @@ def test_a_frame_in_pieces_of_which_something_left_cannot_be_taken_back(room: in
 
 
 PIECES = st.lists(st.sampled_from([b"", b"a", b"bcd", b"e" * 1000, b"f" * LARGE]), min_size=1, max_size=3)
+WAYS = st.sampled_from(["many", "one", "short"])
 
 
 # A busy machine must not fail a test.
 @settings(deadline=None)
-@given(st.lists(st.tuples(PIECES, st.booleans(), st.integers(0, 2 * LARGE), st.integers(0, 8)), max_size=12))
+@given(st.lists(st.tuples(PIECES, WAYS, st.integers(0, 2 * LARGE), st.integers(0, 8)), max_size=12))
 def test_whatever_is_written_sent_and_taken_back_frames_stay_whole(
-    steps: list[tuple[list[bytes], bool, int, int]],
+    steps: list[tuple[list[bytes], str, int, int]],
 ) -> None:
     line = Line()
-    for pieces, many, room, back in steps:
-        if many:
+    for pieces, way, room, back in steps:
+        if way == "many":
             line.write_many(pieces)
+        elif way == "short":
+            for piece in pieces:
+                line.write_short(piece)
         else:
             line.write(*pieces)
         numbers = list(line.frames)
@@ -117,3 +134,27 @@ def test_whatever_is_written_sent_and_taken_back_frames_stay_whole(
     assert line.left == b"".join(line.frames.values())
     assert line.outbox.sent == line.outbox.written
     assert not line.outbox
+
+
+def test_frames_that_are_kept_together_leave_as_they_are_and_are_told_by_their_numbers() -> None:
+    line = Line()
+    for number in range(1, 101):
+        assert line.write_short(b"%d" % number) == number
+    (data,) = line.outbox.chunk()
+    assert data == b"".join(line.frames.values())
+    line.send(len(line.frames[1]) + len(line.frames[2]) + 1)
+    assert line.outbox.sent == 2
+    assert not line.take_back(3)
+    assert line.take_back(5)
+    line.write_short(b"last")
+    line.send(LARGE)
+    assert line.left == b"".join(line.frames.values())
+    assert (line.outbox.sent, line.outbox.size) == (101, 0)
+
+
+def test_what_is_no_bytes_is_not_kept() -> None:
+    outbox = Outbox()
+    text: Any = "text"
+    with pytest.raises(TypeError):
+        outbox.add_short(1, wire.RESPONSE, 0, 7, 0, text)
+    assert (outbox.size, bool(outbox)) == (0, False)

@@ -1,10 +1,11 @@
 from ratchet.bus._core.incoming cimport IncomingRequest
 from ratchet.bus._core.incoming_requests cimport IncomingRequests
 from ratchet.bus._core.inbox cimport Inbox
+from ratchet.bus._core.intake cimport Intake
 from ratchet.bus._socket.budget cimport Budget
 
 cdef class Admission:
-    cdef public object intake
+    cdef public Intake intake
     cdef public IncomingRequests requests
     cdef public Inbox inbox
     cdef public object limits

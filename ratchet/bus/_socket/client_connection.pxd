@@ -1,7 +1,9 @@
 from ratchet cimport _native
+from ratchet._wait cimport WaitQueue
 from ratchet.bus._core.outgoing cimport ClientRoute, OutgoingRequest
 from ratchet.bus._socket cimport heads
 from ratchet.bus._socket.casts cimport Casts
+from ratchet.bus._socket.output cimport Output
 from ratchet.bus._socket.protocol cimport ClientProtocol
 from ratchet.bus._socket.stream cimport MessageStream
 
@@ -12,15 +14,16 @@ cdef class ClientConnection(ClientRoute):
     cdef public object decode
     cdef public object plain_sender
     cdef bint _takes_bodies
-    cdef object _window
+    cdef WaitQueue _window
     cdef public Casts casts
     cdef public ClientProtocol protocol
     cdef public MessageStream stream
     cdef public bint useful
 
     cpdef bint is_full(self) except -1
-    @cython.locals(id=cython.longlong, transaction=OutgoingRequest)
+    @cython.locals(id=cython.longlong, is_short=cython.bint, output=Output, plain=cython.bint, transaction=OutgoingRequest)
     cpdef object send(self, object owner, object request, int flags, long arg, object parts)
     cpdef object message_received(self, object message)
+    @cython.locals(transaction=OutgoingRequest)
     cpdef object short_received(self, int kind, int flags, long long id, long arg, bytes body)
     cpdef object _succeed(self, OutgoingRequest transaction, object response)

@@ -121,13 +121,16 @@ class ClientConnection(ClientRoute):
         transaction: ClientTransaction[Request, Any] = _native.new(ClientTransaction)
         transaction.begin(owner, self, request, self.decode)
         transaction.id = id = protocol.new_id()
-        frame = protocol.request(id, flags, arg, parts)
-        plain = protocol.plain
+        plain, is_short = protocol.plain, len(parts) == 1
+        frame = protocol.request(id, flags, arg, parts) if plain or not is_short else b""
         try:
             if not flags & heads.ONE_WAY:
                 protocol.open.setdefault(id, transaction)
             if plain:
                 self.plain_sender.send(transaction, frame)
+            elif is_short:
+                output = self.stream.output
+                transaction.frame_number = output.write_short(heads.REQUEST, flags, id, arg, parts[0])
             else:
                 transaction.frame_number = self.stream.output.write(frame)
         except BaseException as error:

@@ -96,7 +96,7 @@ class Input(Sink):
         # Whether something is being received or delivered, and how often something was received.
         self._receiving, self._received = False, 0
         self._expects_large = False
-        # When it was last read because the hub was late.
+        # When the hub, or a thread because that was late, has looked for what has come.
         self._caught_up = 0.0
         # Made on first use: most connections never need it.
         self._stall: StallWatch | None = None
@@ -191,8 +191,18 @@ class Input(Sink):
 
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
+        if self._output.flush_scheduled:
+            # The flush does, before anything leaves.
+            return
+        self.catch_up_now(late)
+
+    def catch_up_now(self, late: float) -> None:
+        """As `catch_up`, for the flush itself."""
         now = _clock.wall_time()
-        if now - self._caught_up > late and now - _clock.turn_time(self._loop) > late:
+        if 0.0 <= now - self._caught_up <= late:
+            return
+        self._caught_up = _clock.turn_time(self._loop)
+        if now - self._caught_up > late:
             self._caught_up = now
             self.read_now()
 

@@ -16,11 +16,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ratchet.bus._socket import heads
 from ratchet.bus._socket.wire import WORTH_NO_COPY, Frame
 
 # How much is sent in one call.  More does not help: this is about what a socket's
 # buffer takes.
 _CHUNK_SIZE: Final = 256 * 1024
+
+# Buffers of batches that have left, for the next ones: an idle connection has none.
+_spare: Final[list[bytearray]] = []
+_MOST_SPARE: Final = 1024 * 1024
 
 Buffer = bytes | memoryview
 Kept = Buffer | list[bytes] | list[Buffer]
@@ -42,7 +47,18 @@ class Outbox:
         size: bytes that are written and have not left.
     """
 
-    __slots__ = ("_begun", "_chunk_frames", "_chunk_size", "_frames", "sent", "size", "written")
+    __slots__ = (
+        "_batch",
+        "_batch_last",
+        "_batch_size",
+        "_begun",
+        "_chunk_frames",
+        "_chunk_size",
+        "_frames",
+        "sent",
+        "size",
+        "written",
+    )
 
     def __init__(self) -> None:
         self.written = 0
@@ -50,21 +66,63 @@ class Outbox:
         self.size = 0
         # Made on first use: most connections never need it, and it is large.
         self._frames: list[tuple[int, Kept]] | None = None
+        # Frames of one part in one buffer, so many bytes, and the number of the last one; those
+        # before it have the numbers before it.  There are none while there are other frames.
+        self._batch: bytearray | None = None
+        self._batch_size = self._batch_last = 0
         # Whether a part of the first frame has left; what is kept of it is the rest.
         self._begun = False
         # Of the last chunk.
         self._chunk_frames = self._chunk_size = 0
 
     def __bool__(self) -> bool:
-        return bool(self._frames)
+        return self._batch_size > 0 or bool(self._frames)
 
     @property
     def between_frames(self) -> bool:
         """Whether the last byte that left was the last one of its frame."""
         return not self._begun
 
+    def add_short(self, number: int, kind: int, flags: int, id: int, arg: int, body: bytes) -> bool:
+        """Keep a message of one part, together with others; False if it has to be kept as a frame.
+
+        Only for the compiled build, where no signal handler strikes between these lines.
+        """
+        size = self._batch_size
+        if self._frames or (size and number != self._batch_last + 1):
+            return False
+        if self._batch is None:
+            self._batch = _spare.pop() if _spare else bytearray()
+        end = heads.append(self._batch, size, kind, flags, id, arg, body)
+        self._batch_size, self._batch_last = end, number
+        self.size += end - size
+        return True
+
+    def _split_batch(self) -> None:
+        """Keep the frames of the batch each by itself."""
+        batch = bytes(self._batch or b"")[: self._batch_size]
+        frames, start = [], 0
+        while start < len(batch):
+            stop = start + heads.SIZE + heads.split(batch, start)[5]
+            frames.append(heads.part(batch, start, stop))
+            start = stop
+        last = self._batch_last
+        self._end_batch()
+        if self._frames is None:
+            self._frames = []
+        self._frames.extend(zip(range(last + 1 - len(frames), last + 1), frames, strict=True))
+
+    def _end_batch(self) -> None:
+        """Keep its frames no longer."""
+        self._batch_size = 0
+        batch, self._batch = self._batch, None
+        if batch is not None and not _spare and len(batch) <= _MOST_SPARE:
+            _spare.append(batch)
+
     def add(self, number: int, frame: Frame) -> None:
         """Keep a frame."""
+        if self._batch_size:
+            self._split_batch()
         if self._frames is None:
             self._frames = []
         size = len(frame) if type(frame) is bytes else size_of(frame)
@@ -74,6 +132,8 @@ class Outbox:
 
     def add_many(self, first: int, frames: list[Frame], size: int) -> None:
         """Keep frames that are so many bytes in all, numbered from `first` on."""
+        if self._batch_size:
+            self._split_batch()
         if self._frames is None:
             self._frames = []
         self.size += size
@@ -82,6 +142,8 @@ class Outbox:
 
     def add_begun(self, number: int, rest: memoryview) -> None:
         """Keep the rest of a frame whose beginning has left, before all others."""
+        if self._batch_size:
+            self._split_batch()
         self._begun = True
         if self._frames is None:
             self._frames = []
@@ -93,6 +155,11 @@ class Outbox:
 
         Empty only if a signal handler has cleared it meanwhile.
         """
+        if self._batch_size:
+            assert self._batch is not None
+            # How many frames these are is looked at if not all of them leave.
+            self._chunk_size = -1
+            return [bytes(memoryview(self._batch)[: self._batch_size])]
         # A copy, because a signal handler may add to the list meanwhile.
         frames = list(self._frames or ())
         if not frames:
@@ -140,9 +207,15 @@ class Outbox:
 
     def advance(self, count: int) -> None:
         """Note that `count` bytes of the last chunk have left."""
+        self.size -= count
+        if self._batch_size:
+            if count == self._batch_size:
+                self.sent = max(self.sent, self._batch_last)
+                self._end_batch()
+                return
+            self._split_batch()
         frames = self._frames
         assert frames is not None
-        self.size -= count
         try:
             if count == self._chunk_size:
                 self._end_frames(self._chunk_frames)
@@ -174,6 +247,8 @@ class Outbox:
 
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing has left; False if that is too late."""
+        if self._batch_size:
+            self._split_batch()
         for index, (kept, frame) in enumerate(list(self._frames or ())):
             if kept == number:
                 if (index == 0 and self._begun) or self._frames is None:
@@ -186,6 +261,7 @@ class Outbox:
 
     def clear(self) -> None:
         """Drop what is left; it counts as not sent."""
+        self._end_batch()
         if self._frames is not None:
             self._frames.clear()
         self.size = 0

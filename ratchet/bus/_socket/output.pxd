@@ -1,4 +1,4 @@
-from ratchet.bus._socket cimport descriptor
+from ratchet.bus._socket cimport descriptor, heads, wire
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.outbox cimport Outbox
 from ratchet.bus._socket.stall cimport StallWatch
@@ -17,7 +17,7 @@ cdef class Output:
     cdef Outbox _outbox
     cdef public Writers writers
     cdef long long _turn
-    cdef bint _flush_scheduled
+    cdef public bint flush_scheduled
     cdef bint _keeps_records
     cdef bint _tells_answers
     cdef bint _sending
@@ -27,6 +27,10 @@ cdef class Output:
 
     @cython.locals(number=cython.Py_ssize_t, turn=cython.longlong, busy=cython.bint)
     cpdef Py_ssize_t write(self, object frame) except -1
+    @cython.locals(number=cython.Py_ssize_t, outbox=Outbox, turn=cython.longlong)
+    cpdef Py_ssize_t write_short(self, int kind, int flags, long long id, long long arg, object body) except -1
+    @cython.locals(outbox=Outbox)
+    cpdef object _send_at_once(self, Py_ssize_t number, bytes frame)
     cpdef object _schedule_flush(self)
     cpdef object write_later(self, object frame)
     cpdef Py_ssize_t _send(self, object data) except -1

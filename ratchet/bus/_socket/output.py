@@ -22,7 +22,7 @@ from gevent.hub import get_hub
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
 from ratchet.bus._core.limits import Limits, countable
-from ratchet.bus._socket import descriptor
+from ratchet.bus._socket import descriptor, heads, wire
 from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.interfaces import BROKEN, CLOSING, OPEN, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
@@ -44,12 +44,12 @@ class Output:
     Attributes:
         writers: those who write, and wait while too much is unsent.
         logs_frames: whether messages are logged.
+        flush_scheduled: whether what is written now leaves with a flush that is to come.
     """
 
     __slots__ = (
         "_acknowledge",
         "_direct",
-        "_flush_scheduled",
         "_keeps_records",
         "_loop",
         "_outbox",
@@ -61,6 +61,7 @@ class Output:
         "_transport",
         "_turn",
         "_writer",
+        "flush_scheduled",
         "logs_frames",
         "writers",
     )
@@ -77,7 +78,7 @@ class Output:
         self.writers = Writers(stream, owner, self._outbox, countable(limits.high_water), self._loop)
         # The turn of the loop in which a frame was last tried at once.
         self._turn = -1
-        self._flush_scheduled = False
+        self.flush_scheduled = False
         self._keeps_records = isinstance(transport, TlsTransport)
         self._tells_answers = transport.tells_answers
         # Whether a write or a flush is in the middle of a system call.
@@ -101,7 +102,7 @@ class Output:
         state = self._stream.state
         if state is not OPEN and state >= BROKEN:
             return number
-        busy = self._flush_scheduled
+        busy = self.flush_scheduled
         turn = self._loop.iteration
         if busy or self._sending or self._turn == turn or isinstance(frame, list):
             if not busy:
@@ -114,37 +115,74 @@ class Output:
                 self._send_outbox()
         else:
             self._turn = turn
-            count = None
-            try:
-                # A signal handler may write in the middle of this; its frames go behind.
-                self._sending = True
-                count = self._send(frame)
-                if count == len(frame):
-                    if number > outbox.sent:
-                        outbox.sent = number
-                    self._sending = False
-                    if self._keeps_records:
-                        self._schedule_flush()
-                    return number
-                self._schedule_flush()
-                if count:
-                    outbox.add_begun(number, memoryview(frame)[count:])
-                else:
-                    outbox.add(number, frame)
-                self._sending = False
-            except BaseException as error:
-                # A system call that the interpreter refuses to make sends nothing.
-                self._sending = False
-                if count is not None or self._keeps_records or not isinstance(error, RecursionError):
-                    # Nobody knows how far it came.  Set here, where it takes no call.
-                    if self._stream.state < BROKEN:
-                        self._stream.state = BROKEN
-                    outbox.sent = outbox.written
-                    self._stream.lose_place(error)
-                raise
+            self._send_at_once(number, frame)
+            return number
         if outbox.size >= self.writers.high_water:
             self.writers.pause()
         return number
+
+    def write_short(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> int:
+        """Send a message of one part; as `write` does with its frame."""
+        if (
+            # As in the pure build, always.
+            self._direct is None
+            or self._sending
+            or self.logs_frames
+            or self._stream.state is not OPEN
+            or len(body) >= heads.WORTH_NO_COPY
+        ):
+            return self.write(wire.frame(kind, flags, id, arg, [body]))
+        outbox = self._outbox
+        number = outbox.written + 1
+        if not self.flush_scheduled:
+            turn = self._loop.iteration
+            if self._turn != turn:
+                frame = heads.join(kind, flags, id, arg, body)
+                outbox.written = number
+                self._turn = turn
+                self._send_at_once(number, frame)
+                return number
+            self._schedule_flush()
+        if not outbox.add_short(number, kind, flags, id, arg, body):
+            return self.write(heads.join(kind, flags, id, arg, body))
+        outbox.written = number
+        if outbox.size >= self.writers.high_water:
+            self.writers.pause()
+        return number
+
+    def _send_at_once(self, number: int, frame: bytes) -> None:
+        """Send the first frame of a turn."""
+        outbox = self._outbox
+        count = None
+        try:
+            # A signal handler may write in the middle of this; its frames go behind.
+            self._sending = True
+            count = self._send(frame)
+            if count == len(frame):
+                if number > outbox.sent:
+                    outbox.sent = number
+                self._sending = False
+                if self._keeps_records:
+                    self._schedule_flush()
+                return
+            self._schedule_flush()
+            if count:
+                outbox.add_begun(number, memoryview(frame)[count:])
+            else:
+                outbox.add(number, frame)
+            self._sending = False
+        except BaseException as error:
+            # A system call that the interpreter refuses to make sends nothing.
+            self._sending = False
+            if count is not None or self._keeps_records or not isinstance(error, RecursionError):
+                # Nobody knows how far it came.  Set here, where it takes no call.
+                if self._stream.state < BROKEN:
+                    self._stream.state = BROKEN
+                outbox.sent = outbox.written
+                self._stream.lose_place(error)
+            raise
+        if outbox.size >= self.writers.high_water:
+            self.writers.pause()
 
     def write_many(self, frames: list[Frame], size: int) -> int:
         """Send frames that are so many bytes in all; returns the number of the last one.
@@ -159,7 +197,7 @@ class Output:
         outbox.written = number = outbox.written + len(frames)
         if self._stream.state >= BROKEN:
             return number
-        if not self._flush_scheduled:
+        if not self.flush_scheduled:
             # First, so that what is kept is sure to be sent.
             self._schedule_flush()
         outbox.add_many(first, frames, size)
@@ -177,7 +215,7 @@ class Output:
 
     def _schedule_flush(self) -> None:
         self._loop.run_callback(self._flush_turn)
-        self._flush_scheduled = True
+        self.flush_scheduled = True
 
     def _log_frame(self, frame: Frame) -> None:
         head = (frame[0] if isinstance(frame, list) else frame)[:16].hex()
@@ -189,7 +227,7 @@ class Output:
         outbox.written = number = outbox.written + 1
         if self.logs_frames:
             self._log_frame(frame)
-        if not self._flush_scheduled:
+        if not self.flush_scheduled:
             self._schedule_flush()
         outbox.add(number, frame)
 
@@ -295,7 +333,7 @@ class Output:
         """Send what is left, as far as the socket takes it, and let those go on who wait for that."""
         if self._stream.state >= BROKEN or not self._transport.ready:
             return
-        self._flush_scheduled = False
+        self.flush_scheduled = False
         if self._outbox:
             self._send_outbox()
             self.writers.look_for_room()
@@ -348,7 +386,7 @@ class Output:
         self._writer.start(self._on_writable)
         self._owner.note_unsent()
         # While it waits, this keeps writers from trying themselves.
-        self._flush_scheduled = True
+        self.flush_scheduled = True
         if self._stream.state is CLOSING:
             self.watch_stall()
 

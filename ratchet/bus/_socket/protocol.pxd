@@ -1,6 +1,8 @@
 from ratchet.bus._socket cimport heads, table, wire
 from ratchet.bus._socket.slots cimport Table
 
+cimport cython
+
 cdef class ServerProtocol:
     cdef object _hello
     cdef object _peer
@@ -30,6 +32,7 @@ cdef class ClientProtocol:
     cdef public bint narrow
     cdef public long long _last_id
 
+    @cython.locals(id=cython.longlong)
     cpdef long long new_id(self) except -1
     cpdef object request(self, long long id, int flags, long arg, object parts)
     cpdef object receive(self, object message)

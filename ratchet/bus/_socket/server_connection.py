@@ -76,19 +76,27 @@ class ServerConnection(Route):
 
     def send(self, request: IncomingRequest, message: Any) -> bool:
         if self.admission.takes_bytes:
-            message = [message] if type(message) is bytes else parts_of(message)
+            if (
+                type(message) is bytes
+                and request.id != heads.PLAIN_ID
+                and len(message) <= self.protocol.max_message
+                and not self.stream.output.writers.above_high_water
+            ):
+                # Almost every answer is one of these, and nothing is in its way.
+                return self._answer(request, None, message)
+            message = parts_of(message)
         frame = self.protocol.response(request.id, message)
         if self.stream.output.writers.above_high_water and not self._wait_until_writable(request):
             return False
         # The client may have given up while a codec blocked, or while this waited.
         if request.state is not ANSWERING:
             return False
-        return self._answer(request, frame)
+        return self._answer(request, frame, b"")
 
     def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
         if self.stream.closed:
             return False
-        return self._answer(request, self.protocol.error(request.id, reason, texts))
+        return self._answer(request, self.protocol.error(request.id, reason, texts), b"")
 
     def _wait_until_writable(self, request: IncomingRequest) -> bool:
         """Wait until the client reads; blocks.  False if its time is over before that."""
@@ -97,15 +105,20 @@ class ServerConnection(Route):
         self.give_up(request)
         return False
 
-    def _answer(self, request: IncomingRequest, frame: Frame) -> bool:
+    def _answer(self, request: IncomingRequest, frame: Frame | None, body: bytes) -> bool:
         """Send the answer of a request, or keep it until its turn; does not block.
+
+        Args:
+            request: an extended one, if there is no frame.
+            frame: the answer; None for a response of one part.
+            body: that part.
 
         False if the client does not want it any more.
         """
         stream = self.stream
         if stream.state is CLOSING or stream.state is CLOSED:
             return False
-        if request.id == heads.PLAIN_ID:
+        if frame is not None and request.id == heads.PLAIN_ID:
             self.protocol.keep_answer(request, frame)
             self._send_plain_answers()
             if stream.input.ended:
@@ -114,7 +127,10 @@ class ServerConnection(Route):
         open_requests = self.protocol.open
         if open_requests.get(request.id) is not request:
             return False
-        stream.output.write(frame)
+        if frame is None:
+            stream.output.write_short(heads.RESPONSE, 0, request.id, 0, body)
+        else:
+            stream.output.write(frame)
         # By another way, if a signal handler has closed the connection meanwhile.
         if len(open_requests) == 1 and open_requests.get(request.id) is not None:
             # It gives back its table, which an idle connection would keep: 160 bytes.
@@ -262,7 +278,9 @@ class ServerConnection(Route):
         message: Any = body if self.admission.takes_bodies else [body]
         request = self._new_request(message, one_way, arg, id, None)
         if self.protocol.enter(id, one_way, request):
-            self._admit(request, OVERHEAD + len(body))
+            size = OVERHEAD
+            size += len(body)
+            self._admit(request, size)
         else:
             self.protocol_error(used_twice(id), None)
 

@@ -110,7 +110,7 @@ class MessageStream(Stream):
 
     def catch_up(self, late: float) -> None:
         """See `Stream`."""
-        self.input.catch_up(late)
+        self.input.catch_up_now(late)
 
     def read_on(self) -> None:
         """See `Stream`."""
