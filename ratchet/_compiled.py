@@ -28,6 +28,7 @@ MODULES: Final = (
     "ratchet.bus._core.many",
     "ratchet.bus._core.numbered",
     "ratchet.bus._core.outgoing",
+    "ratchet.bus._core.public_class",
     "ratchet.bus._core.recipient",
     "ratchet.bus._core.server",
     "ratchet.bus._core.serving",

@@ -1,11 +1,14 @@
 from cpython.contextvars cimport get_value
-from cpython.object cimport PyObject
+from cpython.object cimport Py_TPFLAGS_HEAPTYPE, PyObject
+from cpython.ref cimport Py_INCREF
 
 from ratchet._sleep cimport Wait, current_hub, run_line, wait_of
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
+        const char* tp_name
         object (*tp_new)(PyTypeObject*, PyObject*, PyObject*)
+    bint PyType_HasFeature(PyTypeObject*, unsigned long)
 
 # gevent's Waiter says nothing of what it is for, and each call of it is one by name.
 cdef inline Wait new_wait():
@@ -33,3 +36,13 @@ cdef inline object new(type kind):
 # As a method it is looked up by name, which takes five times as long.
 cdef inline object value_of(object variable):
     return get_value(variable)
+
+# A class in C has it in its name, which has to last as long.
+cdef inline object set_module(object thing, str module):
+    cdef bytes name
+    if isinstance(thing, type) and not PyType_HasFeature(<PyTypeObject*>thing, Py_TPFLAGS_HEAPTYPE):
+        name = f"{module}.{thing.__name__}".encode()
+        Py_INCREF(name)
+        (<PyTypeObject*>thing).tp_name = name
+    else:
+        thing.__module__ = module

@@ -9,6 +9,7 @@ from ratchet.bus import codecs
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.public_class import set_module
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._local import LocalBus, new_local
 from ratchet.bus._opening import connect, listen, new_client, new_server
@@ -47,8 +48,7 @@ for _public in (
     new_local,
     new_server,
 ):
-    # Where a program finds it; its repr and its pickle say so.
-    _public.__module__ = __name__
+    set_module(_public, __name__)
 
 
 def __dir__() -> list[str]:

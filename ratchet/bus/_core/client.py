@@ -15,6 +15,7 @@ from ratchet.bus._core.deadline import request_deadline
 from ratchet.bus._core.faults import copy_metadata
 from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import ENDED, SUCCEEDED, OutgoingRequest
+from ratchet.bus._core.public_class import TypeParameters
 from ratchet.bus._core.side import BusSide
 from ratchet.errors import BusError
 
@@ -24,7 +25,7 @@ Response = TypeVar("Response")
 _PUBLIC: Final = ("cancel", "done", "recv_response", "request")
 
 
-class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
+class ClientTransaction(OutgoingRequest, TypeParameters[Request, Response]):
     """A request that was sent, and the response to come.
 
     Any number of threads may wait in `recv_response`; all get the same.
@@ -36,9 +37,7 @@ class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
     __slots__ = ()
 
     if TYPE_CHECKING:
-        # No annotation: the compiled class would have it.
-        @property
-        def request(self) -> Request: ...
+        request: Request
 
     def __dir__(self) -> list[str]:
         # What the bus holds it by is not for its user.  Compiled, a comprehension has no `super()`.
@@ -90,8 +89,7 @@ class ClientTransaction(OutgoingRequest, Generic[Request, Response]):
             not yet: False
             answer True
         """
-        response: Response = self.result(timeout)
-        return response
+        return self.result(timeout)  # type: ignore[no-any-return]
 
     def cancel(self) -> None:
         """Give the request up; does not block.

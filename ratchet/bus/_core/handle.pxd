@@ -5,12 +5,15 @@ from ratchet.bus._core.inbox cimport Inbox
 from ratchet.bus._core.incoming cimport IncomingRequest
 
 cdef class HeldRequest:
+    cdef object __weakref__
     cdef public IncomingRequest _incoming
 
-    cpdef bint _respond(self, object response) except -1
+cdef class ServerTransaction(HeldRequest):
+    cpdef bint send_response(self, object response) except -1
+    cpdef bint send_error(self, object error) except -1
 
-@cython.locals(transaction=HeldRequest)
+@cython.locals(transaction=ServerTransaction)
 cpdef object receive(Inbox inbox, IncomingRequest incoming)
 
-@cython.locals(transaction=HeldRequest, incoming=IncomingRequest)
+@cython.locals(transaction=ServerTransaction, incoming=IncomingRequest)
 cpdef object handle(object received, object handler, bint with_transaction, object answer_aside)

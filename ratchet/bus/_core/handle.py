@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent
@@ -27,6 +27,7 @@ from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import Interrupted
 from ratchet.bus._core.incoming_states import CANCELLED, LATE, TAKEN, UNANSWERED
+from ratchet.bus._core.public_class import TypeParameters
 from ratchet.bus.codecs import PeerAddress
 
 Request = TypeVar("Request")
@@ -39,25 +40,19 @@ _NO_ANSWER_OF_A_CALL: Final = (Interrupted, GreenletExit, KeyboardInterrupt)
 
 
 class HeldRequest:
-    """The base of `ServerTransaction` without type parameters, which the compiled build cannot have.
+    """What a `ServerTransaction` has of C: its first base cannot have type parameters."""
 
-    Dropping the last reference to one that is not answered abandons it.
-    """
-
-    __slots__ = ("_incoming",)
+    __slots__ = ("__weakref__", "_incoming")
 
     # None if it came to nothing, or belongs to another one.
     _incoming: IncomingRequest
 
-    def _respond(self, response: object) -> bool:
-        incoming = self._incoming
-        if _native.current_hub() is not incoming.requests.hub:
-            check_hub(incoming.requests.hub, self)
-        return incoming.respond(response)
-
     def __del__(self) -> None:
-        # `recv_request` may have been interrupted before it had one.
-        incoming: IncomingRequest | None = getattr(self, "_incoming", None)
+        try:
+            incoming: IncomingRequest | None = self._incoming
+        except AttributeError:
+            # `recv_request` was interrupted before it had one.
+            return
         if incoming is not None and incoming.state is TAKEN:
             try:
                 incoming.requests.drop(incoming)
@@ -67,7 +62,7 @@ class HeldRequest:
                 raise
 
 
-class ServerTransaction(HeldRequest, Generic[Request, Response]):
+class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
     """A request that came, and the way to answer it.
 
     As a context manager it answers when the block does not: an exception
@@ -96,7 +91,7 @@ class ServerTransaction(HeldRequest, Generic[Request, Response]):
         ZeroDivisionError: division by zero
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ()
 
     # `receive` makes it without this, which would double the time.
     def __init__(self) -> None:
@@ -148,7 +143,10 @@ class ServerTransaction(HeldRequest, Generic[Request, Response]):
         Raises `AlreadyAnswered` the second time; and what `response_to_bus` raises,
         or `MessageTooLarge`: the client gets a `RemoteError` then.
         """
-        return self._respond(response)
+        incoming = self._incoming
+        if _native.current_hub() is not incoming.requests.hub:
+            check_hub(incoming.requests.hub, self)
+        return incoming.respond(response)
 
     def send_error(self, error: BaseException) -> bool:
         """Answer with an error; the client's call raises it as `RemoteError`.

@@ -1,0 +1,1 @@
+from ratchet cimport _native
