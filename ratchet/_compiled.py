@@ -32,6 +32,7 @@ MODULES: Final = (
     "ratchet.bus._core.recipient",
     "ratchet.bus._core.server",
     "ratchet.bus._core.serving",
+    "ratchet.bus._core.side",
     "ratchet.bus._core.stats",
     "ratchet.bus._core.watch",
     "ratchet.bus._local",

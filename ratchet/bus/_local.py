@@ -7,25 +7,23 @@ once, and nothing crosses on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from ratchet._wait import check_hub, check_timeout
-from ratchet.bus._core.client import ClientSide, ClientTransaction
-from ratchet.bus._core.deadline import deadline_after, inherited_deadline, request_deadline, time_left
+from ratchet.bus._core.client import ClientSide
+from ratchet.bus._core.deadline import deadline_after
 from ratchet.bus._core.faults import (
     SENT_BEFORE_FORK,
     check_size,
-    copy_metadata,
 )
 from ratchet.bus._core.limits import checked_limits
-from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Stats
-from ratchet.bus._local_routes import NAME, ToServer
+from ratchet.bus._local_routes import NAME, LocalSender, ToServer
 from ratchet.bus.codecs import Codec, Encode, client_functions, server_functions
 from ratchet.errors import BusClosed
 
@@ -81,9 +79,8 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             decode_request, encode_response = server_functions(None, None, codec)
             encode_request, encode_response = _checked(encode_request), _checked(encode_response)
         super().__init__(decode_request, encode_response, maxsize)
-        # None where requests and responses pass as they are.
-        self._encode_request = encode_request
         self._to_server = ToServer(self._intake, decode_response, maxsize is not None)
+        self._sender = LocalSender(self._to_server, encode_request)
 
     def __repr__(self) -> str:
         return (
@@ -91,47 +88,11 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
             f" queued={len(self._intake.inbox)}, in_flight={len(self._intake.requests.in_flight)}>"
         )
 
-    def send_request(
-        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
-    ) -> ClientTransaction[Request, Response]:
-        message = request if self._encode_request is None else self._encode_request(request)
-        if timeout is None:
-            deadline = inherited_deadline()
-        else:
-            check_timeout(timeout)
-            deadline = request_deadline(timeout)
-        if metadata is not None:
-            metadata = copy_metadata(metadata)
-        transaction = self._to_server.ask(self, request, message, deadline, metadata)
-        if deadline is not None:
-            transaction.end_at(deadline)
-            if timeout is not None:
-                transaction.note_timeout(timeout)
-        return transaction
-
-    def cast(
-        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
-    ) -> None:
-        check_timeout(timeout)
-        message = request if self._encode_request is None else self._encode_request(request)
-        if metadata is not None:
-            metadata = copy_metadata(metadata)
-        self._to_server.tell(self, message, time_left(request_deadline(timeout)), metadata)
-
     def wait_connected(self, timeout: float | None = None) -> None:
         check_hub(self._hub, self)
         check_timeout(timeout)
         if self._intake.inbox.closed:
             self._to_server.refuse_sender()
-
-    def _encode_many(self, requests: Sequence[Request], metadata: Mapping[str, str] | None) -> Sequence[Any]:
-        encode = self._encode_request
-        return requests if encode is None else [encode(request) for request in requests]
-
-    def _send_some(self, many: ManyRequests) -> None:
-        index = len(many.outcomes)
-        metadata = None if many.metadata is None else dict(many.metadata)
-        self._to_server.ask(self, many.requests[index], many.messages[index], many.deadline, metadata, many)
 
     def close(self) -> None:
         """Close both sides at once.

@@ -1,7 +1,8 @@
 cimport cython
 
 from ratchet cimport _native
-from ratchet.bus._core.deadline cimport time_left
+from ratchet.bus._core.client cimport ClientTransaction, RequestSender
+from ratchet.bus._core.deadline cimport inherited_deadline, request_deadline, time_left
 from ratchet.bus._core.inbox cimport Inbox
 from ratchet.bus._core.incoming cimport IncomingRequest, Route
 from ratchet.bus._core.incoming_requests cimport IncomingRequests
@@ -19,7 +20,14 @@ cdef class ToServer(ClientRoute):
     cdef IncomingRequests _requests
     cdef ToClient _to_client
 
-    @cython.locals(transaction=OutgoingRequest, incoming=IncomingRequest)
-    cpdef object ask(
+    @cython.locals(transaction=ClientTransaction, incoming=IncomingRequest)
+    cpdef ClientTransaction ask(
         self, object owner, object request, object message, object deadline, object metadata, object many=*
     )
+
+cdef class LocalSender(RequestSender):
+    cdef object _encode
+    cdef ToServer _to_server
+
+    @cython.locals(transaction=ClientTransaction)
+    cpdef ClientTransaction send(self, object owner, object request, object timeout, object metadata)

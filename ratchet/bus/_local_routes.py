@@ -5,20 +5,21 @@ The calls that users make are in `_local`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from ratchet import _native
 from ratchet._interrupts import settle_soon
-from ratchet._wait import check_hub
-from ratchet.bus._core.client import ClientTransaction
-from ratchet.bus._core.deadline import time_left
+from ratchet._wait import check_hub, check_timeout
+from ratchet.bus._core.client import ClientTransaction, RequestSender
+from ratchet.bus._core.deadline import inherited_deadline, request_deadline, time_left
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import (
     MADE_BEFORE_FORK,
     SERVER_DRAINS,
     ErrorTexts,
     Reason,
+    copy_metadata,
     error_from_reason,
 )
 from ratchet.bus._core.incoming import IncomingRequest, Route
@@ -28,7 +29,7 @@ from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import UNENDED, ClientRoute, OutgoingRequest
 from ratchet.bus._core.side import CLOSED, INHERITED
 from ratchet.bus._core.stats import Counters
-from ratchet.bus.codecs import Decode
+from ratchet.bus.codecs import Decode, Encode
 from ratchet.errors import BusClosed, BusTimeout, Outcome, Rejected
 
 NAME: Final = "the local bus"
@@ -185,3 +186,54 @@ class ToServer(ClientRoute):
             if incoming.cancel():
                 self._inbox.remove((incoming,))
             transaction.incoming = None
+
+
+class LocalSender(RequestSender):
+    """Sends the requests of a local bus.
+
+    Args:
+        to_server: their way.
+        encode: None where they pass as they are.
+    """
+
+    __slots__ = ("_encode", "_to_server")
+
+    def __init__(self, to_server: ToServer, encode: Encode[Any] | None) -> None:
+        self._to_server = to_server
+        self._encode = encode
+
+    def send(
+        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    ) -> ClientTransaction[Any, Any]:
+        message = request if self._encode is None else self._encode(request)
+        if timeout is None:
+            deadline = inherited_deadline()
+        else:
+            check_timeout(timeout)
+            deadline = request_deadline(timeout)
+        if metadata is not None:
+            metadata = copy_metadata(metadata)
+        transaction = self._to_server.ask(owner, request, message, deadline, metadata)
+        if deadline is not None:
+            transaction.end_at(deadline)
+            if timeout is not None:
+                transaction.note_timeout(timeout)
+        return transaction
+
+    def cast(
+        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    ) -> None:
+        check_timeout(timeout)
+        message = request if self._encode is None else self._encode(request)
+        if metadata is not None:
+            metadata = copy_metadata(metadata)
+        self._to_server.tell(owner, message, time_left(request_deadline(timeout)), metadata)
+
+    def encode_many(self, requests: Sequence[Any], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+        encode = self._encode
+        return requests if encode is None else [encode(request) for request in requests]
+
+    def send_some(self, owner: object, many: ManyRequests) -> None:
+        index = len(many.outcomes)
+        metadata = None if many.metadata is None else dict(many.metadata)
+        self._to_server.ask(owner, many.requests[index], many.messages[index], many.deadline, metadata, many)

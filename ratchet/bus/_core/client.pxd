@@ -1,5 +1,18 @@
+cimport cython
+
 from ratchet.bus._core.outgoing cimport OutgoingRequest
+from ratchet.bus._core.side cimport BusFields
 
 cdef class ClientTransaction(OutgoingRequest):
     cpdef object recv_response(self, object timeout=*)
     cpdef object cancel(self)
+
+cdef class RequestSender:
+    cpdef ClientTransaction send(self, object owner, object request, object timeout, object metadata)
+    cpdef object cast(self, object owner, object request, object timeout, object metadata)
+
+@cython.locals(sender=RequestSender)
+cpdef object _send(BusFields side, object request, object timeout, object metadata)
+
+@cython.locals(sender=RequestSender, sent=ClientTransaction)
+cpdef object _call(BusFields side, object request, object timeout, object metadata)

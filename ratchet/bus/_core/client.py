@@ -126,11 +126,11 @@ class ClientTransaction(OutgoingRequest, TypeParameters[Request, Response]):
             raise
 
 
-class ClientSide(BusSide, Generic[Request, Response]):
-    """The common part of the client's side of every kind of bus.
+class RequestSender:
+    """Sends the requests of a client's side, in the way of its kind of bus.
 
-    A kind supplies `send_request` and `cast`, and for `call_many` the two halves of the former,
-    `_encode_many` and `_send_some`.  Each of the two, in its own order,
+    A base class, and no protocol, so that the compiled build calls it directly.  Each call, in its
+    own order,
 
     - refuses another OS thread (`check_hub`) and a wrong time-out (`check_timeout`);
     - encodes in the thread that called, and refuses what is over the limits (`check_size`);
@@ -141,15 +141,49 @@ class ClientSide(BusSide, Generic[Request, Response]):
       that blocks, and once it has sent: a signal handler may have closed the bus meanwhile;
     - enters the transaction where `close`, `_settle` and `_after_fork` find it before it sends,
       and takes it out again if sending fails, so that nothing waits for a lost answer;
-    - has `send_request` end the transaction in time (`OutgoingRequest.end_at`), and name the
+    - has `send` end the transaction in time (`OutgoingRequest.end_at`), and name the
       user's own number (`note_timeout`).
 
-    To a cast, the deadline is only that of its sending; it keeps no transaction.  What was
-    cast is waited for by the kind's own `__exit__`, if no error leaves the block, for
-    `stall_timeout` at most, and then the bus is closed: that of `BusSide` closes at once.
+    To a cast, the deadline is only that of its sending; it keeps no transaction.
     """
 
-    @abstractmethod
+    __slots__ = ()
+
+    def send(
+        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    ) -> ClientTransaction[Any, Any]:
+        """Send a request of `owner`, the client's side; see `ClientSide.send_request`."""
+        raise NotImplementedError
+
+    def cast(
+        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    ) -> None:
+        """Send one to which no response is wanted; see `ClientSide.cast`."""
+        raise NotImplementedError
+
+    def encode_many(self, requests: Sequence[Any], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+        """Encode all requests of a `call_many`, and refuse what is over the limits."""
+        raise NotImplementedError
+
+    def send_some(self, owner: object, many: ManyRequests) -> None:
+        """Send the next one at least, or as many as there is room for; blocks while there is none.
+
+        Each is added to `many` before it can be answered.  Raises the `BusError` of the next one,
+        having added none, if that one cannot be sent.
+        """
+        raise NotImplementedError
+
+
+class ClientSide(BusSide, Generic[Request, Response]):
+    """The common part of the client's side of every kind of bus.
+
+    A kind supplies its `RequestSender`.  What was cast is waited for by the kind's own
+    `__exit__`, if no error leaves the block, for `stall_timeout` at most, and then the bus is
+    closed: that of `BusSide` closes at once.
+    """
+
+    _sender: RequestSender
+
     def send_request(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> ClientTransaction[Request, Response]:
@@ -185,8 +219,8 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
             [0, 1, 4, 9, 16]
         """
+        return _send(self, request, timeout, metadata)
 
-    @abstractmethod
     def cast(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
@@ -214,6 +248,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
             started False
         """
+        self._sender.cast(self, request, timeout, metadata)
 
     def call(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
@@ -247,14 +282,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
             12
             ZeroDivisionError: integer division or modulo by zero
         """
-        transaction = None
-        try:
-            transaction = self.send_request(request, timeout, metadata)
-            return transaction.recv_response()
-        except BaseException:
-            if transaction is not None:
-                transaction.cancel()
-            raise
+        return _call(self, request, timeout, metadata)  # type: ignore[no-any-return]
 
     def call_many(
         self,
@@ -305,13 +333,14 @@ class ClientSide(BusSide, Generic[Request, Response]):
         if metadata is not None:
             metadata = copy_metadata(metadata)
         objects = list(requests)
-        many = ManyRequests(self._hub, objects, self._encode_many(objects, metadata), metadata, deadline)
+        messages = self._sender.encode_many(objects, metadata)
+        many = ManyRequests(self._hub, objects, messages, metadata, deadline)
         if timeout is not None:
             many.note_timeout(timeout)
         try:
             while (begun := len(many.outcomes)) < len(objects):
                 try:
-                    self._send_some(many)
+                    self._sender.send_some(self, many)
                 except BusError as error:
                     if len(many.outcomes) > begun:
                         # It struck in the middle, as a signal handler's own may.
@@ -322,18 +351,6 @@ class ClientSide(BusSide, Generic[Request, Response]):
         except BaseException:
             many.give_up()
             raise
-
-    @abstractmethod
-    def _encode_many(self, requests: Sequence[Request], metadata: Mapping[str, str] | None) -> Sequence[Any]:
-        """Encode all requests of a `call_many`, and refuse what is over the limits."""
-
-    @abstractmethod
-    def _send_some(self, many: ManyRequests) -> None:
-        """Send the next one at least, or as many as there is room for; blocks while there is none.
-
-        Each is added to `many` before it can be answered.  Raises the `BusError` of the next one,
-        having added none, if that one cannot be sent.
-        """
 
     @abstractmethod
     def wait_connected(self, timeout: float | None = None) -> None:
@@ -362,3 +379,31 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
             1
         """
+
+
+_SEND_REQUEST: Final = ClientSide.send_request
+
+
+def _send(
+    side: ClientSide[Any, Any], request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+) -> ClientTransaction[Any, Any]:
+    sender = side._sender
+    return sender.send(side, request, timeout, metadata)
+
+
+def _call(
+    side: ClientSide[Any, Any], request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+) -> Any:
+    transaction: Any = None
+    try:
+        if type(side).send_request is _SEND_REQUEST:
+            # As that does, but nothing has to be looked for by its name.
+            sender = side._sender
+            transaction = sent = sender.send(side, request, timeout, metadata)
+            return sent.recv_response()
+        transaction = side.send_request(request, timeout, metadata)
+        return transaction.recv_response()
+    except BaseException:
+        if transaction is not None:
+            transaction.cancel()
+        raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
 
@@ -17,7 +17,7 @@ from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.handle import ServerTransaction, receive_many
+from ratchet.bus._core.handle import Received, ServerTransaction, receive_many
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import CLOSED, DRAINING, OPEN, BusSide
@@ -40,7 +40,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         max_queued: int | None = None,
     ) -> None:
         super().__init__()
-        self._intake = Intake(self, self._hub, decode, encode, maxsize, max_queued)
+        self._intake: Intake = Intake(self, self._hub, decode, encode, maxsize, max_queued)
         # The handlers that have called `drain`.
         self._drainers: set[greenlet] = set()
 
@@ -80,12 +80,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             one thing to do
             and nothing more
         """
-        if timeout is not None:
-            check_timeout(timeout)
-        current = getcurrent()
-        if current not in self._intake.takers:
-            self._begin_taking(current)
-        return self._intake.take(timeout)
+        return _receive(self, timeout)
 
     def recv_requests(
         self, most: int, timeout: float | None = None
@@ -142,7 +137,10 @@ class ServerSide(BusSide, Generic[Request, Response]):
             try:
                 # Not by way of a name: a reference kept here would put off the
                 # `Abandoned` of one that the loop's body drops.
-                yield self.recv_request()
+                if type(self).recv_request is _RECV_REQUEST:
+                    yield _receive(self, None)
+                else:
+                    yield self.recv_request()
             except BusClosed:
                 return
 
@@ -352,3 +350,15 @@ class ServerSide(BusSide, Generic[Request, Response]):
         Called before a thread takes its first request.  By default a child cannot serve what
         its parent has opened: `_after_fork` has closed the inbox, and it gets `BusClosed`.
         """
+
+
+_RECV_REQUEST: Final = ServerSide.recv_request
+
+
+def _receive(side: ServerSide[Any, Any], timeout: float | None) -> Received[Any, Any]:
+    if timeout is not None:
+        check_timeout(timeout)
+    intake, current = side._intake, getcurrent()
+    if current not in intake.takers:
+        side._begin_taking(current)
+    return intake.take(timeout)

@@ -44,11 +44,23 @@ class Life(enum.IntEnum):
 OPEN, DRAINING, CLOSED, INHERITED = Life
 
 
-class BusSide(ABC):
+class BusFields:
+    """What every exchange reads of a side of a bus: its fields of C, in the compiled build.
+
+    Functions that take one read them without a look-up by name; methods of a class that is both
+    sides cannot be of C themselves.  A server has `_intake`, and a client `_sender`.
+    """
+
+    __slots__ = ("__weakref__", "_hub", "_intake", "_sender")
+
+    _hub: Hub
+
+
+class BusSide(BusFields, ABC):
     """One side of a bus, of the OS thread that made it.  `with bus:` closes it on leaving."""
 
     def __init__(self) -> None:
-        self._hub: Hub = get_hub()
+        self._hub = get_hub()
         guard(self._hub)
         buses.add(self)
 

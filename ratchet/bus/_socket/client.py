@@ -11,26 +11,22 @@ client that is dropped without `close()` is collected, and closes its connection
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.address import Address, address_of, format_address
-from ratchet.bus._core.client import ClientSide, ClientTransaction
+from ratchet.bus._core.client import ClientSide
 from ratchet.bus._core.deadline import (
     deadline_after,
-    inherited_deadline,
-    request_deadline,
     time_left,
 )
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
-from ratchet.bus._socket import wire
 from ratchet.bus._socket.connections import CASTS_NOT_SENT, Connections
 from ratchet.bus._socket.dropped import DroppedClient
 from ratchet.bus._socket.sender import Sender
@@ -64,7 +60,7 @@ class ClientBus(ClientSide[Request, Response]):
         self._limits = limits
         self._plain = plain
         self._connections = Connections(self._hub, peer, decode, limits, plain, self._counters)
-        self._sender = Sender(self._connections, encode, limits, plain)
+        self._sender: Sender = Sender(self._connections, encode, limits, plain)
         begin(self._connections)
 
     @property
@@ -81,22 +77,6 @@ class ClientBus(ClientSide[Request, Response]):
             state += self._connections.failure.suffix
         in_flight = self._connections.in_flight
         return f"<ClientBus at {id(self):#x} to {self._peer}: {state}, in_flight={in_flight}>"
-
-    def send_request(
-        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
-    ) -> ClientTransaction[Request, Response]:
-        if timeout is None:
-            return self._sender.send(self, request, 0, inherited_deadline(), metadata)
-        check_timeout(timeout)
-        transaction = self._sender.send(self, request, 0, request_deadline(timeout), metadata)
-        transaction.note_timeout(timeout)
-        return transaction
-
-    def cast(
-        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
-    ) -> None:
-        check_timeout(timeout)
-        self._sender.send(self, request, wire.ONE_WAY, request_deadline(timeout), metadata)
 
     def wait_connected(self, timeout: float | None = None) -> None:
         check_hub(self._hub, self)
@@ -217,12 +197,6 @@ class ClientBus(ClientSide[Request, Response]):
         """Whether nothing is open, and the server's side has all that was written."""
         undelivered = sum(connection.casts.look_undelivered() for connection in self._connections.all)
         return not self._connections.in_flight and not undelivered and self._casts_are_delivered()
-
-    def _encode_many(self, requests: Sequence[Request], metadata: Mapping[str, str] | None) -> Sequence[Any]:
-        return self._sender.encode_many(requests, metadata)
-
-    def _send_some(self, many: ManyRequests) -> None:
-        self._sender.send_some(self, many)
 
 
 def check_connected(socket: Socket) -> Address:

@@ -1,10 +1,11 @@
 from ratchet cimport _native
-from ratchet.bus._core.outgoing cimport OutgoingRequest
+from ratchet.bus._core.client cimport ClientTransaction, RequestSender
+from ratchet.bus._core.deadline cimport inherited_deadline, request_deadline
 from ratchet.bus._socket.client_connection cimport ClientConnection
 
 cimport cython
 
-cdef class Sender:
+cdef class Sender(RequestSender):
     cdef object _connections
     cdef object _encode
     cdef object _hub
@@ -13,8 +14,11 @@ cdef class Sender:
     cdef bint _plain
     cdef bint _takes_bytes
 
-    @cython.locals(connection=ClientConnection, transaction=OutgoingRequest)
-    cpdef object send(self, object owner, object request, int flags, object deadline, object metadata)
+    @cython.locals(transaction=ClientTransaction)
+    cpdef ClientTransaction send(self, object owner, object request, object timeout, object metadata)
+
+    @cython.locals(connection=ClientConnection, transaction=ClientTransaction)
+    cpdef ClientTransaction _send(self, object owner, object request, int flags, object deadline, object metadata)
 
     @cython.locals(connection=ClientConnection)
     cpdef ClientConnection _find_connection(self, object owner, object deadline)

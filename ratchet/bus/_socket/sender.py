@@ -14,9 +14,9 @@ from gevent.hub import get_hub
 
 from ratchet import _native
 from ratchet._interrupts import settle_soon
-from ratchet._wait import check_hub, check_may_wait
-from ratchet.bus._core.client import ClientTransaction
-from ratchet.bus._core.deadline import in_words, time_left
+from ratchet._wait import check_hub, check_may_wait, check_timeout
+from ratchet.bus._core.client import ClientTransaction, RequestSender
+from ratchet.bus._core.deadline import in_words, inherited_deadline, request_deadline, time_left
 from ratchet.bus._core.faults import MADE_BEFORE_FORK, check_size, encode_metadata
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.many import ManyRequests
@@ -31,7 +31,7 @@ from ratchet.bus.codecs import Encode, parts_of
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
 
-class Sender:
+class Sender(RequestSender):
     """Sends the requests of one client."""
 
     __slots__ = ("_connections", "_encode", "_hub", "_max_message", "_max_parts", "_plain", "_takes_bytes")
@@ -46,6 +46,22 @@ class Sender:
         self._plain = plain
 
     def send(
+        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    ) -> ClientTransaction[Any, Any]:
+        if timeout is None:
+            return self._send(owner, request, 0, inherited_deadline(), metadata)
+        check_timeout(timeout)
+        transaction = self._send(owner, request, 0, request_deadline(timeout), metadata)
+        transaction.note_timeout(timeout)
+        return transaction
+
+    def cast(
+        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    ) -> None:
+        check_timeout(timeout)
+        self._send(owner, request, wire.ONE_WAY, request_deadline(timeout), metadata)
+
+    def _send(
         self,
         owner: object,
         request: Any,
@@ -89,7 +105,6 @@ class Sender:
             raise
 
     def encode_many(self, requests: Sequence[Any], metadata: Mapping[str, str] | None) -> Sequence[Any]:
-        """Encode all requests of a `call_many`, and refuse what is over the limits."""
         messages = [self._encode(request) for request in requests]
         if metadata is not None:
             last = self._encode_metadata(metadata)
@@ -99,7 +114,6 @@ class Sender:
         return messages
 
     def send_some(self, owner: object, many: ManyRequests) -> None:
-        """Send the next ones of a `call_many`; blocks while there is no room for one."""
         connection = self._find_connection(owner, many.deadline)
         milliseconds = 0 if many.deadline is None else self._milliseconds_until(many.deadline)
         send_some(connection, owner, many, milliseconds)

@@ -1,0 +1,7 @@
+cimport cython
+
+from ratchet.bus._core.intake cimport Intake
+from ratchet.bus._core.side cimport BusFields
+
+@cython.locals(intake=Intake)
+cpdef object _receive(BusFields side, object timeout)

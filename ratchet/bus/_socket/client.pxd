@@ -1,1 +1,0 @@
-from ratchet.bus._core.deadline cimport inherited_deadline, request_deadline
