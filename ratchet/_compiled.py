@@ -46,6 +46,7 @@ MODULES: Final = (
     "ratchet.bus._socket.gate",
     "ratchet.bus._socket.input",
     "ratchet.bus._socket.interfaces",
+    "ratchet.bus._socket.large",
     "ratchet.bus._socket.many",
     "ratchet.bus._socket.outbox",
     "ratchet.bus._socket.output",

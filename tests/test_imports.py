@@ -96,7 +96,7 @@ ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "read_size pages heads slots table wire outbox protocol transport tls stall delivery acknowledge linger"
-    " dial listen accept network descriptor interfaces writers output input stream casts plain budget"
+    " dial listen accept network descriptor memory large interfaces writers output input stream casts plain budget"
     " admission gate server_connection server failure loss client_connection many connections"
     " sender dropped client",
     BUS_CORE,
@@ -210,7 +210,7 @@ def test_types_flow_downward_only(name: str) -> None:
 
 
 def test_the_modules_with_functions_in_c_are_known() -> None:
-    in_sockets = {f"bus._socket.{name}" for name in ("descriptor", "heads", "table")}
+    in_sockets = {f"bus._socket.{name}" for name in ("descriptor", "heads", "memory", "table")}
     assert {"_greenlets", "_native", "bus._core.lines", *in_sockets} == LEAVES
 
 

@@ -1,6 +1,7 @@
 from ratchet.bus._core.recipient cimport Recipient
 from ratchet.bus._socket cimport descriptor
 from ratchet.bus._socket.interfaces cimport Stream
+from ratchet.bus._socket.large cimport LargePart
 from ratchet.bus._socket.output cimport Output
 from ratchet.bus._socket.stall cimport StallWatch
 from ratchet.bus._socket.transport cimport Transport
@@ -24,6 +25,7 @@ cdef class Input(Sink):
     cdef bint _receiving
     cdef Py_ssize_t _received
     cdef bint _expects_large
+    cdef LargePart _large
     cdef double _caught_up
     cdef readonly StallWatch _stall
     cdef object _loop

@@ -25,6 +25,7 @@ from ratchet._loop import loop_of
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import descriptor
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, Stream, StreamOwner
+from ratchet.bus._socket.large import LargePart
 from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE, next_size
 from ratchet.bus._socket.stall import StallWatch
@@ -57,6 +58,7 @@ class Input(Sink):
         "_decoder",
         "_direct",
         "_expects_large",
+        "_large",
         "_loop",
         "_output",
         "_owner",
@@ -96,6 +98,8 @@ class Input(Sink):
         # Whether something is being received or delivered, and how often something was received.
         self._receiving, self._received = False, 0
         self._expects_large = False
+        # The part that is received past the decoder, which gets it when it is whole.
+        self._large: LargePart | None = None
         # When the hub, or a thread because that was late, has looked for what has come.
         self._caught_up = 0.0
         # Made on first use: most connections never need it.
@@ -220,6 +224,9 @@ class Input(Sink):
                 if not self._transport.ready:
                     self._stream.shake_hands()
                     return
+                if self._large is not None:
+                    self._receive_large(self._large)
+                    return
                 budget = self._budget
                 size = READ_SIZE
                 if budget.taken >= budget.soft_limit or self.requests_paused:
@@ -263,6 +270,28 @@ class Input(Sink):
         finally:
             self._receiving = False
 
+    def _receive_large(self, large: LargePart) -> None:
+        """Receive more of a large part, and tell the owner if its message ends with it."""
+        try:
+            count = large.receive(self._direct)
+        except OSError as error:
+            self._stream.abort(error)
+            return
+        if count < 0:
+            return
+        if not count:
+            self._end_input()
+            return
+        self._received += 1
+        if self._stream.state is CLOSING:
+            self._output.peer_moved()
+        if large.is_whole:
+            self._large = None
+            self._expects_large = True
+            self._deliver_data(large.end())
+        if self._decoder.partial and self._stream.state is not CLOSED:
+            self._note_partial()
+
     def _deliver_data(self, data: bytes) -> None:
         """Tell the owner of the messages that end in what was received."""
         decoder = self._decoder
@@ -302,9 +331,21 @@ class Input(Sink):
             self._stop_at_request()
         elif not self._at_request:
             self.watch_stall()
+            if self._large is None and self._direct is not None and self._decoder.missing >= READ_SIZE:
+                self._begin_large()
+
+    def _begin_large(self) -> None:
+        decoder = self._decoder
+        if decoder.kind in LARGE:
+            length = decoder.missing
+            begun = decoder.give_back()
+            self._large = LargePart(length + len(begun), begun)
 
     def deliver(self, data: bytes) -> None:
         """Tell the owner of what somebody else has received."""
+        if self._large is not None:
+            data = self._large.end() + data
+            self._large = None
         self._deliver(self._decoder.feed(data))
 
     def _deliver(self, messages: Sequence[Message]) -> None:
@@ -388,6 +429,7 @@ class Input(Sink):
         self._reader.close()
         if self._stall is not None:
             self._stall.close()
+        self._large = None
         self.reading = False
         self._backlog = ()
 

@@ -16,9 +16,12 @@ from typing import Final
 WORTH_ROOM: Final = 256 * 1024
 """Until more bytes than these have come, a buffer that grows by itself does."""
 
-# For each byte that has come, so many are reserved.  The system gives no memory for them before
-# they are written to, and what a peer has only announced takes none.
-_AHEAD: Final = 16
+AHEAD: Final = 16
+"""For each byte that has come, so many are reserved.
+
+The system gives no memory for them before they are written to, and what a peer has only announced
+takes none.
+"""
 
 
 def with_room(held: BytesIO, more: int, most: int) -> tuple[BytesIO, int]:
@@ -28,7 +31,7 @@ def with_room(held: BytesIO, more: int, most: int) -> tuple[BytesIO, int]:
     all.  Those that are not written are zero.
     """
     size = held.tell()
-    room = min((size + more) * _AHEAD, most)
+    room = min((size + more) * AHEAD, most)
     # Nobody else refers to these bytes, and so they are written to where they are.
     moved = BytesIO(bytes(room))
     with moved.getbuffer() as buffer, held.getbuffer() as old:

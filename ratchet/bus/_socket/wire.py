@@ -276,6 +276,11 @@ class Decoder:
             return 0
         return self._needed - (0 if self._held is None else self._held.tell())
 
+    def give_back(self) -> bytes:
+        """Give back what is held of the current part; it is fed again when all of the part is here."""
+        held, self._held = self._held, None
+        return b"" if held is None else held.getvalue()
+
     @property
     def _in_skipped_part(self) -> bool:
         """Whether what comes is a part of a message that is skipped, and so nothing to be held."""
