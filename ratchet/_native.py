@@ -50,6 +50,7 @@ new: Callable[[type[Any]], Any] = object.__new__
 value_of: Callable[[ContextVar[Any]], Any] = ContextVar.get
 """The value of a context variable, which has one or a default."""
 
+
 def set_module(thing: object, module: str) -> None:
     """Have a class or function say that it is from a module."""
     thing.__module__ = module
