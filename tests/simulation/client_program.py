@@ -64,14 +64,16 @@ class ClientProgram:
 
     def _count_transactions(self, client: Any) -> None:
         """Keep each transaction that it hands out, also to its own `call`."""
-        send_request = client.send_request
+        record = self.record
 
-        def keep(ask: Ask, *args: Any, **options: Any) -> Any:
-            transaction = send_request(ask, *args, **options)
-            self.record.transactions.append((ask, transaction))
-            return transaction
+        class Counted(type(client)):  # type: ignore[misc]
+            def send_request(self, ask: Ask, *args: Any, **options: Any) -> Any:
+                transaction = super().send_request(ask, *args, **options)
+                record.transactions.append((ask, transaction))
+                return transaction
 
-        client.send_request = keep
+        # `call` asks a subclass, and not what is set on the object.
+        client.__class__ = Counted
 
     def release(self) -> None:
         """Give back what it has open, if it ended otherwise than planned."""
