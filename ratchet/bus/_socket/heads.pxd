@@ -80,5 +80,8 @@ cdef inline (number, number, number, number, number, number) split(bytes data, P
         ratchet_read32(head + 4), ratchet_read32(head + 8), ratchet_read32(head + 12),
     )
 
+cdef inline bytes beginning(bytearray buffer, Py_ssize_t size):
+    return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(buffer), size)
+
 cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t stop):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, stop - start)

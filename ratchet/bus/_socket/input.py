@@ -195,7 +195,7 @@ class Input(Sink):
 
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
-        if self._output.flush_scheduled:
+        if self._output.holds_frames():
             # The flush does, before anything leaves.
             return
         self.catch_up_now(late)

@@ -4,6 +4,7 @@ cimport cython
 
 cdef list _spare
 
+@cython.final
 cdef class Outbox:
     cdef public Py_ssize_t written
     cdef public Py_ssize_t sent

@@ -100,7 +100,8 @@ class Outbox:
 
     def _split_batch(self) -> None:
         """Keep the frames of the batch each by itself."""
-        batch = bytes(self._batch or b"")[: self._batch_size]
+        assert self._batch is not None
+        batch = heads.beginning(self._batch, self._batch_size)
         frames, start = [], 0
         while start < len(batch):
             stop = start + heads.SIZE + heads.split(batch, start)[5]
@@ -159,7 +160,7 @@ class Outbox:
             assert self._batch is not None
             # How many frames these are is looked at if not all of them leave.
             self._chunk_size = -1
-            return [bytes(memoryview(self._batch)[: self._batch_size])]
+            return [heads.beginning(self._batch, self._batch_size)]
         # A copy, because a signal handler may add to the list meanwhile.
         frames = list(self._frames or ())
         if not frames:

@@ -7,6 +7,7 @@ from ratchet.bus._socket.writers cimport Writers
 
 cimport cython
 
+@cython.final
 cdef class Output:
     cdef Stream _stream
     cdef object _owner
@@ -17,7 +18,7 @@ cdef class Output:
     cdef Outbox _outbox
     cdef public Writers writers
     cdef long long _turn
-    cdef public bint flush_scheduled
+    cdef bint _flush_scheduled
     cdef bint _keeps_records
     cdef bint _tells_answers
     cdef bint _sending
@@ -31,6 +32,7 @@ cdef class Output:
     cpdef Py_ssize_t write_short(self, int kind, int flags, long long id, long long arg, object body) except -1
     @cython.locals(outbox=Outbox)
     cpdef object _send_at_once(self, Py_ssize_t number, bytes frame)
+    cpdef bint holds_frames(self) except -1
     cpdef object _schedule_flush(self)
     cpdef object write_later(self, object frame)
     cpdef Py_ssize_t _send(self, object data) except -1

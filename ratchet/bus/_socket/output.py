@@ -44,12 +44,12 @@ class Output:
     Attributes:
         writers: those who write, and wait while too much is unsent.
         logs_frames: whether messages are logged.
-        flush_scheduled: whether what is written now leaves with a flush that is to come.
     """
 
     __slots__ = (
         "_acknowledge",
         "_direct",
+        "_flush_scheduled",
         "_keeps_records",
         "_loop",
         "_outbox",
@@ -61,7 +61,6 @@ class Output:
         "_transport",
         "_turn",
         "_writer",
-        "flush_scheduled",
         "logs_frames",
         "writers",
     )
@@ -78,7 +77,7 @@ class Output:
         self.writers = Writers(stream, owner, self._outbox, countable(limits.high_water), self._loop)
         # The turn of the loop in which a frame was last tried at once.
         self._turn = -1
-        self.flush_scheduled = False
+        self._flush_scheduled = False
         self._keeps_records = isinstance(transport, TlsTransport)
         self._tells_answers = transport.tells_answers
         # Whether a write or a flush is in the middle of a system call.
@@ -102,7 +101,7 @@ class Output:
         state = self._stream.state
         if state is not OPEN and state >= BROKEN:
             return number
-        busy = self.flush_scheduled
+        busy = self._flush_scheduled
         turn = self._loop.iteration
         if busy or self._sending or self._turn == turn or isinstance(frame, list):
             if not busy:
@@ -134,7 +133,7 @@ class Output:
             return self.write(wire.frame(kind, flags, id, arg, [body]))
         outbox = self._outbox
         number = outbox.written + 1
-        if not self.flush_scheduled:
+        if not self._flush_scheduled:
             turn = self._loop.iteration
             if self._turn != turn:
                 frame = heads.join(kind, flags, id, arg, body)
@@ -184,6 +183,10 @@ class Output:
         if outbox.size >= self.writers.high_water:
             self.writers.pause()
 
+    def holds_frames(self) -> bool:
+        """Whether what is written now leaves behind others, with a flush that is to come."""
+        return self._flush_scheduled and self._outbox.size > 0
+
     def write_many(self, frames: list[Frame], size: int) -> int:
         """Send frames that are so many bytes in all; returns the number of the last one.
 
@@ -197,7 +200,7 @@ class Output:
         outbox.written = number = outbox.written + len(frames)
         if self._stream.state >= BROKEN:
             return number
-        if not self.flush_scheduled:
+        if not self._flush_scheduled:
             # First, so that what is kept is sure to be sent.
             self._schedule_flush()
         outbox.add_many(first, frames, size)
@@ -215,7 +218,7 @@ class Output:
 
     def _schedule_flush(self) -> None:
         self._loop.run_callback(self._flush_turn)
-        self.flush_scheduled = True
+        self._flush_scheduled = True
 
     def _log_frame(self, frame: Frame) -> None:
         head = (frame[0] if isinstance(frame, list) else frame)[:16].hex()
@@ -227,7 +230,7 @@ class Output:
         outbox.written = number = outbox.written + 1
         if self.logs_frames:
             self._log_frame(frame)
-        if not self.flush_scheduled:
+        if not self._flush_scheduled:
             self._schedule_flush()
         outbox.add(number, frame)
 
@@ -333,7 +336,7 @@ class Output:
         """Send what is left, as far as the socket takes it, and let those go on who wait for that."""
         if self._stream.state >= BROKEN or not self._transport.ready:
             return
-        self.flush_scheduled = False
+        self._flush_scheduled = False
         if self._outbox:
             self._send_outbox()
             self.writers.look_for_room()
@@ -386,7 +389,7 @@ class Output:
         self._writer.start(self._on_writable)
         self._owner.note_unsent()
         # While it waits, this keeps writers from trying themselves.
-        self.flush_scheduled = True
+        self._flush_scheduled = True
         if self._stream.state is CLOSING:
             self.watch_stall()
 
