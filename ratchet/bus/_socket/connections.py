@@ -46,6 +46,24 @@ class Connections:
         awaiting_hello: those that wait for the server's hello.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_counters",
+        "_decode",
+        "_limits",
+        "_plain",
+        "_run_callback",
+        "all",
+        "awaiting_hello",
+        "current",
+        "dialer",
+        "failure",
+        "life",
+        "lost_casts",
+        "senders",
+        "server",
+    )
+
     def __init__(
         self, hub: Hub, server: Address, decode: Decode[Any], limits: Limits, plain: bool, counters: Counters
     ) -> None:

@@ -2,11 +2,12 @@ from ratchet cimport _native
 from ratchet.bus._core.client cimport ClientTransaction, RequestSender
 from ratchet.bus._core.deadline cimport inherited_deadline, request_deadline
 from ratchet.bus._socket.client_connection cimport ClientConnection
+from ratchet.bus._socket.connections cimport Connections
 
 cimport cython
 
 cdef class Sender(RequestSender):
-    cdef object _connections
+    cdef Connections _connections
     cdef object _encode
     cdef object _hub
     cdef Py_ssize_t _max_message
