@@ -28,6 +28,7 @@ cdef class IncomingRequest(Queued):
     cdef public bint one_way
     cdef public IncomingRequests requests
     cdef public Route route
+    cdef public Py_ssize_t size
     cdef public object state
 
     cpdef object begin(

@@ -111,6 +111,7 @@ class IncomingRequest(Queued):
         client: the client's side of it, if that is in this process.
         handler: the thread that decodes or handles it.
         metadata: what the client sent along.
+        size: about how many bytes its connection has counted it with; 0 when it needs nothing more.
     """
 
     __slots__ = (
@@ -124,6 +125,7 @@ class IncomingRequest(Queued):
         "one_way",
         "requests",
         "route",
+        "size",
         "state",
     )
 
@@ -161,6 +163,7 @@ class IncomingRequest(Queued):
         self.message = message
         self.one_way = one_way
         self.id = id
+        self.size = 0
         self.client = client
         self.handler: greenlet | None = None
         self.metadata: Mapping[str, str] = _NO_METADATA

@@ -7,7 +7,7 @@ cdef class Share:
     cdef public Py_ssize_t begun_size
     cdef public object holder
     cdef public Py_ssize_t size
-    cdef public dict unfinished
+    cdef public Py_ssize_t unfinished
     cdef public Py_ssize_t unsent
 
     cpdef bint has_room(self, Py_ssize_t more=*) except -1

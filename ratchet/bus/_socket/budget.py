@@ -19,7 +19,6 @@ from typing import Final, Protocol
 from gevent.hub import Hub
 
 from ratchet import _clock
-from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.watch import Watch
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.wire import PART_SIZE
@@ -66,10 +65,9 @@ class Share:
         holder: the connection.
 
     Attributes:
-        unfinished: its requests that are not finished, one-way ones included, and about how
-            many bytes each takes.
-        size: bytes of all these.  The connection adds and subtracts them itself, here and in the
-            budget's `taken`: calls for that took three in a hundred of an exchange.
+        unfinished: how many of its requests are not finished, one-way ones included.
+        size: about how many bytes these take.  The connection counts both itself, and the bytes in
+            the budget's `taken` as well: calls for that took three in a hundred of an exchange.
         begun_size: bytes of the request that has begun to come, as far as there is room for it.
         unsent: bytes of the answers that the client does not read.
         holder: the connection.
@@ -90,7 +88,7 @@ class Share:
         self.begun_size = 0
         self.unsent = 0
         self.holder = holder
-        self.unfinished: dict[IncomingRequest, int] = {}
+        self.unfinished = 0
 
     @property
     def held(self) -> int:
@@ -142,10 +140,6 @@ class Share:
     def leave(self) -> None:
         """Wait no longer."""
         self._budget.leave(self)
-
-    def settle(self) -> None:
-        """Count again what an interrupted call may have counted wrongly."""
-        self.size = sum(self.unfinished.values())
 
 
 class Budget(Watch):

@@ -24,7 +24,7 @@ class Gate:
 
     Args:
         admission: what lets them in.
-        share: the connection's share of the memory, which knows its unfinished requests.
+        share: the connection's share of the memory, which counts its unfinished requests.
 
     Attributes:
         parked: those that were let in, and whose answers would only wait to be read.
@@ -47,7 +47,7 @@ class Gate:
 
         One that would be the connection's only one always may: an overfull inbox is full of others'.
         """
-        let_in = len(self._share.unfinished) - len(self.held_back)
+        let_in = self._share.unfinished - len(self.held_back)
         return let_in < self._max_in_flight and (not let_in or not self._admission.inbox.overfull)
 
     @property
@@ -67,8 +67,8 @@ class Gate:
         if self.held_back is _NONE:
             self.held_back = {}
         self._admission.inbox.note_backlog(flow)
-        # The size is kept too: when the request is dropped, `unfinished` may have lost it.
-        self.held_back[request] = size = self._share.unfinished[request]
+        # The size is kept too: when the request is dropped, it may be finished.
+        self.held_back[request] = size = request.size
         self.held_back_size += size
         flow.has_backlog = True
 

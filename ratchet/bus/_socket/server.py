@@ -20,6 +20,7 @@ from ratchet._loop import Watcher, loop_of
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.faults import Reason
+from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN
@@ -151,13 +152,18 @@ class ServerBus(ServerSide[Request, Response]):
             connection.settle()
         super()._settle()
         # Casts outlive the connection on which they came.
-        left = (*self._intake.inbox, *self._intake.requests.in_flight)
-        routes = dict.fromkeys((*self._admission.connections, *(request.route for request in left)))
-        connections = [route for route in routes if isinstance(route, ServerConnection)]
-        for connection in connections:
-            connection.settle_share()
+        requests: dict[ServerConnection, dict[IncomingRequest, None]] = {}
+        for connection in self._admission.connections:
+            requests[connection] = dict.fromkeys(connection.requests)
+        for request in (*self._intake.inbox, *self._intake.requests.in_flight):
+            if isinstance(request.route, ServerConnection):
+                requests.setdefault(request.route, {})[request] = None
+        for connection, unfinished in requests.items():
+            connection.settle_share(unfinished)
         self._admission.budget.settle()
-        self._admission.budget.count_again(connection.share for connection in connections)
+        self._admission.budget.count_again(connection.share for connection in requests)
+        for connection in list(self._admission.connections):
+            connection.look_again()
         acceptor, inbox = self._acceptor, self._intake.inbox
         if acceptor is not None and not (inbox.closed or self._retry.active or acceptor.active):
             acceptor.start(self._on_acceptable)

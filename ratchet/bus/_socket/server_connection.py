@@ -12,7 +12,7 @@ request is read.  Only from a client that itself does not read is nothing read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from ratchet import _clock
@@ -150,13 +150,11 @@ class ServerConnection(Route):
 
     def _finish(self, request: IncomingRequest) -> None:
         """One of its requests needs nothing more."""
-        share, budget = self.share, self.budget
-        unfinished = share.unfinished
-        size = unfinished.pop(request, 0)
-        if not unfinished:
-            # As in `_answer`; nothing comes between these two steps.
-            unfinished.clear()
-        share.size -= size
+        share, budget, size = self.share, self.budget, request.size
+        if size:
+            request.size = 0
+            share.unfinished -= 1
+            share.size -= size
         if budget.waiting:
             budget.give_back(size)
         else:
@@ -209,16 +207,27 @@ class ServerConnection(Route):
                     # Given up, or answered, and interrupted before it was taken out.
                     self.protocol.open.pop(request.id, None)
             self._send_plain_answers()
-            self.settle_share()
-            self.look_again()
 
-    def settle_share(self) -> None:
-        """As `settle`, for what its requests take; also of a connection that has gone."""
-        for request in list(self.share.unfinished):
+    @property
+    def requests(self) -> list[IncomingRequest]:
+        """Its requests that may be unfinished, but for what is cast and let in: the server knows those."""
+        return [*self.protocol.open.values(), *self.protocol.plain, *self.gate.parked, *self.gate.held_back]
+
+    def settle_share(self, requests: Iterable[IncomingRequest]) -> None:
+        """As `settle`, for what its requests take; also of a connection that has gone.
+
+        Args:
+            requests: all of its that may be unfinished, each once.
+        """
+        share = self.share
+        share.unfinished = share.size = 0
+        for request in requests:
             if request.state not in UNENDED and request not in self.protocol.plain:
                 # Interrupted before it was forgotten.
-                self._finish(request)
-        self.share.settle()
+                request.size = 0
+            if request.size:
+                share.unfinished += 1
+                share.size += request.size
 
     @property
     def _has_too_much(self) -> bool:
@@ -288,7 +297,8 @@ class ServerConnection(Route):
         """Let a request of so many bytes in, or hold it back until there is room."""
         share, gate, budget = self.share, self.gate, self.budget
         let_in = not gate.held_back and (gate.has_room() or self.admission.intake.life is DRAINING)
-        share.unfinished[request] = size
+        request.size = size
+        share.unfinished += 1
         share.size += size
         budget.taken += size
         if share.begun_size:
@@ -386,9 +396,9 @@ class ServerConnection(Route):
             for request in unanswered:
                 request.cancel()
             self._unqueue(unanswered)
-        for request in list(self.share.unfinished):
+        for request in self.protocol.plain:
             if request.state not in UNENDED:
-                # Plain ones, whose turn to be answered will not come.
+                # Its turn to be answered will not come.
                 self._finish(request)
         self.share.leave()
         self.share.drop_begun()
