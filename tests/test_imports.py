@@ -96,9 +96,9 @@ ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "read_size pages heads slots table wire outbox protocol transport tls stall delivery acknowledge linger"
-    " dial listen accept network descriptor memory large interfaces writers output input stream casts plain"
-    " budget admission gate server_connection server failure loss client_connection many connections sender"
-    " dropped client",
+    " dial listen accept network descriptor memory large budget interfaces writers output input stream"
+    " casts plain admission gate server_connection server failure loss client_connection many"
+    " connections sender dropped client",
     BUS_CORE,
 )
 for client_module in ("client_connection", "many", "connections", "sender", "dropped", "client"):

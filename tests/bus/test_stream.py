@@ -24,7 +24,7 @@ from ratchet.bus._core.address import TcpEndpoint
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.interfaces import CLOSING, Unbounded
+from ratchet.bus._socket.interfaces import CLOSING
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
@@ -75,7 +75,7 @@ class CountingSocket:
 class Owner(Recipient):
     """Notes what it is told, in order."""
 
-    budget = Unbounded()
+    budget = None
     read_size = READ_SIZE
 
     def __init__(self) -> None:

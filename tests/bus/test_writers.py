@@ -10,7 +10,7 @@ import pytest
 from helpers import LONG, turns, wait_until
 from ratchet._loop import loop_of
 from ratchet.bus._core.limits import Limits
-from ratchet.bus._socket.interfaces import BROKEN, CLOSED, Stream, StreamState, Unbounded
+from ratchet.bus._socket.interfaces import BROKEN, CLOSED, Stream, StreamState
 from ratchet.bus._socket.outbox import Outbox
 from ratchet.bus._socket.writers import Writers
 
@@ -20,7 +20,7 @@ HIGH_WATER = 10
 class Owner:
     """Counts what it is told."""
 
-    budget = Unbounded()
+    budget = None
     read_size = 0
 
     def __init__(self) -> None:

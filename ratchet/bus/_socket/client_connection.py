@@ -29,7 +29,7 @@ from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, ClientRoute, Out
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import heads, wire
 from ratchet.bus._socket.casts import Casts
-from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner, Unbounded
+from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner
 from ratchet.bus._socket.loss import fail_closed, fail_lost
 from ratchet.bus._socket.plain import DEFERRED, PlainSender
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
@@ -56,7 +56,7 @@ class ClientConnection(ClientRoute):
         useful: whether an answer has come.
     """
 
-    budget = Unbounded()
+    budget = None
     read_size = READ_SIZE
 
     __slots__ = (

@@ -1,5 +1,6 @@
 from ratchet.bus._core.recipient cimport Recipient
 from ratchet.bus._socket cimport descriptor
+from ratchet.bus._socket.budget cimport Budget
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.large cimport LargePart
 from ratchet.bus._socket.output cimport Output
@@ -12,7 +13,7 @@ cimport cython
 cdef class Input(Sink):
     cdef Stream _stream
     cdef Recipient _owner
-    cdef object _budget
+    cdef Budget _budget
     cdef Output _output
     cdef Transport _transport
     cdef Decoder _decoder
@@ -36,7 +37,7 @@ cdef class Input(Sink):
     cpdef object catch_up(self, double late)
     @cython.locals(now=cython.double)
     cpdef object catch_up_now(self, double late)
-    @cython.locals(size=cython.Py_ssize_t, data=bytes, received=bytes)
+    @cython.locals(budget=Budget, size=cython.Py_ssize_t, data=bytes, received=bytes)
     cpdef object _on_readable(self)
     cpdef bint take(self, int kind, int flags, long long id, long arg, bytes body) except -1
     cpdef object read_now(self)

@@ -229,7 +229,7 @@ class Input(Sink):
                     return
                 budget = self._budget
                 size = READ_SIZE
-                if budget.taken >= budget.soft_limit or self.requests_paused:
+                if self.requests_paused or (budget is not None and budget.taken >= budget.soft_limit):
                     size = self._owner.read_size
                 decoder = self._decoder
                 if self._expects_large or decoder.partial:

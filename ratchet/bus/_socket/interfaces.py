@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._socket.budget import Budget
 from ratchet.bus._socket.wire import Message
 from ratchet.errors import BusError
 
@@ -78,32 +79,16 @@ class Stream:
         """Hub callback: the peer does not go on with what it has begun, or does not read."""
 
 
-class Room(Protocol):
-    """The memory for incoming requests, as far as a stream needs to know."""
-
-    taken: int
-    """Bytes that are in use."""
-    soft_limit: float
-    """As long as fewer are taken, there is room for whatever comes."""
-
-
-class Unbounded:
-    """The `Room` of a client, which has asked for all that comes."""
-
-    taken = 0
-    soft_limit = 1.0
-
-
 class StreamOwner(Protocol):
     """Callbacks of a connection, from the hub or from a thread that sends; they must not block."""
 
     @property
-    def budget(self) -> Room:
-        """The memory for incoming requests."""
+    def budget(self) -> Budget | None:
+        """The memory for incoming requests; None for a client, which has asked for all that comes."""
 
     @property
     def read_size(self) -> int:
-        """How many bytes may be read at once; asked from `soft_limit` on, and while requests are paused."""
+        """How many bytes may be read at once; asked from its soft limit on, and while requests are paused."""
 
     def message_begun(self, size: int) -> bool:
         """A message of at least so many bytes has begun to come.  False if the rest is not to be read.
