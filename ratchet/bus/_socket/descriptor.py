@@ -26,5 +26,10 @@ def receive(socket: object, size: int) -> bytes | None:
 
 
 def send(socket: object, data: bytes) -> int:
-    """Write what the socket takes at once, and return how many bytes; raises `OSError`."""
+    """Write what the socket takes at once, and return how many bytes; below 0 if `send_error` says why."""
+    raise NotImplementedError
+
+
+def send_error() -> OSError:
+    """Why `send` has failed just now."""
     raise NotImplementedError

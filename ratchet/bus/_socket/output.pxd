@@ -35,6 +35,7 @@ cdef class Output:
     cpdef bint holds_frames(self) except -1
     cpdef object _schedule_flush(self)
     cpdef object write_later(self, object frame)
+    @cython.locals(count=cython.Py_ssize_t, transport=Transport)
     cpdef Py_ssize_t _send(self, object data) except -1
     cpdef object flush(self)
     cpdef object _send_outbox(self)

@@ -306,11 +306,14 @@ class Output:
         transport = self._transport
         if not transport.ready:
             return 0
+        if self._tells_answers and (self._acknowledge is None or self._acknowledge.timer is None):
+            self._watch_acknowledged()
+        if self._direct is not None and type(data) is bytes:
+            count = descriptor.send(self._direct, data)
+            if count < 0:
+                self._stream.send_failed(descriptor.send_error())
+            return max(count, 0)
         try:
-            if self._tells_answers and (self._acknowledge is None or self._acknowledge.timer is None):
-                self._watch_acknowledged()
-            if self._direct is not None and type(data) is bytes:
-                return descriptor.send(self._direct, data)
             return transport.send_buffers(data) if isinstance(data, list) else transport.send(data)
         except (BlockingIOError, InterruptedError):
             return 0

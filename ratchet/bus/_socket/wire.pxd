@@ -8,6 +8,7 @@ cdef class Sink:
 cdef class _Messages(Sink):
     cdef list _messages
 
+@cython.final
 cdef class Decoder:
     cdef public object error
     cdef public bint partial

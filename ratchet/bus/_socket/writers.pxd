@@ -1,6 +1,9 @@
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.outbox cimport Outbox
 
+cimport cython
+
+@cython.final
 cdef class Writers:
     cdef Stream _stream
     cdef object _owner
