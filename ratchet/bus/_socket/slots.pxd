@@ -8,6 +8,7 @@ cdef dict _NO_OTHERS
 
 @cython.final
 cdef class Table:
+    cdef Py_ssize_t _first_size
     cdef Py_ssize_t _in_slots
     cdef dict _others
     cdef list _slots

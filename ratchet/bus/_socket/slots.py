@@ -23,12 +23,13 @@ _id_of: Final = attrgetter("id")
 class Table:
     """Requests by their ids, with as much of a dict's interface as a connection uses."""
 
-    __slots__ = ("_in_slots", "_others", "_slots")
+    __slots__ = ("_first_size", "_in_slots", "_others", "_slots")
 
     def __init__(self) -> None:
-        # As many as a power of two; how many are taken.
+        # As many as a power of two; how many are taken; how many to begin with when it is empty.
         self._slots = _NO_SLOTS
         self._in_slots = 0
+        self._first_size = _FEWEST
         # Those whose slots were taken when they came.
         self._others = _NO_OTHERS
 
@@ -62,8 +63,8 @@ class Table:
             found = self._slots[slot]
         if found is None:
             if self._slots is _NO_SLOTS:
-                self._slots = [None] * _FEWEST
-                slot = id & (_FEWEST - 1)
+                self._slots = [None] * self._first_size
+                slot = id & (self._first_size - 1)
             self._slots[slot] = request
             self._in_slots += 1
         elif found.id == id:
@@ -91,6 +92,8 @@ class Table:
         self._slots[slot] = None
         self._in_slots -= 1
         if self._in_slots == 0:
+            # It had use for these, and may have again, but is not to keep as many for ever.
+            self._first_size = max(len(self._slots) // 2, _FEWEST)
             self._slots = _NO_SLOTS
         return found
 
