@@ -19,7 +19,7 @@ cdef class Route(Recipient):
 
 cdef class IncomingRequest(Queued):
     cdef object _begun
-    cdef tuple _handlings
+    cdef tuple _handling
     cdef object _timer
     cdef public OutgoingRequest client
     cdef public object handler

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sized
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from greenlet import greenlet
 
@@ -50,6 +50,9 @@ from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import AlreadyAnswered
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
+_Handling: TypeAlias = "tuple[greenlet, Scope | None, _Handling | None]"
+"""A thread that handles a request, what ends its deadline, and who handled it before and still does."""
+
 _ABANDONED: Final = "the server took the request and will not answer it"
 
 
@@ -116,7 +119,7 @@ class IncomingRequest(Queued):
 
     __slots__ = (
         "_begun",
-        "_handlings",
+        "_handling",
         "_timer",
         "client",
         "handler",
@@ -167,8 +170,8 @@ class IncomingRequest(Queued):
         self.client = client
         self.handler: greenlet | None = None
         self.metadata: Mapping[str, str] = _NO_METADATA
-        # The threads that handle it, each with what ends its deadline; the last one is `handler`.
-        self._handlings: tuple[tuple[greenlet, Scope | None], ...] = ()
+        # The thread that handles it, which is `handler`; and the one before, whose block is still open.
+        self._handling: _Handling | None = None
         # Rings at the deadline, while a thread handles it.
         self._timer: Watcher | None = None
         # When a thread took it, if `load` is to learn how long it takes from then on.
@@ -325,7 +328,7 @@ class IncomingRequest(Queued):
                     self._watch_deadline(self.deadline)
             if self.state is CANCELLED:
                 self.requests.interrupt_soon(self)
-            self._handlings += ((handler, scope),)
+            self._handling = (handler, scope, self._handling)
             self.handler = handler
         except BaseException:
             leave_scope(scope)
@@ -342,7 +345,10 @@ class IncomingRequest(Queued):
     @property
     def handlings(self) -> int:
         """How often `begin_handling` has begun what has not ended."""
-        return len(self._handlings)
+        count, handling = 0, self._handling
+        while handling is not None:
+            count, handling = count + 1, handling[2]
+        return count
 
     def end_handling(self, handlings: int) -> None:
         """End what `begin_handling` has begun since there were so many.
@@ -350,13 +356,13 @@ class IncomingRequest(Queued):
         Another thread may do so than began, or a generator's end in any thread.  Calling it
         twice is the same as once.
         """
-        while len(self._handlings) > handlings:
-            scope = self._handlings[-1][1]
+        while self._handling is not None and (not handlings or self.handlings > handlings):
+            _, scope, before = self._handling
             if scope is not None:
                 leave_scope(scope)
-            self._handlings = self._handlings[:-1]
-        if self._handlings:
-            self.handler = self._handlings[-1][0]
+            self._handling = before
+        if self._handling is not None:
+            self.handler = self._handling[0]
             return
         self.handler = None
         if self.requests.to_interrupt:
