@@ -24,8 +24,6 @@ in `items`, and not in their flow as well.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from contextlib import suppress
 from typing import Any, Final
 
 from ratchet import _clock
@@ -44,9 +42,12 @@ class Queued(Linked):
         flow: where it came from.
         deadline: when it must be over; None for never.
         half_time: when half of the time that it had on arrival is over; only if there is a deadline.
+        run: the number of the run in which it came, once it is in its flow; see `Flow.run`.
     """
 
-    __slots__ = ("deadline", "flow", "half_time")
+    __slots__ = ("deadline", "flow", "half_time", "run")
+
+    run: int
 
     def __init__(self, flow: Flow, deadline: float | None, half_time: float) -> None:
         self.flow = flow
@@ -56,15 +57,15 @@ class Queued(Linked):
 
 # In place of those that a flow makes when it needs them: most connections are idle most of the
 # time, and an empty one of these takes 128 bytes.  Nothing is ever put in.
-_NONE: Final[OrderedDict[Any, int]] = OrderedDict()
+_NONE: Final = lines.new_flow_line()
 
 
-class Flow:
+class Flow(Linked):
     """The items of one connection that wait.
 
     Attributes:
         has_backlog: whether its connection has more requests than are here.
-        without_deadline: its items without a deadline, oldest first, and in which run each came.
+        without_deadline: its items without a deadline, oldest first.
         with_deadline: the same for those with a deadline.
         run: the number of the latest run of items that all have a deadline, or all have none.
         last_has_deadline: whether the items of that run have one.
@@ -86,8 +87,8 @@ class Flow:
 
     def __init__(self) -> None:
         self.has_backlog = False
-        self.without_deadline: OrderedDict[Any, int] = _NONE
-        self.with_deadline: OrderedDict[Any, int] = _NONE
+        self.without_deadline = _NONE
+        self.with_deadline = _NONE
         self.run = 0
         self.last_has_deadline = False
         self.late_since = math.inf
@@ -105,19 +106,18 @@ class Flow:
             self.late_since = now
         elif now - self.late_since >= _INTERVAL:
             return self._next_of_overloaded(oldest, now + time_needed)
-        for first, run in self.without_deadline.items():
-            return first if run < self.with_deadline.get(oldest, run) else oldest
-        return oldest
+        first = lines.first_of(self.without_deadline)
+        return oldest if first is None or first.run > oldest.run else first
 
     def _next_of_overloaded(self, oldest: Queued, end: float) -> Any:
         """The item whose turn it is, while the newest come first; one begun now would end at `end`."""
         assert oldest.deadline is not None
         if oldest.deadline < end:
             return oldest
-        if self.next_without_deadline:
-            for item in self.without_deadline:
-                return item
-        return next(reversed(self.with_deadline), oldest)
+        item = lines.first_of(self.without_deadline) if self.next_without_deadline else None
+        if item is None:
+            item = lines.last_of(self.with_deadline)
+        return oldest if item is None else item
 
 
 class FairQueue:
@@ -135,8 +135,8 @@ class FairQueue:
         self.only_flow: Flow | None = None
         self.only_has_deadline = False
         # The flows with items: those with a single one, and the rest.
-        self._fresh: OrderedDict[Flow, None] = OrderedDict()
-        self._backlogged: OrderedDict[Flow, None] = OrderedDict()
+        self._fresh = lines.new_line()
+        self._backlogged = lines.new_line()
         # How many turns in a row were of fresh flows.
         self._fresh_turns = 0
 
@@ -169,14 +169,15 @@ class FairQueue:
         if has_deadline is not flow.last_has_deadline:
             flow.run += 1
             flow.last_has_deadline = has_deadline
+        item.run = flow.run
         if has_deadline:
             if flow.with_deadline is _NONE:
-                flow.with_deadline = OrderedDict()
-            flow.with_deadline[item] = flow.run
+                flow.with_deadline = lines.new_flow_line()
+            flow.with_deadline[item] = None
         else:
             if flow.without_deadline is _NONE:
-                flow.without_deadline = OrderedDict()
-            flow.without_deadline[item] = flow.run
+                flow.without_deadline = lines.new_flow_line()
+            flow.without_deadline[item] = None
 
     def note_backlog(self, flow: Flow) -> None:
         """Count a flow among those with a backlog: its connection has more than is here."""
@@ -206,14 +207,17 @@ class FairQueue:
                 turns = backlogged
             else:
                 turns = fresh
-            for flow in turns:
-                for oldest in flow.with_deadline:
-                    return flow.next_beside(oldest, time_needed)
-                for item in flow.without_deadline:
-                    return item
-                # An interrupted call has left the flow here without an item.
-                turns.pop(flow, None)
-                break
+            flow = lines.first_of(turns)
+            if flow is None:
+                continue
+            oldest = lines.first_of(flow.with_deadline)
+            if oldest is not None:
+                return flow.next_beside(oldest, time_needed)
+            oldest = lines.first_of(flow.without_deadline)
+            if oldest is not None:
+                return oldest
+            # An interrupted call has left the flow here without an item.
+            turns.pop(flow, None)
         return None
 
     def take(self, item: Queued) -> None:
@@ -221,8 +225,10 @@ class FairQueue:
         flow = item.flow
         self.items.pop(item, None)
         has_deadline = item.deadline is not None
-        if (flow.with_deadline if has_deadline else flow.without_deadline).pop(item, None) is None:
+        beside = flow.with_deadline if has_deadline else flow.without_deadline
+        if item not in beside:
             return
+        beside.pop(item, None)
         flow.next_without_deadline = has_deadline
         backlogged = self._backlogged
         if flow in backlogged:
@@ -230,9 +236,7 @@ class FairQueue:
         else:
             self._fresh_turns += 1
         if flow.without_deadline or flow.with_deadline:
-            backlogged[flow] = None
-            with suppress(KeyError):
-                backlogged.move_to_end(flow)
+            lines.move_to_end(backlogged, flow)
         else:
             backlogged.pop(flow, None)
         self._fresh.pop(flow, None)

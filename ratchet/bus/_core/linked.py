@@ -1,7 +1,8 @@
-"""The line that requests are in, in the compiled build; the pure build has an `OrderedDict` instead.
+"""The lines that requests are in, in the compiled build; the pure build has `OrderedDict` instead.
 
-The items are linked to each other, so that an item enters and leaves it in a twentieth of the time that
-a dictionary takes.  Each step is one to signal handlers, as those of a dictionary are, but only in C.
+The items are linked to each other, so that an item enters and leaves a line in a twentieth of the time
+that a dictionary takes.  Each step is one to signal handlers, as those of a dictionary are, but only
+in C.
 
 Only `lines` gives these out, so nothing here runs in the pure build.
 """
@@ -15,80 +16,106 @@ from ratchet.bus._core.numbered import Numbered
 
 
 class Linked(Numbered):
-    """What can be in a line, in one at a time: it leaves that when it enters another one."""
+    """What can be in a line, and in one of a flow: it leaves either when it enters another one."""
 
-    __slots__ = ("_before", "_behind", "_line")
+    __slots__ = ("_before", "_before_in_flow", "_behind", "_behind_in_flow", "_flow_line", "_line")
 
     def __init__(self) -> None:
         # A class of C has these from the beginning, and no subclass calls this.
         self._before: Linked | None = None
         self._behind: Linked | None = None
         self._line: LinkedLine | None = None
+        self._before_in_flow: Linked | None = None
+        self._behind_in_flow: Linked | None = None
+        self._flow_line: LinkedLine | None = None
 
 
 class LinkedLine:
     """Items in the order in which they came, with as much of an `OrderedDict` as they need.
 
+    Args:
+        of_flow: whether it is one of a flow.
+
     Attributes:
         first: the oldest one; None if there is none.
+        last: the newest one; None if there is none.
     """
 
-    __slots__ = ("_last", "_length", "first")
+    __slots__ = ("_length", "_of_flow", "first", "last")
 
-    def __init__(self) -> None:
-        self.first: Any = None
-        self._last: Any = None
+    def __init__(self, of_flow: bool = False) -> None:
+        self._of_flow = of_flow
         self._length = 0
+        self.first: Linked | None = None
+        self.last: Linked | None = None
 
     def __len__(self) -> int:
         return self._length
+
+    def __contains__(self, item: Any) -> bool:
+        return self._line_of(item) is self
 
     def __iter__(self) -> Iterator[Any]:
         """The items as they are now."""
         return iter(self._all())
 
     def _all(self) -> list[Any]:
-        items = []
+        items: list[Any] = []
         item = self.first
         while item is not None:
             items.append(item)
-            item = item._behind
+            item = item._behind_in_flow if self._of_flow else item._behind
         return items
 
     def __setitem__(self, item: Any, nothing: None) -> None:
         """Put an item at the end, if it is not here."""
-        self._enter(item)
+        self.enter(item)
 
-    def _enter(self, item: Linked) -> None:
-        if item._line is not None:
-            if item._line is self:
-                return
-            item._line.pop(item, None)
-        last = self._last
-        if last is None:
-            self.first = item
+    def enter(self, item: Linked) -> None:
+        """Put an item at the end, if it is not here."""
+        line = self._line_of(item)
+        if line is self:
+            return
+        if line is not None:
+            line.pop(item, None)
+        self._link(self.last, item)
+        self._link(item, None)
+        if self._of_flow:
+            item._flow_line = self
         else:
-            item._before = last
-            last._behind = item
-        self._last = item
-        item._line = self
+            item._line = self
         self._length += 1
 
     def pop(self, item: Linked, default: None) -> None:
         """Take an item out, if it is here."""
-        if item._line is not self:
+        if self._line_of(item) is not self:
             return
-        before, behind = item._before, item._behind
+        if self._of_flow:
+            self._link(item._before_in_flow, item._behind_in_flow)
+            item._before_in_flow = item._behind_in_flow = item._flow_line = None
+        else:
+            self._link(item._before, item._behind)
+            item._before = item._behind = item._line = None
+        self._length -= 1
+
+    def _line_of(self, item: Linked) -> LinkedLine | None:
+        """The line of this kind that an item is in."""
+        return item._flow_line if self._of_flow else item._line
+
+    def _link(self, before: Linked | None, behind: Linked | None) -> None:
+        """Make two the neighbours of each other; None stands for either end of the line."""
         if before is None:
             self.first = behind
+        elif self._of_flow:
+            before._behind_in_flow = behind
         else:
             before._behind = behind
         if behind is None:
-            self._last = before
+            self.last = before
+        elif self._of_flow:
+            behind._before_in_flow = before
         else:
             behind._before = before
-        item._before = item._behind = item._line = None
-        self._length -= 1
 
     def clear(self) -> None:
         """Take all out."""
