@@ -17,11 +17,20 @@ cdef extern from "greenlet.h":
     # Fills in the pointers to these, in each C file by itself.
     void PyGreenlet_Import()
 
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState* PyThreadState_Get()
+    unsigned long long PyThreadState_GetID(PyThreadState*)
+
 cdef inline object load():
     PyGreenlet_Import()
 
 cdef inline greenlet current():
     return PyGreenlet_GetCurrent()
+
+cdef inline unsigned long long os_thread():
+    return PyThreadState_GetID(PyThreadState_Get())
 
 cdef inline object parent():
     cdef void* found = PyGreenlet_GetParent(PyGreenlet_GetCurrent())

@@ -6,12 +6,17 @@ type checker and for whoever reads it; this module is not compiled itself.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any
 
 from greenlet import getcurrent, greenlet
 
 current = getcurrent
 """The running greenlet."""
+
+
+os_thread = get_ident
+"""A number of this OS thread, above 0; in C, no other one ever has the same."""
 
 
 def parent() -> greenlet | None:

@@ -18,8 +18,8 @@ from typing import Any
 from gevent.hub import Hub, Waiter, get_hub
 from greenlet import greenlet
 
-current_hub: Callable[[], Hub] = get_hub
-"""The hub of this OS thread; for where that is asked in each exchange."""
+hub_here: Callable[[], Hub] = get_hub
+"""The hub of this OS thread, only to be compared with one; for where that is asked in each exchange."""
 
 new_wait: Callable[[], Waiter[Any]] = Waiter
 """An object for a thread to sleep on: gevent's, or `_sleep.Wait`."""

@@ -36,6 +36,10 @@ cdef Line _running
 cdef Wait _sleeping
 cdef bint hubs_stay
 cpdef object current_hub()
+cdef object _hub_here
+cdef unsigned long long _os_thread_of_hub
+@cython.locals(thread="unsigned long long")
+cpdef object hub_here()
 @cython.locals(line=Line, wait=Wait)
 cpdef object run_line(list waits)
 cdef Dispatcher _asked

@@ -102,7 +102,7 @@ class ToServer(ClientRoute):
             metadata: a copy of what goes along.
             many: those that it is one of, if there are others; it is added to them first.
         """
-        if _native.current_hub() is not self.hub:
+        if _native.hub_here() is not self.hub:
             check_hub(self.hub, owner)
         left = None if deadline is None else time_left(deadline)
         inbox = self._inbox

@@ -144,7 +144,7 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
         or `MessageTooLarge`: the client gets a `RemoteError` then.
         """
         incoming = self._incoming
-        if _native.current_hub() is not incoming.requests.hub:
+        if _native.hub_here() is not incoming.requests.hub:
             check_hub(incoming.requests.hub, self)
         return incoming.respond(response)
 
@@ -162,7 +162,7 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
 
     def __enter__(self) -> ServerTransaction[Request, Response]:
         incoming = self._incoming
-        if _native.current_hub() is not incoming.requests.hub:
+        if _native.hub_here() is not incoming.requests.hub:
             check_hub(incoming.requests.hub, self)
         handlings = incoming.handlings
         try:
@@ -177,7 +177,7 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
         incoming = self._incoming
-        if _native.current_hub() is not incoming.requests.hub:
+        if _native.hub_here() is not incoming.requests.hub:
             # The collector ends a forgotten generator in any OS thread.
             incoming.requests.leave_to_hub(self.__exit__, None, None, None)
             return False

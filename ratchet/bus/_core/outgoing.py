@@ -194,7 +194,7 @@ class OutgoingRequest(Numbered):
         """Wait for the response and return it; see `ClientTransaction.recv_response`."""
         if self.state is WAITING or self.state is EXPIRED:
             self.wait(timeout)
-        elif _native.current_hub() is not self.route.hub:
+        elif _native.hub_here() is not self.route.hub:
             check_hub(self.route.hub, self)
         if self.error is not None:
             # Each waiter its own copy: a traceback belongs to one thread.

@@ -70,7 +70,7 @@ class Sender(RequestSender):
         metadata: Mapping[str, str] | None,
     ) -> ClientTransaction[Any, Any]:
         """Send a request of `owner`, the client; blocks only while there is no room."""
-        if _native.current_hub() is not self._hub:
+        if _native.hub_here() is not self._hub:
             check_hub(self._hub, owner)
         parts: Sequence[bytes]
         if self._takes_bytes and type(request) is bytes:
