@@ -7,6 +7,7 @@ from ratchet.bus._core.inbox cimport Inbox
 from ratchet.bus._core.incoming cimport IncomingRequest, Route
 from ratchet.bus._core.incoming_requests cimport IncomingRequests
 from ratchet.bus._core.intake cimport Intake
+from ratchet.bus._core.many cimport ManyRequests
 from ratchet.bus._core.outgoing cimport ClientRoute, OutgoingRequest
 
 cdef class ToClient(Route):
@@ -22,7 +23,8 @@ cdef class ToServer(ClientRoute):
 
     @cython.locals(transaction=ClientTransaction, incoming=IncomingRequest)
     cpdef ClientTransaction ask(
-        self, object owner, object request, object message, object deadline, object metadata, object many=*
+        self, object owner, object request, object message, object deadline, object metadata,
+        ManyRequests many=*
     )
 
 cdef class LocalSender(RequestSender):
@@ -31,3 +33,5 @@ cdef class LocalSender(RequestSender):
 
     @cython.locals(transaction=ClientTransaction)
     cpdef ClientTransaction send(self, object owner, object request, object timeout, object metadata)
+    @cython.locals(index=Py_ssize_t)
+    cpdef object send_some(self, object owner, ManyRequests many)

@@ -1,5 +1,6 @@
 cimport cython
 
+from ratchet.bus._core.many cimport ManyRequests
 from ratchet.bus._core.outgoing cimport OutgoingRequest
 from ratchet.bus._core.side cimport BusFields
 
@@ -10,9 +11,13 @@ cdef class ClientTransaction(OutgoingRequest):
 cdef class RequestSender:
     cpdef ClientTransaction send(self, object owner, object request, object timeout, object metadata)
     cpdef object cast(self, object owner, object request, object timeout, object metadata)
+    cpdef object send_some(self, object owner, ManyRequests many)
 
 @cython.locals(sender=RequestSender)
 cpdef object _send(BusFields side, object request, object timeout, object metadata)
+
+@cython.locals(sender=RequestSender, outcomes=list, begun=Py_ssize_t, size=Py_ssize_t)
+cpdef object _send_all(BusFields side, ManyRequests many)
 
 @cython.locals(sender=RequestSender, sent=ClientTransaction)
 cpdef object _call(BusFields side, object request, object timeout, object metadata)

@@ -338,14 +338,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
         if timeout is not None:
             many.note_timeout(timeout)
         try:
-            while (begun := len(many.outcomes)) < len(objects):
-                try:
-                    self._sender.send_some(self, many)
-                except BusError as error:
-                    if len(many.outcomes) > begun:
-                        # It struck in the middle, as a signal handler's own may.
-                        raise
-                    many.outcomes.append(error)
+            _send_all(self, many)
             many.wait()
             return many.results()
         except BaseException:
@@ -389,6 +382,19 @@ def _send(
 ) -> ClientTransaction[Any, Any]:
     sender = side._sender
     return sender.send(side, request, timeout, metadata)
+
+
+def _send_all(side: ClientSide[Any, Any], many: ManyRequests) -> None:
+    """Send all requests of a `call_many`; blocks while there is no room for one."""
+    sender, outcomes, size = side._sender, many.outcomes, len(many.requests)
+    while (begun := len(outcomes)) < size:
+        try:
+            sender.send_some(side, many)
+        except BusError as error:
+            if len(outcomes) > begun:
+                # It struck in the middle, as a signal handler's own may.
+                raise
+            outcomes.append(error)
 
 
 def _call(

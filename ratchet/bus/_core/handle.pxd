@@ -15,5 +15,8 @@ cdef class ServerTransaction(HeldRequest):
 @cython.locals(transaction=ServerTransaction)
 cpdef object receive(Inbox inbox, IncomingRequest incoming)
 
+@cython.locals(incoming=IncomingRequest)
+cpdef list receive_many(Inbox inbox, Py_ssize_t most, object deadline)
+
 @cython.locals(transaction=ServerTransaction, incoming=IncomingRequest)
 cpdef object handle(object received, object handler, bint with_transaction, object answer_aside)

@@ -188,12 +188,14 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
             # Nobody leaves the block again.
             incoming.end_handling(outer)
             raise
+        if error_type is None:
+            incoming.abandon()
+            return False
         # The type is asked, not the error: its attributes may be anything.
-        kind: type[Any] = type(None) if error_type is None else error_type
-        if issubclass(kind, Interrupted) and error is not None and error.args[0] is incoming:
+        if issubclass(error_type, Interrupted) and error is not None and error.args[0] is incoming:
             return True
-        _finish(incoming, None if issubclass(kind, _NO_ANSWER) else error)
-        if error is not None and issubclass(kind, (Exception, SystemExit)):
+        _finish(incoming, None if issubclass(error_type, _NO_ANSWER) else error)
+        if error is not None and issubclass(error_type, (Exception, SystemExit)):
             _log_raised(error)
             return True
         return False

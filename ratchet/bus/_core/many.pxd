@@ -10,3 +10,7 @@ cdef class ManyRequests:
     cdef public object requests
 
     cpdef object add(self, OutgoingRequest transaction)
+    cpdef bint _wait_until(self, object deadline) except -1
+    cpdef list results(self)
+
+cpdef object _result(OutgoingRequest transaction)

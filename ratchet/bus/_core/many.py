@@ -74,7 +74,7 @@ class ManyRequests:
         # The last one first: when it has ended, so have most others, and each one that has is
         # passed over.  Answers in random order wake the thread six times for 256 of them.
         for outcome in reversed(self.outcomes):
-            if not isinstance(outcome, BusError) and outcome.state not in ENDED:
+            if isinstance(outcome, OutgoingRequest) and outcome.state not in ENDED:
                 try:
                     outcome.wait(time_left(deadline))
                 except BusTimeout:
@@ -84,7 +84,7 @@ class ManyRequests:
     def _open(self) -> Iterator[OutgoingRequest]:
         """Those that were sent and have not ended when it is their turn."""
         for outcome in self.outcomes:
-            if not isinstance(outcome, BusError) and outcome.state not in ENDED:
+            if isinstance(outcome, OutgoingRequest) and outcome.state not in ENDED:
                 yield outcome
 
     def _expire(self) -> None:
@@ -93,7 +93,9 @@ class ManyRequests:
 
     def results(self) -> list[Any]:
         """The responses and errors; decodes, which may block."""
-        return [outcome if isinstance(outcome, BusError) else _result(outcome) for outcome in self.outcomes]
+        return [
+            _result(outcome) if isinstance(outcome, OutgoingRequest) else outcome for outcome in self.outcomes
+        ]
 
     def give_up(self) -> None:
         """Cancel those that have not ended, because the thread was interrupted; does not block."""

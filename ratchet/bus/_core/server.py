@@ -19,6 +19,7 @@ from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import Received, ServerTransaction, receive_many
 from ratchet.bus._core.intake import Intake
+from ratchet.bus._core.limits import countable
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import CLOSED, DRAINING, OPEN, BusSide
 from ratchet.bus.codecs import Decode
@@ -123,7 +124,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         current = getcurrent()
         if current not in self._intake.takers:
             self._begin_taking(current)
-        return receive_many(self._intake.inbox, most, deadline_after(timeout))
+        return receive_many(self._intake.inbox, countable(most), deadline_after(timeout))
 
     def _begin_taking(self, taker: greenlet) -> None:
         """Let the current thread take its first request."""
@@ -133,14 +134,12 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
+        overridden = type(self).recv_request is not _RECV_REQUEST
         while True:
             try:
                 # Not by way of a name: a reference kept here would put off the
                 # `Abandoned` of one that the loop's body drops.
-                if type(self).recv_request is _RECV_REQUEST:
-                    yield _receive(self, None)
-                else:
-                    yield self.recv_request()
+                yield self.recv_request() if overridden else _receive(self, None)
             except BusClosed:
                 return
 
