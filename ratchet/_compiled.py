@@ -11,8 +11,11 @@ from glob import glob
 from typing import Final
 
 MODULES: Final = (
+    "ratchet._pause",
     "ratchet._run_queue",
+    "ratchet._scheduler",
     "ratchet._sleep",
+    "ratchet._thread",
     "ratchet._wait",
     "ratchet.bus._core.client",
     "ratchet.bus._core.deadline",
@@ -61,6 +64,8 @@ MODULES: Final = (
     "ratchet.bus._socket.transport",
     "ratchet.bus._socket.wire",
     "ratchet.bus._socket.writers",
+    "ratchet.kernel",
+    "ratchet.thread",
 )
 """The modules that Cython compiles.  They run all compiled, or none: they call each other in C."""
 

@@ -12,7 +12,7 @@ import os
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn, ParamSpec, TypeVar, TypeVarTuple
+from typing import NoReturn, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
 from gevent.hub import Hub, get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -191,7 +191,12 @@ class Ratchet:
 
             from ratchet import Ratchet, thread
 
-            kernel = Ratchet(thread.pause)
+
+            def wait_for_news():
+                return thread.pause()
+
+
+            kernel = Ratchet(wait_for_news)
             kernel.loop_once(noblock=True)
             print(kernel.dump())
             kernel.close()
@@ -200,9 +205,10 @@ class Ratchet:
 
             <Ratchet at 0x...: idle, threads=1, background=0>
 
-            pause-... (waiting: pause)
-              File "...", line ..., in pause
-            ...
+            wait_for_news-... (waiting: pause)
+              File "...", line ..., in wait_for_news
+                return thread.pause()
+              ...
         """
         return "\n\n".join([repr(self), *(described(thread) for thread in self._scheduler.threads)])
 
@@ -259,7 +265,12 @@ def start(kernel: Ratchet, thread: Thread, func: Callable[..., object], *, backg
     return thread
 
 
-def run(main: Callable[[*Positional], Result], /, *args: *Positional) -> Result | None:
+# Cython cannot write `*Positional` down as text.
+def run(
+    main: Callable[[Unpack[Positional]], Result],
+    /,
+    *args: Unpack[Positional],  # noqa: UP044
+) -> Result | None:
     """Run a program: a `Ratchet` whose first thread is `main(*args)`; blocks until all has ended.
 
     Returns what `main` returns, once every thread that it attached has ended
