@@ -17,7 +17,6 @@ from helpers import LONG, wait_until
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.interfaces import Unbounded
 from ratchet.bus._socket.large import LargePart
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
@@ -32,7 +31,7 @@ chance = random.Random(1)
 class Owner(Recipient):
     """Keeps what it is told."""
 
-    budget = Unbounded()
+    budget = None
     read_size = READ_SIZE
 
     def __init__(self) -> None:

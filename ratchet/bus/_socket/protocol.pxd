@@ -3,7 +3,6 @@ from ratchet.bus._socket.slots cimport Table
 
 cimport cython
 
-@cython.final
 cdef class ServerProtocol:
     cdef object _hello
     cdef object _peer
@@ -19,7 +18,6 @@ cdef class ServerProtocol:
     cpdef bint enter(self, long long id, bint one_way, object request) except -1
     cpdef object response(self, long long id, object parts)
 
-@cython.final
 cdef class ClientProtocol:
     cdef object _limits
     cdef object _peer
