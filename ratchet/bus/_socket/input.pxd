@@ -34,9 +34,9 @@ cdef class Input(Sink):
 
     cpdef object pause_reading(self)
     cpdef object pause_requests(self)
+    @cython.locals(now=cython.double, output=Output)
     cpdef object catch_up(self, double late)
-    @cython.locals(now=cython.double)
-    cpdef object catch_up_now(self, double late)
+    cpdef object _look_at_turn(self, double now, double late)
     @cython.locals(budget=Budget, size=cython.Py_ssize_t, data=bytes, received=bytes)
     cpdef object _on_readable(self)
     cpdef bint take(self, int kind, int flags, long long id, long arg, bytes body) except -1

@@ -195,16 +195,20 @@ class Input(Sink):
 
         A peer that has gone meanwhile is noticed before anything is written to it.
         """
-        if self._output.holds_frames():
-            # The flush does, before anything leaves.
+        output = self._output
+        if output.flush_scheduled and output.outbox.size:
+            # What is written now leaves with these, and the flush does this before.
             return
-        self.catch_up_now(late)
+        now = _clock.wall_time()
+        if not 0.0 <= now - self._caught_up <= late:
+            self._look_at_turn(now, late)
 
     def catch_up_now(self, late: float) -> None:
         """As `catch_up`, for the flush itself."""
-        now = _clock.wall_time()
-        if 0.0 <= now - self._caught_up <= late:
-            return
+        self._look_at_turn(_clock.wall_time(), late)
+
+    def _look_at_turn(self, now: float, late: float) -> None:
+        """Read what has come, if the hub's turn began longer ago."""
         self._caught_up = _clock.turn_time(self._loop)
         if now - self._caught_up > late:
             self._caught_up = now

@@ -15,10 +15,10 @@ cdef class Output:
     cdef object _direct
     cdef object _loop
     cdef public bint logs_frames
-    cdef Outbox _outbox
+    cdef public Outbox outbox
     cdef public Writers writers
     cdef long long _turn
-    cdef bint _flush_scheduled
+    cdef public bint flush_scheduled
     cdef bint _keeps_records
     cdef bint _tells_answers
     cdef bint _sending
@@ -32,7 +32,6 @@ cdef class Output:
     cpdef Py_ssize_t write_short(self, int kind, int flags, long long id, long long arg, object body) except -1
     @cython.locals(outbox=Outbox)
     cpdef object _send_at_once(self, Py_ssize_t number, bytes frame)
-    cpdef bint holds_frames(self) except -1
     cpdef object _schedule_flush(self)
     cpdef object write_later(self, object frame)
     @cython.locals(count=cython.Py_ssize_t, transport=Transport)

@@ -44,15 +44,15 @@ class Output:
     Attributes:
         writers: those who write, and wait while too much is unsent.
         logs_frames: whether messages are logged.
+        outbox: those that have not left.
+        flush_scheduled: whether what is written now leaves with a flush that is to come.
     """
 
     __slots__ = (
         "_acknowledge",
         "_direct",
-        "_flush_scheduled",
         "_keeps_records",
         "_loop",
-        "_outbox",
         "_owner",
         "_sending",
         "_stall",
@@ -61,7 +61,9 @@ class Output:
         "_transport",
         "_turn",
         "_writer",
+        "flush_scheduled",
         "logs_frames",
+        "outbox",
         "writers",
     )
 
@@ -73,11 +75,11 @@ class Output:
         self._loop = loop_of(get_hub())
         # Looked at once: asking the logger for each frame would cost more than the frame.
         self.logs_frames = bus_logger.isEnabledFor(logging.DEBUG)
-        self._outbox = Outbox()
-        self.writers = Writers(stream, owner, self._outbox, countable(limits.high_water), self._loop)
+        self.outbox = Outbox()
+        self.writers = Writers(stream, owner, self.outbox, countable(limits.high_water), self._loop)
         # The turn of the loop in which a frame was last tried at once.
         self._turn = -1
-        self._flush_scheduled = False
+        self.flush_scheduled = False
         self._keeps_records = isinstance(transport, TlsTransport)
         self._tells_answers = transport.tells_answers
         # Whether a write or a flush is in the middle of a system call.
@@ -94,14 +96,14 @@ class Output:
         else is raised, the frame may have been sent or not, but not in part: a
         connection that has lost its place sends nothing more, and is closed.
         """
-        outbox = self._outbox
+        outbox = self.outbox
         if self.logs_frames:
             self._log_frame(frame)
         outbox.written = number = outbox.written + 1
         state = self._stream.state
         if state is not OPEN and state >= BROKEN:
             return number
-        busy = self._flush_scheduled
+        busy = self.flush_scheduled
         turn = self._loop.iteration
         if busy or self._sending or self._turn == turn or isinstance(frame, list):
             if not busy:
@@ -122,18 +124,14 @@ class Output:
 
     def write_short(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> int:
         """Send a message of one part; as `write` does with its frame."""
-        if (
-            # As in the pure build, always.
-            self._direct is None
-            or self._sending
-            or self.logs_frames
-            or self._stream.state is not OPEN
-            or len(body) >= heads.WORTH_NO_COPY
-        ):
+        if len(body) >= heads.WORTH_NO_COPY:
             return self.write(wire.frame(kind, flags, id, arg, [body]))
-        outbox = self._outbox
+        # In the pure build, no socket is direct.
+        if self._direct is None or self._sending or self.logs_frames or self._stream.state is not OPEN:
+            return self.write(heads.join(kind, flags, id, arg, body))
+        outbox = self.outbox
         number = outbox.written + 1
-        if not self._flush_scheduled:
+        if not self.flush_scheduled:
             turn = self._loop.iteration
             if self._turn != turn:
                 frame = heads.join(kind, flags, id, arg, body)
@@ -151,7 +149,7 @@ class Output:
 
     def _send_at_once(self, number: int, frame: bytes) -> None:
         """Send the first frame of a turn."""
-        outbox = self._outbox
+        outbox = self.outbox
         count = None
         try:
             # A signal handler may write in the middle of this; its frames go behind.
@@ -183,16 +181,12 @@ class Output:
         if outbox.size >= self.writers.high_water:
             self.writers.pause()
 
-    def holds_frames(self) -> bool:
-        """Whether what is written now leaves behind others, with a flush that is to come."""
-        return self._flush_scheduled and self._outbox.size > 0
-
     def write_many(self, frames: list[Frame], size: int) -> int:
         """Send frames that are so many bytes in all; returns the number of the last one.
 
         They leave in as few calls of the system as can be.  Otherwise it is as `write`.
         """
-        outbox = self._outbox
+        outbox = self.outbox
         if self.logs_frames:
             for frame in frames:
                 self._log_frame(frame)
@@ -200,7 +194,7 @@ class Output:
         outbox.written = number = outbox.written + len(frames)
         if self._stream.state >= BROKEN:
             return number
-        if not self._flush_scheduled:
+        if not self.flush_scheduled:
             # First, so that what is kept is sure to be sent.
             self._schedule_flush()
         outbox.add_many(first, frames, size)
@@ -218,7 +212,7 @@ class Output:
 
     def _schedule_flush(self) -> None:
         self._loop.run_callback(self._flush_turn)
-        self._flush_scheduled = True
+        self.flush_scheduled = True
 
     def _log_frame(self, frame: Frame) -> None:
         head = (frame[0] if isinstance(frame, list) else frame)[:16].hex()
@@ -226,11 +220,11 @@ class Output:
 
     def write_later(self, frame: bytes) -> None:
         """Send a frame together with what else is written in this turn."""
-        outbox = self._outbox
+        outbox = self.outbox
         outbox.written = number = outbox.written + 1
         if self.logs_frames:
             self._log_frame(frame)
-        if not self._flush_scheduled:
+        if not self.flush_scheduled:
             self._schedule_flush()
         outbox.add(number, frame)
 
@@ -242,35 +236,35 @@ class Output:
         if self._stream.state >= BROKEN:
             return
         self._send_outbox()
-        if frame and self._outbox.between_frames:
+        if frame and self.outbox.between_frames:
             self._send(frame)
 
     @property
     def unsent(self) -> int:
         """Bytes that are written and not sent."""
-        return self._outbox.size
+        return self.outbox.size
 
     @property
     def undelivered(self) -> int:
         """Bytes that are written, and that the peer's side has not got."""
-        return self._outbox.size + self._transport.undelivered()
+        return self.outbox.size + self._transport.undelivered()
 
     @property
     def sent(self) -> int:
         """The number of the last frame that was sent as a whole."""
-        return self._outbox.sent
+        return self.outbox.sent
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left to be sent, records of TLS included."""
-        return not self._outbox and not self._transport.wants_write
+        return not self.outbox and not self._transport.wants_write
 
     def take_back(self, number: int) -> bool:
         """Remove a frame of which nothing was sent yet; False if that is too late."""
         if self._sending:
             # By a signal handler: it may be leaving right now.
             return False
-        taken = self._outbox.take_back(number)
+        taken = self.outbox.take_back(number)
         self.writers.look_for_room()
         return taken
 
@@ -298,7 +292,7 @@ class Output:
             self._stall.close()
         if self._acknowledge is not None:
             self._acknowledge.close()
-        self._outbox.clear()
+        self.outbox.clear()
         self.writers.look_for_room()
 
     def _send(self, data: Buffer | list[Buffer]) -> int:
@@ -331,7 +325,7 @@ class Output:
         """Hub callback: send what was written behind the turn's first write."""
         if self._stall is not None:
             self._stall.move()
-        if self._outbox:
+        if self.outbox:
             self._stream.catch_up(LATE_FOR_BUSY)
         self.flush()
 
@@ -339,8 +333,8 @@ class Output:
         """Send what is left, as far as the socket takes it, and let those go on who wait for that."""
         if self._stream.state >= BROKEN or not self._transport.ready:
             return
-        self._flush_scheduled = False
-        if self._outbox:
+        self.flush_scheduled = False
+        if self.outbox:
             self._send_outbox()
             self.writers.look_for_room()
         elif self._transport.wants_write:
@@ -357,7 +351,7 @@ class Output:
 
     def _send_outbox(self) -> None:
         """Send as much of the outbox as the socket takes."""
-        outbox = self._outbox
+        outbox = self.outbox
         if self._sending:
             # By a signal handler in the middle of this: what it wrote is sent by the other.
             return
@@ -392,7 +386,7 @@ class Output:
         self._writer.start(self._on_writable)
         self._owner.note_unsent()
         # While it waits, this keeps writers from trying themselves.
-        self._flush_scheduled = True
+        self.flush_scheduled = True
         if self._stream.state is CLOSING:
             self.watch_stall()
 

@@ -1,5 +1,5 @@
 from ratchet.bus._core.incoming cimport IncomingRequest, Route
-from ratchet.bus._socket cimport heads
+from ratchet.bus._socket cimport heads, table
 from ratchet.bus._socket.admission cimport Admission
 from ratchet.bus._socket.budget cimport Budget, Share
 from ratchet.bus._socket.gate cimport Gate

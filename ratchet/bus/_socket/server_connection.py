@@ -24,7 +24,7 @@ from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
 from ratchet.bus._core.side import DRAINING
-from ratchet.bus._socket import heads
+from ratchet.bus._socket import heads, table
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.budget import OVERHEAD, Share, size_of
 from ratchet.bus._socket.gate import Gate
@@ -131,12 +131,7 @@ class ServerConnection(Route):
             stream.output.write_short(heads.RESPONSE, 0, request.id, 0, body)
         else:
             stream.output.write(frame)
-        # By another way, if a signal handler has closed the connection meanwhile.
-        if len(open_requests) == 1 and open_requests.get(request.id) is not None:
-            # It gives back its table, which an idle connection would keep: 160 bytes.
-            open_requests.clear()
-        else:
-            open_requests.pop(request.id, None)
+        table.drop(open_requests, request.id)
         return True
 
     def park(self, request: IncomingRequest) -> None:
