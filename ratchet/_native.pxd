@@ -1,10 +1,11 @@
-from cpython.contextvars cimport get_value
+from cpython.contextvars cimport PyContext_Copy, get_value
 from cpython.object cimport Py_TPFLAGS_HEAPTYPE, PyObject
 from cpython.ref cimport Py_INCREF
 
 from ratchet._sleep cimport Wait, hub_here, run_line, wait_of
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object thing)
     ctypedef struct PyTypeObject:
         const char* tp_name
         object (*tp_new)(PyTypeObject*, PyObject*, PyObject*)
@@ -36,6 +37,14 @@ cdef inline object new(type kind):
 # As a method it is looked up by name, which takes five times as long.
 cdef inline object value_of(object variable):
     return get_value(variable)
+
+# As above.
+cdef inline object copy_of(object context):
+    return PyContext_Copy(context)
+
+# Only a field is read.
+cdef inline Py_ssize_t references(object thing):
+    return Py_REFCNT(thing)
 
 # A class in C has it in its name, which has to last as long.
 cdef inline object set_module(object thing, str module):

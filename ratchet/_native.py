@@ -11,7 +11,8 @@ Nothing here has a state; in the compiled build, `_sleep` keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
+from sys import getrefcount
 from types import FrameType
 from typing import Any
 
@@ -49,6 +50,12 @@ new: Callable[[type[Any]], Any] = object.__new__
 
 value_of: Callable[[ContextVar[Any]], Any] = ContextVar.get
 """The value of a context variable, which has one or a default."""
+
+copy_of: Callable[[Context], Context] = Context.copy
+"""A copy of a context."""
+
+references: Callable[[object], int] = getrefcount
+"""How many references there are to an object; only to compare with another count of this function."""
 
 
 def set_module(thing: object, module: str) -> None:

@@ -1,3 +1,4 @@
+from ratchet cimport _native
 from ratchet.bus._core.handle cimport handle, receive
 from ratchet.bus._core.intake cimport Intake
 

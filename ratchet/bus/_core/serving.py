@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from sys import getrefcount
 from typing import Any
 
 import gevent
@@ -20,6 +19,7 @@ from gevent.event import Event
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
+from ratchet import _native
 from ratchet._log import bus_logger, log_error
 from ratchet._wait import Wait, new_wait, suspend
 from ratchet.bus._core.handle import ServerTransaction, handle, receive
@@ -101,11 +101,13 @@ class Team:
         intake.watch(worker)
         # Whatever started this thread lets go of it.
         _sleep_for_a_turn()
-        references = getrefcount(worker)
+        references = _native.references(worker)
+        attributes, answer_aside = worker.__dict__, self._answer_aside
         # In a forked child, the parent's are not in the register any more.
         while worker in intake.workers:
-            worker.gr_context = self._context.copy()
-            worker.__dict__.pop("_space", None)
+            worker.gr_context = _native.copy_of(self._context)
+            if "_space" in attributes:
+                del attributes["_space"]
             try:
                 # One at a time, also of those whose codec fails: what that leaves behind
                 # is not for the next one to see.
@@ -113,7 +115,7 @@ class Team:
                     receive(inbox, inbox.first(None, self._idle)),
                     self._handler,
                     self._with_transaction,
-                    self._answer_aside,
+                    answer_aside,
                 )
             except BusClosed:
                 return
@@ -121,14 +123,14 @@ class Team:
                 log_error(
                     bus_logger, logging.WARNING, "the handler of a request raised %r", error, error=error
                 )
-            if getrefcount(worker) > references:
+            if _native.references(worker) > references:
                 try:
                     # It may be no more than what woke the thread.
                     _sleep_for_a_turn()
                 except gevent.Timeout:
                     # It is one that was left behind, and it has just rung.
                     return
-                if getrefcount(worker) > references:
+                if _native.references(worker) > references:
                     # Most likely by a time-out or an alarm, which is not to strike another request.
                     return
 
