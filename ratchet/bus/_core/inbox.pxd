@@ -19,6 +19,7 @@ cdef class Inbox(Dispatcher):
     cdef LinkedLine _items
     cdef WaitQueue _receivers
     cdef WaitQueue _senders
+    cdef object _wake_callback
     cdef bint _wake_scheduled
     cdef public bint closed
     cdef public bint overfull

@@ -62,6 +62,8 @@ class Inbox(Dispatcher):
         self._receivers = WaitQueue()
         self._senders = WaitQueue()
         self._wake_scheduled = False
+        # Made once: with one client at a time, each exchange takes it.
+        self._wake_callback = self._wake
         self.closed = False
         self.overfull = False
         self.on_low: Callable[[], None] = _do_nothing
@@ -221,14 +223,14 @@ class Inbox(Dispatcher):
         return None if wait.greenlet is None else wait
 
     def _schedule_wake(self) -> None:
-        self._run_callback(self._wake)
+        self._run_callback(self._wake_callback)
         self._run_queue.inbox = self
         self._wake_scheduled = True
 
     def _wake_next_turn(self) -> None:
         """Have those who wait woken once the hub has looked for what else there is to do."""
         self._run_queue.inbox = None
-        self._run_queue.call_next_turn(self._wake)
+        self._run_queue.call_next_turn(self._wake_callback)
         self._wake_scheduled = True
 
     def _wake_at_end(self) -> None:
