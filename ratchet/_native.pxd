@@ -2,7 +2,7 @@ from cpython.contextvars cimport PyContext_Copy, get_value
 from cpython.object cimport Py_TPFLAGS_HEAPTYPE, PyObject
 from cpython.ref cimport Py_INCREF
 
-from ratchet._sleep cimport Wait, hub_here, run_line, wait_of
+from ratchet._sleep cimport Wait, current_thread, hub_here, run_line, wait_of
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object thing)

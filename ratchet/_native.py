@@ -17,10 +17,13 @@ from types import FrameType
 from typing import Any
 
 from gevent.hub import Hub, Waiter, get_hub
-from greenlet import greenlet
+from greenlet import getcurrent, greenlet
 
 hub_here: Callable[[], Hub] = get_hub
 """The hub of this OS thread, only to be compared with one; for where that is asked in each exchange."""
+
+current_thread: Callable[[], greenlet] = getcurrent
+"""The running greenlet."""
 
 new_wait: Callable[[], Waiter[Any]] = Waiter
 """An object for a thread to sleep on: gevent's, or `_sleep.Wait`."""

@@ -40,6 +40,7 @@ cdef object _hub_here
 cdef unsigned long long _os_thread_of_hub
 @cython.locals(thread="unsigned long long")
 cpdef object hub_here()
+cpdef greenlet current_thread()
 @cython.locals(line=Line, wait=Wait)
 cpdef object run_line(list waits)
 cdef Dispatcher _asked

@@ -47,6 +47,11 @@ def current_hub() -> Hub:
     return get_hub()
 
 
+def current_thread() -> greenlet:
+    """The running greenlet, as `getcurrent`, which takes twice as long to call."""
+    return _greenlets.current()
+
+
 def expect_other_hubs() -> None:
     """Note that a hub is about to take another one's place."""
     global hubs_stay

@@ -265,7 +265,7 @@ def handle(
         return
     transaction, request = received
     incoming = transaction._incoming
-    incoming.begin_handling(getcurrent())
+    incoming.begin_handling(_native.current_thread())
     try:
         response = handler(request, transaction) if with_transaction else handler(request)
         if incoming.state in UNANSWERED:

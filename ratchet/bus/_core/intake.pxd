@@ -8,6 +8,7 @@ cdef class Intake:
     cdef object __weakref__
     cdef public bint cut_off
     cdef public Inbox inbox
+    cdef public object last_taker
     cdef public object life
     cdef public Load load
     cdef public IncomingRequests requests

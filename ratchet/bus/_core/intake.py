@@ -53,10 +53,21 @@ class Intake:
         life: how far the server has got; while it drains, only what was cast is let in.
         cut_off: whether work was left when the bus was closed.
         takers: the threads that may have taken one.
+        last_taker: the one of them that came last, and most likely comes again; None if not known.
         workers: those of `serve` that are to go on, each with its team.
     """
 
-    __slots__ = ("__weakref__", "cut_off", "inbox", "life", "load", "requests", "takers", "workers")
+    __slots__ = (
+        "__weakref__",
+        "cut_off",
+        "inbox",
+        "last_taker",
+        "life",
+        "load",
+        "requests",
+        "takers",
+        "workers",
+    )
 
     def __init__(
         self,
@@ -73,6 +84,7 @@ class Intake:
         self.life = OPEN
         self.cut_off = False
         self.takers: dict[AnyGreenlet, None] = {}
+        self.last_taker: AnyGreenlet | None = None
         self.workers: dict[greenlet, WorkerTeam] = {}
 
     def take(self, timeout: float | None) -> Received[Any, Any]:
@@ -144,6 +156,7 @@ class Intake:
         # The scheduler tells of its own threads.
         if death is not None and not isinstance(taker, Thread):
             abandon_held(death)
+        self.last_taker = None
         self.takers.pop(taker, None)
 
     def let_go(self) -> None:
@@ -151,4 +164,5 @@ class Intake:
         self.load.close()
         for taker in self.takers:
             taker.unlink(self._on_taker_end)
+        self.last_taker = None
         self.takers.clear()

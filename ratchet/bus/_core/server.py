@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
 
+from ratchet import _native
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
@@ -357,7 +358,9 @@ _RECV_REQUEST: Final = ServerSide.recv_request
 def _receive(side: ServerSide[Any, Any], timeout: float | None) -> Received[Any, Any]:
     if timeout is not None:
         check_timeout(timeout)
-    intake, current = side._intake, getcurrent()
-    if current not in intake.takers:
-        side._begin_taking(current)
+    intake, current = side._intake, _native.current_thread()
+    if current is not intake.last_taker:
+        if current not in intake.takers:
+            side._begin_taking(current)
+        intake.last_taker = current if current in intake.takers else None
     return intake.take(timeout)
