@@ -223,7 +223,6 @@ class IncomingRequest(Queued):
             self.state = HANDED_OVER
             requests.counters.answered += 1
             self._release()
-            return wanted
         except BaseException as error:
             try:
                 if self.state is ANSWERING:
@@ -235,6 +234,7 @@ class IncomingRequest(Queued):
             finally:
                 settle_soon(requests.hub)
             raise
+        return wanted
 
     def _refuse_unwanted(self) -> bool:
         """Refuse an answer whose client gave up while it was made, or on the way to it."""
