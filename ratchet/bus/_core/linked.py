@@ -78,8 +78,11 @@ class LinkedLine:
             return
         if line is not None:
             line.pop(item, None)
-        self._link(self.last, item)
-        self._link(item, None)
+        if self.last is None:
+            self.first = item
+        else:
+            self._link(self.last, item)
+        self.last = item
         if self._of_flow:
             item._flow_line = self
         else:
