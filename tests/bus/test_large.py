@@ -217,6 +217,18 @@ def test_memory_is_used_again_once_nobody_has_it() -> None:
 
 
 @compiled_only
+def test_two_take_turns_while_somebody_has_the_last_part() -> None:
+    last = received(200_000, bytes(200_000)).end()
+    addresses = set()
+    for _ in range(6):
+        part = received(200_000, bytes(200_000)).end()
+        addresses.add(id(part))
+        last = part
+    assert len(addresses) == 2
+    assert id(last) in addresses
+
+
+@compiled_only
 def test_memory_is_not_used_again_while_somebody_has_it() -> None:
     parts = [received(200_000, bytes([fill]) * 200_000).end() for fill in range(5)]
     assert [set(part) for part in parts] == [{fill} for fill in range(5)]

@@ -236,10 +236,9 @@ class Input(Sink):
                 if self.requests_paused or (budget is not None and budget.taken >= budget.soft_limit):
                     size = self._owner.read_size
                 decoder = self._decoder
-                if self._expects_large or decoder.partial:
-                    size, self._expects_large = next_size(
-                        decoder.missing, decoder.partial, self._expects_large, size
-                    )
+                expects_large = self._expects_large
+                if expects_large or decoder.partial:
+                    size, expects_large = next_size(decoder.missing, decoder.partial, expects_large, size)
                 if self._direct is None or size > descriptor.MOST:
                     data = self._transport.receive(size)
                 else:
@@ -257,6 +256,8 @@ class Input(Sink):
             if not data:
                 self._end_input()
                 return
+            # Not before: a read in which nothing has come changes nothing.
+            self._expects_large = expects_large
             self._received += 1
             if self._stream.state is CLOSING:
                 self._output.peer_moved()

@@ -18,7 +18,7 @@ cdef extern from *:
        loop still has the last part when the next one comes. */
     enum { RATCHET_KEPT = 2, RATCHET_MOST_KEPT = 4 * 1024 * 1024, RATCHET_HUGE_PAGE = 2 * 1024 * 1024 };
     static struct { PyObject *part; Py_ssize_t room; } ratchet_kept[RATCHET_KEPT];
-    static int ratchet_next_kept;
+    static int ratchet_latest_kept;
 
     static void ratchet_set_size(PyObject *part, Py_ssize_t size) {
         Py_SET_SIZE(part, size);
@@ -53,11 +53,14 @@ cdef extern from *:
     }
 
     static void ratchet_keep(PyObject *part, Py_ssize_t room) {
-        PyObject *before = ratchet_kept[ratchet_next_kept].part;
+        /* In place of the older one, unless its memory was taken. */
+        int other = (ratchet_latest_kept + 1) % RATCHET_KEPT;
+        int place = ratchet_kept[ratchet_latest_kept].part == NULL ? ratchet_latest_kept : other;
+        PyObject *before = ratchet_kept[place].part;
         Py_INCREF(part);
-        ratchet_kept[ratchet_next_kept].part = part;
-        ratchet_kept[ratchet_next_kept].room = room;
-        ratchet_next_kept = (ratchet_next_kept + 1) % RATCHET_KEPT;
+        ratchet_kept[place].part = part;
+        ratchet_kept[place].room = room;
+        ratchet_latest_kept = place;
         Py_XDECREF(before);
     }
     """
