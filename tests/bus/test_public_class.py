@@ -67,6 +67,32 @@ def test_calls_and_iteration_go_by_what_a_subclass_overrides() -> None:
     answering.join()
 
 
+def test_calls_and_iteration_go_by_what_is_put_in_place_of_a_method() -> None:
+    with LocalBus[str, str]() as bus:
+        send_request, recv_request, noted = bus.send_request, bus.recv_request, []
+
+        def send(*args: Any) -> Any:
+            noted.append("sent")
+            return send_request(*args)
+
+        def receive(*args: Any) -> Any:
+            received = recv_request(*args)
+            noted.append("received")
+            return received
+
+        setattr(bus, "send_request", send)  # noqa: B010  # mypy refuses the assignment
+        setattr(bus, "recv_request", receive)  # noqa: B010
+
+        def answer() -> None:
+            for transaction, request in bus:
+                transaction.send_response(request.upper())
+
+        answering = gevent.spawn(answer)
+        assert bus.call("tea") == "TEA"
+        assert noted == ["sent", "received"]
+    answering.join()
+
+
 def test_a_call_goes_by_whatever_transaction_a_subclass_returns() -> None:
     class Ready:
         def recv_response(self) -> str:

@@ -19,5 +19,5 @@ cpdef object _send(BusFields side, object request, object timeout, object metada
 @cython.locals(sender=RequestSender, outcomes=list, begun=Py_ssize_t, size=Py_ssize_t)
 cpdef object _send_all(BusFields side, ManyRequests many)
 
-@cython.locals(sender=RequestSender, sent=ClientTransaction)
-cpdef object _call(BusFields side, object request, object timeout, object metadata)
+@cython.locals(sent=ClientTransaction)
+cpdef object _call(object side, object request, object timeout, object metadata)

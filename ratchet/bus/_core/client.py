@@ -1,4 +1,4 @@
-"""The client's side of every kind of bus: its transactions, and what needs only `send_request`.
+"""The client's side of every kind of bus: its transactions, and what needs only a `RequestSender`.
 
 What becomes of a request is decided in `outgoing`.  Nothing here knows how one travels.
 """
@@ -374,9 +374,6 @@ class ClientSide(BusSide, Generic[Request, Response]):
         """
 
 
-_SEND_REQUEST: Final = ClientSide.send_request
-
-
 def _send(
     side: ClientSide[Any, Any], request: Any, timeout: float | None, metadata: Mapping[str, str] | None
 ) -> ClientTransaction[Any, Any]:
@@ -402,12 +399,12 @@ def _call(
 ) -> Any:
     transaction: Any = None
     try:
-        if type(side).send_request is _SEND_REQUEST:
-            # As that does, but nothing has to be looked for by its name.
-            sender = side._sender
-            transaction = sent = sender.send(side, request, timeout, metadata)
-            return sent.recv_response()
+        # By its name: a user's class has its own, or a user has put another one in its place.
         transaction = side.send_request(request, timeout, metadata)
+        if isinstance(transaction, ClientTransaction):
+            # Of a name of its own, by whose type the compiled build calls it directly.
+            sent = transaction
+            return sent.recv_response()
         return transaction.recv_response()
     except BaseException:
         if transaction is not None:

@@ -135,7 +135,8 @@ class ServerSide(BusSide, Generic[Request, Response]):
 
     def __iter__(self) -> Iterator[tuple[ServerTransaction[Request, Response], Request]]:
         """Receive requests, as `recv_request` does, until the bus is closed or drained."""
-        overridden = type(self).recv_request is not _RECV_REQUEST
+        # By a user's class, or on this very object.
+        overridden = getattr(self.recv_request, "__func__", None) is not _RECV_REQUEST
         while True:
             try:
                 # Not by way of a name: a reference kept here would put off the
