@@ -72,7 +72,6 @@ class ClientProgram:
                 record.transactions.append((ask, transaction))
                 return transaction
 
-        # `call` asks a subclass, and not what is set on the object.
         client.__class__ = Counted
 
     def release(self) -> None:
