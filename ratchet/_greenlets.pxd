@@ -14,6 +14,8 @@ cdef extern from "greenlet.h":
     object PyGreenlet_Switch(PyGreenlet* target, PyObject* args, PyObject* kwargs)
     # A new reference; NULL, and no error, if there is none.
     void* PyGreenlet_GetParent(greenlet child)
+    bint PyGreenlet_STARTED(greenlet thread)
+    bint PyGreenlet_ACTIVE(greenlet thread)
     # Fills in the pointers to these, in each C file by itself.
     void PyGreenlet_Import()
 
@@ -28,6 +30,9 @@ cdef inline object load():
 
 cdef inline greenlet current():
     return PyGreenlet_GetCurrent()
+
+cdef inline bint is_dead(greenlet thread):
+    return not PyGreenlet_ACTIVE(thread) and PyGreenlet_STARTED(thread)
 
 cdef inline unsigned long long os_thread():
     return PyThreadState_GetID(PyThreadState_Get())

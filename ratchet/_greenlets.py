@@ -24,6 +24,11 @@ def parent() -> greenlet | None:
     return getcurrent().parent
 
 
+def is_dead(thread: greenlet) -> bool:
+    """Whether a greenlet has ended."""
+    return thread.dead
+
+
 def load() -> None:
     """Load greenlet's functions; a module that calls the others calls this first."""
 

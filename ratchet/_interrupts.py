@@ -22,9 +22,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from gevent.exceptions import HubDestroyed
 from gevent.hub import Hub
 from greenlet import greenlet
 
+from ratchet import _sleep
 from ratchet._alive import living_on
 from ratchet._log import log_soon, logger
 
@@ -45,6 +47,8 @@ def _settling(hub: Hub, inner: HandleError) -> HandleError:
     def handle_error(
         context: object, kind: type[BaseException], value: Any, tb: TracebackType | None
     ) -> None:
+        if issubclass(kind, HubDestroyed):
+            _sleep.forget_hub()
         if not isinstance(context, greenlet):
             # First, because the inner handler may not return before the next turn.
             settle_soon(hub)

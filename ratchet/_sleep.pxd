@@ -6,9 +6,6 @@ from ratchet._greenlets cimport greenlet
 cdef class Dispatcher:
     cdef Wait next_wait(self)
 
-# One lives no longer than its thread sleeps: with the tuple in `_greenlets.switch`, a local
-# exchange takes 1 % less by keeping some to be used again.
-@cython.freelist(64)
 cdef class Wait:
     cdef readonly greenlet hub
     cdef readonly greenlet greenlet
@@ -36,7 +33,7 @@ cdef Line _running
 cdef Wait _sleeping
 cdef bint hubs_stay
 cpdef object current_hub()
-cdef object _hub_here
+cdef greenlet _hub_here
 cdef unsigned long long _os_thread_of_hub
 @cython.locals(thread="unsigned long long")
 cpdef object hub_here()

@@ -59,21 +59,24 @@ def expect_other_hubs() -> None:
 
 
 def hub_here() -> Hub:
-    """The hub of this OS thread, only to be compared with one; it takes a tenth of `current_hub`.
-
-    It may be one that was destroyed, where another one has taken its place unseen.
-    """
+    """The hub of this OS thread, as `current_hub`; it takes a fifth of that where it is asked often."""
     global _hub_here, _os_thread_of_hub
     if not hubs_stay:
         return current_hub()
     thread = _greenlets.os_thread()
-    if _hub_here is not None and thread == _os_thread_of_hub:
+    if _hub_here is not None and thread == _os_thread_of_hub and not _greenlets.is_dead(_hub_here):
         return _hub_here
     # Kept until the new one goes with its thread: when it is freed, another OS thread may run.
     before = _hub_here  # noqa: F841
     hub = current_hub()
     _hub_here, _os_thread_of_hub = hub, thread
     return hub
+
+
+def forget_hub() -> None:
+    """Note that a hub is being destroyed: `gevent` does not end each one's greenlet."""
+    global _hub_here
+    _hub_here = None
 
 
 _hub_here: Hub | None = None

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "_wait": {*ERRORS, "_clock", "_log", "_native"},
     "_alive": set(),
     "_run_queue": {*ERRORS, "_loop", "_clock", "_alive", "_native", "_sleep", "_wait"},
-    "_interrupts": {"_alive", "_log"},
+    "_interrupts": {"_alive", "_log", "_sleep"},
     "_fork": {"_alive", "_log", "_sleep"},
     "_death": {"_loop"},
     "_context": set(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 
 import ratchet
@@ -67,3 +68,25 @@ def test_a_call_on_a_bus_whose_hub_is_gone_says_so() -> None:
     with pytest.raises(wrong_thread(), match=r"gone|ended|destroyed") as raised:
         made[0].cast("question")
     assert "another OS thread" not in str(raised.value)
+
+
+@pytest.mark.parametrize("hub_has_run", [True, False])
+def test_a_call_on_a_bus_whose_hub_this_os_thread_has_destroyed(hub_has_run: bool) -> None:
+    def destroy_and_call() -> None:
+        server, client = ratchet_bus.new_local()
+        client.cast("begun")
+        if hub_has_run:
+            gevent.sleep(0)
+        gevent.get_hub().destroy(destroy_loop=True)
+        for call in (client.send_request, client.call, client.cast):
+            with pytest.raises(wrong_thread(), match="destroyed"):
+                call("question")
+        with pytest.raises(wrong_thread(), match="destroyed"):
+            server.recv_request()
+        server, client = ratchet_bus.new_local()
+        worker = gevent.spawn(server.serve, str.upper)
+        assert client.call("question", timeout=20) == "QUESTION"
+        server.close()
+        worker.join(20)
+
+    assert in_os_thread(destroy_and_call) is None
