@@ -3,6 +3,9 @@ cimport cython
 from ratchet cimport _native
 from ratchet._sleep cimport Dispatcher, Wait as CompiledWait
 
+cdef long _STRIDE
+cdef long _MOST_SWITCHES
+
 cdef class RunQueue(Dispatcher):
     cdef object __weakref__
     cdef public object _ends

@@ -116,7 +116,9 @@ class RunQueue(Dispatcher):
     def next_wait(self) -> Wait | None:
         """See `Dispatcher`; without the hub, for so many switches and one slice of time."""
         left = self._switches_left
-        if not left or (not left % _STRIDE and self.slice_is_over()):
+        if not left or (self._first_wait is None and self.inbox is None and not self.woken):
+            return None
+        if not left % _STRIDE and left < _MOST_SWITCHES and self.slice_is_over():
             return None
         self._switches_left = left - 1
         wait, self._first_wait = self._first_wait, None

@@ -110,7 +110,7 @@ class Wait:
 
     def begin(self) -> None:
         """As `__init__`, which takes the compiled build five times as long to call."""
-        self.hub = current_hub()
+        self.hub = hub_here()
         self.greenlet: greenlet | None = None
         self.call = ""
         self.subject: object = None
