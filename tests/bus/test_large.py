@@ -220,9 +220,11 @@ def test_memory_is_used_again_once_nobody_has_it() -> None:
 def test_two_take_turns_while_somebody_has_the_last_part() -> None:
     last = received(200_000, bytes(200_000)).end()
     addresses = set()
-    for _ in range(6):
+    for number in range(9):
         part = received(200_000, bytes(200_000)).end()
-        addresses.add(id(part))
+        # Whoever came before may have left memory that is large enough for the first ones.
+        if number > 2:
+            addresses.add(id(part))
         last = part
     assert len(addresses) == 2
     assert id(last) in addresses
