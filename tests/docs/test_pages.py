@@ -71,7 +71,7 @@ def check_table(documented: type) -> None:
     bases = [
         base
         for base in documented.__mro__
-        if base.__module__.startswith("ratchet") and base is not OutgoingRequest
+        if base.__module__.startswith("ratchet") and base not in OutgoingRequest.__mro__
     ]
     own = [name for base in bases for name in vars(base)]
     public = {name for name in own if not name.startswith("_")}
