@@ -35,7 +35,7 @@ class LargePart:
     def receive(self, socket: object) -> int:
         """Receive more of it, and return how many bytes: 0 at the end of the input, less if nothing has come.
 
-        Raises `OSError`.
+        Not for one that is whole, which would be moved.  Raises `OSError`.
         """
         room = len(self._memory)
         if self._count == room:
