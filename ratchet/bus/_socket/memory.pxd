@@ -5,6 +5,8 @@ from cpython.exc cimport PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.string cimport memcpy
 
+from ratchet.bus._socket.descriptor cimport ratchet_socket
+
 cdef extern from "<sys/socket.h>":
     ssize_t c_receive "recv"(int, void *, size_t, int) nogil
 
@@ -70,17 +72,6 @@ cdef extern from *:
     void ratchet_keep(bytes part, Py_ssize_t room)
     Py_ssize_t RATCHET_MOST_KEPT
 
-cdef extern from *:
-    """
-    /* As in `descriptor`. */
-    typedef struct {
-        PyObject_HEAD
-        int sock_fd;
-    } ratchet_receiver;
-    """
-    ctypedef struct ratchet_receiver:
-        int sock_fd
-
 cdef inline bytes take(Py_ssize_t length, Py_ssize_t at_once, bytes begun):
     cdef bytes memory = ratchet_take(length, at_once)
     memcpy(PyBytes_AS_STRING(memory), PyBytes_AS_STRING(begun), PyBytes_GET_SIZE(begun))
@@ -92,7 +83,7 @@ cdef inline bytes grown(bytes memory, Py_ssize_t room):
     return larger
 
 cdef inline Py_ssize_t receive(object socket, bytes memory, Py_ssize_t begin, Py_ssize_t most) except? -2:
-    cdef int descriptor = (<ratchet_receiver *>socket).sock_fd
+    cdef int descriptor = (<ratchet_socket *>socket).sock_fd
     cdef char *where = PyBytes_AS_STRING(memory) + begin
     cdef Py_ssize_t count
     # It may take a while, and nobody else has the memory.
