@@ -13,10 +13,10 @@ from ratchet.bus import Limits
 from ratchet.bus._core.faults import Reason
 from ratchet.bus._core.numbered import Numbered
 from ratchet.bus._socket import wire
+from ratchet.bus._socket.heads import PLAIN_ID
 from ratchet.bus._socket.protocol import (
     DRAINING,
     GREETING,
-    PLAIN_ID,
     READY,
     TRANSITIONS,
     ClientProtocol,

@@ -15,7 +15,7 @@ from ratchet.bus import Limits
 from ratchet.testing import Faults
 
 HUGE: Final = 80_000
-"""Bytes of a message that is sent in pieces; see `wire.WORTH_NO_COPY`."""
+"""Bytes of a message that is sent in pieces; see `heads.WORTH_NO_COPY`."""
 
 
 class Act(enum.Enum):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ratchet.bus._socket import heads
-from ratchet.bus._socket.wire import WORTH_NO_COPY, Frame
+from ratchet.bus._socket.wire import Frame
 
 # How much is sent in one call.  More does not help: this is about what a socket's
 # buffer takes.
@@ -194,7 +194,7 @@ class Outbox:
             count += 1
             for piece in frame if isinstance(frame, list) else (frame,):
                 size += len(piece)
-                if len(piece) < WORTH_NO_COPY:
+                if len(piece) < heads.WORTH_NO_COPY:
                     short.append(piece)
                     continue
                 if short:

@@ -27,9 +27,6 @@ from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.wire import Frame, Hello, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
-PLAIN_ID: Final = heads.PLAIN_ID
-
-
 MakeRequest = Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Any]
 """Makes a request of its parts, whether it is one-way, the milliseconds that are left (0 for no
 deadline), its id and its metadata."""
@@ -116,7 +113,7 @@ class ServerProtocol:
                 raise used_twice(id)
             return request
         if kind == wire.PLAIN:
-            request = make_request(parts, False, 0, PLAIN_ID, None)
+            request = make_request(parts, False, 0, heads.PLAIN_ID, None)
             if self.plain is _NONE:
                 self.plain = {}
             self.plain[request] = None

@@ -76,7 +76,6 @@ _PLAIN_HEAD: Final = struct.Struct(">H")
 _HEAD: Final = struct.Struct(">HBBII")
 _LENGTH: Final = struct.Struct(">I")
 _PLAIN_HEAD_AND_LENGTH: Final = struct.Struct(">HI")
-WORTH_NO_COPY: Final = heads.WORTH_NO_COPY
 
 # Between two messages.  Nothing is ever put in.
 _NO_PARTS: Final[list[bytes]] = []
@@ -94,7 +93,7 @@ def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> F
             return heads.join(kind, flags, id, arg, body)
         return [_HEAD.pack(heads.ONE_PART, kind, flags, id, arg) + _LENGTH.pack(length), body]
     if kind == PLAIN:
-        if len(parts) == 1 and len(parts[0]) < WORTH_NO_COPY:
+        if len(parts) == 1 and len(parts[0]) < heads.WORTH_NO_COPY:
             return _PLAIN_HEAD_AND_LENGTH.pack(1, len(parts[0])) + parts[0]
         head = _PLAIN_HEAD.pack(len(parts))
     else:
@@ -102,7 +101,7 @@ def frame(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> F
     pieces = [head]
     for part in parts:
         pieces += (_LENGTH.pack(len(part)), part)
-    return pieces if max(map(len, parts), default=0) >= WORTH_NO_COPY else b"".join(pieces)
+    return pieces if max(map(len, parts), default=0) >= heads.WORTH_NO_COPY else b"".join(pieces)
 
 
 def encode(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> bytes:
