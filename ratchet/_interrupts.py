@@ -10,8 +10,8 @@ was lost is woken.
 
 Two places ask for it: the hub's error handler, which sees what a hub callback
 raised (gevent has stopped its io watcher by then), and the public calls, when an
-exception leaves them half-way.  This module knows the hub, and of the rest no
-more than `_alive` does.
+exception leaves them half-way.  This module knows the hub, which `_sleep` is to
+forget when it is destroyed, and of the rest no more than `_alive` does.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@ from cpython.contextvars cimport PyContext_Copy, get_value
 from cpython.object cimport Py_TPFLAGS_HEAPTYPE, PyObject
 from cpython.ref cimport Py_INCREF
 
-from ratchet._sleep cimport Wait, current_thread, hub_here, run_line, wait_of
+# The last two are only passed on: whoever imports this module calls them directly.
+from ratchet._sleep cimport Wait, run_line, wait_of, current_thread, hub_here
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object thing)

@@ -7,8 +7,8 @@ that are slept on are in a doubly linked list, because a set would take longer.
 A thread that goes to sleep switches straight to the next one, if it is known: two switches by way
 of the hub, and a callback of its loop, cost more than all that a local bus does for a request.
 
-Only `_native` gives waits out, so nothing here runs in the pure build.  When threads are to run is
-for `_run_queue` to say.
+Only `_native` gives waits out, so in the pure build nothing sleeps on one, and a `Dispatcher` is
+never asked.  When threads are to run is for `_run_queue` to say.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ def expect_other_hubs() -> None:
     hubs_stay = False
 
 
+# The hub that `hub_here` returned last, and the number of its OS thread.
+_hub_here: Hub | None = None
+_os_thread_of_hub = 0
+
+
 def hub_here() -> Hub:
     """The hub of this OS thread, as `current_hub`; it takes a fifth of that where it is asked often."""
     global _hub_here, _os_thread_of_hub
@@ -66,7 +71,7 @@ def hub_here() -> Hub:
     thread = _greenlets.os_thread()
     if _hub_here is not None and thread == _os_thread_of_hub and not _greenlets.is_dead(_hub_here):
         return _hub_here
-    # Kept until the new one goes with its thread: when it is freed, another OS thread may run.
+    # Not freed before the new one and its thread are noted together: another OS thread may run then.
     before = _hub_here  # noqa: F841
     hub = current_hub()
     _hub_here, _os_thread_of_hub = hub, thread
@@ -77,10 +82,6 @@ def forget_hub() -> None:
     """Note that a hub is being destroyed: `gevent` does not end each one's greenlet."""
     global _hub_here
     _hub_here = None
-
-
-_hub_here: Hub | None = None
-_os_thread_of_hub = 0
 
 
 class Dispatcher:
@@ -217,6 +218,12 @@ def run_line(waits: list[Wait]) -> None:
             _running = None
 
 
+# The hub whose dispatcher was asked last, and that; to look for it each time would take as long as to
+# switch by way of the hub.
+_asked_hub: Hub | None = None
+_asked: Dispatcher | None = None
+
+
 def _next_of(hub: Hub) -> Wait | None:
     """What the thread that is to run next on a hub sleeps on, if it is for that hub alone to say."""
     if not hubs_stay:
@@ -226,12 +233,6 @@ def _next_of(hub: Hub) -> Wait | None:
     if hub is not _asked_hub or _asked is None:
         _asked_hub, _asked = hub, hub.__dict__.get("_run_queue")
     return None if _asked is None else _asked.next_wait()
-
-
-# The hub whose dispatcher was asked last, and that; to look for it each time would take as long as to
-# switch by way of the hub.
-_asked_hub: Hub | None = None
-_asked: Dispatcher | None = None
 
 
 def _ask(thread: object) -> None:

@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus._core.client import ClientSide
 from ratchet.bus._core.deadline import deadline_after
-from ratchet.bus._core.faults import (
-    SENT_BEFORE_FORK,
-    check_size,
-)
+from ratchet.bus._core.faults import SENT_BEFORE_FORK, check_size
 from ratchet.bus._core.limits import checked_limits
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done

@@ -377,6 +377,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
 def _send(
     side: ClientSide[Any, Any], request: Any, timeout: float | None, metadata: Mapping[str, str] | None
 ) -> ClientTransaction[Any, Any]:
+    """See `ClientSide.send_request`; a function, so that the compiled build reads a field of C."""
     sender = side._sender
     return sender.send(side, request, timeout, metadata)
 
@@ -397,6 +398,7 @@ def _send_all(side: ClientSide[Any, Any], many: ManyRequests) -> None:
 def _call(
     side: ClientSide[Any, Any], request: Any, timeout: float | None, metadata: Mapping[str, str] | None
 ) -> Any:
+    """See `ClientSide.call`."""
     transaction: Any = None
     try:
         # By its name: a user's class has its own, or a user has put another one in its place.

@@ -56,7 +56,7 @@ class Queued(Linked):
 
 
 # In place of those that a flow makes when it needs them: most connections are idle most of the
-# time, and an empty one of these takes 128 bytes.  Nothing is ever put in.
+# time, and an empty `OrderedDict` takes 128 bytes.  Nothing is ever put in.
 _NONE: Final = lines.new_flow_line()
 
 

@@ -40,7 +40,7 @@ _NO_ANSWER_OF_A_CALL: Final = (Interrupted, GreenletExit, KeyboardInterrupt)
 
 
 class HeldRequest:
-    """What a `ServerTransaction` has of C: its first base cannot have type parameters."""
+    """The field of a `ServerTransaction`: its first base is a class of C, without type parameters."""
 
     __slots__ = ("__weakref__", "_incoming")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class Numbered:
-    """What a connection knows by a number.
+    """A request, which its connection knows by a number.
 
     Attributes:
         id: the number.

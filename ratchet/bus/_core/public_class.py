@@ -31,5 +31,8 @@ else:
 
 
 def set_module(thing: object, module: str) -> None:
-    """Have a class or function say where a program finds it; its repr and its pickle say so."""
+    """Have a class or function say where a program finds it; its repr and its pickle say so.
+
+    Here, because `ratchet.bus` is not compiled, and would get `_native`'s function of the pure build.
+    """
     _native.set_module(thing, module)

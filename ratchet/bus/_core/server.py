@@ -357,6 +357,7 @@ _RECV_REQUEST: Final = ServerSide.recv_request
 
 
 def _receive(side: ServerSide[Any, Any], timeout: float | None) -> Received[Any, Any]:
+    """See `ServerSide.recv_request`; a function, so that the compiled build reads fields of C."""
     if timeout is not None:
         check_timeout(timeout)
     intake, current = side._intake, _native.current_thread()

@@ -20,10 +20,7 @@ from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.address import Address, address_of, format_address
 from ratchet.bus._core.client import ClientSide
-from ratchet.bus._core.deadline import (
-    deadline_after,
-    time_left,
-)
+from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats

@@ -340,6 +340,7 @@ class Input(Sink):
                 self._begin_large()
 
     def _begin_large(self) -> None:
+        """Receive the rest of a part past the decoder, which gives back what it has of it."""
         decoder = self._decoder
         if decoder.kind in LARGE:
             length = decoder.missing

@@ -88,7 +88,7 @@ class StreamOwner(Protocol):
 
     @property
     def read_size(self) -> int:
-        """How many bytes may be read at once; asked from its soft limit on, and while requests are paused."""
+        """How many bytes may be read at once; asked over the soft limit, and while requests are paused."""
 
     def message_begun(self, size: int) -> bool:
         """A message of at least so many bytes has begun to come.  False if the rest is not to be read.

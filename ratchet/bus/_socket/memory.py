@@ -9,20 +9,20 @@ from __future__ import annotations
 
 
 def take(length: int, at_once: int, begun: bytes) -> bytes:
-    """Memory for a part that has begun: for all of its length, or for so many bytes until these have come.
+    """Memory for a part of `length` bytes, at the beginning of which `begun` is.
 
-    There may be room for more than the part.
+    If it is new, there is room for `at_once` bytes at most, and otherwise perhaps for more than the part.
     """
     raise NotImplementedError
 
 
 def grown(memory: bytes, room: int) -> bytes:
-    """What is full moved to where there is room for so many bytes in all."""
+    """Move what is full to memory in which there is room for `room` bytes in all."""
     raise NotImplementedError
 
 
 def receive(socket: object, memory: bytes, begin: int, most: int) -> int:
-    """Read up to so many bytes to where `begin` says; returns how many, below 0 if nothing has come.
+    """Read up to `most` bytes into the memory, from `begin` on; returns how many, below 0 if none have come.
 
     Raises `OSError` if the connection is broken, or somebody has closed the socket.
     """
@@ -30,7 +30,7 @@ def receive(socket: object, memory: bytes, begin: int, most: int) -> int:
 
 
 def finish(memory: bytes, length: int) -> bytes:
-    """Make the part of its memory.
+    """Make the memory the part, which has `length` bytes.
 
     When nobody has the part any more, its memory may be taken again.
     """

@@ -372,7 +372,7 @@ class Output:
             self._sending = False
         except BaseException as error:
             self._sending = False
-            # As in `write`.
+            # As in `_send_at_once`.
             if self._stream.state < BROKEN:
                 self._stream.state = BROKEN
             outbox.sent = outbox.written

@@ -282,6 +282,7 @@ class ServerConnection(Route):
         message: Any = body if self.admission.takes_bodies else [body]
         request = self._new_request(message, one_way, arg, id, None)
         if self.protocol.enter(id, one_way, request):
+            # In two steps, so that the compiled build adds in C.
             size = OVERHEAD
             size += len(body)
             self._admit(request, size)

@@ -17,7 +17,7 @@ def new() -> dict[int, Any]:
 
 def drop(table: dict[int, Any], id: int) -> None:
     """Take a request out, if it is there; an empty table takes no memory."""
-    # By another way, if a signal handler has closed the connection meanwhile.
+    # It is not there if a signal handler has closed the connection meanwhile.
     if len(table) == 1 and id in table:
         # An idle connection would keep 160 bytes.
         table.clear()
