@@ -5,7 +5,7 @@ The calls that users make are in `_local`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from ratchet import _native
@@ -229,7 +229,7 @@ class LocalSender(RequestSender):
             metadata = copy_metadata(metadata)
         self._to_server.tell(owner, message, time_left(request_deadline(timeout)), metadata)
 
-    def encode_many(self, requests: Sequence[Any], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+    def encode_many(self, requests: list[Any], metadata: Mapping[str, str] | None) -> list[Any]:
         encode = self._encode
         return requests if encode is None else [encode(request) for request in requests]
 

@@ -396,11 +396,18 @@ def test_later_writes_of_the_same_turn_go_out_in_one_send(pair: Pair) -> None:
     assert pair.read_now() == b"firstsecondthirdfourth"
 
 
+def write_together(pair: Pair, *frames: bytes) -> int:
+    """Write several frames at once; returns the number of the last one."""
+    numbers = [pair.connection.output.write_later(frame) for frame in frames]
+    pair.connection.output.send_written()
+    return numbers[-1]
+
+
 def test_many_frames_go_out_at_once_and_in_one_send(pair: Pair) -> None:
-    assert pair.connection.output.write_many([b"first", b"second"], 11) == 2
+    assert write_together(pair, b"first", b"second") == 2
     assert pair.sends == [b"firstsecond"]
     assert pair.connection.output.sent == 2
-    assert pair.connection.output.write_many([b"third", b"fourth"], 11) == 4
+    assert write_together(pair, b"third", b"fourth") == 4
     pair.connection.output.write(b"fifth")
     assert pair.connection.output.unsent == len(b"thirdfourthfifth")
     polls()
@@ -410,7 +417,7 @@ def test_many_frames_go_out_at_once_and_in_one_send(pair: Pair) -> None:
 
 
 def test_many_frames_wait_while_the_socket_is_full_and_each_can_be_taken_back(full: Pair) -> None:
-    number = full.connection.output.write_many([b"first", b"second", b"third"], 16)
+    number = write_together(full, b"first", b"second", b"third")
     assert full.connection.output.take_back(number - 1)
     polls()
     full.socket.room = ALL_ROOM
@@ -419,7 +426,7 @@ def test_many_frames_wait_while_the_socket_is_full_and_each_can_be_taken_back(fu
 
 def test_many_frames_on_a_closed_connection_are_dropped(pair: Pair) -> None:
     pair.connection.abort()
-    assert pair.connection.output.write_many([b"first", b"second"], 11) == 2
+    assert write_together(pair, b"first", b"second") == 2
     assert pair.connection.output.unsent == 0
     assert pair.connection.output.sent == 0
 

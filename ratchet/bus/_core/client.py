@@ -6,7 +6,7 @@ What becomes of a request is decided in `outgoing`.  Nothing here knows how one 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from ratchet._interrupts import settle_soon
@@ -161,7 +161,7 @@ class RequestSender:
         """Send one to which no response is wanted; see `ClientSide.cast`."""
         raise NotImplementedError
 
-    def encode_many(self, requests: Sequence[Any], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+    def encode_many(self, requests: list[Any], metadata: Mapping[str, str] | None) -> list[Any]:
         """Encode all requests of a `call_many`, and refuse what is over the limits."""
         raise NotImplementedError
 

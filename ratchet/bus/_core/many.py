@@ -7,7 +7,7 @@ not known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gevent.hub import Hub
@@ -16,7 +16,7 @@ from ratchet import _clock
 from ratchet._interrupts import settle_soon
 from ratchet._log import safe_repr
 from ratchet.bus._core.deadline import seconds_until, time_left
-from ratchet.bus._core.outgoing import ENDED, LAST_WORD_TIMEOUT, OutgoingRequest
+from ratchet.bus._core.outgoing import ENDED, EXPIRED, LAST_WORD_TIMEOUT, WAITING, OutgoingRequest
 from ratchet.errors import BusError, BusTimeout, Outcome
 
 
@@ -37,8 +37,8 @@ class ManyRequests:
     def __init__(
         self,
         hub: Hub,
-        requests: Sequence[Any],
-        messages: Sequence[Any],
+        requests: list[Any],
+        messages: list[Any],
         metadata: Mapping[str, str] | None,
         deadline: float | None,
     ) -> None:
@@ -74,9 +74,12 @@ class ManyRequests:
         # The last one first: when it has ended, so have most others, and each one that has is
         # passed over.  Answers in random order wake the thread six times for 256 of them.
         for outcome in reversed(self.outcomes):
-            if isinstance(outcome, OutgoingRequest) and outcome.state not in ENDED:
+            if not isinstance(outcome, OutgoingRequest):
+                continue
+            transaction = outcome
+            if transaction.state is WAITING or transaction.state is EXPIRED:
                 try:
-                    outcome.wait(time_left(deadline))
+                    transaction.wait(time_left(deadline))
                 except BusTimeout:
                     return False
         return True

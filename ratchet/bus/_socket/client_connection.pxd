@@ -21,8 +21,8 @@ cdef class ClientConnection(ClientRoute):
     cdef public bint useful
 
     cpdef bint is_full(self) except -1
-    @cython.locals(id=cython.longlong, is_short=cython.bint, output=Output, plain=cython.bint, transaction=OutgoingRequest)
-    cpdef object send(self, object owner, object request, int flags, long arg, object parts)
+    @cython.locals(id=cython.longlong, output=Output, plain=cython.bint, transaction=OutgoingRequest)
+    cpdef object send(self, object owner, object request, int flags, long arg, object content)
     cpdef object message_received(self, object message)
     @cython.locals(transaction=OutgoingRequest)
     cpdef object short_received(self, int kind, int flags, long long id, long arg, bytes body)

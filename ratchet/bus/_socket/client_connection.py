@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from gevent.hub import get_hub
@@ -32,7 +31,7 @@ from ratchet.bus._socket.casts import Casts
 from ratchet.bus._socket.interfaces import CLOSED, ClientConnectionOwner
 from ratchet.bus._socket.loss import fail_closed, fail_lost
 from ratchet.bus._socket.plain import DEFERRED, PlainSender
-from ratchet.bus._socket.protocol import DRAINING, ClientProtocol
+from ratchet.bus._socket.protocol import DRAINING, ClientProtocol, Content
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
@@ -114,23 +113,23 @@ class ClientConnection(ClientRoute):
         return len(self.protocol.open)
 
     def send(
-        self, owner: object, request: Request, flags: int, arg: int, parts: Sequence[bytes]
+        self, owner: object, request: Request, flags: int, arg: int, content: Content
     ) -> ClientTransaction[Request, Any]:
-        """Send a request of its client, whose parts are checked; does not block."""
+        """Send a request of its client, whose content is checked; does not block."""
         protocol = self.protocol
         transaction: ClientTransaction[Request, Any] = _native.new(ClientTransaction)
         transaction.begin(owner, self, request, self.decode)
         transaction.id = id = protocol.new_id()
-        plain, is_short = protocol.plain, len(parts) == 1
-        frame = protocol.request(id, flags, arg, parts) if plain or not is_short else b""
+        plain = protocol.plain
+        frame = protocol.request(id, flags, arg, content) if plain or not isinstance(content, bytes) else b""
         try:
             if not flags & heads.ONE_WAY:
                 protocol.open.setdefault(id, transaction)
             if plain:
                 self.plain_sender.send(transaction, frame)
-            elif is_short:
+            elif isinstance(content, bytes):
                 output = self.stream.output
-                transaction.frame_number = output.write_short(heads.REQUEST, flags, id, arg, parts[0])
+                transaction.frame_number = output.write_short(heads.REQUEST, flags, id, arg, content)
             else:
                 transaction.frame_number = self.stream.output.write(frame)
         except BaseException as error:

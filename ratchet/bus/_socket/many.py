@@ -10,7 +10,8 @@ from typing import Any
 from ratchet import _native
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.many import ManyRequests
-from ratchet.bus._socket import wire
+from ratchet.bus._core.outgoing import OutgoingRequest
+from ratchet.bus._socket import heads, wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.interfaces import CLOSED
 from ratchet.bus._socket.outbox import size_of
@@ -24,43 +25,47 @@ def send_some(connection: ClientConnection, owner: object, many: ManyRequests, a
     large as the next one; a later one of that size is left for the next call.
     """
     protocol, stream = connection.protocol, connection.stream
+    output, begin = stream.output, len(many.outcomes)
     flags = 0 if many.metadata is None else wire.METADATA
-    begin, room = len(many.outcomes), protocol.max_in_flight - len(protocol.open)
-    size, high_water = 0, stream.output.writers.high_water - stream.output.unsent
-    frames: list[wire.Frame] = []
-    for index in range(begin, min(begin + room, len(many.requests))):
-        parts = many.messages[index]
+    end = min(begin + protocol.max_in_flight - len(protocol.open), len(many.requests))
+    size, high_water = 0, output.writers.high_water - output.unsent
+    for index in range(begin, end):
+        content = many.messages[index]
         if protocol.narrow:
             try:
-                protocol.check_size(parts)
+                protocol.check_size(content)
             except MessageTooLarge:
-                if frames:
+                if index > begin:
                     break
                 raise
         transaction: ClientTransaction[Any, Any] = _native.new(ClientTransaction)
         transaction.begin(owner, connection, many.requests[index], connection.decode)
         transaction.id = id = protocol.new_id()
-        frame = protocol.request(id, flags, arg, parts)
         many.add(transaction)
         protocol.open.setdefault(id, transaction)
-        frames.append(frame)
-        size += size_of(frame)
+        if isinstance(content, bytes) and not protocol.plain:
+            # Almost every request is one of these.
+            transaction.frame_number = output.write_short_later(heads.REQUEST, flags, id, arg, content)
+            size += heads.SIZE + len(content)
+        else:
+            frame = protocol.request(id, flags, arg, content)
+            size += size_of(frame)
+            if protocol.plain:
+                _send_plain(connection, transaction, frame)
+            else:
+                transaction.frame_number = output.write_later(frame)
         if size >= high_water:
             break
-    sent: list[Any] = many.outcomes[begin:]
-    if protocol.plain:
-        try:
-            for transaction, frame in zip(sent, frames, strict=True):
-                connection.plain_sender.send(transaction, frame)
-        except BaseException as error:
-            # Answers are told by their order, which nobody knows any more.
-            stream.lose_place(error)
-            raise
-    else:
-        number = stream.output.write_many(frames, size) - len(frames)
-        for transaction in sent:
-            number += 1
-            transaction.frame_number = number
+    output.send_written()
     if stream.state is CLOSED:
         # By a signal handler in the middle of this, which did not see all of them yet.
         connection.run_callback(connection.fail_open, stream.error)
+
+
+def _send_plain(connection: ClientConnection, transaction: OutgoingRequest, frame: wire.Frame) -> None:
+    try:
+        connection.plain_sender.send(transaction, frame)
+    except BaseException as error:
+        # Answers are told by their order, which nobody knows any more.
+        connection.stream.lose_place(error)
+        raise

@@ -131,16 +131,6 @@ class Outbox:
         self.size += size
         self._frames.append((number, frame))
 
-    def add_many(self, first: int, frames: list[Frame], size: int) -> None:
-        """Keep frames that are so many bytes in all, numbered from `first` on."""
-        if self._batch_size:
-            self._split_batch()
-        if self._frames is None:
-            self._frames = []
-        self.size += size
-        # In one call, so that nothing else comes between them.
-        self._frames.extend(zip(range(first, first + len(frames)), frames, strict=True))
-
     def add_begun(self, number: int, rest: memoryview) -> None:
         """Keep the rest of a frame whose beginning has left, before all others."""
         if self._batch_size:

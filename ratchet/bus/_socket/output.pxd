@@ -33,7 +33,13 @@ cdef class Output:
     @cython.locals(outbox=Outbox)
     cpdef object _send_at_once(self, Py_ssize_t number, bytes frame)
     cpdef object _schedule_flush(self)
-    cpdef object write_later(self, object frame)
+    cpdef object send_written(self)
+    @cython.locals(number=cython.Py_ssize_t, outbox=Outbox)
+    cpdef Py_ssize_t write_later(self, object frame) except -1
+    @cython.locals(number=cython.Py_ssize_t, outbox=Outbox)
+    cpdef Py_ssize_t write_short_later(
+        self, int kind, int flags, long long id, long long arg, object body
+    ) except -1
     @cython.locals(count=cython.Py_ssize_t, transport=Transport)
     cpdef Py_ssize_t _send(self, object data) except -1
     cpdef object flush(self)

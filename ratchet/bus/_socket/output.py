@@ -181,30 +181,16 @@ class Output:
         if outbox.size >= self.writers.high_water:
             self.writers.pause()
 
-    def write_many(self, frames: list[Frame], size: int) -> int:
-        """Send frames that are so many bytes in all; returns the number of the last one.
-
-        They leave in as few calls of the system as can be.  Otherwise it is as `write`.
-        """
-        outbox = self.outbox
-        if self.logs_frames:
-            for frame in frames:
-                self._log_frame(frame)
-        first = outbox.written + 1
-        outbox.written = number = outbox.written + len(frames)
+    def send_written(self) -> None:
+        """Send what `write_later` has kept without waiting for the flush, once in a turn."""
         if self._stream.state >= BROKEN:
-            return number
-        if not self.flush_scheduled:
-            # First, so that what is kept is sure to be sent.
-            self._schedule_flush()
-        outbox.add_many(first, frames, size)
+            return
         turn = self._loop.iteration
         if self._turn != turn and not self._waits_until_writable:
             self._turn = turn
             self._send_outbox()
-        if outbox.size >= self.writers.high_water:
+        if self.outbox.size >= self.writers.high_water:
             self.writers.pause()
-        return number
 
     @property
     def _waits_until_writable(self) -> bool:
@@ -218,15 +204,38 @@ class Output:
         head = (frame[0] if isinstance(frame, list) else frame)[:16].hex()
         log_soon(bus_logger, logging.DEBUG, "to %s: %d bytes, %s", self._stream.peer, size_of(frame), head)
 
-    def write_later(self, frame: bytes) -> None:
-        """Send a frame together with what else is written in this turn."""
+    def write_later(self, frame: Frame) -> int:
+        """Send a frame together with what else is written in this turn; returns its number.
+
+        Whoever writes so many that it may be too much calls `send_written` behind them.
+        """
         outbox = self.outbox
-        outbox.written = number = outbox.written + 1
         if self.logs_frames:
             self._log_frame(frame)
+        outbox.written = number = outbox.written + 1
+        if self._stream.state >= BROKEN:
+            return number
         if not self.flush_scheduled:
+            # First, so that what is kept is sure to be sent.
             self._schedule_flush()
         outbox.add(number, frame)
+        return number
+
+    def write_short_later(self, kind: int, flags: int, id: int, arg: int, body: bytes) -> int:
+        """Send a message of one part; as `write_later` does with its frame."""
+        if len(body) >= heads.WORTH_NO_COPY:
+            return self.write_later(wire.frame(kind, flags, id, arg, [body]))
+        # As in `write_short`.
+        if self._direct is None or self._sending or self.logs_frames or self._stream.state is not OPEN:
+            return self.write_later(heads.join(kind, flags, id, arg, body))
+        if not self.flush_scheduled:
+            self._schedule_flush()
+        outbox = self.outbox
+        number = outbox.written + 1
+        if not outbox.add_short(number, kind, flags, id, arg, body):
+            return self.write_later(heads.join(kind, flags, id, arg, body))
+        outbox.written = number
+        return number
 
     def write_last(self, frame: bytes) -> None:
         """Hand the kernel what it takes at once of all that is written, and then of `frame`.

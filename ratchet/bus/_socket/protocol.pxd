@@ -34,5 +34,5 @@ cdef class ClientProtocol:
 
     @cython.locals(id=cython.longlong)
     cpdef long long new_id(self) except -1
-    cpdef object request(self, long long id, int flags, long arg, object parts)
+    cpdef object request(self, long long id, int flags, long arg, object content)
     cpdef object receive(self, object message)

@@ -27,6 +27,9 @@ from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.wire import Frame, Hello, Message
 from ratchet.errors import BusError, MessageTooLarge, ProtocolError
 
+Content = bytes | Sequence[bytes]
+"""What a request carries: its parts; or its body by itself, if that is all, as almost always."""
+
 MakeRequest = Callable[[list[bytes], bool, int, int, Mapping[str, str] | None], Any]
 """Makes a request of its parts, whether it is one-way, the milliseconds that are left (0 for no
 deadline), its id and its metadata."""
@@ -195,6 +198,10 @@ def used_twice(id: int) -> ProtocolError:
     return ProtocolError(f"the id {id} is used twice at once")
 
 
+def _parts_of(content: Content) -> Sequence[bytes]:
+    return [content] if isinstance(content, bytes) else content
+
+
 class ClientState(enum.Enum):
     """How far a client has got with its server."""
 
@@ -288,8 +295,9 @@ class ClientProtocol:
             self._last_id = id = id % heads.MAX_ID + 1
         return id
 
-    def request(self, id: int, flags: int, arg: int, parts: Sequence[bytes]) -> Frame:
+    def request(self, id: int, flags: int, arg: int, content: Content) -> Frame:
         """The frame of a request with a new id."""
+        parts = _parts_of(content)
         if self.plain:
             return wire.frame(heads.PLAIN, 0, 0, 0, parts)
         return wire.frame(heads.REQUEST, flags, id, arg, parts)
@@ -300,12 +308,12 @@ class ClientProtocol:
             return b""
         return b"".join(wire.encode(wire.CANCEL, 0, id, 0, ()) for id in ids)
 
-    def check_size(self, parts: Sequence[bytes]) -> None:
+    def check_size(self, content: Content) -> None:
         """Refuse at home a message that the server would refuse; raises `MessageTooLarge`."""
         assert self.hello is not None
         limits = self._limits
         check_size(
-            parts,
+            _parts_of(content),
             min(self.hello.max_message or limits.max_message, limits.max_message),
             min(self.hello.max_parts or limits.max_parts, limits.max_parts),
             self._peer,

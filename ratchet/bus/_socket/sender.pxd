@@ -21,5 +21,8 @@ cdef class Sender(RequestSender):
     @cython.locals(connection=ClientConnection, transaction=ClientTransaction)
     cpdef ClientTransaction _send(self, object owner, object request, int flags, object deadline, object metadata)
 
+    cdef bint _is_content(self, object request)
+    cpdef object _content(self, object parts)
+
     @cython.locals(connection=ClientConnection)
     cpdef ClientConnection _find_connection(self, object owner, object deadline)

@@ -27,6 +27,7 @@ from ratchet.bus._socket.connections import Connections
 from ratchet.bus._socket.input import LATE_FOR_QUIET
 from ratchet.bus._socket.many import send_some
 from ratchet.bus._socket.output import LATE_FOR_BUSY
+from ratchet.bus._socket.protocol import Content
 from ratchet.bus.codecs import Encode, parts_of
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
@@ -72,29 +73,27 @@ class Sender(RequestSender):
         """Send a request of `owner`, the client; blocks only while there is no room."""
         if _native.hub_here() is not self._hub:
             check_hub(self._hub, owner)
-        parts: Sequence[bytes]
-        if self._takes_bytes and type(request) is bytes:
+        content: Content
+        if metadata is None and self._is_content(request):
             # As `_encode` does; the call takes ten times as long.
-            parts = [request]
+            content = request
+        elif metadata is None:
+            content = self._content(self._encode(request))
         else:
-            parts = self._encode(request)
-        if metadata is not None:
             flags |= wire.METADATA
-            parts = [*(parts or [b""]), self._encode_metadata(metadata)]
-        if len(parts) != 1 or len(parts[0]) > self._max_message:
-            check_size(parts, self._max_message, self._max_parts, self._connections.server)
+            content = self._content([*(self._encode(request) or [b""]), self._encode_metadata(metadata)])
         transaction: ClientTransaction[Any, Any] | None = None
         try:
             connection = self._find_connection(owner, deadline)
             if connection.protocol.narrow:
-                connection.protocol.check_size(parts)
+                connection.protocol.check_size(content)
             if deadline is None:
-                return connection.send(owner, request, flags, 0, parts)
+                return connection.send(owner, request, flags, 0, content)
             milliseconds = self._milliseconds_until(deadline)
             if flags & wire.ONE_WAY:
                 # Only how long it waited was bounded: it is over when it is sent.
-                return connection.send(owner, request, flags, 0, parts)
-            transaction = connection.send(owner, request, flags, milliseconds, parts)
+                return connection.send(owner, request, flags, 0, content)
+            transaction = connection.send(owner, request, flags, milliseconds, content)
             transaction.end_at(deadline)
             return transaction
         except BaseException as error:
@@ -104,14 +103,29 @@ class Sender(RequestSender):
                 settle_soon(self._hub)
             raise
 
-    def encode_many(self, requests: Sequence[Any], metadata: Mapping[str, str] | None) -> Sequence[Any]:
+    def encode_many(self, requests: list[Any], metadata: Mapping[str, str] | None) -> list[Any]:
+        if metadata is None:
+            for request in requests:
+                if not self._is_content(request):
+                    break
+            else:
+                return requests
         messages = [self._encode(request) for request in requests]
         if metadata is not None:
             last = self._encode_metadata(metadata)
             messages = [[*(parts or [b""]), last] for parts in messages]
-        for parts in messages:
-            check_size(parts, self._max_message, self._max_parts, self._connections.server)
-        return messages
+        return [self._content(parts) for parts in messages]
+
+    def _is_content(self, request: Any) -> bool:
+        """Whether a request travels as it is."""
+        return self._takes_bytes and type(request) is bytes and len(request) <= self._max_message
+
+    def _content(self, parts: Sequence[bytes]) -> Content:
+        """What travels of a request that is encoded; refuses what is over the limits."""
+        if len(parts) == 1 and len(parts[0]) <= self._max_message:
+            return parts[0]
+        check_size(parts, self._max_message, self._max_parts, self._connections.server)
+        return parts
 
     def send_some(self, owner: object, many: ManyRequests) -> None:
         connection = self._find_connection(owner, many.deadline)
