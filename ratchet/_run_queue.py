@@ -28,8 +28,8 @@ _SLICE: Final = 0.01
 _MOST_LOOKS: Final = 1000
 # How many threads are run between two looks at the clock.
 _STRIDE: Final = 8
-# How many threads in the compiled build go to sleep before the hub has its turn: what else is to
-# run waits no longer for a few that feed each other than for a line of so many.
+# How often threads of the compiled build switch straight to the next one before the hub has its turn:
+# a few that feed each other hold up the rest no longer than as many that wait in line.
 _MOST_SWITCHES: Final = 64
 
 

@@ -90,7 +90,7 @@ class Dispatcher:
     __slots__ = ()
 
     def next_wait(self) -> Any:
-        """What the next thread sleeps on, which is to be woken at once; None to leave that to the hub."""
+        """The wait of the next thread, which is to be woken at once; None to leave that to the hub."""
         raise NotImplementedError
 
 
@@ -225,7 +225,7 @@ _asked: Dispatcher | None = None
 
 
 def _next_of(hub: Hub) -> Wait | None:
-    """What the thread that is to run next on a hub sleeps on, if it is for that hub alone to say."""
+    """The wait of the thread that is to run next on a hub; None to leave that to the hub."""
     if not hubs_stay:
         # Virtual time goes step by step, the same in both builds.
         return None

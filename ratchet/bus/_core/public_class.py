@@ -1,4 +1,4 @@
-"""What public classes need that are classes of C in the compiled build: type parameters, a public module.
+"""Type parameters and a public module, for public classes that are classes of C in the compiled build.
 
 Such a class has a base of C first and no `Generic`, and nobody may set its `__module__`.
 """

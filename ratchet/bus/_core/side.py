@@ -45,7 +45,7 @@ OPEN, DRAINING, CLOSED, INHERITED = Life
 
 
 class BusFields:
-    """What every exchange reads of a side of a bus: its fields of C, in the compiled build.
+    """The fields of a side of a bus that every exchange reads; fields of C in the compiled build.
 
     Functions that take one read them without a look-up by name; methods of a class that is both
     sides cannot be of C themselves.  A server has `_intake`, and a client `_sender`.

@@ -66,8 +66,8 @@ class Outbox:
         self.size = 0
         # Made on first use: most connections never need it, and it is large.
         self._frames: list[tuple[int, Kept]] | None = None
-        # Frames of one part in one buffer, so many bytes, and the number of the last one; those
-        # before it have the numbers before it.  There are none while there are other frames.
+        # The batch: frames of one part in one buffer, how many of its bytes they take, and the number
+        # of the last one, before which the others are numbered.  It is empty while there are others.
         self._batch: bytearray | None = None
         self._batch_size = self._batch_last = 0
         # Whether a part of the first frame has left; what is kept of it is the rest.

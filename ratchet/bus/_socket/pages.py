@@ -17,7 +17,7 @@ WORTH_ROOM: Final = 256 * 1024
 """Until more bytes than these have come, a buffer that grows by itself does."""
 
 AHEAD: Final = 16
-"""For each byte that has come, so many are reserved.
+"""How many bytes are reserved for each that has come.
 
 The system gives no memory for them before they are written to, and what a peer has only announced
 takes none.
