@@ -8,7 +8,7 @@ cdef long _MOST_SWITCHES
 
 cdef class RunQueue(Dispatcher):
     cdef object __weakref__
-    cdef public object _ends
+    cdef public double _ends
     cdef public object _first
     cdef CompiledWait _first_wait
     cdef public object _rest
@@ -18,7 +18,7 @@ cdef class RunQueue(Dispatcher):
     cdef public object _run_callback
     cdef public object _timer
     cdef long _switches_left
-    cdef public object _turn
+    cdef public long long _turn
     cdef public Dispatcher inbox
     cdef public list woken
 
@@ -26,6 +26,7 @@ cdef class RunQueue(Dispatcher):
     @cython.locals(left=long, wait=CompiledWait)
     cdef CompiledWait next_wait(self)
     cpdef object wake(self, object wait)
+    @cython.locals(now=cython.double, turn=cython.longlong)
     cpdef bint slice_is_over(self) except -1
     cpdef object _put_off(self, list woken)
 

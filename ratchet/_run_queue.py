@@ -107,7 +107,10 @@ class RunQueue(Dispatcher):
             self._turn = turn
             return False
         self._looks_left -= 1
-        return self._looks_left < 0 or _clock.monotonic() >= self._ends
+        if self._looks_left < 0:
+            return True
+        now = _clock.monotonic()
+        return now >= self._ends
 
     def begin_turn(self) -> None:
         """Let threads switch straight to the next one again: the hub has its turn."""
