@@ -152,3 +152,38 @@ def test_what_is_no_bytes_is_not_kept() -> None:
     with pytest.raises(TypeError):
         outbox.add_short(1, wire.RESPONSE, 0, 7, 0, text)
     assert (outbox.size, bool(outbox)) == (0, False)
+
+
+def test_a_frame_is_taken_back_where_numbers_do_not_follow_each_other() -> None:
+    outbox = Outbox()
+    # As a signal handler leaves them that writes in the middle of a write.
+    for number in (1, 3, 2, 5, 7):
+        outbox.add(number, b"%d" % number)
+    for number in (2, 7, 3):
+        assert outbox.take_back(number)
+    outbox.sent = 7
+    assert not outbox.take_back(4)
+    assert not outbox.take_back(0)
+    assert b"".join(outbox.chunk()) == b"15"
+    assert outbox.size == 2
+
+
+class Counted(int):
+    """A number that counts how often one is compared with another, which the pure build does by this."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def test_taking_back_looks_at_no_other_frame() -> None:
+    line = Line()
+    numbers = [line.write(b"%d" % index) for index in range(100)]
+    for number in reversed(numbers):
+        assert line.outbox.take_back(Counted(number))
+    assert Counted.comparisons <= len(numbers)
+    assert line.outbox.size == 0

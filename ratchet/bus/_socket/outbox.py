@@ -240,15 +240,32 @@ class Outbox:
         """Remove a frame of which nothing has left; False if that is too late."""
         if self._batch_size:
             self._split_batch()
-        for index, (kept, frame) in enumerate(list(self._frames or ())):
+        index = self._index_of(number)
+        if index is None:
+            # One that is not there was never kept, because nothing can be sent any more.
+            return number > self.sent
+        if (index == 0 and self._begun) or self._frames is None:
+            return False
+        frame = self._frames[index][1]
+        self._frames[index] = number, b""
+        self.size -= size_of(frame)
+        return True
+
+    def _index_of(self, number: int) -> int | None:
+        """Where a frame is in the list; None if it is not there."""
+        frames = self._frames or []
+        try:
+            # Their numbers follow each other, unless a signal handler has written in the middle of a write.
+            place = number - frames[0][0]
+            if place >= 0 and frames[place][0] == number:
+                return place
+        except IndexError:
+            pass
+        # In a copy, because a signal handler may change the list meanwhile.
+        for index, (kept, _) in enumerate(list(frames)):
             if kept == number:
-                if (index == 0 and self._begun) or self._frames is None:
-                    return False
-                self._frames[index] = number, b""
-                self.size -= size_of(frame)
-                return True
-        # One that is not there was never kept, because nothing can be sent any more.
-        return number > self.sent
+                return index
+        return None
 
     def clear(self) -> None:
         """Drop what is left; it counts as not sent."""
