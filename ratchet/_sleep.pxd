@@ -42,6 +42,7 @@ cpdef greenlet current_thread()
 cpdef object run_line(list waits)
 cdef Dispatcher _asked
 cdef object _asked_hub
+@cython.locals(dispatcher=Dispatcher)
 cdef Wait _next_of(object hub)
 @cython.locals(last=Wait)
 cdef object _enter(Wait wait)

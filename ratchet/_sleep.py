@@ -230,9 +230,13 @@ def _next_of(hub: Hub) -> Wait | None:
         # Virtual time goes step by step, the same in both builds.
         return None
     global _asked_hub, _asked
-    if hub is not _asked_hub or _asked is None:
-        _asked_hub, _asked = hub, hub.__dict__.get("_run_queue")
-    return None if _asked is None else _asked.next_wait()
+    dispatcher = _asked
+    if dispatcher is None or hub is not _asked_hub:
+        # Kept as in `hub_here`: the two must be of one hub whenever another OS thread runs.
+        before = _asked_hub  # noqa: F841
+        dispatcher = hub.__dict__.get("_run_queue")
+        _asked_hub, _asked = hub, dispatcher
+    return None if dispatcher is None else dispatcher.next_wait()
 
 
 def _ask(thread: object) -> None:
