@@ -42,5 +42,4 @@ cdef class OutgoingRequest(Numbered):
     cpdef object note_timeout(self, double timeout)
     cpdef object fail(self, object error)
     cpdef object succeed(self, object value)
-    cdef object _wake_all(self)
-    cdef object _stop_timer(self)
+    cdef object _end(self, object event, object after_waiting)

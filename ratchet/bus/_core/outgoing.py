@@ -79,6 +79,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
 # Looked up beforehand: each exchange comes by.
 _AFTER_SUCCESS: Final = TRANSITIONS[WAITING, SUCCEED]
 _AFTER_FAILURE: Final = TRANSITIONS[WAITING, FAIL]
+_AFTER_GIVING_UP: Final = TRANSITIONS[WAITING, GIVE_UP]
 
 ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
 # Asked where most have not: a member that is not in a tuple is compared with each one by value.
@@ -312,12 +313,7 @@ class OutgoingRequest(Numbered):
 
     def _end_given_up(self, error: BusError) -> None:
         self.error = error
-        self._wake_all()
-        # Whoever tells this has looked, here as in the others, but a signal handler may have closed the
-        # bus since.
-        self.state = TRANSITIONS.get((self.state, GIVE_UP), self.state)
-        if self._timer is not None:
-            self._stop_timer()
+        self._end(GIVE_UP, _AFTER_GIVING_UP)
         self.route.counters.cancelled += 1
         self.route.forget(self)
 
@@ -330,11 +326,7 @@ class OutgoingRequest(Numbered):
             self.time_out(error.outcome)
         elif self.state not in ENDED:
             self.error = error
-            self._wake_all()
-            if self.state is WAITING:
-                self.state = _AFTER_FAILURE
-            if self._timer is not None:
-                self._stop_timer()
+            self._end(FAIL, _AFTER_FAILURE)
             self.route.counters.failed += 1
 
     def fail_at_server(self, reason: int, texts: ErrorTexts) -> None:
@@ -353,19 +345,15 @@ class OutgoingRequest(Numbered):
         self.value = value
         # One whose giving up was interrupted may have one.
         self.error = None
-        self._wake_all()
-        if self.state is WAITING:
-            self.state = _AFTER_SUCCESS
-        if self._timer is not None:
-            self._stop_timer()
+        self._end(SUCCEED, _AFTER_SUCCESS)
         self.route.counters.answered += 1
 
     def leave_to_parent(self) -> None:
         """Wake nobody in a forked child: those who wait are the parent's threads."""
         self._wait = self._more_waits = None
 
-    def _wake_all(self) -> None:
-        """Have those who wait woken, for whom the outcome is there; does not block."""
+    def _end(self, event: Event, after_waiting: State) -> None:
+        """Have those who wait woken, for whom the outcome is there, and end it; does not block."""
         run_queue = self.route.run_queue
         if self._wait is not None:
             if run_queue.woken:
@@ -376,8 +364,11 @@ class OutgoingRequest(Numbered):
         if self._more_waits is not None:
             for wait in self._more_waits:
                 run_queue.wake(wait)
-
-    def _stop_timer(self) -> None:
+        # Whoever tells this has looked, but a signal handler may have closed the bus since.
+        if self.state is WAITING:
+            self.state = after_waiting
+        else:
+            self.state = TRANSITIONS.get((self.state, event), self.state)
         timer = self._timer
         if timer is not None:
             timer.close()
