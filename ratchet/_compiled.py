@@ -57,6 +57,7 @@ MODULES: Final = (
     "ratchet.bus._socket.protocol",
     "ratchet.bus._socket.sender",
     "ratchet.bus._socket.server_connection",
+    "ratchet.bus._socket.servers",
     "ratchet.bus._socket.slots",
     "ratchet.bus._socket.stall",
     "ratchet.bus._socket.stream",

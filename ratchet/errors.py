@@ -99,6 +99,8 @@ class BusError(RatchetError):
 
     Attributes:
         outcome: whether the request ran: one of the four of `Outcome`.
+        attempts: how often it was sent, or was tried to be sent, at most once unless the
+            client retries.
 
     .. code-block:: python
 
@@ -120,6 +122,7 @@ class BusError(RatchetError):
 
     code = "bus"
     outcome: Outcome = Outcome.UNKNOWN
+    attempts: int = 1
 
     def __init__(self, message: str = "", *, outcome: Outcome | None = None) -> None:
         super().__init__(message)

@@ -81,8 +81,8 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 BUS_CORE = allow_in_order(
     "bus._core",
     "address limits stats faults deadline numbered linked lines fair_queue watch load side inbox recipient"
-    " outgoing many public_class client incoming_requests incoming_states incoming decoding handle intake"
-    " serving server",
+    " outgoing retry many public_class client incoming_requests incoming_states incoming decoding handle"
+    " intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.
@@ -98,10 +98,19 @@ BUS_SOCKET = allow_in_order(
     "read_size pages heads slots table wire outbox protocol transport tls stall delivery acknowledge linger"
     " dial listen accept network descriptor memory large budget interfaces writers output input stream"
     " casts plain admission gate server_connection server failure loss client_connection many"
-    " connections sender dropped client",
+    " connections servers discovery sender dropped client",
     BUS_CORE,
 )
-for client_module in ("client_connection", "many", "connections", "sender", "dropped", "client"):
+for client_module in (
+    "client_connection",
+    "many",
+    "connections",
+    "servers",
+    "discovery",
+    "sender",
+    "dropped",
+    "client",
+):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 # What tests are made with: it stands on the library, which knows nothing of it.
 TESTING = allow_in_order(

@@ -10,6 +10,7 @@ from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.public_class import set_module
+from ratchet.bus._core.retry import Retry
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._local import LocalBus, new_local
 from ratchet.bus._opening import connect, listen, new_client, new_server
@@ -23,6 +24,7 @@ __all__ = [
     "Codec",
     "Limits",
     "LocalBus",
+    "Retry",
     "ServerBus",
     "ServerTransaction",
     "Stats",
@@ -39,6 +41,7 @@ for _public in (
     ClientTransaction,
     Limits,
     LocalBus,
+    Retry,
     ServerBus,
     ServerTransaction,
     Stats,

@@ -32,6 +32,8 @@ cdef class LocalSender(RequestSender):
     cdef ToServer _to_server
 
     @cython.locals(transaction=ClientTransaction)
-    cpdef ClientTransaction send(self, object owner, object request, object timeout, object metadata)
+    cpdef ClientTransaction send(
+        self, object owner, object request, object timeout, object metadata, bint idempotent
+    )
     @cython.locals(index=Py_ssize_t)
     cpdef object send_some(self, object owner, ManyRequests many)

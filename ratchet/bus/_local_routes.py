@@ -203,7 +203,12 @@ class LocalSender(RequestSender):
         self._encode = encode
 
     def send(
-        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+        self,
+        owner: object,
+        request: Any,
+        timeout: float | None,
+        metadata: Mapping[str, str] | None,
+        idempotent: bool,
     ) -> ClientTransaction[Any, Any]:
         message = request if self._encode is None else self._encode(request)
         if timeout is None:

@@ -7,13 +7,15 @@ not decided here.
 from __future__ import annotations
 
 import ssl
-from typing import TypeVar, overload
+from typing import Final, TypeVar, overload
 
-from ratchet.bus._core.address import Address, UnixEndpoint, parse
+from ratchet.bus._core.address import Address, format_address, parse
 from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._core.retry import Retry, checked_retry
 from ratchet.bus._socket.client import ClientBus, check_connected
+from ratchet.bus._socket.discovery import Addresses, Discovery, check_connections, name_of, targets_of
 from ratchet.bus._socket.listen import check_listens
-from ratchet.bus._socket.network import dialer, dialing_waits, listener, listener_on
+from ratchet.bus._socket.network import listener, listener_on
 from ratchet.bus._socket.server import ServerBus
 from ratchet.bus._socket.tls import check_context, transport_of
 from ratchet.bus._socket.transport import Socket
@@ -21,6 +23,8 @@ from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_f
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+_DEFAULT_RETRY: Final = Retry()
 
 
 @overload
@@ -141,7 +145,13 @@ def new_client(
     limits = checked_limits(limits)
     transport = transport_of(socket)
     return ClientBus(
-        peer, encode, decode, limits, plain, lambda connections: connections.use(transport, peer)
+        format_address(peer),
+        encode,
+        decode,
+        limits,
+        plain,
+        None,
+        lambda servers: servers.use(transport, peer),
     )
 
 
@@ -213,33 +223,39 @@ def listen(
 
 @overload
 def connect(
-    address: Address,
+    address: Addresses,
     *,
     plain: bool = False,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    connections: int = 1,
+    retry: Retry | None = ...,
 ) -> ClientBus[bytes, bytes]: ...
 @overload
 def connect(
-    address: Address,
+    address: Addresses,
     *,
     codec: Codec[Request, Response],
     plain: bool = False,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    connections: int = 1,
+    retry: Retry | None = ...,
 ) -> ClientBus[Request, Response]: ...
 @overload
 def connect(
-    address: Address,
+    address: Addresses,
     request_to_bus: ToBus[Request] | None = None,
     response_from_bus: FromBus[Response] | None = None,
     *,
     plain: bool = False,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    connections: int = 1,
+    retry: Retry | None = ...,
 ) -> ClientBus[Request, Response]: ...
 def connect(
-    address: Address,
+    address: Addresses,
     request_to_bus: ToBus[Request] | None = None,
     response_from_bus: FromBus[Response] | None = None,
     *,
@@ -247,42 +263,79 @@ def connect(
     plain: bool = False,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    connections: int = 1,
+    retry: Retry | None = _DEFAULT_RETRY,
 ) -> ClientBus[Request, Response]:
-    """The client's side of a bus, on an address; `listen` has an example.
+    """The client's side of a bus, on an address or several; `listen` has an example.
 
     Does not block: it connects in the background (to a Unix socket at once, if the
-    server is there), and again whenever the connection is lost (in the plain form,
+    server is there), and again whenever a connection is lost (in the plain form,
     when there is a request for it), with pauses that grow to 5 s.  Requests that are
-    made meanwhile wait for the connection within their own time-out.  A request that
-    may have reached the server is never sent again.  It goes on until `close()`.
+    made meanwhile wait for a connection within their own time-out.  It goes on until
+    `close()`.
+
+    With several connections, each request goes to the one with the fewest requests in
+    flight, of those whose servers are there; a server that fails requests gets few of
+    them for some seconds.
 
     Args:
-        address: `("host", port)`, `"host:port"` or `"unix:/path"`.
+        address: `("host", port)`, `"host:port"` or `"unix:/path"`; a list of these, of
+            servers that stand in for each other; or a function that returns such a list.
+            The function is called in a thread of its own, and may block: at first, when a
+            server goes away, and every 30 s.  While it raises, the servers stay as they are.
         request_to_bus: as for `new_client`.
         response_from_bus: as for `new_client`.
         codec: as for `new_client`.
         plain: as for `new_client`.
         limits: as for `new_client`.
         ssl_context: turns on TLS; it checks the server's name if it is told to.
+        connections: how many to each address, above 0: one address may stand for several
+            processes, as with `serve_processes`.
+        retry: how requests that failed are sent again; None for never.  A request that may
+            have run is sent again only if it was sent with `idempotent=True`.
 
-    Raises `ValueError` or `TypeError` for a wrong address or codec, for a
+    Raises `ValueError` or `TypeError` for a wrong address, codec, number or `retry`, for a
     TLS context of the server's side, and for one that is to check the name of a
     Unix socket.
+
+    .. code-block:: python
+
+        from ratchet import Ratchet, bus
+
+        with Ratchet() as kernel, bus.listen("127.0.0.1:0") as one, bus.listen("127.0.0.1:0") as other:
+            kernel.attach_background(one.serve, lambda request: b"one")
+            kernel.attach_background(other.serve, lambda request: b"other")
+            with bus.connect([one.address, other.address]) as client:
+                while client.stats().connections < 2:
+                    client.call(b"who?", timeout=5)
+                print(sorted(set(client.call_many([b"who?"] * 20, timeout=5))))
+
+    .. code-block:: text
+
+        [b'one', b'other']
     """
-    endpoint = parse(address)
-    encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     check_context(ssl_context, server_side=False)
-    if isinstance(endpoint, UnixEndpoint) and ssl_context is not None and ssl_context.check_hostname:
-        raise ValueError(
-            f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
+    check_connections(connections)
+    source = address if callable(address) else None
+    places = [] if source is not None else targets_of(address, ssl_context)
+    encode, decode = client_functions(request_to_bus, response_from_bus, codec)
+    limits, retry = checked_limits(limits), checked_retry(retry)
+    name = name_of(address)
+    if source is not None:
+        return ClientBus(
+            name,
+            encode,
+            decode,
+            limits,
+            plain,
+            retry,
+            lambda servers: Discovery(servers, source, ssl_context, connections).start(),
         )
-    limits = checked_limits(limits)
-    dial, waits = dialer(endpoint, ssl_context), dialing_waits(endpoint, ssl_context)
+    if len(places) == connections == 1:
+        target = places[0]
+        return ClientBus(
+            name, encode, decode, limits, plain, retry, lambda servers: servers.keep_only(target)
+        )
     return ClientBus(
-        endpoint.address,
-        encode,
-        decode,
-        limits,
-        plain,
-        lambda connections: connections.keep_connected(dial, waits),
+        name, encode, decode, limits, plain, retry, lambda servers: servers.keep(places, connections)
     )

@@ -21,6 +21,7 @@ from ratchet.cli.common import (
     request_bytes,
     say,
     seconds,
+    shown_address,
 )
 from ratchet.cli.connection import add_client_tls, client_context, connect
 from ratchet.errors import BusError, BusTimeout, ConnectionLost, Outcome, ProtocolError, RemoteError
@@ -131,12 +132,13 @@ def exchange(arguments: argparse.Namespace, request: bytes) -> Response:
         raise
     encode, decode = client_functions(unchanged, with_count, None)
     with ClientBus(
-        peer,
+        shown_address(peer),
         encode,
         decode,
         Limits(),
         arguments.plain,
-        lambda connections: connections.use(transport, peer),
+        None,
+        lambda servers: servers.use(transport, peer),
     ) as client:
         try:
             return client.call(request, max(0.0, end - _clock.monotonic()))

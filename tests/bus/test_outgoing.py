@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from helpers import LONG, active_watchers, wait_until
-from ratchet import BusError, BusTimeout, Cancelled, Outcome
+from ratchet import BusError, BusTimeout, Cancelled, Outcome, _clock
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.outgoing import (
     ENDED,
@@ -128,7 +128,7 @@ def test_its_time_is_over_after_the_last_word_was_waited_for(new: New, server: S
 def test_one_whose_caller_sees_to_its_time_ends_when_that_says_so(new: New, server: Server) -> None:
     watchers = active_watchers()
     transaction = new()
-    transaction.leave_time_to_caller(0.3)
+    transaction.leave_time_to_caller(0.3, _clock.monotonic() + 0.3)
     transaction.expire()
     assert transaction.state is EXPIRED
     assert active_watchers() == watchers

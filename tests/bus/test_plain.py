@@ -23,7 +23,7 @@ class Outgoing:
         self.frames: list[Any] = []
         self.order: list[int] = []
         self.open: dict[int, Any] = {}
-        self.cast: list[int] = []
+        self.cast: list[Request] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
     def write(self, frame: bytes) -> int:
@@ -32,8 +32,8 @@ class Outgoing:
         meanwhile()
         return len(self.frames)
 
-    def note(self, number: int) -> None:
-        self.cast.append(number)
+    def note(self, cast: Any) -> None:
+        self.cast.append(cast)
 
 
 def sender() -> tuple[Any, Outgoing]:
@@ -68,7 +68,7 @@ def test_one_that_a_signal_handler_sends_in_the_middle_of_another_goes_behind_it
     assert outgoing.frames == [b"1", b"2", b"3"]
     assert outgoing.order == [1, 2, 3]
     # What waits for its answer is open; a cast is told of when it is written.
-    assert outgoing.cast == [3]
+    assert outgoing.cast == [cast]
 
 
 def test_one_that_is_given_up_before_it_is_written_is_not_sent() -> None:

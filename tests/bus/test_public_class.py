@@ -43,10 +43,15 @@ class Noting(LocalBus[str, str]):
         self.noted: list[str] = []
 
     def send_request(
-        self, request: str, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        request: str,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        idempotent: bool = False,
     ) -> ClientTransaction[str, str]:
         self.noted.append(f"sent {request}")
-        return super().send_request(request, timeout, metadata)
+        return super().send_request(request, timeout, metadata, idempotent=idempotent)
 
     def recv_request(self, timeout: float | None = None) -> tuple[ServerTransaction[str, str], str]:
         transaction, request = super().recv_request(timeout)
@@ -99,7 +104,7 @@ def test_a_call_goes_by_whatever_transaction_a_subclass_returns() -> None:
             return "at once"
 
     class Cached(LocalBus[str, str]):
-        def send_request(self, request: str, *args: Any) -> Any:
+        def send_request(self, request: str, *args: Any, **options: Any) -> Any:
             return Ready()
 
     with Cached() as bus:

@@ -792,7 +792,8 @@ def test_a_child_reads_no_answer_of_a_draining_server_in_its_parent_s_place(fork
         sent = client.send_request(b"question", LONG)
         gevent.sleep(0.02)
         server.sendall(wire.encode(wire.GOAWAY, 0, sent.id, 0, ()))
-        while not any(connection.protocol.state.name == "DRAINING" for connection in client._connections.all):
+        connections = client._servers.connections
+        while not any(connection.protocol.state.name == "DRAINING" for connection in connections):
             gevent.sleep(0.001)
         # It comes while the parent does not look.
         server._sock.send(wire.encode(wire.RESPONSE, 0, sent.id, 0, [b"answer"]))

@@ -41,7 +41,7 @@ PARTS: Codec[Any, Any] = Codec(
 def unsent(bus: object) -> int:
     """How many bytes wait in this process for the peers of a bus."""
     if isinstance(bus, ClientBus):
-        return sum(link.stream.output.unsent for link in bus._connections.all)
+        return sum(link.stream.output.unsent for link in bus._servers.connections)
     assert isinstance(bus, ServerBus)
     return sum(session.stream.output.unsent for session in bus._admission.connections)
 
@@ -51,7 +51,7 @@ def wait_until_full(client: ClientBus[Any, Any], high_water: int) -> None:
 
     def full() -> bool:
         before = unsent(client)
-        (link,) = client._connections.all
+        (link,) = client._servers.connections
         turns(50)
         _, writable, _ = select.select([], [link.stream._transport], [], 0.02)
         return not writable and before == unsent(client) >= high_water
@@ -617,7 +617,7 @@ def test_keepalive_and_no_user_time_out_is_set_on_both_sides_of_every_tcp_connec
     client, server = bus.client, bus.server
     assert isinstance(client, ClientBus)
     assert isinstance(server, ServerBus)
-    connections = [link.stream for link in client._connections.all]
+    connections = [link.stream for link in client._servers.connections]
     connections += [session.stream for session in server._admission.connections]
     assert len(connections) == 2
     for connection in connections:

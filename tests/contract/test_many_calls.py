@@ -172,8 +172,8 @@ def test_those_that_a_connection_does_not_take_wait_until_it_does(
     wait_until(lambda: client.stats().queued == 0 and client.stats().in_flight, "the first to be sent")
     calling.wait_until_blocked()
     assert client.stats().in_flight < 100
-    assert client._connections.current is not None
-    assert client._connections.current.stream.output.unsent <= high_water + 100_100
+    assert client._servers.places[0].current is not None
+    assert client._servers.places[0].current.stream.output.unsent <= high_water + 100_100
     for request in requests:
         _, _, id, _, parts = raw.receive_message()
         assert parts == [request]

@@ -130,7 +130,7 @@ def test_those_that_were_not_sent_go_to_the_next_connection(open_bus: OpenBus, s
         start(bus.server.serve, handle, workers=1)
         calling = start(client.call_many, range(20), LONG)
         wait_until(lambda: bus.server.stats().answered >= 3)
-        client._connections.current.stream.abort(ConnectionLost("cut"))
+        client._servers.places[0].current.stream.abort(ConnectionLost("cut"))
         results = calling.result()
     lost = [each for each in results if isinstance(each, BusError)]
     assert 1 <= len(lost) <= 2

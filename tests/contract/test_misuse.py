@@ -24,7 +24,7 @@ from ratchet.bus._socket import wire
 def test_drain_refuses_everybody_also_when_a_plain_client_has_requests_queued(count: int) -> None:
     with ratchet_bus.listen("127.0.0.1:0") as server:
         plain = ratchet_bus.connect(server.address, plain=True)
-        extended = ratchet_bus.connect(server.address)
+        extended = ratchet_bus.connect(server.address, retry=None)
         with plain, extended:
             refused = [plain.send_request(b"question") for _ in range(count)]
             wait_until(lambda: server.stats().queued == count)

@@ -190,7 +190,7 @@ class Soak:
             sent = [client.send_request(b"x", LONG) for _ in range(chance.randrange(4))]
         except BusError:
             return
-        for link in client._connections.all:
+        for link in client._servers.connections:
             with socket.socket(fileno=os.dup(link.stream._transport.fileno())) as same:
                 if chance.random() < 0.5:
                     # The next close sends the reset, and leaves no time for a cancel.

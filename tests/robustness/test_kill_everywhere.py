@@ -320,13 +320,13 @@ class SendRequestWithoutRoom(BusScene):
     def prepare(self) -> None:
         client = self.bus.client
         if isinstance(client, ratchet_bus.ClientBus):
-            assert client._connections.current is not None
-            narrow(client._connections.current.stream)
+            assert client._servers.places[0].current is not None
+            narrow(client._servers.places[0].current.stream)
         self.sent = [client.send_request(BIG)]
         if isinstance(client, ratchet_bus.ClientBus):
             while (
-                client._connections.current is not None
-                and not client._connections.current.stream.output.writers.above_high_water
+                client._servers.places[0].current is not None
+                and not client._servers.places[0].current.stream.output.writers.above_high_water
             ):
                 self.sent.append(client.send_request(BIG))
 

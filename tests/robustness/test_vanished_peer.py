@@ -77,7 +77,7 @@ with bus.connect("10.99.0.1:4000") as client:
     print(client.call(b"burn", 60).decode(), time.monotonic() - begun, flush=True)
     sent = [client.send_request(b"wait") for _ in range(3)]
     # A one-way trip and back: the requests are on the other side.
-    while client._connections.current.stream.output.undelivered:
+    while client._servers.places[0].current.stream.output.undelivered:
         gevent.sleep(0.01)
     print("in flight", flush=True)
     sys.stdin.readline()
@@ -308,11 +308,11 @@ def test_every_tcp_connection_is_told_to_give_a_vanished_peer_up_after_thirty_se
     server: Any = ratchet_bus.listen("127.0.0.1:0")
     with server, ratchet_bus.connect(server.address) as client:
         wait_until(
-            lambda: server.stats().connections and client._connections.current is not None, "both ends"
+            lambda: server.stats().connections and client._servers.places[0].current is not None, "both ends"
         )
-        assert client._connections.current is not None
+        assert client._servers.places[0].current is not None
         (session,) = server._admission.connections
-        for connection in (client._connections.current.stream, session.stream):
+        for connection in (client._servers.places[0].current.stream, session.stream):
             options = told(connection)
             assert options["SO_KEEPALIVE"] == 1
             silence = options["TCP_KEEPIDLE"] + options["TCP_KEEPINTVL"] * options["TCP_KEEPCNT"]

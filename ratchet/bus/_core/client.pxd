@@ -9,15 +9,17 @@ cdef class ClientTransaction(OutgoingRequest):
     cpdef object cancel(self)
 
 cdef class RequestSender:
-    cpdef ClientTransaction send(self, object owner, object request, object timeout, object metadata)
+    cpdef ClientTransaction send(
+        self, object owner, object request, object timeout, object metadata, bint idempotent
+    )
     cpdef object cast(self, object owner, object request, object timeout, object metadata)
     cpdef object send_some(self, object owner, ManyRequests many)
 
 @cython.locals(sender=RequestSender)
-cpdef object _send(BusFields side, object request, object timeout, object metadata)
+cpdef object _send(BusFields side, object request, object timeout, object metadata, bint idempotent)
 
 @cython.locals(sender=RequestSender, outcomes=list, begun=Py_ssize_t, size=Py_ssize_t)
 cpdef object _send_all(BusFields side, ManyRequests many)
 
 @cython.locals(sent=ClientTransaction)
-cpdef object _call(object side, object request, object timeout, object metadata)
+cpdef object _call(object side, object request, object timeout, object metadata, bint idempotent)

@@ -150,7 +150,12 @@ class RequestSender:
     __slots__ = ()
 
     def send(
-        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+        self,
+        owner: object,
+        request: Any,
+        timeout: float | None,
+        metadata: Mapping[str, str] | None,
+        idempotent: bool,
     ) -> ClientTransaction[Any, Any]:
         """Send a request of `owner`, the client's side; see `ClientSide.send_request`."""
         raise NotImplementedError
@@ -185,7 +190,12 @@ class ClientSide(BusSide, Generic[Request, Response]):
     _sender: RequestSender
 
     def send_request(
-        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        request: Request,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        idempotent: bool = False,
     ) -> ClientTransaction[Request, Response]:
         """Send a request, and return the transaction on which to receive its response.
 
@@ -200,6 +210,8 @@ class ClientSide(BusSide, Generic[Request, Response]):
                 ran.  A request that is sent while a thread handles another one
                 has no more time than is left of that one's.
             metadata: a dict of strings that goes along, up to 64 KiB as JSON.
+            idempotent: whether it may run more than once, and so may be sent again by
+                `Retry` also if nobody knows whether it ran.
 
         Raises `BusClosed`, `BusTimeout`, `Rejected`, `ConnectionLost` or
         `MessageTooLarge`, what `request_to_bus` raises, or `TypeError` or
@@ -219,7 +231,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
             [0, 1, 4, 9, 16]
         """
-        return _send(self, request, timeout, metadata)
+        return _send(self, request, timeout, metadata, idempotent)
 
     def cast(
         self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
@@ -251,7 +263,12 @@ class ClientSide(BusSide, Generic[Request, Response]):
         self._sender.cast(self, request, timeout, metadata)
 
     def call(
-        self, request: Request, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        request: Request,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        idempotent: bool = False,
     ) -> Response:
         """Send a request, wait for its response, and return that; blocks.
 
@@ -261,6 +278,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
             request: as for `send_request`.
             timeout: as for `send_request`.
             metadata: as for `send_request`.
+            idempotent: as for `send_request`.
 
         Raises what `send_request` and `ClientTransaction.recv_response` raise.
 
@@ -282,13 +300,15 @@ class ClientSide(BusSide, Generic[Request, Response]):
             12
             ZeroDivisionError: integer division or modulo by zero
         """
-        return _call(self, request, timeout, metadata)  # type: ignore[no-any-return]
+        return _call(self, request, timeout, metadata, idempotent)  # type: ignore[no-any-return]
 
     def call_many(
         self,
         requests: Iterable[Request],
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        *,
+        idempotent: bool = False,
     ) -> list[Response | BusError]:
         """Send many requests at once, and wait until all of them have ended; blocks.
 
@@ -300,6 +320,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
             requests: the objects to send.
             timeout: seconds for all of them together, as for `send_request`; None for ever.
             metadata: a dict of strings that goes along with each.
+            idempotent: as for `send_request`, of each.
 
         Returns:
             A list in the order of the requests, with the response of each one that has one, and
@@ -334,7 +355,7 @@ class ClientSide(BusSide, Generic[Request, Response]):
             metadata = copy_metadata(metadata)
         objects = list(requests)
         messages = self._sender.encode_many(objects, metadata)
-        many = ManyRequests(self._hub, objects, messages, metadata, deadline)
+        many = ManyRequests(self._hub, objects, messages, metadata, deadline, idempotent)
         if timeout is not None:
             many.note_timeout(timeout)
         try:
@@ -375,11 +396,15 @@ class ClientSide(BusSide, Generic[Request, Response]):
 
 
 def _send(
-    side: ClientSide[Any, Any], request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    side: ClientSide[Any, Any],
+    request: Any,
+    timeout: float | None,
+    metadata: Mapping[str, str] | None,
+    idempotent: bool,
 ) -> ClientTransaction[Any, Any]:
     """See `ClientSide.send_request`; a function, so that the compiled build reads a field of C."""
     sender = side._sender
-    return sender.send(side, request, timeout, metadata)
+    return sender.send(side, request, timeout, metadata, idempotent)
 
 
 def _send_all(side: ClientSide[Any, Any], many: ManyRequests) -> None:
@@ -396,13 +421,20 @@ def _send_all(side: ClientSide[Any, Any], many: ManyRequests) -> None:
 
 
 def _call(
-    side: ClientSide[Any, Any], request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+    side: ClientSide[Any, Any],
+    request: Any,
+    timeout: float | None,
+    metadata: Mapping[str, str] | None,
+    idempotent: bool,
 ) -> Any:
     """See `ClientSide.call`."""
     transaction: Any = None
     try:
         # By its name: a user's class has its own, or a user has put another one in its place.
-        transaction = side.send_request(request, timeout, metadata)
+        if idempotent:
+            transaction = side.send_request(request, timeout, metadata, idempotent=True)
+        else:
+            transaction = side.send_request(request, timeout, metadata)
         if isinstance(transaction, ClientTransaction):
             # Of a name of its own, by whose type the compiled build calls it directly.
             sent = transaction

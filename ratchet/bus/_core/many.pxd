@@ -6,6 +6,7 @@ cdef class ManyRequests:
     cdef object _hub
     cdef double _seconds
     cdef public object deadline
+    cdef public bint idempotent
     cdef public list messages
     cdef public object metadata
     cdef public list outcomes

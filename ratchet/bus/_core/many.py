@@ -30,9 +30,10 @@ class ManyRequests:
             sent, the error.  The others are still to be sent.
         metadata: what goes along with each.
         deadline: when the time of all is over; None for never.
+        idempotent: whether each may run more than once.
     """
 
-    __slots__ = ("_hub", "_seconds", "deadline", "messages", "metadata", "outcomes", "requests")
+    __slots__ = ("_hub", "_seconds", "deadline", "idempotent", "messages", "metadata", "outcomes", "requests")
 
     def __init__(
         self,
@@ -41,12 +42,14 @@ class ManyRequests:
         messages: list[Any],
         metadata: Mapping[str, str] | None,
         deadline: float | None,
+        idempotent: bool,
     ) -> None:
         self._hub = hub
         self.requests = requests
         self.messages = messages
         self.metadata = metadata
         self.deadline = deadline
+        self.idempotent = idempotent
         self.outcomes: list[OutgoingRequest | BusError] = []
         # For the texts of errors.
         self._seconds = 0.0 if deadline is None else seconds_until(deadline)
@@ -59,7 +62,7 @@ class ManyRequests:
     def add(self, transaction: OutgoingRequest) -> None:
         """Hold the next one, which is about to be sent."""
         if self.deadline is not None:
-            transaction.leave_time_to_caller(self._seconds)
+            transaction.leave_time_to_caller(self._seconds, self.deadline)
         self.outcomes.append(transaction)
 
     def wait(self) -> None:

@@ -16,6 +16,7 @@ cdef class ClientRoute(Recipient):
 
     cpdef object withdraw(self, OutgoingRequest transaction)
     cpdef object ask_for_last_word(self, OutgoingRequest transaction)
+    cpdef object retry(self, OutgoingRequest transaction, object error, object moves)
     cpdef object forget(self, OutgoingRequest transaction)
 
 cdef class OutgoingRequest(Numbered):
@@ -24,8 +25,13 @@ cdef class OutgoingRequest(Numbered):
     cdef double _seconds
     cdef object _timer
     cdef _native.Wait _wait
+    cdef public int attempts
+    cdef public object content
+    cdef public object deadline
     cdef public object decode
+    cdef public bint doubtful
     cdef public object error
+    cdef public int flags
     cdef public long long frame_number
     cdef public object incoming
     cdef public object request
@@ -40,6 +46,6 @@ cdef class OutgoingRequest(Numbered):
     cdef object _take_back(self, _native.Wait wait)
     cpdef object end_at(self, double deadline)
     cpdef object note_timeout(self, double timeout)
-    cpdef object fail(self, object error)
+    cpdef object fail(self, object error, object moves=*)
     cpdef object succeed(self, object value)
     cdef object _end(self, object event, object after_waiting)

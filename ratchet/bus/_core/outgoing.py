@@ -81,6 +81,10 @@ _AFTER_SUCCESS: Final = TRANSITIONS[WAITING, SUCCEED]
 _AFTER_FAILURE: Final = TRANSITIONS[WAITING, FAIL]
 _AFTER_GIVING_UP: Final = TRANSITIONS[WAITING, GIVE_UP]
 
+# Flags of a request that do not travel: it may run more than once; nobody waits for it.
+IDEMPOTENT: Final = 0x100
+CAST: Final = 0x200
+
 ENDED: Final = (SUCCEEDED, FAILED, GIVEN_UP)
 # Asked where most have not: a member that is not in a tuple is compared with each one by value.
 UNENDED: Final = (WAITING, EXPIRED)
@@ -120,6 +124,10 @@ class ClientRoute(Recipient):
         """Tell the server that a request's time is over; False if no answer can come of that."""
         raise NotImplementedError
 
+    def retry(self, transaction: OutgoingRequest, error: BusError, moves: bool) -> bool:
+        """Have a request that failed sent again, if that is safe and allowed; see `Retrier.take`."""
+        return False
+
     def forget(self, transaction: OutgoingRequest) -> None:
         """Let the bus have it no longer: it has ended.  Calling it twice is the same as once."""
         raise NotImplementedError
@@ -138,6 +146,11 @@ class OutgoingRequest(Numbered):
         id: what its connection knows it by.
         frame_number: the number of its frame on the connection.
         incoming: the server's side of it, if that is in this process.
+        content: what travels, to be sent again if need be; None if that cannot be.
+        flags: the flags that travel with it, `IDEMPOTENT` and `CAST`.
+        attempts: how often it was sent.
+        doubtful: whether it may have run in an attempt before this one.
+        deadline: when its time is over; None for never.
     """
 
     __slots__ = (
@@ -146,8 +159,13 @@ class OutgoingRequest(Numbered):
         "_seconds",
         "_timer",
         "_wait",
+        "attempts",
+        "content",
+        "deadline",
         "decode",
+        "doubtful",
         "error",
+        "flags",
         "frame_number",
         "incoming",
         "request",
@@ -180,6 +198,11 @@ class OutgoingRequest(Numbered):
         self.frame_number = 0
         # Set by its connection, if it has one.
         self.id = 0
+        self.content: Any = None
+        self.flags = 0
+        self.attempts = 1
+        self.doubtful = False
+        self.deadline: float | None = None
 
     def load(self) -> None:
         """Decode the response; may block."""
@@ -249,6 +272,7 @@ class OutgoingRequest(Numbered):
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
+        self.deadline = deadline
         self._seconds = max(deadline - _clock.monotonic(), 0.0)
         self._timer = _clock.timer(self.route.hub, self._seconds)
         self._timer.start(self.expire)
@@ -258,9 +282,10 @@ class OutgoingRequest(Numbered):
         if self._seconds > timeout / 2:
             self._seconds = timeout
 
-    def leave_time_to_caller(self, seconds: float) -> None:
+    def leave_time_to_caller(self, seconds: float, deadline: float) -> None:
         """Note that it has so many seconds, and that its caller sees to their end, by `expire`."""
         self._seconds = seconds
+        self.deadline = deadline
 
     def _look_again_after(self, seconds: float) -> None:
         """Have `expire` called once more."""
@@ -312,22 +337,33 @@ class OutgoingRequest(Numbered):
             self._end_given_up(self.time_over(outcome))
 
     def _end_given_up(self, error: BusError) -> None:
-        self.error = error
+        self._note_error(error)
         self._end(GIVE_UP, _AFTER_GIVING_UP)
         self.route.counters.cancelled += 1
         self.route.forget(self)
 
-    def fail(self, error: BusError) -> None:
-        """End it in an error that is not this side's wish; does nothing if it has ended.
+    def fail(self, error: BusError, moves: bool = True) -> None:
+        """End it in an error that is not this side's wish, or have it sent again.
 
-        If its time is over already, that is its error, and the outcome the other's.
+        Does nothing if it has ended.  If its time is over already, that is its error, and the
+        outcome the other's.  `moves` is as for `Retrier.take`.
         """
         if self.state is EXPIRED:
             self.time_out(error.outcome)
-        elif self.state not in ENDED:
-            self.error = error
+        elif self.state not in ENDED and not (
+            self.content is not None and self.route.retry(self, error, moves)
+        ):
+            self._note_error(error)
             self._end(FAIL, _AFTER_FAILURE)
             self.route.counters.failed += 1
+
+    def _note_error(self, error: BusError) -> None:
+        """Note in what it ends.  No outcome may be false for any of its attempts."""
+        if self.attempts > 1:
+            error.attempts = self.attempts
+        if self.doubtful and error.outcome is not Outcome.RAN:
+            error.outcome = Outcome.UNKNOWN
+        self.error = error
 
     def fail_at_server(self, reason: int, texts: ErrorTexts) -> None:
         """End it in the error that the server tells; does nothing if it has ended."""
@@ -336,7 +372,7 @@ class OutgoingRequest(Numbered):
             # The server saw the request's time end before this side did.
             self.time_out(error.outcome)
         else:
-            self.fail(error)
+            self.fail(error, moves=reason == Reason.DRAINING)
 
     def succeed(self, value: object) -> None:
         """End it in a response; does nothing if that comes too late."""
@@ -369,6 +405,8 @@ class OutgoingRequest(Numbered):
             self.state = after_waiting
         else:
             self.state = TRANSITIONS.get((self.state, event), self.state)
+        # Its user may keep the transaction for long.
+        self.content = None
         timer = self._timer
         if timer is not None:
             timer.close()

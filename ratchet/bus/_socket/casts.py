@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import format_address
+from ratchet.bus._core.outgoing import OutgoingRequest
 from ratchet.bus._socket.protocol import ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.tls import refused_us
@@ -31,37 +33,45 @@ class Casts:
         last_sign: when the last one was cast, or a plain server answered last.
     """
 
-    __slots__ = ("_last", "_numbers", "_protocol", "_seen_undelivered", "_stream", "count", "last_sign")
+    __slots__ = ("_last", "_protocol", "_seen_undelivered", "_stream", "_unsent", "count", "last_sign")
 
     def __init__(self, stream: MessageStream, protocol: ClientProtocol) -> None:
         self._stream = stream
         self._protocol = protocol
-        # The numbers of their frames that may not have left yet, and the last of all.
-        self._numbers: deque[int] = deque()
+        # Those that may not have left yet, and the number of the last one's frame.
+        self._unsent: deque[OutgoingRequest] = deque()
         self._last = 0
         self.count = 0
         self.last_sign = 0.0
         # Bytes that were undelivered when that was asked last.
         self._seen_undelivered = 0
 
-    def note(self, number: int) -> None:
-        """One has been written, as the frame of this number."""
-        self._last = number
+    def note(self, cast: OutgoingRequest) -> None:
+        """One has been written."""
+        self._last = number = cast.frame_number
         self.last_sign = _clock.monotonic()
         self.count += 1
-        numbers, sent = self._numbers, self._stream.output.sent
-        while numbers and numbers[0] <= sent:
-            numbers.popleft()
+        unsent, sent = self._unsent, self._stream.output.sent
+        while unsent and unsent[0].frame_number <= sent:
+            unsent.popleft()
         if number > sent:
-            numbers.append(number)
+            unsent.append(cast)
 
     @property
     def unsent(self) -> int:
         """How many have not left."""
-        if not self._numbers:
-            return 0
+        return len(self._left_here()) if self._unsent else 0
+
+    def _left_here(self) -> list[OutgoingRequest]:
+        """Those that have not left."""
         sent = self._stream.output.sent
-        return sum(number > sent for number in list(self._numbers))
+        return [cast for cast in list(self._unsent) if cast.frame_number > sent]
+
+    def move(self, send_elsewhere: Callable[[OutgoingRequest], bool]) -> None:
+        """Have those that have not left sent on another connection, as far as that is possible."""
+        for cast in self._left_here():
+            if send_elsewhere(cast):
+                self._unsent.remove(cast)
 
     @property
     def are_delivered(self) -> bool:
@@ -118,4 +128,4 @@ class Casts:
 
     def clear(self) -> None:
         """They have been told of, or are no longer this process's."""
-        self._numbers.clear()
+        self._unsent.clear()

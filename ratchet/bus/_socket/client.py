@@ -1,8 +1,8 @@
-"""The client's side of a bus over sockets: a connection to the server, made again when it is lost.
+"""The client's side of a bus over sockets: connections to its servers, made again when they are lost.
 
 How a request gets to the connection that it goes on is in `sender`; what becomes of it there
-in `client_connection`, which connections there are in `connections`, and connecting in
-`dial`.  A request that may have reached a server is never sent again.
+in `client_connection`, which servers and connections there are in `servers` and `connections`,
+connecting in `dial`, and sending again in `retry`.
 
 Nothing that the loop keeps alive refers to the client but an open request.  So a
 client that is dropped without `close()` is collected, and closes its connection.
@@ -18,15 +18,17 @@ from typing import TypeVar
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
-from ratchet.bus._core.address import Address, address_of, format_address
+from ratchet.bus._core.address import Address, address_of
 from ratchet.bus._core.client import ClientSide
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.retry import Retrier, Retry
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
-from ratchet.bus._socket.connections import CASTS_NOT_SENT, Connections
+from ratchet.bus._socket.connections import CASTS_NOT_SENT
 from ratchet.bus._socket.dropped import DroppedClient
 from ratchet.bus._socket.sender import Sender
+from ratchet.bus._socket.servers import Servers
 from ratchet.bus._socket.transport import Socket
 from ratchet.bus.codecs import Decode, Encode
 
@@ -44,36 +46,31 @@ class ClientBus(ClientSide[Request, Response]):
 
     def __init__(
         self,
-        peer: Address,
+        name: str,
         encode: Encode[Request],
         decode: Decode[Response],
         limits: Limits,
         plain: bool,
-        begin: Callable[[Connections], object],
+        retry: Retry | None,
+        begin: Callable[[Servers], object],
     ) -> None:
         super().__init__()
         self._counters = Counters()
-        self._peer = format_address(peer)
         self._limits = limits
-        self._plain = plain
-        self._connections = Connections(self._hub, peer, decode, limits, plain, self._counters)
-        self._sender: Sender = Sender(self._connections, encode, limits, plain)
-        begin(self._connections)
+        retrier = Retrier(self._hub, self._counters, name, retry)
+        self._servers = Servers(self._hub, name, decode, limits, plain, self._counters, retrier)
+        self._sender: Sender = Sender(self._servers, encode, limits, plain)
+        retrier.sender = self._sender
+        begin(self._servers)
 
     @property
     def name(self) -> str:
-        return self._peer
+        return self._servers.name
 
     def __repr__(self) -> str:
-        if self._connections.life is not OPEN:
-            state = self._connections.life.name.lower()
-        elif self._connections.current is not None:
-            state = "connected"
-        else:
-            state = "lost" if self._connections.dialer is None else "connecting"
-            state += self._connections.failure.suffix
-        in_flight = self._connections.in_flight
-        return f"<ClientBus at {id(self):#x} to {self._peer}: {state}, in_flight={in_flight}>"
+        servers = self._servers
+        state = servers.state if servers.life is OPEN else servers.life.name.lower()
+        return f"<ClientBus at {id(self):#x} to {servers.name}: {state}, in_flight={servers.in_flight}>"
 
     def wait_connected(self, timeout: float | None = None) -> None:
         check_hub(self._hub, self)
@@ -81,14 +78,13 @@ class ClientBus(ClientSide[Request, Response]):
         deadline = deadline_after(timeout)
         while True:
             self._sender.check_open()
-            connection = self._connections.current
-            if connection is not None and (self._plain or connection.protocol.hello is not None):
+            if self._servers.let_in:
                 return
-            if connection is None:
+            if not self._servers.connected:
                 self._sender.dial_or_refuse()
-                if self._connections.current is not None:
+                if self._servers.connected:
                     continue
-            if not self._connections.awaiting_hello.wait("wait_connected", self, time_left(deadline)):
+            if not self._servers.waiters.awaiting_hello.wait("wait_connected", self, time_left(deadline)):
                 raise self._sender.not_connected(timeout)
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -119,13 +115,13 @@ class ClientBus(ClientSide[Request, Response]):
         check_hub(self._hub, self)
         check_timeout(timeout)
         check_may_wait("drain")
-        if self._connections.life is INHERITED:
+        if self._servers.life is INHERITED:
             self._sender.check_open()
         deadline = deadline_after(timeout)
-        self._connections.begin_drain()
+        self._servers.begin_drain()
         quiet = wait_until_done("drain", self, self._is_quiet, deadline)
         unsent = self._close()
-        return quiet and not unsent and not self._connections.lost_casts
+        return quiet and not unsent and not self._servers.lost_casts
 
     def close(self) -> None:
         """Close the connection at once.
@@ -142,7 +138,7 @@ class ClientBus(ClientSide[Request, Response]):
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         try:
-            if error_type is None and self._connections.life < CLOSED:
+            if error_type is None and self._servers.life < CLOSED:
                 check_hub(self._hub, self)
                 deadline = deadline_after(self._limits.stall_timeout)
                 wait_until_done("with", self, self._casts_are_delivered, deadline)
@@ -151,49 +147,51 @@ class ClientBus(ClientSide[Request, Response]):
 
     def __del__(self) -> None:
         # Nobody can call it any more, and no request is open.
-        connections: Connections | None = getattr(self, "_connections", None)
-        if connections is None or connections.life >= CLOSED or not (connections.all or connections.dialer):
+        servers: Servers | None = getattr(self, "_servers", None)
+        if servers is None or servers.life >= CLOSED or not servers.needs_close:
             return
         try:
-            DroppedClient(self._hub, connections).close_soon()
+            DroppedClient(self._hub, servers).close_soon()
         except BaseException:
             # From here it is only printed, and nobody would come by again.
-            DroppedClient(self._hub, connections).close_soon()
+            DroppedClient(self._hub, servers).close_soon()
             raise
         warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
 
     def stats(self) -> Stats:
-        connections = self._connections
+        servers = self._servers
         return self._counters.snapshot(
-            connections=len(connections.all), queued=len(connections.senders), in_flight=connections.in_flight
+            connections=len(servers.connections),
+            queued=len(servers.waiters.senders),
+            in_flight=servers.in_flight,
         )
 
     def _after_fork(self) -> None:
-        self._connections.leave_to_parent()
+        self._servers.leave_to_parent()
 
     def _settle(self) -> None:
-        if self._connections.life is CLOSED:
-            self._connections.close()
-        self._connections.settle()
+        self._servers.settle()
 
     def _close(self) -> int:
         """Close, and return how many casts have not left."""
         try:
-            unsent = self._connections.close()
+            unsent = self._servers.close()
         except BaseException:
             settle_soon(self._hub)
             raise
         if unsent:
-            bus_logger.warning(CASTS_NOT_SENT, self._peer, unsent)
+            bus_logger.warning(CASTS_NOT_SENT, self._servers.name, unsent)
         return unsent
 
     def _casts_are_delivered(self) -> bool:
-        return all(connection.casts.are_delivered for connection in self._connections.all)
+        delivered = all(connection.casts.are_delivered for connection in self._servers.connections)
+        # One that has lost its connection may be about to go on another.
+        return delivered and not self._servers.retrier.casts
 
     def _is_quiet(self) -> bool:
         """Whether nothing is open, and the server's side has all that was written."""
-        undelivered = sum(connection.casts.look_undelivered() for connection in self._connections.all)
-        return not self._connections.in_flight and not undelivered and self._casts_are_delivered()
+        undelivered = sum(connection.casts.look_undelivered() for connection in self._servers.connections)
+        return not self._servers.in_flight and not undelivered and self._casts_are_delivered()
 
 
 def check_connected(socket: Socket) -> Address:

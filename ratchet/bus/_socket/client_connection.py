@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from functools import partial
 from typing import Any, TypeVar
 
 from gevent.hub import get_hub
@@ -53,6 +54,7 @@ class ClientConnection(ClientRoute):
         casts: those that were sent on it.
         plain_sender: writes requests in the plain form.
         useful: whether an answer has come.
+        retries: whether what is sent may be sent again, and so is to be kept.
     """
 
     budget = None
@@ -60,12 +62,16 @@ class ClientConnection(ClientRoute):
 
     __slots__ = (
         "_client",
+        "_measured",
+        "_measured_from",
+        "_measures",
         "_takes_bodies",
         "_window",
         "casts",
         "decode",
         "plain_sender",
         "protocol",
+        "retries",
         "stream",
         "useful",
     )
@@ -79,6 +85,8 @@ class ClientConnection(ClientRoute):
         limits: Limits,
         plain: bool,
         counters: Counters,
+        retries: bool,
+        measures: bool,
     ) -> None:
         super().__init__(get_hub(), counters, peer)
         # Weakly, because the loop keeps a stream alive, and so its connection.
@@ -89,6 +97,12 @@ class ClientConnection(ClientRoute):
         # Those who wait because the server takes no more at once.
         self._window = WaitQueue()
         self.useful = False
+        self.retries = retries
+        # Whether it is of interest how long answers take; the request of which that is to be seen, and
+        # when it was sent.
+        self._measures = measures
+        self._measured: OutgoingRequest | None = None
+        self._measured_from = 0.0
         self.stream = MessageStream(transport, limits, self, peer)
         self.casts = Casts(self.stream, self.protocol)
         self.plain_sender = PlainSender(self.stream.output, self.protocol, self.casts)
@@ -116,10 +130,27 @@ class ClientConnection(ClientRoute):
         self, owner: object, request: Request, flags: int, arg: int, content: Content
     ) -> ClientTransaction[Request, Any]:
         """Send a request of its client, whose content is checked; does not block."""
-        protocol = self.protocol
         transaction: ClientTransaction[Request, Any] = _native.new(ClientTransaction)
         transaction.begin(owner, self, request, self.decode)
+        if self.retries:
+            transaction.content = content
+            transaction.flags = flags
+        self._write(transaction, flags & heads.FLAGS, arg, content)
+        return transaction
+
+    def send_again(self, transaction: OutgoingRequest, arg: int) -> None:
+        """Send a request whose last attempt has failed; does not block."""
+        transaction.frame_number = 0
+        transaction.attempts += 1
+        # From here on it ends with this connection.
+        transaction.route = self
+        self._write(transaction, transaction.flags & heads.FLAGS, arg, transaction.content)
+
+    def _write(self, transaction: OutgoingRequest, flags: int, arg: int, content: Content) -> None:
+        protocol = self.protocol
         transaction.id = id = protocol.new_id()
+        if self._measures and self._measured is None and not flags & heads.ONE_WAY:
+            self._measured, self._measured_from = transaction, _clock.monotonic()
         plain = protocol.plain
         frame = protocol.request(id, flags, arg, content) if plain or not isinstance(content, bytes) else b""
         try:
@@ -140,11 +171,10 @@ class ClientConnection(ClientRoute):
             protocol.open.pop(id, None)
             raise
         if flags & heads.ONE_WAY and transaction.frame_number != DEFERRED:
-            self.casts.note(transaction.frame_number)
+            self.casts.note(transaction)
         if self.stream.state is CLOSED:
             # By a signal handler in the middle of this, which did not see the request yet.
             self.run_callback(self.fail_open, self.stream.error)
-        return transaction
 
     def withdraw(self, transaction: OutgoingRequest) -> Outcome:
         """A transaction is given up: take its frame back, or tell the server."""
@@ -163,8 +193,18 @@ class ClientConnection(ClientRoute):
         if cancel:
             self.stream.output.write(cancel)
 
+    def retry(self, transaction: OutgoingRequest, error: BusError, moves: bool) -> bool:
+        client = self._client()
+        if client is None or not client.retrier.take(transaction, error, moves):
+            return False
+        self.forget(transaction)
+        client.retrier.begin(transaction)
+        return True
+
     def forget(self, transaction: OutgoingRequest) -> None:
-        """A transaction has ended."""
+        """A transaction has ended, or is to be sent elsewhere."""
+        if self._measured is transaction:
+            self._measured = None
         open_requests = self.protocol.open
         if open_requests.get(transaction.id) is transaction:
             open_requests.pop(transaction.id, None)
@@ -224,6 +264,11 @@ class ClientConnection(ClientRoute):
         self.stream.abort(on_undelivered=self.casts.tell_undelivered if self.casts.count else None)
         return unsent
 
+    def retire(self) -> None:
+        """Send nothing more, and close as soon as all is answered; does not block."""
+        self.protocol.state = DRAINING
+        self._close_if_done()
+
     def leave_to_parent(self) -> None:
         """In a forked child: end everything, but wake nobody, and send nothing."""
         # First, so that nothing is read either, by one that would close when it is done.
@@ -240,7 +285,11 @@ class ClientConnection(ClientRoute):
             self.connection_lost(self.stream.error)
             return
         for transaction in list(self.protocol.open.values()):
-            transaction.settle()
+            if transaction.route is self:
+                transaction.settle()
+            else:
+                # It is to be sent elsewhere, and was still to be forgotten here.
+                self.forget(transaction)
         self._on_ended()
 
     def _close_if_done(self) -> None:
@@ -297,10 +346,19 @@ class ClientConnection(ClientRoute):
         """One that waits has its response."""
         protocol = self.protocol
         self.useful = True
+        if self._measured is transaction:
+            self._note_time()
         transaction.succeed(response)
         protocol.open.pop(transaction.id, None)
         if self._window.waits or protocol.state is DRAINING:
             self._on_ended()
+
+    def _note_time(self) -> None:
+        """The request that is measured is answered."""
+        self._measured = None
+        client = self._client()
+        if client is not None:
+            client.on_answer_after(_clock.monotonic() - self._measured_from)
 
     def _on_answer(self, transaction: OutgoingRequest | None, reason: int | None, parts: list[bytes]) -> None:
         if transaction is None:
@@ -316,8 +374,15 @@ class ClientConnection(ClientRoute):
             transaction.time_out(Outcome.RAN)
         elif transaction.state not in ENDED and reason is not None:
             name, text, trace = (part.decode("utf-8", "replace") for part in parts)
+            if self._measures and reason != Reason.DRAINING:
+                self._tell_failures(1)
             transaction.fail_at_server(reason, (name, text, trace))
         self.forget(transaction)
+
+    def _tell_failures(self, count: int) -> None:
+        client = self._client()
+        if client is not None:
+            client.on_failures(count)
 
     def _on_go_away(self, not_run: list[OutgoingRequest]) -> None:
         """The server drains, and will not run these."""
@@ -365,10 +430,14 @@ class ClientConnection(ClientRoute):
                 # It may never say hello: that is like an attempt to connect that fails.
                 level = logging.WARNING
             log_soon(bus_logger, level, "lost the connection to %s: %s", self.server_name, reason)
+        if error is not None and self.retries:
+            self.casts.move(partial(self.retry, error=ConnectionLost(outcome=Outcome.NOT_SENT), moves=True))
         lost_casts = self.casts.tell_lost(error)
         if self._window:
             self.run_callback(self._window.wake_all)
         if self.protocol.open or self.protocol.order:
+            if self._measures and error is not None:
+                self._tell_failures(len(self.protocol.open))
             self.fail_open(error)
         if client is not None:
             client.on_connection_lost(self, error, lost_casts)

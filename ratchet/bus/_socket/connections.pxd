@@ -9,13 +9,17 @@ cdef class Connections:
     cdef object _decode
     cdef object _limits
     cdef bint _plain
-    cdef object _run_callback
+    cdef double _failures
+    cdef double _failures_as_of
+    cdef bint _has_others
+    cdef double _seconds
+    cdef double _seconds_as_of
     cdef public dict all
-    cdef public object awaiting_hello
     cdef public ClientConnection current
     cdef public object dialer
     cdef public object failure
     cdef public object life
     cdef public object lost_casts
-    cdef public object senders
+    cdef public object retrier
     cdef public object server
+    cdef public object waiters

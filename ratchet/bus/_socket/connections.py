@@ -1,23 +1,27 @@
-"""The connections of one client: the one in use, those that still have answers to come, and the next.
+"""The connections to one server: the one in use, those that still have answers to come, and the next.
 
 A connection tells what happens to it.  When it drains or is lost, another one is made
 in the background, if the client connects by itself; whoever waits for it looks again at
 each change.
 
-Which connection a request goes on, and how long it waits for one, is decided in `sender`.
+Which of several servers a request goes to is decided in `servers`, and how long it waits for
+a connection in `sender`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from gevent.hub import Hub
 
+from ratchet import _clock
 from ratchet._log import bus_logger
 from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.retry import Retrier
 from ratchet.bus._core.side import Life
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket.client_connection import ClientConnection
@@ -30,9 +34,68 @@ from ratchet.errors import reason_of
 
 CASTS_NOT_SENT = "casts not sent when the bus to %s was closed: %d"
 
+# Seconds after which a failure counts a third of what it did, and so does the time that an answer took.
+_MEMORY: Final = 5.0
+# The part that the last answer has in how long answers take.
+_LAST: Final = 0.3
+# A failure that counts less than this counts no more.
+_LEAST: Final = 0.01
+
+
+class Waiters:
+    """The threads of one client that wait for a connection, to whatever server.
+
+    Attributes:
+        senders: those that wait to send.
+        awaiting_hello: those that wait for a server's hello.
+        asking: whoever asks where the servers are, from time to time.
+        changed: whether a connection has come or gone since this was last set to False.
+        server_gone: whether a server has gone away since this was last set to False.
+    """
+
+    __slots__ = ("_run_callback", "asking", "awaiting_hello", "changed", "senders", "server_gone")
+
+    def __init__(self, hub: Hub) -> None:
+        self._run_callback: Callable[..., object] = hub.loop.run_callback
+        self.senders = WaitQueue()
+        self.awaiting_hello = WaitQueue()
+        self.asking = WaitQueue()
+        self.changed = False
+        self.server_gone = False
+
+    def note_gone(self) -> None:
+        """A server has gone away, or the client itself goes: it is time to ask where servers are."""
+        self.changed = self.server_gone = True
+        if self.asking:
+            self._run_callback(self.asking.wake_all)
+
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        self.changed = True
+        if self.senders:
+            self._run_callback(self.senders.wake_all)
+        if self.awaiting_hello:
+            self._run_callback(self.awaiting_hello.wake_all)
+
+    def clear(self) -> None:
+        """Forget all who wait: they are a parent process's."""
+        self.senders.clear()
+        self.awaiting_hello.clear()
+        self.asking.clear()
+
 
 class Connections:
-    """The connections of one client.
+    """The connections to one server, of which one is in use.
+
+    Args:
+        server: its address.
+        decode: decodes a response.
+        limits: the client's.
+        plain: whether it speaks the plain form.
+        counters: what the client counts.
+        waiters: see below.
+        retrier: see below.
+        has_others: whether the client has other servers, with which this one is compared.
 
     Attributes:
         server: its address, for people.
@@ -40,34 +103,45 @@ class Connections:
         all: those that are open.
         dialer: makes the next one; None for a client on a single socket.
         failure: why there is none.
-        life: how far the client has got.
+        life: how far the client has got with this server.
         lost_casts: casts that were lost with a connection, or may have been.
-        senders: the threads that wait to send.
-        awaiting_hello: those that wait for the server's hello.
+        waiters: the threads that wait for a connection.
+        retrier: whatever sends a request again.
     """
 
     __slots__ = (
         "__weakref__",
         "_counters",
         "_decode",
+        "_failures",
+        "_failures_as_of",
+        "_has_others",
         "_limits",
         "_plain",
-        "_run_callback",
+        "_seconds",
+        "_seconds_as_of",
         "all",
-        "awaiting_hello",
         "current",
         "dialer",
         "failure",
         "life",
         "lost_casts",
-        "senders",
+        "retrier",
         "server",
+        "waiters",
     )
 
     def __init__(
-        self, hub: Hub, server: Address, decode: Decode[Any], limits: Limits, plain: bool, counters: Counters
+        self,
+        server: Address,
+        decode: Decode[Any],
+        limits: Limits,
+        plain: bool,
+        counters: Counters,
+        waiters: Waiters,
+        retrier: Retrier,
+        has_others: bool,
     ) -> None:
-        self._run_callback: Callable[..., object] = hub.loop.run_callback
         self.server = format_address(server)
         self._decode = decode
         self._limits = limits
@@ -79,8 +153,12 @@ class Connections:
         self.failure = Failure(self.server)
         self.life = Life.OPEN
         self.lost_casts = 0
-        self.senders = WaitQueue()
-        self.awaiting_hello = WaitQueue()
+        self.waiters = waiters
+        self.retrier = retrier
+        self._has_others = has_others
+        # Requests that have failed of late, and the seconds that an answer takes; both fade.
+        self._failures, self._failures_as_of = 0.0, 0.0
+        self._seconds, self._seconds_as_of = 0.0, 0.0
 
     @property
     def in_flight(self) -> int:
@@ -98,11 +176,19 @@ class Connections:
     def use(self, transport: Transport, peer: Address) -> None:
         """Send requests over this one from now on."""
         # First, so that what waits to be sent goes out together with the hello.
-        self.wake_waiters()
+        self.waiters.wake()
         connection = None
         try:
             connection = ClientConnection(
-                self, transport, peer, self._decode, self._limits, self._plain, self._counters
+                self,
+                transport,
+                peer,
+                self._decode,
+                self._limits,
+                self._plain,
+                self._counters,
+                self.retrier.active,
+                self._has_others,
             )
             self.all[connection] = None
             connection.open_connection()
@@ -120,12 +206,31 @@ class Connections:
                 connection.stream.abandon()
             raise
 
-    def wake_waiters(self) -> None:
-        """Let those who wait look again."""
-        if self.senders:
-            self._run_callback(self.senders.wake_all)
-        if self.awaiting_hello:
-            self._run_callback(self.awaiting_hello.wake_all)
+    def dial_at_once(self) -> None:
+        """Connect, unless that is going on, in the background if it takes waiting; does not block."""
+        if self.dialer is not None:
+            self.dialer.start_at_once()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server has let this side in, and takes requests."""
+        return self.current is not None and (self._plain or self.current.protocol.hello is not None)
+
+    @property
+    def load(self) -> float:
+        """How much the server has to do: requests in flight and failures; infinite if it takes none."""
+        connection = self.current
+        if connection is None or connection.is_full() or connection.stream.output.writers.above_high_water:
+            return math.inf
+        if not self._failures:
+            return len(connection)
+        faded = _fade(self._failures, self._failures_as_of)
+        return len(connection) + (faded if faded > _LEAST else 0.0)
+
+    @property
+    def slowness(self) -> float:
+        """The seconds that an answer takes; towards 0 when none has come for some time."""
+        return _fade(self._seconds, self._seconds_as_of) if self._seconds else 0.0
 
     def begin_drain(self) -> None:
         """Send nothing new.  What is open keeps its connection; nothing new gets one."""
@@ -133,21 +238,23 @@ class Connections:
         self.current = None
         if self.dialer is not None:
             self.dialer.stop()
-        self.wake_waiters()
+
+    def retire(self) -> None:
+        """Send nothing more to this server, and close as soon as all is answered; does not block."""
+        self.begin_drain()
+        for connection in list(self.all):
+            connection.retire()
 
     def close(self) -> int:
         """Close them all, and return how many casts have not left; also from a hub callback."""
         self.life = max(self.life, Life.CLOSED)
         if self.dialer is not None:
             self.dialer.stop()
-        self.wake_waiters()
         return sum(connection.abort() for connection in list(self.all))
 
     def leave_to_parent(self) -> None:
         """In a forked child: they are the parent's."""
         self.life = Life.INHERITED
-        self.senders.clear()
-        self.awaiting_hello.clear()
         if self.dialer is not None:
             self.dialer.stop()
         for connection in self.all:
@@ -161,12 +268,12 @@ class Connections:
             connection.settle()
         if self.current is None and not self._plain:
             self._dial_again()
-        self.wake_waiters()
 
     # See `dial.Client`.
 
     def on_dial_failed(self, error: Exception) -> None:
         self._note_failure(error)
+        self.waiters.note_gone()
         reason = reason_of(error)
         if self.failure.note_told(reason):
             # In the dialer's own greenlet, which may block.
@@ -176,7 +283,7 @@ class Connections:
         self.failure.note(error)
         if self.failure.final:
             # Those who wait are told; the dialer goes on, for who asks later.
-            self.wake_waiters()
+            self.waiters.wake()
 
     # See `ClientConnectionOwner`.
 
@@ -187,18 +294,30 @@ class Connections:
     def note_told(self, reason: str) -> bool:
         return self.failure.note_told(reason)
 
+    def on_failures(self, count: int) -> None:
+        if self._has_others:
+            now = _clock.monotonic()
+            self._failures = _fade(self._failures, self._failures_as_of) + count
+            self._failures_as_of = now
+
+    def on_answer_after(self, seconds: float) -> None:
+        before = self.slowness or seconds
+        self._seconds = before + _LAST * (seconds - before)
+        self._seconds_as_of = _clock.monotonic()
+
     def on_hello(self, connection: ClientConnection) -> None:
         if connection in self.all and connection.protocol.state is not DRAINING:
             self.failure.clear()
             if self.current is None and self.life is Life.OPEN:
                 self.current = connection
-        self.wake_waiters()
+        self.waiters.wake()
 
     def on_draining(self, connection: ClientConnection, reason: str) -> None:
         if connection is self.current:
             self.current = None
             self.failure.note_draining(reason)
             connection.stream.output.writers.wake_soon()
+            self.waiters.note_gone()
             self._dial_again()
 
     def on_connection_lost(
@@ -214,9 +333,15 @@ class Connections:
             # which nothing comes for one that is in use: it gets one for a request.
             if not self._plain:
                 self._dial_again()
-            self.wake_waiters()
+            self.waiters.note_gone()
+            self.waiters.wake()
         self.all.pop(connection, None)
 
     def _dial_again(self) -> None:
         if self.dialer is not None and self.life is Life.OPEN:
             self.dialer.start()
+
+
+def _fade(value: float, as_of: float) -> float:
+    """How much something of that time still counts."""
+    return value * math.exp((as_of - _clock.monotonic()) / _MEMORY)

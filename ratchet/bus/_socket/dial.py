@@ -16,7 +16,7 @@ import ssl
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import gevent
 from gevent import socket
@@ -31,6 +31,21 @@ from ratchet.bus._socket.transport import Transport
 
 Dial = Callable[[], tuple[Transport, Address]]
 """Connects to the server once; blocks, except to a Unix socket without TLS."""
+
+
+class Target(NamedTuple):
+    """A server that connections are made to.
+
+    Attributes:
+        address: as `connect` takes it.
+        dial: connects to it.
+        waits: whether `dial` may wait.
+    """
+
+    address: Address
+    dial: Dial
+    waits: bool
+
 
 # Seconds between attempts to connect, doubled up to the last one.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.05, 5.0

@@ -13,16 +13,17 @@ from typing import Any
 from gevent.hub import Hub
 
 from ratchet._log import bus_logger, log_soon
-from ratchet.bus._socket.connections import CASTS_NOT_SENT, Connections
+from ratchet.bus._socket.connections import CASTS_NOT_SENT
 from ratchet.bus._socket.linger import keep, let_go
+from ratchet.bus._socket.servers import Servers
 
 
 class DroppedClient:
     """What is left of one client, until its hub has closed it."""
 
-    def __init__(self, hub: Hub, connections: Connections) -> None:
+    def __init__(self, hub: Hub, servers: Servers) -> None:
         self._hub = hub
-        self._connections = connections
+        self._servers = servers
 
     def close_soon(self) -> None:
         """Have the hub close it; may be called in any OS thread."""
@@ -33,14 +34,14 @@ class DroppedClient:
 
     def _settle(self) -> None:
         """Hub callback: close it; see `Living`."""
-        unsent = self._connections.close()
+        unsent = self._servers.close()
         if unsent:
-            log_soon(bus_logger, logging.WARNING, CASTS_NOT_SENT, self._connections.server, unsent)
+            log_soon(bus_logger, logging.WARNING, CASTS_NOT_SENT, self._servers.name, unsent)
         let_go(self)
 
     def _after_fork(self) -> None:
         """See `Living`."""
-        self._connections.leave_to_parent()
+        self._servers.leave_to_parent()
         let_go(self)
 
     def _forget(self) -> None:

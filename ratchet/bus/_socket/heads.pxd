@@ -40,6 +40,7 @@ cdef enum:
     ONE_WAY = 0b0001
     METADATA = 0b0010
     CRITICAL_UNKNOWN_FLAGS = 0b1100
+    FLAGS = 0xFF
     WORTH_NO_COPY = 64 * 1024
     ONE_PART = 0x8001
 

@@ -27,6 +27,8 @@ PLAIN_ID: Final = -1
 ONE_WAY: Final = 0b0001
 METADATA: Final = 0b0010
 CRITICAL_UNKNOWN_FLAGS: Final = 0b1100
+FLAGS: Final = 0xFF
+"""All that travel."""
 
 MAX_ID: Final = 0xFFFFFFFF
 

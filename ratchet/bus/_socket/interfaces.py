@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.retry import Retrier
 from ratchet.bus._socket.budget import Budget
 from ratchet.bus._socket.wire import Message
 from ratchet.errors import BusError
@@ -133,8 +134,18 @@ class ClientConnectionOwner(Protocol[Connection]):
     def on_hello(self, connection: Connection) -> None:
         """The server has said hello, or something else, which shows that it says no hello."""
 
+    @property
+    def retrier(self) -> Retrier:
+        """Whatever sends its requests again."""
+
     def note_told(self, reason: str) -> bool:
         """Note that this reason for not getting on with the server is told.  True if it was not yet."""
+
+    def on_failures(self, count: int) -> None:
+        """So many requests have failed, not because the server drains."""
+
+    def on_answer_after(self, seconds: float) -> None:
+        """A request was answered after this time."""
 
     def on_draining(self, connection: Connection, reason: str) -> None:
         """The server takes no more requests on this connection, and says why."""

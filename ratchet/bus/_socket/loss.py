@@ -32,8 +32,10 @@ def _fail_all(
     for transaction in list(protocol.open.values()):
         error = error_type(message, outcome=_outcome(protocol, cause, transaction.frame_number > sent))
         error.__cause__ = cause
+        route = transaction.route
         transaction.fail(error)
-        transaction.route.forget(transaction)
+        # If it is sent again, it has another one by now.
+        route.forget(transaction)
     protocol.order.clear()
 
 

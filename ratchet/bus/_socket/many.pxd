@@ -14,4 +14,4 @@ from ratchet.bus._socket.stream cimport MessageStream
     high_water=cython.Py_ssize_t, flags=cython.int, id=cython.longlong,
     output=Output, protocol=ClientProtocol, stream=MessageStream, transaction=OutgoingRequest,
 )
-cpdef object send_some(ClientConnection connection, object owner, ManyRequests many, long arg)
+cpdef object send_some(ClientConnection connection, object owner, ManyRequests many, long arg, Py_ssize_t most)

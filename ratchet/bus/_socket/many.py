@@ -10,7 +10,7 @@ from typing import Any
 from ratchet import _native
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.many import ManyRequests
-from ratchet.bus._core.outgoing import OutgoingRequest
+from ratchet.bus._core.outgoing import IDEMPOTENT, OutgoingRequest
 from ratchet.bus._socket import heads, wire
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.interfaces import CLOSED
@@ -18,8 +18,8 @@ from ratchet.bus._socket.outbox import size_of
 from ratchet.errors import MessageTooLarge
 
 
-def send_some(connection: ClientConnection, owner: object, many: ManyRequests, arg: int) -> None:
-    """Send the next ones, as many as the server and the high-water mark allow; does not block.
+def send_some(connection: ClientConnection, owner: object, many: ManyRequests, arg: int, most: int) -> None:
+    """Send up to `most` of the next ones, as the server and the high-water mark allow; does not block.
 
     There is room for one at least.  Raises `MessageTooLarge` if the server takes no message as
     large as the next one; a later one of that size is left for the next call.
@@ -27,7 +27,7 @@ def send_some(connection: ClientConnection, owner: object, many: ManyRequests, a
     protocol, stream = connection.protocol, connection.stream
     output, begin = stream.output, len(many.outcomes)
     flags = 0 if many.metadata is None else wire.METADATA
-    end = min(begin + protocol.max_in_flight - len(protocol.open), len(many.requests))
+    end = min(begin + min(protocol.max_in_flight - len(protocol.open), most), len(many.requests))
     size, high_water = 0, output.writers.high_water - output.unsent
     for index in range(begin, end):
         content = many.messages[index]
@@ -40,6 +40,9 @@ def send_some(connection: ClientConnection, owner: object, many: ManyRequests, a
                 raise
         transaction: ClientTransaction[Any, Any] = _native.new(ClientTransaction)
         transaction.begin(owner, connection, many.requests[index], connection.decode)
+        if connection.retries:
+            transaction.content = content
+            transaction.flags = flags | IDEMPOTENT if many.idempotent else flags
         transaction.id = id = protocol.new_id()
         many.add(transaction)
         protocol.open.setdefault(id, transaction)

@@ -47,7 +47,7 @@ class PlainSender:
                 later, frame = self._deferred.popleft()
                 self._write(later, frame)
                 if self._protocol.open.get(later.id) is not later:
-                    self._casts.note(later.frame_number)
+                    self._casts.note(later)
         finally:
             self._sending = False
 

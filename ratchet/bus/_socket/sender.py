@@ -1,4 +1,4 @@
-"""Sending a client's requests on its connection.
+"""Sending a client's requests on its connections.
 
 Each is encoded and checked in the thread that sends it, and waits until there is a connection
 that takes it, but no longer than its own time-out.  What becomes of it there is not known here.
@@ -20,14 +20,15 @@ from ratchet.bus._core.deadline import in_words, inherited_deadline, request_dea
 from ratchet.bus._core.faults import MADE_BEFORE_FORK, check_size, encode_metadata
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.many import ManyRequests
+from ratchet.bus._core.outgoing import CAST, ENDED, IDEMPOTENT, OutgoingRequest
 from ratchet.bus._core.side import INHERITED, OPEN
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.client_connection import ClientConnection
-from ratchet.bus._socket.connections import Connections
 from ratchet.bus._socket.input import LATE_FOR_QUIET
 from ratchet.bus._socket.many import send_some
 from ratchet.bus._socket.output import LATE_FOR_BUSY
 from ratchet.bus._socket.protocol import Content
+from ratchet.bus._socket.servers import Servers
 from ratchet.bus.codecs import Encode, parts_of
 from ratchet.errors import BusClosed, BusTimeout, Outcome
 
@@ -35,24 +36,41 @@ from ratchet.errors import BusClosed, BusTimeout, Outcome
 class Sender(RequestSender):
     """Sends the requests of one client."""
 
-    __slots__ = ("_connections", "_encode", "_hub", "_max_message", "_max_parts", "_plain", "_takes_bytes")
+    __slots__ = (
+        "_encode",
+        "_hub",
+        "_max_message",
+        "_max_parts",
+        "_plain",
+        "_servers",
+        "_takes_bytes",
+        "tries",
+    )
 
-    def __init__(self, connections: Connections, encode: Encode[Any], limits: Limits, plain: bool) -> None:
+    def __init__(self, servers: Servers, encode: Encode[Any], limits: Limits, plain: bool) -> None:
         self._hub = get_hub()
-        self._connections = connections
+        self._servers = servers
         self._encode = encode
         self._takes_bytes = encode is parts_of
         self._max_message = limits.max_message
         self._max_parts = limits.max_parts
         self._plain = plain
+        # See `Resender`.
+        self.tries = 0
 
     def send(
-        self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
+        self,
+        owner: object,
+        request: Any,
+        timeout: float | None,
+        metadata: Mapping[str, str] | None,
+        idempotent: bool,
     ) -> ClientTransaction[Any, Any]:
+        flags = IDEMPOTENT if idempotent else 0
         if timeout is None:
-            return self._send(owner, request, 0, inherited_deadline(), metadata)
+            return self._send(owner, request, flags, inherited_deadline(), metadata)
         check_timeout(timeout)
-        transaction = self._send(owner, request, 0, request_deadline(timeout), metadata)
+        transaction = self._send(owner, request, flags, request_deadline(timeout), metadata)
         transaction.note_timeout(timeout)
         return transaction
 
@@ -60,7 +78,7 @@ class Sender(RequestSender):
         self, owner: object, request: Any, timeout: float | None, metadata: Mapping[str, str] | None
     ) -> None:
         check_timeout(timeout)
-        self._send(owner, request, wire.ONE_WAY, request_deadline(timeout), metadata)
+        self._send(owner, request, wire.ONE_WAY | CAST, request_deadline(timeout), metadata)
 
     def _send(
         self,
@@ -87,6 +105,7 @@ class Sender(RequestSender):
             connection = self._find_connection(owner, deadline)
             if connection.protocol.narrow:
                 connection.protocol.check_size(content)
+            self.tries += 1
             if deadline is None:
                 return connection.send(owner, request, flags, 0, content)
             milliseconds = self._milliseconds_until(deadline)
@@ -124,13 +143,25 @@ class Sender(RequestSender):
         """What travels of a request that is encoded; refuses what is over the limits."""
         if len(parts) == 1 and len(parts[0]) <= self._max_message:
             return parts[0]
-        check_size(parts, self._max_message, self._max_parts, self._connections.server)
+        check_size(parts, self._max_message, self._max_parts, self._servers.name)
         return parts
 
     def send_some(self, owner: object, many: ManyRequests) -> None:
         connection = self._find_connection(owner, many.deadline)
         milliseconds = 0 if many.deadline is None else self._milliseconds_until(many.deadline)
-        send_some(connection, owner, many, milliseconds)
+        begun = len(many.outcomes)
+        most = self._servers.share_of(len(many.requests))
+        send_some(connection, owner, many, milliseconds, most)
+        self.tries += len(many.outcomes) - begun
+
+    def send_again(self, transaction: OutgoingRequest) -> None:
+        """Send a request whose last attempt has failed, unless it has ended; see `Retrier`."""
+        connection = self._find_connection(self, None)
+        if transaction.state not in ENDED:
+            if connection.protocol.narrow:
+                connection.protocol.check_size(transaction.content)
+            deadline = transaction.deadline
+            connection.send_again(transaction, 0 if deadline is None else self._milliseconds_until(deadline))
 
     def _encode_metadata(self, metadata: Mapping[str, str]) -> bytes:
         if self._plain:
@@ -142,14 +173,14 @@ class Sender(RequestSender):
         left = time_left(deadline)
         if not left:
             raise BusTimeout(
-                f"the time of the request was over before it could be sent to {self._connections.server}",
+                f"the time of the request was over before it could be sent to {self._servers.name}",
                 outcome=Outcome.NOT_SENT,
             )
         return math.ceil(min(left * 1000, wire.MAX_ARG))
 
     def check_open(self) -> None:
         """Refuse to go on with a bus that is closed, or about to be."""
-        life, server = self._connections.life, self._connections.server
+        life, server = self._servers.life, self._servers.name
         if life is INHERITED:
             raise BusClosed(f"the bus to {server} {MADE_BEFORE_FORK}", outcome=Outcome.NOT_SENT)
         if life is not OPEN:
@@ -157,17 +188,20 @@ class Sender(RequestSender):
 
     def dial_or_refuse(self) -> None:
         """Have a connection made; refuse to wait for one that there will never be."""
-        connections, failure = self._connections, self._connections.failure
-        if connections.dialer is None:
+        servers = self._servers
+        if servers.only is not None and servers.only.dialer is None:
+            failure = servers.only.failure
             raise failure.lost() from failure.error
-        if failure.final:
+        if servers.places and all(place.failure.final for place in servers.places):
+            failure = servers.places[0].failure
             raise failure.hopeless() from failure.error
-        connections.dialer.start_at_once()
+        servers.dial()
 
     def _find_connection(self, owner: object, deadline: float | None) -> ClientConnection:
         """The connection for the next request; blocks while none takes one."""
-        connection: ClientConnection | None = self._connections.current
-        if connection is not None:
+        connections = self._servers.only or self._servers.choose()
+        connection = None if connections is None else connections.current
+        if connections is not None and connection is not None:
             if self._plain and connection.useful and not connection.protocol.open:
                 # It may have closed behind its last answer.
                 connection.stream.input.read_now()
@@ -175,7 +209,7 @@ class Sender(RequestSender):
                 connection.stream.input.catch_up(
                     LATE_FOR_BUSY if connection.protocol.open else LATE_FOR_QUIET
                 )
-            connection = self._connections.current
+            connection = connections.current
         if connection is None or connection.stream.output.writers.above_high_water or connection.is_full():
             return self._wait_for_connection(owner, deadline)
         return connection
@@ -186,26 +220,26 @@ class Sender(RequestSender):
         timeout = time_left(deadline)
         while True:
             self.check_open()
-            connection = self._connections.current
-            if connection is None:
+            connections = self._servers.only or self._servers.choose()
+            connection = None if connections is None else connections.current
+            if connections is None or connection is None:
                 self.dial_or_refuse()
-                if self._connections.current is not None:
+                if self._servers.ready:
                     continue
-                if not self._connections.senders.wait("send_request", owner, time_left(deadline)):
+                if not self._servers.waiters.senders.wait("send_request", owner, time_left(deadline)):
                     raise self.not_connected(timeout)
             elif connection.stream.output.writers.above_high_water or connection.is_full():
                 if not connection.wait_for_room(time_left(deadline)):
                     raise BusTimeout(
-                        f"{self._connections.server} took too little within {in_words(timeout or 0.0)}",
+                        f"{connections.server} took too little within {in_words(timeout or 0.0)}",
                         outcome=Outcome.NOT_SENT,
                     )
                 # It is this thread's turn, even if others still wait.
-                if connection is self._connections.current and not connection.is_full():
+                if connection is connections.current and not connection.is_full():
                     return connection
             else:
                 return connection
 
     def not_connected(self, timeout: float | None) -> BusTimeout:
         """The error of a thread that has waited for a connection in vain."""
-        silent = self._connections.current is not None
-        return self._connections.failure.not_connected(timeout or 0.0, silent)
+        return self._servers.not_connected(timeout or 0.0)

@@ -1,0 +1,153 @@
+"""Where the servers of a client are: what a user says of that, and asking again.
+
+A user gives addresses, or a function that returns them.  A `Discovery` calls that function in a
+greenlet of its own, again whenever a server goes away, and from time to time.  It holds its client
+weakly, as a dialer does.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import gevent
+
+from ratchet._log import bus_logger, log_error, safe_repr
+from ratchet._loop import AnyGreenlet
+from ratchet._wait import new_wait, suspend
+from ratchet.bus._core.address import Address, UnixEndpoint, format_address, parse
+from ratchet.bus._core.side import Life
+from ratchet.bus._socket.dial import Target
+from ratchet.bus._socket.network import dialer, dialing_waits
+from ratchet.bus._socket.servers import Servers
+
+Addresses: TypeAlias = "Address | list[Address] | Callable[[], list[Address]]"
+"""The servers of a client: an address, a list of addresses, or a function that returns a list."""
+
+# Seconds after which the function is called in any case, and at least between two calls.
+_PERIOD: Final = 30.0
+_SHORTEST: Final = 1.0
+# Addresses that a text names.
+_MOST_NAMED: Final = 3
+
+
+def targets_of(addresses: object, ssl_context: ssl.SSLContext | None) -> list[Target]:
+    """The servers that a user names; raises `TypeError` or `ValueError` for what is no address."""
+    if not isinstance(addresses, list):
+        return [_target_of(addresses, ssl_context)]
+    if not addresses:
+        raise ValueError("connect needs an address at least, not an empty list")
+    targets = {target.address: target for target in (_target_of(each, ssl_context) for each in addresses)}
+    return list(targets.values())
+
+
+def _target_of(address: Any, ssl_context: ssl.SSLContext | None) -> Target:
+    endpoint = parse(address)
+    if isinstance(endpoint, UnixEndpoint) and ssl_context is not None and ssl_context.check_hostname:
+        raise ValueError(
+            f"{address!r} has no host name that {ssl_context!r} could check; turn check_hostname off"
+        )
+    return Target(endpoint.address, dialer(endpoint, ssl_context), dialing_waits(endpoint, ssl_context))
+
+
+def check_connections(connections: object) -> None:
+    """Refuse what is no number of connections."""
+    if not isinstance(connections, int) or isinstance(connections, bool):
+        raise TypeError(f"connections must be a number, not {connections!r}")
+    if connections < 1:
+        raise ValueError(f"connections must be above 0, not {connections!r}")
+
+
+def name_of(addresses: Addresses) -> str:
+    """The servers of a client, for people."""
+    if callable(addresses):
+        return f"the servers of {safe_repr(addresses)}"
+    if not isinstance(addresses, list):
+        return format_address(parse(addresses).address)
+    named = [format_address(parse(each).address) for each in addresses[:_MOST_NAMED]]
+    others = len(addresses) - len(named)
+    return ", ".join(named) + (f" and {others} others" if others else "")
+
+
+class Discovery:
+    """Asks a function where the servers of a client are.
+
+    Args:
+        servers: the client's.
+        source: the function.
+        ssl_context: that of TLS, for each server.
+        connections: how many connections to each.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        source: Callable[[], object],
+        ssl_context: ssl.SSLContext | None,
+        connections: int,
+    ) -> None:
+        self._servers = weakref.ref(servers)
+        self._waiters = servers.waiters
+        self._source = source
+        self._ssl_context = ssl_context
+        self._connections = connections
+        # The reason that was logged last.
+        self._told: str | None = None
+
+    def start(self) -> None:
+        """Ask in the background from now on, until the client is closed; does not block."""
+        asking = gevent.Greenlet(self._run)
+        asking.rawlink(self._on_end)
+        asking.start()
+
+    def _on_end(self, asking: AnyGreenlet) -> None:
+        """Hub callback: start again if an exception struck, so that the client hears of new servers."""
+        if asking.exception is not None and self._goes_on:
+            self.start()
+
+    @property
+    def _goes_on(self) -> bool:
+        servers = self._servers()
+        return servers is not None and servers.life is Life.OPEN
+
+    def _run(self) -> None:
+        """Ask, and wait until it is time to ask again: the greenlet."""
+        while self._goes_on:
+            self._waiters.server_gone = False
+            self._ask()
+            if not self._goes_on:
+                return
+            # A server that goes away may take others along, and a function may cost something.
+            suspend(new_wait(), "connect", self._source, _SHORTEST)
+            if not self._waiters.server_gone and self._goes_on:
+                self._waiters.asking.wait("connect", self._source, _PERIOD)
+
+    def _ask(self) -> None:
+        try:
+            answer = self._source()
+            if not isinstance(answer, list):
+                raise TypeError(f"{safe_repr(self._source)} must return a list of addresses, not {answer!r}")
+            targets = targets_of(answer, self._ssl_context)
+        except Exception as error:
+            self._tell(error)
+            return
+        self._told = None
+        servers = self._servers()
+        if servers is not None and servers.life is Life.OPEN:
+            servers.keep(targets, self._connections)
+
+    def _tell(self, error: Exception) -> None:
+        """Log why the servers are not known, unless that is what was logged last."""
+        reason = safe_repr(error)
+        if reason != self._told:
+            self._told = reason
+            log_error(
+                bus_logger,
+                logging.WARNING,
+                "cannot ask %s where the servers are",
+                safe_repr(self._source),
+                error=error,
+            )
