@@ -1,35 +1,34 @@
-"""`ratchet call`: one request and its response."""
+"""`ratchet call`: one request and its response, or a stream of them."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 from ratchet import _clock
-from ratchet.bus import ClientBus, Limits
-from ratchet.bus.codecs import client_functions
+from ratchet.cli.client import Client, new_client, what_happened
 from ratchet.cli.common import (
+    FAILED,
     USAGE,
     Commands,
     Failure,
     address,
     complain,
     put,
-    reason,
     request_bytes,
     say,
     seconds,
-    shown_address,
+    whole_number,
 )
-from ratchet.cli.connection import add_client_tls, client_context, connect
-from ratchet.errors import BusError, BusTimeout, ConnectionLost, Outcome, ProtocolError, RemoteError
+from ratchet.cli.connection import add_client_tls, client_context
+from ratchet.cli.forms import Form, FormError, Response, codec_name, form_of
+from ratchet.cli.ndjson import Pipeline, lines_of
+from ratchet.errors import BusError, Outcome, RemoteError
 
 __all__ = ["add_to", "run"]
-
-Response = tuple[bytes, int]
-"""The body, and how many attachments came with it."""
 
 _STATUS: Final = {Outcome.NOT_SENT: 3, Outcome.NOT_RUN: 4, Outcome.UNKNOWN: 5, Outcome.RAN: 6}
 _ADVICE: Final = {
@@ -45,22 +44,37 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "call",
         help="send a request and print the response",
-        description="Send one request and write the response to stdout, byte for byte.",
+        description="""\
+Send one request and write the response to stdout, byte for byte; or, with
+--ndjson, send a request for each line of the input and write a line for each.
+
+With --codec, REQUEST is JSON, which the codec turns into the message that is
+sent; and what it makes of the response is written as JSON.  Objects in it that
+JSON does not know are written as an object of their fields, or as text: bytes
+in base64, others as str() has them.""",
         epilog="""\
 exit status:
   0    the response is on stdout
-  1    the response could not be written
+  1    the response could not be written; with --ndjson, some request failed
   2    the command line is wrong, or a file that it names
   3    NOT_SENT: nothing was sent; the server may be down
   4    NOT_RUN: the server refused the request
   5    UNKNOWN: no answer; the request may have run
-  6    RAN: the handler raised an error, or its response is not JSON (--json)
+  6    RAN: the handler raised an error, or its response is not what --json or
+       --codec expects
   130  interrupted
 The handler's traceback goes to stderr.
 
+With --ndjson, the line of a request that failed is
+  {"error": {"code": ..., "outcome": ..., "message": ...}}
+and the outcome one of those above.  The code is "bad_request" for a line that
+is not JSON or that the codec refuses, "bad_response" for a response like that,
+or the code of the library's error, such as "bus_timeout".
+
 example:
   ratchet call 127.0.0.1:4000 '{"item": "apple"}' --json --timeout 2
-  ratchet call unix:/run/shop.sock @order.bin > receipt.bin""",
+  ratchet call unix:/run/shop.sock @order.bin > receipt.bin
+  ratchet call unix:/run/shop.sock --ndjson < orders > receipts""",
     )
     parser.add_argument(
         "address",
@@ -75,17 +89,58 @@ example:
         metavar="REQUEST",
         help="the request: text, @FILE for the bytes of a file, or - for stdin (the default)",
     )
-    parser.add_argument(
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
         "--json",
         action="store_true",
         help="check that the request is JSON before it is sent, and lay the response out for reading",
+    )
+    forms.add_argument(
+        "--codec",
+        type=codec_name,
+        metavar="CODEC",
+        help="the codec of the server: json, msgpack, text, or MODULE:NAME for a ratchet.bus.Codec of yours",
+    )
+    forms.add_argument(
+        "--msgpack", action="store_const", dest="codec", const="msgpack", help="short for --codec msgpack"
+    )
+    parser.add_argument(
+        "--ndjson",
+        action="store_true",
+        help="REQUEST is a stream, and each line of it a request as JSON; write each response as JSON"
+        " on a line, in the same order",
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=whole_number(1),
+        default=32,
+        metavar="COUNT",
+        help="with --ndjson: how many requests may wait for their answers at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metadata",
+        type=metadata_item,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="send this along; may be repeated",
     )
     parser.add_argument(
         "--timeout",
         type=seconds,
         default=10.0,
         metavar="SECONDS",
-        help="for everything, connecting included; the server is told (default: %(default)g)",
+        help="for everything, connecting included; with --ndjson, for each request; the server is told"
+        " (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--wait",
+        nargs="?",
+        type=waiting_time,
+        const=math.inf,
+        metavar="SECONDS",
+        help="first wait until the server is up, so long at most (default: as long as it takes);"
+        " --timeout begins then",
     )
     parser.add_argument(
         "--plain",
@@ -96,112 +151,97 @@ example:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Send the request and write the response; blocks.  Raises `Failure`."""
-    request = request_bytes(arguments.request)
-    if arguments.json:
-        try:
-            parse_json(request)
-        except ValueError as error:
-            raise Failure(f"the request is not JSON ({error}); fix it, or leave out --json", USAGE) from error
-    body, attachments = exchange(arguments, request)
-    if attachments:
-        complain(f"the response has {attachments} attachments too, which are not shown")
-    if not arguments.json:
-        put(body if body.endswith(b"\n") or not is_terminal() else body + b"\n")
-        return 0
+def waiting_time(text: str) -> float:
+    """The type of --wait."""
     try:
-        put(laid_out(body))
-    except ValueError as error:
-        put(body)
+        return seconds(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or --wait at the end of the line") from None
+
+
+def metadata_item(text: str) -> tuple[str, str]:
+    """The type of KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} has no key; write KEY=VALUE, as in tenant=acme")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8; metadata is text") from None
+    return key, value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Send the request and write the response, or many of each; blocks.  Raises `Failure`."""
+    if arguments.metadata and arguments.plain:
+        raise Failure("the plain form carries no metadata; leave out --metadata or --plain", USAGE)
+    form = form_of(arguments.codec, checked=arguments.json, lines=arguments.ndjson)
+    return call_each(arguments, form) if arguments.ndjson else call_once(arguments, form)
+
+
+def call_each(arguments: argparse.Namespace, form: Form) -> int:
+    """Send a request for each line of the input; blocks.  Raises `Failure`."""
+    with client_of(arguments) as client:
+        pipeline = Pipeline(
+            client, form, arguments.timeout, dict(arguments.metadata) or None, arguments.in_flight
+        )
+        pipeline.run(lines_of(arguments.request))
+    return FAILED if pipeline.failed else 0
+
+
+def call_once(arguments: argparse.Namespace, form: Form) -> int:
+    """Send the request and write the response; blocks.  Raises `Failure`."""
+    data = request_bytes(arguments.request)
+    try:
+        parts = form.encode(data)
+    except FormError as error:
+        raise Failure(f"{error}; fix it, or leave out {form.option}", USAGE) from error
+    response = exchange(arguments, parts)
+    if response.attachments and not form.takes_attachments:
+        complain(f"the response has {len(response.attachments)} attachments too, which are not shown")
+    try:
+        shown = form.show(response)
+    except FormError as error:
+        put(response.body)
         raise Failure(
-            f"the response is not JSON ({error}), so it is printed as it is; leave out --json",
-            _STATUS[Outcome.RAN],
+            f"{error}, so it is printed as it is; leave out {form.option}", _STATUS[Outcome.RAN]
         ) from error
+    put(shown if shown.endswith(b"\n") or not is_terminal() else shown + b"\n")
     return 0
 
 
-def exchange(arguments: argparse.Namespace, request: bytes) -> Response:
+def exchange(arguments: argparse.Namespace, parts: Sequence[bytes]) -> Response:
     """Send a request and return the response; blocks.  Raises `Failure`."""
     end = _clock.monotonic() + arguments.timeout
-    context = client_context(arguments)
-    try:
-        transport, peer = connect(arguments.address, arguments.timeout, context)
-    except Failure as failure:
-        failure.status = _STATUS[Outcome.NOT_SENT]
-        raise
-    encode, decode = client_functions(unchanged, with_count, None)
-    with ClientBus(
-        shown_address(peer),
-        encode,
-        decode,
-        Limits(),
-        arguments.plain,
-        None,
-        lambda servers: servers.use(transport, peer),
-    ) as client:
+    with client_of(arguments) as client:
+        if arguments.wait is not None:
+            end = _clock.monotonic() + arguments.timeout
         try:
-            return client.call(request, max(0.0, end - _clock.monotonic()))
+            return client.call(parts, max(0.0, end - _clock.monotonic()), dict(arguments.metadata) or None)
         except BusError as error:
             if isinstance(error, RemoteError):
                 say(error.remote_traceback.rstrip())
-            raise Failure(
-                f"{what_happened(error, arguments)}; {_ADVICE[error.outcome]}", _STATUS[error.outcome]
-            ) from error
+            happened = what_happened(error, arguments.address, arguments.timeout)
+            raise Failure(f"{happened}; {_ADVICE[error.outcome]}", _STATUS[error.outcome]) from error
 
 
-def unchanged(request: bytes) -> bytes:
-    """Encode a request, which is bytes already."""
-    return request
-
-
-def with_count(body: bytes, attachments: list[bytes]) -> Response:
-    """Decode a message: its body, and the number of its attachments."""
-    return body, len(attachments)
-
-
-def what_happened(error: BusError, arguments: argparse.Namespace) -> str:
-    """An error of the bus in the words of the command line."""
-    match error:
-        case RemoteError(outcome=Outcome.RAN):
-            return f"the handler raised {error}"
-        case RemoteError():
-            return f"the server could not decode the request: {error.message}"
-        case BusTimeout():
-            return f"{arguments.address} did not answer within {arguments.timeout:g} s"
-        case (
-            ProtocolError(__cause__=BaseException() as cause)
-            | ConnectionLost(__cause__=ProtocolError() as cause)
-        ):
-            return f"{arguments.address} does not speak the wire format of ratchet ({reason(cause)})"
-        case ConnectionLost(__cause__=BaseException() as cause):
-            return f"the connection to {arguments.address} was lost ({reason(cause)})"
-    return error.message
+def client_of(arguments: argparse.Namespace) -> Client:
+    """Connect as the options say; blocks.  Raises `Failure`."""
+    context = client_context(arguments)
+    try:
+        return new_client(
+            arguments.address,
+            arguments.timeout,
+            context,
+            plain=arguments.plain,
+            wait=arguments.wait,
+            lasting=arguments.ndjson,
+        )
+    except Failure as failure:
+        failure.status = _STATUS[Outcome.NOT_SENT]
+        raise
 
 
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout is not None and sys.stdout.isatty()
-
-
-def parse_json(data: bytes) -> object:
-    """Decode JSON; raises `ValueError` for anything else, such as NaN or endless nesting."""
-    try:
-        value: object = json.loads(data, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    return value
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def laid_out(body: bytes) -> bytes:
-    """JSON over several lines; raises `ValueError` for what is none, or cannot be."""
-    try:
-        text = json.dumps(parse_json(body), indent=2, ensure_ascii=False, allow_nan=False)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    # Half of a surrogate pair is not UTF-8, but may be written as its escape.
-    return text.encode("utf-8", "backslashreplace") + b"\n"

@@ -14,7 +14,14 @@ from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.transport import Transport
 from ratchet.cli.common import USAGE, Failure, reason
 
-__all__ = ["add_client_tls", "add_server_tls", "client_context", "connect", "server_context"]
+__all__ = [
+    "add_client_tls",
+    "add_server_tls",
+    "client_context",
+    "connect",
+    "keep_hub_quiet",
+    "server_context",
+]
 
 
 def add_client_tls(parser: argparse.ArgumentParser) -> None:
@@ -99,13 +106,17 @@ def _tls_reason(error: OSError) -> str:
     return (error.reason or "it is not a PEM file").lower().replace("_", " ")
 
 
+def keep_hub_quiet() -> None:
+    """Ctrl-C strikes in the hub while the program waits, and the hub need not print it."""
+    get_hub().NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
+
+
 def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Address]:
     """Connect once; blocks for `timeout` seconds at most.
 
     Returns what `dial` returns.  Raises `Failure`, which says why it failed.
     """
-    # Ctrl-C strikes in the hub while the program waits, and the hub need not print it.
-    get_hub().NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
+    keep_hub_quiet()
     try:
         # Looking up a host name knows no time-out of its own.
         with _clock.Timeout(timeout, TimeoutError()):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ratchet import thread
-from ratchet.bus import ServerTransaction
+from ratchet.bus import Codec, ServerTransaction, codecs
 
 NOT_CALLABLE = "text"
 _meeting = threading.Barrier(2)
@@ -67,6 +68,36 @@ async def asynchronous(request: bytes) -> bytes:
 
 def greedy(request: bytes, transaction: object, more: object) -> bytes:
     return request
+
+
+def divide_100(divisor: int) -> int:
+    """A few take a while, so that the answers come in another order than the requests."""
+    time.sleep(0.05 if divisor % 2 else 0)
+    return 100 // divisor
+
+
+@dataclass
+class Letter:
+    """A response that JSON does not know."""
+
+    body: bytes
+    photos: list[bytes]
+    stamps: frozenset[int] = frozenset({3})
+
+
+def _letter_to_bus(request: list[str]) -> tuple[bytes, list[bytes]]:
+    text, *photos = request
+    return text.encode(), [photo.encode() for photo in photos]
+
+
+def _letter_from_bus(body: bytes, photos: list[bytes]) -> Letter:
+    if not body:
+        raise ValueError("an empty letter")
+    return Letter(body, photos)
+
+
+letters: Codec[Any, Any] = Codec(_letter_to_bus, _letter_from_bus, _letter_to_bus, _letter_from_bus)
+records: Codec[Any, Any] = codecs.msgpack(dict[str, int], dict[str, int])
 
 
 class Shop:

@@ -118,6 +118,13 @@ class Peer:
             self._messages += [m for m in self._decoder.feed(data) if m[0] != wire.HELLO]
         return self._messages.pop(0)
 
+    def receive_some(self) -> list[wire.Message]:
+        """The next messages, the client's hello among them; none at the end."""
+        while data := self._socket.recv(65536):
+            if messages := self._decoder.feed(data):
+                return messages
+        return []
+
     def receive_rest(self) -> list[wire.Message]:
         """All messages until the client closes the connection."""
         while data := self._socket.recv(65536):
@@ -159,6 +166,14 @@ def scripted(*conversations: Callable[[Peer], object]) -> Iterator[str]:
         server.join(LONG)
     assert not failures, failures
     assert not server.is_alive()
+
+
+def echo_all(peer: Peer) -> None:
+    """A conversation with a server that answers each request with its parts."""
+    while messages := peer.receive_some():
+        for kind, _, id, _, parts in messages:
+            if kind == wire.REQUEST:
+                peer.send(wire.encode(wire.RESPONSE, 0, id, 0, parts))
 
 
 def speak_http(peer: Peer) -> None:

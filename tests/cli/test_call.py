@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +14,24 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Ratchet
-from cli.programs import Peer, one_line, read_terminal, run, scripted, serving, speak_http
+from cli.programs import (
+    HERE,
+    Peer,
+    echo_all,
+    nobody,
+    one_line,
+    read_terminal,
+    run,
+    scripted,
+    serving,
+    speak_http,
+    started,
+)
+from helpers import LONG
 from ratchet.bus._core.faults import Reason
 from ratchet.bus._socket import wire
 from ratchet.cli import new_parser
-from ratchet.cli.call import laid_out, parse_json
+from ratchet.cli.forms import laid_out, parse_json
 
 EVERY_BYTE = bytes(range(256))
 
@@ -75,7 +90,7 @@ def test_json_is_laid_out(ratchet: Ratchet, echo: str) -> None:
     value = {"name": "Grüße", "prices": [1, 2.5, None], "lone surrogate": "\ud800"}
     program = ratchet("call", echo, json.dumps(value), "--json")
     assert program.returncode == 0
-    assert program.stdout == laid_out(json.dumps(value).encode())
+    assert program.stdout == laid_out(value)
     assert json.loads(program.stdout) == value
     assert program.stdout.count(b"\n") == 9
     assert "Grüße".encode() in program.stdout
@@ -90,7 +105,7 @@ def test_what_is_no_json(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"[" * 100_000 + b"]" * 100_000, b"1e999"], ids=["deep", "large"])
 def test_json_that_python_cannot_lay_out(data: bytes) -> None:
     with pytest.raises(ValueError):
-        laid_out(data)
+        laid_out(parse_json(data))
 
 
 def test_a_response_that_is_no_json_is_not_lost(ratchet: Ratchet) -> None:
@@ -212,3 +227,118 @@ def test_a_server_that_does_not_accept_is_given_up_in_time(ratchet: Ratchet, tmp
             assert time.monotonic() - began < 10
     assert program.returncode == 3
     assert one_line(program)
+
+
+# Metadata, codecs, and waiting for a server.
+
+
+def test_metadata(ratchet: Ratchet) -> None:
+    requests = []
+
+    def conversation(peer: Peer) -> None:
+        _, flags, id, _, parts = peer.receive()
+        requests.append((flags, parts))
+        peer.send(wire.encode(wire.RESPONSE, 0, id, 0, [b""]))
+
+    options = ["--metadata", "tenant=acme", "--metadata", "query=a=b", "--metadata", "no="]
+    with scripted(conversation) as address:
+        assert ratchet("call", address, "x", *options).returncode == 0
+    [(flags, [body, metadata])] = requests
+    assert (flags & wire.METADATA, body) == (wire.METADATA, b"x")
+    assert json.loads(metadata) == {"tenant": "acme", "query": "a=b", "no": ""}
+
+
+def test_the_plain_form_has_no_metadata(ratchet: Ratchet) -> None:
+    program = ratchet("call", "host:80", "x", "--plain", "--metadata", "key=value")
+    assert program.returncode == 2
+    assert one_line(program) == "the plain form carries no metadata; leave out --metadata or --plain"
+
+
+@pytest.mark.parametrize("options", [["--msgpack"], ["--codec", "msgpack"], ["--codec", "handlers:records"]])
+def test_message_pack_is_json_on_the_command_line(
+    ratchet: Ratchet, echo: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    program = ratchet("call", echo, '{"apples": 3}', *options, cwd=HERE)
+    assert (program.returncode, program.stdout) == (0, b'{\n  "apples": 3\n}\n')
+    raw = ratchet("call", echo, input=b"\x81\xa6apples\x03")
+    assert raw.stdout == b"\x81\xa6apples\x03"
+
+
+def test_what_json_does_not_know_is_shown_by_its_fields_and_as_text(
+    ratchet: Ratchet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter = json.dumps(["hello", "a photo"]).encode()
+
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    with scripted(echo_all) as address:
+        program = ratchet("call", address, "--codec", "handlers:letters", input=letter, cwd=HERE)
+    assert (program.returncode, program.stderr) == (0, b"")
+    assert json.loads(program.stdout) == {"body": "aGVsbG8=", "photos": ["YSBwaG90bw=="], "stamps": [3]}
+
+
+def test_text_is_text(ratchet: Ratchet, echo: str) -> None:
+    program = ratchet("call", echo, "grüße", "--codec", "text")
+    assert (program.returncode, program.stdout) == (0, "grüße".encode())
+    program = ratchet("call", echo, "--codec", "text", input=b"\xff")
+    assert program.returncode == 2
+    assert one_line(program).startswith("the request is not text in UTF-8 (")
+
+
+@pytest.mark.parametrize(
+    ("request_", "codec", "problem"),
+    [
+        ("{", "msgpack", "the request is not JSON (Expecting"),
+        ("3", "handlers:letters", "the codec cannot encode the request (TypeError: "),
+        ("3", "handlers:echo", "handlers:echo is not a Codec; name one that is made with"),
+        ("3", "handlers:no", "the module handlers has no no; check MODULE:NAME"),
+        ("3", "no_such_module:codec", "there is no module no_such_module, here or installed"),
+    ],
+)
+def test_a_request_that_does_not_fit_its_codec(
+    ratchet: Ratchet, request_: str, codec: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    program = ratchet("call", "host:80", request_, "--codec", codec, cwd=HERE)
+    assert (program.returncode, program.stdout) == (2, b"")
+    assert one_line(program).startswith(problem)
+
+
+@pytest.mark.parametrize(("codec", "request_"), [("msgpack", "1"), ("json", "1"), ("text", "x")])
+def test_a_response_that_does_not_fit_its_codec_is_not_lost(
+    ratchet: Ratchet, codec: str, request_: str
+) -> None:
+    with scripted(lambda peer: answer(peer, b"\xc1\xff")) as address:
+        program = ratchet("call", address, request_, "--codec", codec)
+    assert (program.returncode, program.stdout) == (6, b"\xc1\xff")
+    assert one_line(program).endswith("so it is printed as it is; leave out --codec")
+
+
+def test_waiting_for_a_server(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    with started("call", address, "request", "--wait", LONG) as program:
+        with serving("handlers:echo", address=address):
+            output, errors = program.communicate(timeout=LONG)
+    assert (program.returncode, output, errors) == (0, "request", "")
+
+
+def test_waiting_in_vain(ratchet: Ratchet) -> None:
+    with nobody() as address:
+        program = ratchet("call", address, "x", "--wait", 0.1)
+    assert program.returncode == 3
+    problem = f"not connected to {address} within 0.1 s: [Errno 111] Connection refused"
+    assert one_line(program) == f"{problem}; check that it starts, or wait longer with --wait"
+
+
+def test_ctrl_c_while_it_waits() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LONG)
+        address = "{}:{}".format(*listener.getsockname())
+        with started("call", address, "x", "--wait") as program:
+            connected, _ = listener.accept()
+            with connected:
+                # The hello of the client, which waits in vain for that of the server.
+                assert connected.recv(65536)
+                program.send_signal(signal.SIGINT)
+                output, errors = program.communicate(timeout=LONG)
+    assert (program.returncode, output, errors) == (130, "", "")

@@ -1,0 +1,101 @@
+"""The client that commands send requests with, and what its errors are in the words of the command line.
+
+It moves parts as they are; what is in them is the business of `forms`.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ratchet import bus
+from ratchet.bus import ClientBus, Limits
+from ratchet.bus._core.address import format_address
+from ratchet.bus.codecs import client_functions
+from ratchet.cli.common import Failure, reason
+from ratchet.cli.connection import connect, keep_hub_quiet
+from ratchet.cli.forms import Response
+from ratchet.errors import BusError, BusTimeout, ConnectionLost, Outcome, ProtocolError, RemoteError
+
+__all__ = ["Client", "new_client", "what_happened"]
+
+Client: TypeAlias = ClientBus[Sequence[bytes], Response]
+
+
+def new_client(
+    address: str,
+    timeout: float,
+    context: ssl.SSLContext | None,
+    *,
+    plain: bool = False,
+    wait: float | None = None,
+    lasting: bool = False,
+) -> Client:
+    """Connect to a server; blocks.
+
+    Args:
+        timeout: seconds to connect, without `wait`.
+        wait: seconds to wait until a server is up, infinite for ever; None for one attempt.
+        lasting: whether a lost connection is made again.
+
+    Raises `Failure`, which says why there is no connection.
+    """
+    if wait is None:
+        # It shows why there is no connection, if there is none.
+        transport, peer = connect(address, timeout, context)
+        if not lasting:
+            encode, decode = client_functions(_message, Response, None)
+            return ClientBus(
+                format_address(peer),
+                encode,
+                decode,
+                Limits(),
+                plain,
+                None,
+                lambda servers: servers.use(transport, peer),
+            )
+        transport.close()
+    keep_hub_quiet()
+    client: Client = bus.connect(address, _message, Response, plain=plain, ssl_context=context)
+    if wait is not None:
+        try:
+            _wait_until_up(client, address, wait)
+        except BaseException:
+            client.close()
+            raise
+    return client
+
+
+def _message(parts: Sequence[bytes]) -> tuple[bytes, Sequence[bytes]]:
+    """The `request_to_bus` of parts."""
+    return parts[0], parts[1:]
+
+
+def _wait_until_up(client: Client, address: str, seconds: float) -> None:
+    try:
+        client.wait_connected(None if seconds == math.inf else seconds)
+    except BusTimeout as error:
+        raise Failure(f"{error.message}; check that it starts, or wait longer with --wait") from error
+    except BusError as error:
+        raise Failure(f"{what_happened(error, address, seconds)}; check the address") from error
+
+
+def what_happened(error: BusError, address: str, timeout: float) -> str:
+    """An error of the bus in the words of the command line."""
+    match error:
+        case RemoteError(outcome=Outcome.RAN):
+            return f"the handler raised {error}"
+        case RemoteError():
+            return f"the server could not decode the request: {error.message}"
+        case BusTimeout():
+            return f"{address} did not answer within {timeout:g} s"
+        case (
+            ProtocolError(__cause__=BaseException() as cause)
+            | ConnectionLost(__cause__=ProtocolError() as cause)
+        ):
+            return f"{address} does not speak the wire format of ratchet ({reason(cause)})"
+        case ConnectionLost(__cause__=BaseException() as cause):
+            return f"the connection to {address} was lost ({reason(cause)})"
+    return error.message
