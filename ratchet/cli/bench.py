@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 import gevent
 
@@ -21,6 +21,7 @@ from ratchet.cli.common import (
     Failure,
     address,
     put,
+    put_json,
     request_bytes,
     say,
     seconds,
@@ -48,6 +49,21 @@ many a second there were and how long they took.  One line of progress goes to
 stderr.  Both programs share the machine if the server is on it: what is
 measured then is the two together.""",
         epilog="""\
+With --json, stdout has one line:
+  address, connections, in_flight
+                 as they were given; in_flight is on each connection
+  request_bytes  the size of each request
+  seconds        how long it was measured
+  answered, per_second
+                 requests that were answered, and how many a second
+  failed         requests that failed
+  unfinished     requests in flight at the end
+  errors         those that failed, by outcome and type: a list of objects of
+                 outcome, type, count and example, the text of one of them
+  latency        of those answered: min, mean, max, and p50, p90, p99 and
+                 p99.9, which that share of them do not exceed; all in
+                 seconds; null if there was none
+
 exit status:
   0    every request was answered
   1    some failed, or there is no connection to begin with
@@ -55,7 +71,8 @@ exit status:
   130  interrupted; what was measured until then is printed
 
 example:
-  ratchet bench 127.0.0.1:4000 --seconds 10 --connections 4 --in-flight 16""",
+  ratchet bench 127.0.0.1:4000 --seconds 10 --connections 4 --in-flight 16
+  ratchet bench 127.0.0.1:4000 --json | jq .per_second""",
     )
     parser.add_argument(
         "address",
@@ -109,6 +126,7 @@ example:
         action="store_true",
         help="speak the plain form, which servers of the Ratchet library for Lua understand",
     )
+    parser.add_argument("--json", action="store_true", help="write one JSON object in place of the report")
     connection.add_client_tls(parser)
     parser.set_defaults(run=run)
 
@@ -124,7 +142,11 @@ def run(arguments: argparse.Namespace) -> int:
                 kernel.attach_background(load.work, client)
             kernel.attach_background(load.show_progress, arguments.seconds)
             kernel.attach(load.measure, arguments.seconds)
-    put("".join(f"{line}\n" for line in load.report()))
+    if arguments.json:
+        given = {name: getattr(arguments, name) for name in ("address", "connections", "in_flight")}
+        put_json({**given, **load.figures()})
+    else:
+        put("".join(f"{line}\n" for line in load.report()))
     if load.interrupted:
         return INTERRUPTED
     return FAILED if load.errors or not load.latencies.count else 0
@@ -212,6 +234,30 @@ class Load:
         finally:
             if live:
                 say(f"\r{_CLEAR_REST}", end="")
+
+    def figures(self) -> dict[str, Any]:
+        """The part of the object of `--json` that was measured."""
+        latencies = self.latencies
+        return {
+            "request_bytes": len(self._request),
+            "seconds": self._seconds,
+            "answered": latencies.count,
+            "per_second": latencies.count / self._seconds,
+            "failed": self.errors.total(),
+            "unfinished": self._unfinished,
+            "errors": [
+                {"outcome": outcome, "type": name, "count": count, "example": self._texts[outcome, name]}
+                for (outcome, name), count in self.errors.most_common()
+            ],
+            "latency": {
+                "min": latencies.shortest,
+                "mean": latencies.mean,
+                "max": latencies.longest,
+                **{f"p{percent}": latencies.percentile(percent) for percent in _PERCENTILES},
+            }
+            if latencies.count
+            else None,
+        }
 
     def report(self) -> Iterator[str]:
         """The lines at the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -106,6 +107,11 @@ def put(output: str | bytes) -> None:
         if isinstance(error, BrokenPipeError):
             raise SystemExit(BROKEN_PIPE) from None
         raise Failure(f"cannot write to stdout: {reason(error)}") from error
+
+
+def put_json(value: object) -> None:
+    """Write a value as JSON on a line of stdout; raises what `put` raises."""
+    put(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def reason(error: BaseException) -> str:

@@ -6,8 +6,9 @@ import argparse
 import ssl
 import statistics
 from collections import deque
+from collections.abc import Iterator
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from gevent import socket
 
@@ -21,7 +22,9 @@ from ratchet.cli.common import (
     Failure,
     address,
     put,
+    put_json,
     reason,
+    say,
     seconds,
     shown_address,
     whole_number,
@@ -46,13 +49,22 @@ Send a PING every second, and print how long its PONG took, until Ctrl-C.  The
 server answers by itself, whatever its handler does; one that speaks only the
 plain form, as servers in Lua do, does not.  A lost connection is made again.""",
         epilog="""\
+With --json, stdout has one line, after the last PING:
+  address        where the PINGs went
+  sent, received, lost
+                 how many; those lost are told of on stderr
+  seconds        how long it took
+  round_trip     of the last 100,000 that were answered: min, mean, max and
+                 deviation, in seconds; null if there was none
+
 exit status:
   0  at least one PING was answered
   1  none was, or there is no connection to begin with
   2  the command line is wrong, or a file that it names
 
 example:
-  ratchet ping 127.0.0.1:4000 -c 5 -i 0.2""",
+  ratchet ping 127.0.0.1:4000 -c 5 -i 0.2
+  ratchet ping 127.0.0.1:4000 -c 5 --json | jq .round_trip.max""",
     )
     parser.add_argument(
         "address",
@@ -79,6 +91,9 @@ example:
         metavar="SECONDS",
         help="how long to wait for each, and for a connection (default: %(default)g)",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="write one JSON object at the end, and nothing for each PING"
+    )
     add_client_tls(parser)
     parser.set_defaults(run=run)
 
@@ -90,10 +105,18 @@ def run(arguments: argparse.Namespace) -> int:
         pinger.connect()
         began = _clock.monotonic()
         try:
-            pinger.ping(arguments.count, arguments.interval)
+            for answered, line in pinger.ping(arguments.count, arguments.interval):
+                if not arguments.json:
+                    put(f"{line}\n")
+                elif not answered:
+                    say(line)
         except KeyboardInterrupt:
             pass
-        put(pinger.summary(_clock.monotonic() - began))
+        took = _clock.monotonic() - began
+        if arguments.json:
+            put_json(pinger.figures(took))
+        else:
+            put(pinger.summary(took))
     finally:
         pinger.close()
     return 0 if pinger.received else FAILED
@@ -113,7 +136,7 @@ class Pinger:
         self._timeout = timeout
         self._context = context
         self._transport: Transport | None = None
-        self._milliseconds: deque[float] = deque(maxlen=_KEPT_TIMES)
+        self._times: deque[float] = deque(maxlen=_KEPT_TIMES)
 
     def connect(self) -> Transport:
         """Connect to the server; blocks.  Raises `Failure`."""
@@ -122,17 +145,20 @@ class Pinger:
         self._decoder = wire.Decoder(limits.max_message, limits.max_parts)
         return self._transport
 
-    def ping(self, number: int | None, interval: float) -> None:
-        """Send `number` PINGs, or go on for ever, and print what becomes of each; blocks."""
+    def ping(self, number: int | None, interval: float) -> Iterator[tuple[bool, str]]:
+        """Send `number` PINGs, or go on for ever; blocks.
+
+        Returns for each one whether it was answered, and a line that says what became of it.
+        """
         due = _clock.monotonic()
         for sequence in count(1) if number is None else range(1, number + 1):
             _clock.sleep(max(0.0, due - _clock.monotonic()))
-            put(self.line(sequence))
+            yield self.send(sequence)
             # After a wait that was longer than the interval there is nothing to catch up with.
             due = max(due + interval, _clock.monotonic())
 
-    def line(self, sequence: int) -> str:
-        """Send one PING, and say what became of it; blocks."""
+    def send(self, sequence: int) -> tuple[bool, str]:
+        """Send one PING, and return what `ping` does; blocks."""
         try:
             transport = self._transport or self.connect()
             seconds: float | None = _clock.with_timeout(
@@ -141,28 +167,45 @@ class Pinger:
         except (Failure, OSError, BusError) as error:
             self.close()
             self._lost += 1
-            return f"no pong: seq={sequence} {reason(error)}\n"
+            return False, f"no pong: seq={sequence} {reason(error)}"
         if seconds is None:
             self._lost += 1
-            return f"no pong: seq={sequence} within {self._timeout:g} s\n"
+            return False, f"no pong: seq={sequence} within {self._timeout:g} s"
         self.received += 1
-        self._milliseconds.append(seconds * 1000)
-        return f"pong from {shown_address(self._peer)}: seq={sequence} time={seconds * 1000:.3f} ms\n"
+        self._times.append(seconds)
+        return True, f"pong from {shown_address(self._peer)}: seq={sequence} time={seconds * 1000:.3f} ms"
+
+    def figures(self, seconds: float) -> dict[str, Any]:
+        """The object of `--json`."""
+        times = self._times
+        return {
+            "address": self._address,
+            "sent": self.received + self._lost,
+            "received": self.received,
+            "lost": self._lost,
+            "seconds": seconds,
+            "round_trip": {
+                "min": min(times),
+                "mean": statistics.fmean(times),
+                "max": max(times),
+                "deviation": statistics.pstdev(times),
+            }
+            if times
+            else None,
+        }
 
     def summary(self, seconds: float) -> str:
         """The lines at the end."""
-        sent = self.received + self._lost
+        figures = self.figures(seconds)
+        sent, round_trip = figures["sent"], figures["round_trip"]
         share = 100 * self._lost / sent if sent else 0.0
         text = (
             f"\n--- {self._address} ping statistics ---\n"
             f"{sent} sent, {self.received} received, {share:.3g}% lost, time {seconds * 1000:.0f} ms\n"
         )
-        times = self._milliseconds
-        if times:
-            text += (
-                f"rtt min/avg/max/mdev = {min(times):.3f}/{statistics.fmean(times):.3f}"
-                f"/{max(times):.3f}/{statistics.pstdev(times):.3f} ms\n"
-            )
+        if round_trip is not None:
+            shown = "/".join(f"{1000 * time:.3f}" for time in round_trip.values())
+            text += f"rtt min/avg/max/mdev = {shown} ms\n"
         return text
 
     def _round_trip(self, transport: Transport, sequence: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -82,6 +83,43 @@ def test_errors_are_counted_by_outcome(ratchet: Ratchet) -> None:
     assert report[1] == "0"
     assert number(report[6]) > 0
     assert report[7] == f"  RAN: {report[6]} RemoteError, such as: LookupError: no such thing: b'x'\n"
+
+
+def test_one_json_object(ratchet: Ratchet, echo: str) -> None:
+    program = ratchet("bench", echo, "--seconds", 0.2, "--connections", 2, "--in-flight", 3, "--json")
+    assert program.returncode == 0
+    assert program.stdout.count(b"\n") == 1
+    figures = json.loads(program.stdout)
+    latency = figures.pop("latency")
+    answered, seconds = figures.pop("answered"), figures.pop("seconds")
+    assert answered > 0
+    assert 0.2 <= seconds < LONG
+    assert figures.pop("per_second") == pytest.approx(answered / seconds)
+    assert figures == {
+        "address": echo,
+        "connections": 2,
+        "in_flight": 3,
+        "request_bytes": 100,
+        "failed": 0,
+        "unfinished": 6,
+        "errors": [],
+    }
+    assert list(latency) == ["min", "mean", "max", "p50", "p90", "p99", "p99.9"]
+    shares = [latency[key] for key in ("min", "p50", "p90", "p99", "p99.9", "max")]
+    assert shares == sorted(shares)
+    assert latency["min"] < latency["mean"] < latency["max"]
+
+
+def test_one_json_object_of_errors(ratchet: Ratchet, echo: str) -> None:
+    large = bytes(17 * 1024 * 1024)
+    program = ratchet("bench", echo, "--seconds", 0.2, "-", "--json", input=large)
+    assert program.returncode == 1
+    figures = json.loads(program.stdout)
+    [error] = figures["errors"]
+    assert figures["failed"] == error.pop("count") > 0
+    assert "over the limit" in error.pop("example")
+    assert error == {"outcome": "NOT_SENT", "type": "MessageTooLarge"}
+    assert (figures["answered"], figures["latency"]) == (0, None)
 
 
 def test_errors_that_come_without_a_wait_do_not_hold_up_the_end(ratchet: Ratchet, echo: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import statistics
@@ -120,9 +121,10 @@ def test_why_there_is_no_connection_is_said_in_each_line() -> None:
     with nobody() as address:
         pinger = Pinger(address, LONG, None)
         for number in (1, 2):
-            assert pinger.line(number) == (
+            assert pinger.send(number) == (
+                False,
                 f"no pong: seq={number} nothing listens on {address} (Connection refused);"
-                " is the server running?\n"
+                " is the server running?",
             )
     assert "2 sent, 0 received, 100% lost" in pinger.summary(1.0)
 
@@ -138,6 +140,28 @@ def test_nothing_to_sum_up() -> None:
     assert Pinger("127.0.0.1:1", 1.0, None).summary(0.5) == (
         "\n--- 127.0.0.1:1 ping statistics ---\n0 sent, 0 received, 0% lost, time 500 ms\n"
     )
+
+
+def test_one_json_object(ratchet: Ratchet, server: str) -> None:
+    program = ratchet("ping", server, "-c", 3, "-i", 0.01, "--json")
+    assert (program.returncode, program.stderr) == (0, b"")
+    assert program.stdout.count(b"\n") == 1
+    figures = json.loads(program.stdout)
+    times = figures.pop("round_trip")
+    assert 0.02 <= figures.pop("seconds") < LONG
+    assert figures == {"address": server, "sent": 3, "received": 3, "lost": 0}
+    assert list(times) == ["min", "mean", "max", "deviation"]
+    assert 0 < times["min"] <= times["mean"] <= times["max"] < LONG
+    assert 0 <= times["deviation"] < times["max"]
+
+
+def test_one_json_object_of_pings_that_were_lost(ratchet: Ratchet) -> None:
+    with scripted(Peer.wait_for_end) as address:
+        program = ratchet("ping", address, "-c", 2, "-i", 0.01, "-W", 0.05, "--json")
+    assert program.returncode == 1
+    figures = json.loads(program.stdout)
+    assert (figures["received"], figures["lost"], figures["round_trip"]) == (0, 2, None)
+    assert program.stderr == b"no pong: seq=1 within 0.05 s\nno pong: seq=2 within 0.05 s\n"
 
 
 def test_ping_over_a_unix_socket(ratchet: Ratchet, tmp_path: object) -> None:
