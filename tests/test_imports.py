@@ -34,6 +34,7 @@ SCHEDULER = {
     "_fork",
 }
 PLUGIN = "testing.plugin"
+COMMANDS = ("call", "serve", "ping", "bench", "stats")
 COMMAND = {"_clock", "bus", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "_compiled": set(),
@@ -154,7 +155,8 @@ ALLOWED |= {
     "cli.call": {"_clock", "cli.client", "cli.common", "cli.connection", "cli.forms", "cli.ndjson", *ERRORS},
     "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._socket.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
-    "cli": {"_build", "_version", "cli.common", "cli.call", "cli.serve", "cli.ping", "cli.bench"},
+    "cli.stats": {*ERRORS, "_clock", "cli.client", "cli.common", "cli.connection", "cli.forms"},
+    "cli": {"_build", "_version", "cli.common", *(f"cli.{name}" for name in COMMANDS)},
     "__main__": {"cli"},
 }
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from ratchet._build import build_info
 from ratchet._version import __version__
-from ratchet.cli import bench, call, ping, serve
+from ratchet.cli import bench, call, ping, serve, stats
 from ratchet.cli.common import INTERRUPTED, CommandParser, Failure, Parser, complain, put
 
 __all__ = ["main"]
@@ -31,7 +31,7 @@ def new_parser() -> Parser:
     """The parser of the whole command line."""
     parser = Parser(
         prog="ratchet",
-        description="Call, serve, ping and load a message bus of requests and responses.",
+        description="Call, serve, ping, load and watch a message bus of requests and responses.",
         epilog="""\
 ADDRESS is HOST:PORT, [IPv6]:PORT or unix:PATH.
 
@@ -47,7 +47,7 @@ Each command explains itself: ratchet call --help.""",
     commands = parser.add_subparsers(
         parser_class=CommandParser, title="commands", metavar="COMMAND", required=True
     )
-    for command in (call, serve, ping, bench):
+    for command in (call, serve, ping, bench, stats):
         command.add_to(commands)
     return parser
 

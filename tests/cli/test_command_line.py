@@ -36,8 +36,8 @@ def echo() -> Iterator[str]:
         yield address
 
 
-def test_there_are_four_commands() -> None:
-    assert list(COMMANDS) == ["call", "serve", "ping", "bench"]
+def test_there_are_five_commands() -> None:
+    assert list(COMMANDS) == ["call", "serve", "ping", "bench", "stats"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -118,6 +118,7 @@ ADDRESS = "127.0.0.1:9"
         f"bench {ADDRESS} --seconds 0",
         f"bench {ADDRESS} --connections 1.5",
         f"bench {ADDRESS} --in-flight 0",
+        f"stats {ADDRESS} --every 0",
     ],
 )
 def test_a_wrong_command_line_is_one_line_that_leads_to_the_help(
@@ -154,7 +155,7 @@ def test_a_wrong_file_is_one_line_too(ratchet: Ratchet, options: str, advice: st
     assert advice.format(folder=tmp_path) in one_line(program)
 
 
-@pytest.mark.parametrize("command", ["call", "ping", "bench"])
+@pytest.mark.parametrize("command", ["call", "ping", "bench", "stats"])
 def test_a_server_that_is_not_there_is_said_at_once(
     command: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
