@@ -8,9 +8,11 @@ import inspect
 import logging
 import os
 import signal
+import ssl
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from operator import attrgetter
 from types import ModuleType
@@ -107,6 +109,12 @@ example:
         metavar="SECONDS",
         help="how long to wait in the end for what was taken (default: %(default)g)",
     )
+    parser.add_argument(
+        "--stats",
+        type=address,
+        metavar="ADDRESS",
+        help="serve the server's counters there, for 'ratchet stats'; with TLS if the server has it",
+    )
     add_server_tls(parser)
     parser.set_defaults(run=run)
 
@@ -128,18 +136,25 @@ def run(arguments: argparse.Namespace) -> int:
     handler = load(arguments.handler)
     # After the import, which may have set logging up in its own way.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    codec = _CODECS[arguments.codec]
-    try:
-        if codec is None:
-            server: Server = listen(arguments.address, ssl_context=context)
-        else:
-            server = listen(arguments.address, codec=codec, ssl_context=context)
-    except OSError as error:
-        raise Failure(cannot_listen(arguments.address, error)) from error
-    if serve(server, handler, arguments.workers, arguments.drain_timeout):
-        return 0
+    with ExitStack() as opened:
+        server = opened.enter_context(new_server(arguments.address, _CODECS[arguments.codec], context))
+        counters: Server | None = None
+        if arguments.stats is not None:
+            counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
+        if serve(server, handler, arguments.workers, arguments.drain_timeout, counters):
+            return 0
     complain("work was cut off in the end; --drain-timeout allows it more time")
     return FAILED
+
+
+def new_server(address: str, codec: Codec[Any, Any] | None, context: ssl.SSLContext | None) -> Server:
+    """Listen on an address; blocks while a host name is looked up.  Raises `Failure`."""
+    try:
+        if codec is None:
+            return listen(address, ssl_context=context)
+        return listen(address, codec=codec, ssl_context=context)
+    except OSError as error:
+        raise Failure(cannot_listen(address, error)) from error
 
 
 def load(name: str) -> Handler:
@@ -201,8 +216,13 @@ def cannot_listen(address: str, error: OSError) -> str:
     return f"cannot listen on {address} ({reason(cause)}); {advice}"
 
 
-def serve(server: Server, handler: Handler, workers: int, drain_timeout: float) -> bool:
-    """Serve until a signal ends it; blocks.  False if work was cut off."""
+def serve(
+    server: Server, handler: Handler, workers: int, drain_timeout: float, counters: Server | None
+) -> bool:
+    """Serve until a signal ends it, and its counters, too, if they have a bus; blocks.
+
+    Returns False if work was cut off.
+    """
     with Ratchet(errh=log_death) as kernel:
         stop = Stop(kernel, server, drain_timeout)
         # Not `thread.sigwait`: between two calls the signal would end the process.
@@ -210,6 +230,9 @@ def serve(server: Server, handler: Handler, workers: int, drain_timeout: float) 
             gevent.signal_handler(number, stop)
         gevent.signal_handler(signal.SIGUSR1, lambda: say(f"{server!r}\n{kernel.dump()}"))
         say(f"listening on {shown_address(server.address)}")
+        if counters is not None:
+            say(f"serving stats on {shown_address(counters.address)}")
+            kernel.attach_background(counters.serve, lambda _: server.stats()._asdict(), 1)
         server.serve(handler, workers)
         return stop.finish()
 

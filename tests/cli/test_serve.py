@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import IO
 
 import pytest
 
+from cli.conftest import Ratchet
 from cli.programs import HERE, one_line, read_until, run, serving, wait_for
 from helpers import LONG
 from ratchet import bus, errors
@@ -73,6 +75,40 @@ def test_the_death_of_a_handler_s_thread_is_logged_and_the_server_goes_on() -> N
         log = read_until(stderr_of(server), "LookupError: no such thing")
         assert "ERROR ratchet.serve: the thread fail-" in log
         assert client.call(b"x", timeout=LONG) == b"begun"
+
+
+# Its counters.
+
+
+def test_counters_are_served_and_go_on_while_it_drains(ratchet: Ratchet, tmp_path: Path) -> None:
+    go_on, stats = tmp_path / "go on", f"unix:{tmp_path}/stats"
+
+    def counters() -> dict[str, int]:
+        program = ratchet("stats", stats, "--json")
+        assert (program.returncode, program.stderr) == (0, b"")
+        counted: dict[str, int] = json.loads(program.stdout)
+        return counted
+
+    with serving("handlers:wait_for_file", "--stats", stats) as (server, address):
+        assert stderr_of(server).readline() == f"serving stats on {stats}\n"
+        with bus.connect(address) as client:
+            taken = client.send_request(bytes(go_on), timeout=LONG)
+            wait_for(begun(go_on), "the handler")
+            assert list(counters()) == list(bus.Stats._fields)
+            server.terminate()
+            read_until(stderr_of(server), "draining")
+            assert counters()["in_flight"] == 1
+            go_on.touch()
+            assert taken.recv_response() == b"finished"
+            assert server.wait(LONG) == 0
+    assert not (tmp_path / "stats").exists()
+
+
+def test_counters_that_cannot_be_served(tmp_path: Path) -> None:
+    program = run("serve", "builtins:repr", f"unix:{tmp_path}/socket", "--stats", "unix:/nowhere/stats")
+    assert program.returncode == 1
+    assert one_line(program).startswith("cannot listen on unix:/nowhere/stats (")
+    assert not (tmp_path / "socket").exists()
 
 
 # The end.
