@@ -156,13 +156,19 @@ ALLOWED |= {
     "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._socket.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
     "cli.stats": {*ERRORS, "_clock", "cli.client", "cli.common", "cli.connection", "cli.forms"},
-    "cli": {"_build", "_version", "cli.common", *(f"cli.{name}" for name in COMMANDS)},
+    "cli.completion": {"cli.common"},
+    "cli": {"_build", "_version", "cli.common", "cli.completion", *(f"cli.{name}" for name in COMMANDS)},
     "__main__": {"cli"},
 }
 
 # What may be imported from outside the standard library, and where.
 OUTSIDE = {"gevent", "greenlet"}
-OPTIONAL = {"bus.codecs": {"msgspec"}, "bus._local": {"typing_extensions"}, PLUGIN: {"pytest"}}
+OPTIONAL = {
+    "bus.codecs": {"msgspec"},
+    "bus._local": {"typing_extensions"},
+    "cli.completion": {"shtab"},
+    PLUGIN: {"pytest"},
+}
 
 
 def modules() -> dict[str, ast.Module]:

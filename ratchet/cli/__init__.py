@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from ratchet._build import build_info
 from ratchet._version import __version__
-from ratchet.cli import bench, call, ping, serve, stats
+from ratchet.cli import bench, call, completion, ping, serve, stats
 from ratchet.cli.common import INTERRUPTED, CommandParser, Failure, Parser, complain, put
 
 __all__ = ["main"]
@@ -44,6 +44,7 @@ Each command explains itself: ratchet call --help.""",
     parser.add_argument(
         "--version", action=ShowVersion, nargs=0, help="show the version and the build, and exit"
     )
+    completion.add_to(parser)
     commands = parser.add_subparsers(
         parser_class=CommandParser, title="commands", metavar="COMMAND", required=True
     )

@@ -22,9 +22,7 @@ from ratchet.cli.common import CommandParser
 
 def commands() -> dict[str, CommandParser]:
     """The parsers of all commands."""
-    choices = next(action.choices for action in new_parser()._actions if action.choices)
-    assert isinstance(choices, dict)
-    return choices
+    return next(action.choices for action in new_parser()._actions if isinstance(action.choices, dict))
 
 
 COMMANDS = commands()
