@@ -46,8 +46,8 @@ def add_to(commands: Commands) -> None:
         description="""\
 Send requests as fast as they are answered, for some seconds, and print how
 many a second there were and how long they took.  One line of progress goes to
-stderr.  Both programs share the machine if the server is on it: what is
-measured then is the two together.""",
+stderr.  If the server runs on the same machine, both programs share it, and the
+figures are those of the two together.""",
         epilog="""\
 With --json, stdout has one line:
   address, connections, in_flight
@@ -91,7 +91,7 @@ example:
         type=whole_number(0, Limits().max_message),
         default=100,
         metavar="BYTES",
-        help="without REQUEST, send so many bytes x (default: %(default)s)",
+        help="without REQUEST, send this many bytes (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds",
@@ -112,7 +112,7 @@ example:
         type=whole_number(1),
         default=32,
         metavar="COUNT",
-        help="requests that wait for their answers at any time, on each connection (default: %(default)s)",
+        help="how many requests to keep in flight on each connection (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
@@ -165,7 +165,10 @@ def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[Cli
     end = _clock.monotonic() + arguments.timeout
     while not all(client.stats().connections for client in clients):
         if _clock.monotonic() > end:
-            raise Failure(f"{arguments.address} did not take {len(clients)} connections in time; try fewer")
+            raise Failure(
+                f"{arguments.address} did not take {len(clients)} connections in time;"
+                " try fewer, or allow more time with --timeout"
+            )
         _clock.sleep(0.001)
     return clients
 

@@ -26,7 +26,7 @@ from ratchet.cli.common import (
 from ratchet.cli.connection import add_client_tls, client_context
 from ratchet.cli.forms import Form, FormError, Response, codec_name, form_of
 from ratchet.cli.ndjson import Pipeline, lines_of
-from ratchet.errors import BusError, Outcome, RemoteError
+from ratchet.errors import BusError, MessageTooLarge, Outcome, RemoteError
 
 __all__ = ["add_to", "run"]
 
@@ -34,8 +34,8 @@ _STATUS: Final = {Outcome.NOT_SENT: 3, Outcome.NOT_RUN: 4, Outcome.UNKNOWN: 5, O
 _ADVICE: Final = {
     Outcome.NOT_SENT: "the request was not sent, so it is safe to call again",
     Outcome.NOT_RUN: "the request did not run, so it is safe to call again",
-    Outcome.UNKNOWN: "nobody knows whether the request ran, so look before you call again",
-    Outcome.RAN: "the request ran, so look at what it did before you call again",
+    Outcome.UNKNOWN: "the request may have run, so check before you call again",
+    Outcome.RAN: "the request ran, so check what it did before you call again",
 }
 
 
@@ -93,7 +93,7 @@ example:
     forms.add_argument(
         "--json",
         action="store_true",
-        help="check that the request is JSON before it is sent, and lay the response out for reading",
+        help="check that the request is JSON before sending it, and format the response for reading",
     )
     forms.add_argument(
         "--codec",
@@ -156,7 +156,9 @@ def waiting_time(text: str) -> float:
     try:
         return seconds(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or --wait at the end of the line") from None
+        raise argparse.ArgumentTypeError(
+            f"{error}; without SECONDS, write --wait after ADDRESS and REQUEST"
+        ) from None
 
 
 def metadata_item(text: str) -> tuple[str, str]:
@@ -167,7 +169,9 @@ def metadata_item(text: str) -> tuple[str, str]:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8; metadata is text") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not text in UTF-8; encode it, in base64 for instance"
+        ) from None
     return key, value
 
 
@@ -198,7 +202,10 @@ def call_once(arguments: argparse.Namespace, form: Form) -> int:
         raise Failure(f"{error}; fix it, or leave out {form.option}", USAGE) from error
     response = exchange(arguments, parts)
     if response.attachments and not form.takes_attachments:
-        complain(f"the response has {len(response.attachments)} attachments too, which are not shown")
+        complain(
+            f"the response also has {len(response.attachments)} attachments, which are not shown;"
+            " a codec of yours can show them (--codec MODULE:NAME)"
+        )
     try:
         shown = form.show(response)
     except FormError as error:
@@ -222,7 +229,17 @@ def exchange(arguments: argparse.Namespace, parts: Sequence[bytes]) -> Response:
             if isinstance(error, RemoteError):
                 say(error.remote_traceback.rstrip())
             happened = what_happened(error, arguments.address, arguments.timeout)
-            raise Failure(f"{happened}; {_ADVICE[error.outcome]}", _STATUS[error.outcome]) from error
+            raise Failure(f"{happened}; {advice(error)}", _STATUS[error.outcome]) from error
+
+
+def advice(error: BusError) -> str:
+    """What to do about an error."""
+    match error:
+        case MessageTooLarge(outcome=Outcome.NOT_SENT):
+            return "nothing was sent; make the request smaller"
+        case RemoteError(outcome=Outcome.NOT_RUN):
+            return "the request did not run; write it as the server expects, or name its codec with --codec"
+    return _ADVICE[error.outcome]
 
 
 def client_of(arguments: argparse.Namespace) -> Client:

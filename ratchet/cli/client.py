@@ -95,7 +95,7 @@ def what_happened(error: BusError, address: str, timeout: float) -> str:
             ProtocolError(__cause__=BaseException() as cause)
             | ConnectionLost(__cause__=ProtocolError() as cause)
         ):
-            return f"{address} does not speak the wire format of ratchet ({reason(cause)})"
+            return f"{address} does not speak ratchet's wire format ({reason(cause)})"
         case ConnectionLost(__cause__=BaseException() as cause):
             return f"the connection to {address} was lost ({reason(cause)})"
     return error.message

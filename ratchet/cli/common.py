@@ -106,7 +106,7 @@ def put(output: str | bytes) -> None:
         lead_nowhere(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise SystemExit(BROKEN_PIPE) from None
-        raise Failure(f"cannot write to stdout: {reason(error)}") from error
+        raise Failure(f"cannot write to stdout ({reason(error)}); redirect it to somewhere else") from error
 
 
 def put_json(value: object) -> None:
@@ -148,20 +148,18 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(
-            f"must be a number of seconds above 0, not {text!r}; write for example 2.5"
-        )
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, such as 2.5, not {text!r}")
     return value
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     """The type of a count: `minimum` or more, up to `maximum` if there is one."""
-    to = "up" if maximum is None else f"to {maximum}"
+    range = f"of {minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
 
     def convert(text: str) -> int:
         number = int(text) if text.isascii() and text.isdigit() else -1
         if number < minimum or (maximum is not None and number > maximum):
-            raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} {to}, not {text!r}")
+            raise argparse.ArgumentTypeError(f"must be a whole number {range}, not {text!r}")
         return number
 
     return convert
@@ -178,7 +176,15 @@ def request_bytes(argument: str) -> bytes:
             with open(argument[1:], "rb") as file:
                 return file.read()
     except OSError as error:
-        source = repr(argument[1:]) if argument.startswith("@") else "stdin"
-        raise Failure(f"cannot read the request from {source}: {reason(error)}", USAGE) from error
+        raise cannot_read(argument, error) from error
     # The very bytes that were typed.
     return os.fsencode(argument)
+
+
+def cannot_read(argument: str, error: OSError) -> Failure:
+    """The failure to read what an argument stands for."""
+    if argument.startswith("@") and argument != "@-":
+        return Failure(
+            f"cannot read the request from {argument[1:]!r} ({reason(error)}); check the name after @", USAGE
+        )
+    return Failure(f"cannot read the request from stdin ({reason(error)}); redirect it from a file", USAGE)

@@ -31,10 +31,12 @@ def add_client_tls(parser: argparse.ArgumentParser) -> None:
         "Each of these turns TLS on.  The server's certificate is checked, and on a\n"
         "Unix socket, which has no host name, only its authority.",
     )
-    group.add_argument("--tls", action="store_true", help="trust the authorities that the system trusts")
+    group.add_argument(
+        "--tls", action="store_true", help="trust the certificate authorities that the system trusts"
+    )
     group.add_argument("--ca", metavar="FILE", help="trust the authorities in this PEM file instead")
-    group.add_argument("--cert", metavar="FILE", help="show the server this certificate, a PEM file")
-    group.add_argument("--key", metavar="FILE", help="its private key, if that is in a file of its own")
+    group.add_argument("--cert", metavar="FILE", help="present this certificate, a PEM file")
+    group.add_argument("--key", metavar="FILE", help="its private key, if it is in a separate file")
     group.add_argument("--insecure", action="store_true", help="do not check who the server is")
 
 
@@ -42,11 +44,11 @@ def add_server_tls(parser: argparse.ArgumentParser) -> None:
     """Add the options that `server_context` reads."""
     group = parser.add_argument_group("TLS")
     group.add_argument("--cert", metavar="FILE", help="turn TLS on, with this certificate, a PEM file")
-    group.add_argument("--key", metavar="FILE", help="its private key, if that is in a file of its own")
+    group.add_argument("--key", metavar="FILE", help="its private key, if it is in a separate file")
     group.add_argument(
         "--client-ca",
         metavar="FILE",
-        help="let in only clients with a certificate of the authorities in this PEM file",
+        help="let in only clients with a certificate from an authority in this PEM file",
     )
 
 
@@ -82,7 +84,10 @@ def _new_context(purpose: ssl.Purpose, ca: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(purpose, cafile=ca)
     except OSError as error:
-        raise Failure(f"cannot use the authorities in {ca!r}: {_tls_reason(error)}", USAGE) from error
+        raise Failure(
+            f"cannot use the authorities in {ca!r} ({_tls_reason(error)}); name a PEM file of certificates",
+            USAGE,
+        ) from error
 
 
 def _load_certificate(context: ssl.SSLContext, arguments: argparse.Namespace) -> None:
@@ -96,7 +101,11 @@ def _load_certificate(context: ssl.SSLContext, arguments: argparse.Namespace) ->
         files = repr(arguments.cert)
         if arguments.key is not None:
             files += f" with the key {arguments.key!r}"
-        raise Failure(f"cannot use the certificate {files}: {_tls_reason(error)}", USAGE) from error
+        raise Failure(
+            f"cannot use the certificate {files} ({_tls_reason(error)});"
+            " name PEM files of a certificate and its private key",
+            USAGE,
+        ) from error
 
 
 def _tls_reason(error: OSError) -> str:
@@ -142,7 +151,9 @@ def _why(error: Exception, address: str, tls: bool) -> str:
                 " name its authority with --ca FILE"
             )
         case ssl.SSLError():
-            return f"cannot speak TLS with {address} ({_tls_reason(error)}); does the server speak it?"
+            return f"cannot speak TLS with {address} ({_tls_reason(error)}); does the server use TLS?"
         case ConnectionError() if tls:
-            return f"{address} broke off in the TLS handshake ({reason(error)}); does the server speak it?"
+            return (
+                f"{address} disconnected during the TLS handshake ({reason(error)}); does the server use TLS?"
+            )
     return f"cannot connect to {address} ({reason(error)}); check the address"

@@ -20,7 +20,7 @@ from gevent.socket import wait_read
 
 from ratchet.bus import ClientTransaction
 from ratchet.cli.client import Client
-from ratchet.cli.common import USAGE, Failure, put, reason
+from ratchet.cli.common import USAGE, Failure, cannot_read, put
 from ratchet.cli.forms import Form, FormError, Response, one_line
 from ratchet.errors import BusError
 
@@ -117,8 +117,7 @@ def _all_lines(argument: str) -> Iterator[bytes]:
         else:
             yield from os.fsencode(argument).split(b"\n")
     except OSError as error:
-        source = repr(argument[1:]) if argument.startswith("@") else "stdin"
-        raise Failure(f"cannot read the requests from {source}: {reason(error)}", USAGE) from error
+        raise cannot_read(argument, error) from error
 
 
 def _read_lines(file: int) -> Iterator[bytes]:

@@ -135,7 +135,7 @@ def test_no_server(ratchet: Ratchet) -> None:
 def test_a_file_that_cannot_be_read(ratchet: Ratchet, divider: str, argument: str, tmp_path: Path) -> None:
     program = ratchet("call", divider, argument, "--ndjson", cwd=tmp_path)
     assert program.returncode == 2
-    assert one_line(program).startswith(f"cannot read the requests from '{argument[1:]}': ")
+    assert one_line(program).startswith(f"cannot read the request from '{argument[1:]}' (")
 
 
 def test_a_connection_that_is_lost_is_made_again(ratchet: Ratchet) -> None:

@@ -124,11 +124,11 @@ def test_a_ping_that_is_not_let_in(ratchet: Ratchet, strict: str, folder: Path) 
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ("--cert missing", "cannot use the certificate 'missing': No such file or directory"),
-        ("--cert ca", "cannot use the certificate 'ca': "),
-        ("--cert client.cert --key client.cert", "'client.cert' with the key 'client.cert': "),
-        ("--cert server --key client.key", "'server' with the key 'client.key': key values mismatch"),
-        ("--cert server --client-ca missing", "cannot use the authorities in 'missing': No such file"),
+        ("--cert missing", "cannot use the certificate 'missing' (No such file or directory); "),
+        ("--cert ca", "cannot use the certificate 'ca' ("),
+        ("--cert client.cert --key client.cert", "'client.cert' with the key 'client.cert' ("),
+        ("--cert server --key client.key", "'server' with the key 'client.key' (key values mismatch); "),
+        ("--cert server --client-ca missing", "cannot use the authorities in 'missing' (No such file"),
         ("--client-ca ca", "--cert FILE"),
     ],
 )
@@ -146,4 +146,4 @@ def test_a_file_that_does_not_fit(
 def test_a_server_whose_certificate_is_missing() -> None:
     program = run("serve", "builtins:repr", "127.0.0.1:0", "--cert", "/nowhere/certificate")
     assert program.returncode == 2
-    assert one_line(program).startswith("cannot use the certificate '/nowhere/certificate': No such file")
+    assert one_line(program).startswith("cannot use the certificate '/nowhere/certificate' (No such file")
