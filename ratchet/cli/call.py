@@ -48,10 +48,10 @@ def add_to(commands: Commands) -> None:
 Send one request and write the response to stdout, byte for byte; or, with
 --ndjson, send a request for each line of the input and write a line for each.
 
-With --codec, REQUEST is JSON, which the codec turns into the message that is
-sent; and what it makes of the response is written as JSON.  Objects in it that
-JSON does not know are written as an object of their fields, or as text: bytes
-in base64, others as str() has them.""",
+With --codec, REQUEST is JSON, which the codec turns into a message, and what
+the codec makes of the response is written as JSON.  Values that JSON cannot
+express are written as objects of their fields, or else as text: bytes in
+base64, and others as str() shows them.""",
         epilog="""\
 exit status:
   0    the response is on stdout
@@ -107,15 +107,15 @@ example:
     parser.add_argument(
         "--ndjson",
         action="store_true",
-        help="REQUEST is a stream, and each line of it a request as JSON; write each response as JSON"
-        " on a line, in the same order",
+        help="each line of REQUEST is a request, as JSON; write each response as a line of JSON,"
+        " in the same order",
     )
     parser.add_argument(
         "--in-flight",
         type=whole_number(1),
         default=32,
         metavar="COUNT",
-        help="with --ndjson: how many requests may wait for their answers at once (default: %(default)s)",
+        help="with --ndjson: how many requests may be unanswered at a time (default: %(default)s)",
     )
     parser.add_argument(
         "--metadata",
@@ -123,7 +123,7 @@ example:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="send this along; may be repeated",
+        help="send this along with the request; may be repeated",
     )
     parser.add_argument(
         "--timeout",
@@ -139,8 +139,8 @@ example:
         type=waiting_time,
         const=math.inf,
         metavar="SECONDS",
-        help="first wait until the server is up, so long at most (default: as long as it takes);"
-        " --timeout begins then",
+        help="first wait until the server is up, for SECONDS at most (default: as long as it takes);"
+        " --timeout starts then",
     )
     parser.add_argument(
         "--plain",

@@ -52,7 +52,7 @@ plain form, as servers in Lua do, does not.  A lost connection is made again."""
 With --json, stdout has one line, after the last PING:
   address        where the PINGs went
   sent, received, lost
-                 how many; those lost are told of on stderr
+                 how many; each that is lost is reported on stderr
   seconds        how long it took
   round_trip     of the last 100,000 that were answered: min, mean, max and
                  deviation, in seconds; null if there was none

@@ -29,8 +29,8 @@ def add_to(commands: Commands) -> None:
         description="""\
 Ask a program for its counters and print them.  The program has to serve them
 at an address of their own: 'ratchet serve --stats ADDRESS' does, and the manual
-shows the lines for any other program.  Do not name the address of its service,
-which would take the question, null, for a request.""",
+shows the lines for any other program.  Do not give the address of its service,
+to which the question, null, would be one more request.""",
         epilog="""\
 With --json, stdout has one line each time: the object as the program sent it.
 Those of 'ratchet serve' are the fields of ratchet.bus.Stats, which are counts.
@@ -38,7 +38,7 @@ Those of 'ratchet serve' are the fields of ratchet.bus.Stats, which are counts.
 exit status:
   0    they were printed
   1    the program did not answer, or not with a JSON object; with --every, only
-       the first time counts, and later failures are told of on stderr
+       the first time counts, and later failures are reported on stderr
   2    the command line is wrong, or a file that it names
   130  interrupted
 
@@ -54,7 +54,7 @@ example:
     )
     parser.add_argument("--json", action="store_true", help="write a JSON object on one line")
     parser.add_argument(
-        "--every", type=seconds, metavar="SECONDS", help="go on, and print them so often, until Ctrl-C"
+        "--every", type=seconds, metavar="SECONDS", help="print them again every SECONDS, until Ctrl-C"
     )
     parser.add_argument(
         "--timeout",
@@ -124,7 +124,7 @@ def lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def shown(value: object) -> str:
-    """A value for reading; a bool is no number here."""
+    """Format a value for reading; a bool is not a number here."""
     if type(value) is int:
         return f"{value:,}"
     return f"{value:,.6g}" if isinstance(value, float) else " ".join(str(value).split())
