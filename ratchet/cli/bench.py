@@ -159,7 +159,9 @@ def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[Cli
     transport, _ = connection.connect(arguments.address, arguments.timeout, context)
     transport.close()
     clients = [
-        connections.enter_context(connect(arguments.address, plain=arguments.plain, ssl_context=context))
+        connections.enter_context(
+            connect(arguments.address, plain=arguments.plain, ssl_context=context, retry=None)
+        )
         for _ in range(arguments.connections)
     ]
     end = _clock.monotonic() + arguments.timeout

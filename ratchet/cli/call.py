@@ -143,6 +143,14 @@ example:
         " --timeout starts then",
     )
     parser.add_argument(
+        "--retry",
+        type=whole_number(0),
+        default=0,
+        metavar="COUNT",
+        help="send a request again that was not sent or not run, COUNT times at most and within --timeout"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
         "--plain",
         action="store_true",
         help="speak the plain form, which servers of the Ratchet library for Lua understand",
@@ -221,7 +229,7 @@ def exchange(arguments: argparse.Namespace, parts: Sequence[bytes]) -> Response:
     """Send a request and return the response; blocks.  Raises `Failure`."""
     end = _clock.monotonic() + arguments.timeout
     with client_of(arguments) as client:
-        if arguments.wait is not None:
+        if arguments.wait is not None or arguments.retry:
             end = _clock.monotonic() + arguments.timeout
         try:
             return client.call(parts, max(0.0, end - _clock.monotonic()), dict(arguments.metadata) or None)
@@ -252,6 +260,7 @@ def client_of(arguments: argparse.Namespace) -> Client:
             context,
             plain=arguments.plain,
             wait=arguments.wait,
+            retries=arguments.retry,
             lasting=arguments.ndjson,
         )
     except Failure as failure:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from ratchet import bus
-from ratchet.bus import ClientBus, Limits
+from ratchet.bus import ClientBus, Limits, Retry
 from ratchet.bus._core.address import format_address
 from ratchet.bus.codecs import client_functions
 from ratchet.cli.common import Failure, reason
@@ -31,18 +31,21 @@ def new_client(
     *,
     plain: bool = False,
     wait: float | None = None,
+    retries: int = 0,
     lasting: bool = False,
 ) -> Client:
     """Connect to a server; blocks.
 
     Args:
-        timeout: seconds to connect, without `wait`.
+        timeout: seconds to connect, without `wait` and `retries`.
         wait: seconds to wait until a server is up, infinite for ever; None for one attempt.
-        lasting: whether a lost connection is made again.
+        retries: how many times a request that has not run is sent again.  Connecting is part
+            of a request then, and does not block here.
+        lasting: whether a lost connection is made again, as it also is with `wait` and `retries`.
 
     Raises `Failure`, which says why there is no connection.
     """
-    if wait is None:
+    if wait is None and not retries:
         # It shows why there is no connection, if there is none.
         transport, peer = connect(address, timeout, context)
         if not lasting:
@@ -58,7 +61,8 @@ def new_client(
             )
         transport.close()
     keep_hub_quiet()
-    client: Client = bus.connect(address, _message, Response, plain=plain, ssl_context=context)
+    retry = Retry(attempts=1 + retries) if retries else None
+    client: Client = bus.connect(address, _message, Response, plain=plain, ssl_context=context, retry=retry)
     if wait is not None:
         try:
             _wait_until_up(client, address, wait)
@@ -89,6 +93,8 @@ def what_happened(error: BusError, address: str, timeout: float) -> str:
             return f"the handler raised {error}"
         case RemoteError():
             return f"the server could not decode the request: {error.message}"
+        case BusTimeout(outcome=Outcome.NOT_SENT):
+            return error.message
         case BusTimeout():
             return f"{address} did not answer within {timeout:g} s"
         case (

@@ -344,3 +344,41 @@ def test_ctrl_c_while_it_waits() -> None:
                 program.send_signal(signal.SIGINT)
                 output, errors = program.communicate(timeout=LONG)
     assert (program.returncode, output, errors) == (130, "", "")
+
+
+def refuse_and_answer(peer: Peer) -> None:
+    peer.send(wire.encode_error(peer.receive()[2], Reason.OVERLOADED, ("Rejected", "too much", "")))
+    answer(peer, b"at last")
+
+
+def test_what_has_not_run_is_sent_again(ratchet: Ratchet) -> None:
+    with scripted(refuse_and_answer) as address:
+        program = ratchet("call", address, "x", "--retry", 1)
+    assert (program.returncode, program.stdout, program.stderr) == (0, b"at last", b"")
+
+
+def test_it_is_not_sent_again_more_often_than_was_said(ratchet: Ratchet) -> None:
+    def refuse_twice(peer: Peer) -> None:
+        for _ in range(2):
+            peer.send(wire.encode_error(peer.receive()[2], Reason.OVERLOADED, ("Rejected", "too much", "")))
+        assert not [message for message in peer.receive_rest() if message[0] == wire.REQUEST]
+
+    with scripted(refuse_twice) as address:
+        program = ratchet("call", address, "x", "--retry", 1)
+    assert program.returncode == 4
+    assert one_line(program).startswith("too much")
+
+
+def test_what_may_have_run_is_not_sent_again(ratchet: Ratchet) -> None:
+    with scripted(Peer.receive) as address:
+        program = ratchet("call", address, "x", "--retry", 3)
+    assert program.returncode == 5
+    assert "was lost" in one_line(program)
+
+
+def test_a_server_that_is_not_there_is_tried_again(ratchet: Ratchet) -> None:
+    with nobody() as address:
+        program = ratchet("call", address, "x", "--retry", 3, "--timeout", 0.2)
+    assert program.returncode == 3
+    assert one_line(program).startswith(f"not connected to {address} within ")
+    assert "Connection refused" in one_line(program)
