@@ -7,6 +7,7 @@ from typing import Any
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest, Route
+from ratchet.errors import Outcome
 
 
 class Owner:
@@ -30,7 +31,9 @@ class Client(Route):
         self.answers.append(message)
         return True
 
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+    def fail(
+        self, request: IncomingRequest, reason: Reason, texts: ErrorTexts, outcome: Outcome | None
+    ) -> bool:
         self.answers.append(reason)
         self.reasons.append(reason)
         return True

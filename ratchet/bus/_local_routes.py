@@ -55,14 +55,16 @@ class ToClient(Route):
         client.incoming = None
         return True
 
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+    def fail(
+        self, request: IncomingRequest, reason: Reason, texts: ErrorTexts, outcome: Outcome | None
+    ) -> bool:
         client = request.client
         if client is None:
             return False
         client.fail(
             client.time_over(Outcome.NOT_RUN)
             if reason is Reason.OUT_OF_TIME
-            else error_from_reason(reason, texts)
+            else error_from_reason(reason, texts, outcome=outcome)
         )
         client.incoming = None
         return True

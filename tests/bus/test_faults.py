@@ -57,6 +57,15 @@ def test_each_reason_has_its_error_and_its_outcome(reason: Reason) -> None:
     assert "'a name'" in error.message
 
 
+@pytest.mark.parametrize("outcome", [Outcome.NOT_RUN, Outcome.RAN, Outcome.UNKNOWN])
+@pytest.mark.parametrize("reason", Reason)
+def test_an_outcome_that_the_server_vouches_for_goes_before_that_of_the_reason(
+    reason: Reason, outcome: Outcome
+) -> None:
+    error = error_from_reason(reason, ("KeyError", "'a name'", "a traceback"), outcome=outcome)
+    assert (type(error), error.outcome) == (ENDS[reason][0], outcome)
+
+
 def test_the_error_of_a_handler_comes_out_with_its_type_its_text_and_its_traceback() -> None:
     texts = error_texts(raised(KeyError("a name")))
     error = error_from_reason(Reason.HANDLER_RAISED, texts, "server:1")

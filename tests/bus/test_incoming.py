@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 import pytest
 
-from ratchet import AlreadyAnswered
+from ratchet import AlreadyAnswered, Outcome
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest, Route
@@ -57,7 +57,9 @@ class Client(Route):
         self.got.append(message)
         return True
 
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+    def fail(
+        self, request: IncomingRequest, reason: Reason, texts: ErrorTexts, outcome: Outcome | None
+    ) -> bool:
         self.got.append(reason)
         self.while_failing()
         return True

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ratchet import MessageTooLarge, ProtocolError
+from ratchet import MessageTooLarge, Outcome, ProtocolError
 from ratchet.bus import Limits
 from ratchet.bus._core.faults import Reason
 from ratchet.bus._core.numbered import Numbered
@@ -210,6 +210,24 @@ def test_an_error_has_a_frame_in_the_extended_form_alone() -> None:
     assert (kind, id, arg, parts) == (wire.ERROR, 4, 1, [b"KeyError", b"'x'", b"trace"])
 
 
+@pytest.mark.parametrize(
+    ("outcome", "flags"),
+    [(None, 0), (Outcome.NOT_RUN, 1), (Outcome.RAN, 2), (Outcome.UNKNOWN, 3)],
+)
+def test_an_outcome_that_a_server_vouches_for_is_in_the_flags_of_the_error(
+    outcome: Outcome | None, flags: int
+) -> None:
+    frame = serving().error(4, Reason.HANDLER_RAISED, ("KeyError", "text", "trace"), outcome)
+    assert decoded(frame) == (wire.ERROR, flags, 4, 1, [b"KeyError", b"text", b"trace"])
+    role = asking()
+    request = entered(role, 4)
+    parts = [b"KeyError", b"text", b"trace"]
+    # The flags from 16 up mean nothing yet.
+    for more in (0, 0b1111_0000):
+        answer = role.receive((wire.ERROR, flags | more, 4, 1, parts))
+        assert answer == (request, 1, outcome, parts)
+
+
 def test_only_a_request_that_is_too_large_has_a_last_word() -> None:
     role = serving()
     too_large = MessageTooLarge("too large")
@@ -263,11 +281,21 @@ def test_an_answer_names_the_request_of_its_id() -> None:
     frame = role.request(id, wire.ONE_WAY, 30, [b"question"])
     assert decoded(frame) == (wire.REQUEST, wire.ONE_WAY, id, 30, [b"question"])
     request = entered(role, id)
-    assert role.receive(message(wire.RESPONSE, id=id, parts=[b"answer"])) == (request, None, [b"answer"])
+    assert role.receive(message(wire.RESPONSE, id=id, parts=[b"answer"])) == (
+        request,
+        None,
+        None,
+        [b"answer"],
+    )
     assert list(role.open.values()) == [request]
     failed = role.receive(message(wire.ERROR, id=id, arg=5))
-    assert failed == (request, 5, [b"KeyError", b"text", b"trace"])
-    assert role.receive(message(wire.RESPONSE, id=99, parts=[b"late"])) == (None, None, [b"late"])
+    assert failed == (request, 5, None, [b"KeyError", b"text", b"trace"])
+    assert role.receive(message(wire.RESPONSE, id=99, parts=[b"late"])) == (
+        None,
+        None,
+        None,
+        [b"late"],
+    )
 
 
 def test_plain_answers_are_told_by_their_order_also_of_those_that_were_given_up() -> None:
@@ -282,7 +310,11 @@ def test_plain_answers_are_told_by_their_order_also_of_those_that_were_given_up(
         role.order.append(id)
     role.open.pop(2, None)
     answers = [role.receive(message(wire.PLAIN, parts=[b"%d" % number])) for number in range(3)]
-    assert answers == [(requests[0], None, [b"0"]), (None, None, [b"1"]), (requests[2], None, [b"2"])]
+    assert answers == [
+        (requests[0], None, None, [b"0"]),
+        (None, None, None, [b"1"]),
+        (requests[2], None, None, [b"2"]),
+    ]
     with pytest.raises(ProtocolError, match="unexpected"):
         role.receive(message(wire.PLAIN, parts=[b"more"]))
 

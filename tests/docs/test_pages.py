@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from docs.pages import CHECKOUT, PAGES
-from ratchet import errors
+from ratchet import Outcome, errors
 from ratchet.bus import Limits
 from ratchet.bus._core.faults import Reason, error_from_reason
 from ratchet.bus._core.outgoing import OutgoingRequest
@@ -133,8 +133,11 @@ def test_the_messages_on_the_page_of_the_wire_are_what_it_says() -> None:
         name = re.match(r"\w+", text)
         assert name is not None
         assert kind == getattr(wire, name[0].upper())
-        assert ("no response wanted" in text) == bool(flags & wire.ONE_WAY)
-        assert ("metadata" in text) == bool(flags & wire.METADATA)
+        if kind == wire.ERROR:
+            assert ("but not run" in text) == (wire.outcome_of(flags) is Outcome.NOT_RUN)
+        else:
+            assert ("no response wanted" in text) == bool(flags & wire.ONE_WAY)
+            assert ("metadata" in text) == bool(flags & wire.METADATA)
         # Every number and every part is told.
         told = {number for number in (id, arg) if number}
         assert told == {int(number) for number in re.findall(r"(?<!`)\b\d+\b(?!`)", text)}

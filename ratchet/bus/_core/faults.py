@@ -77,8 +77,20 @@ def error_texts(error: BaseException) -> ErrorTexts:
     return name, message[:MAX_ERROR_TEXT], trace[-MAX_ERROR_TEXT:]
 
 
-def error_from_reason(reason: int, texts: ErrorTexts, peer: str = "") -> BusError:
-    """The error that a client raises where its server, `peer`, has failed a request."""
+def error_from_reason(
+    reason: int, texts: ErrorTexts, peer: str = "", outcome: Outcome | None = None
+) -> BusError:
+    """The error that a client raises where its server, `peer`, has failed a request.
+
+    The reason says whether the request ran, unless the server vouches for another `outcome`.
+    """
+    error = _error_from_reason(reason, texts, peer)
+    if outcome is not None:
+        error.outcome = outcome
+    return error
+
+
+def _error_from_reason(reason: int, texts: ErrorTexts, peer: str) -> BusError:
     message = f"{texts[1]} ({peer})" if peer else texts[1]
     match reason:
         case Reason.HANDLER_RAISED | Reason.NOT_DECODED:

@@ -10,7 +10,7 @@ cdef class HeldRequest:
 
 cdef class ServerTransaction(HeldRequest):
     cpdef bint send_response(self, object response) except -1
-    cpdef bint send_error(self, object error) except -1
+    cpdef bint send_error(self, object error, object outcome=*) except -1
 
 @cython.locals(transaction=ServerTransaction)
 cpdef object receive(Inbox inbox, IncomingRequest incoming)

@@ -29,6 +29,7 @@ from ratchet.bus._core.incoming_requests import Interrupted
 from ratchet.bus._core.incoming_states import CANCELLED, LATE, TAKEN, UNANSWERED
 from ratchet.bus._core.public_class import TypeParameters
 from ratchet.bus.codecs import PeerAddress
+from ratchet.errors import Outcome
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -148,17 +149,43 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
             check_hub(incoming.requests.hub, self)
         return incoming.respond(response)
 
-    def send_error(self, error: BaseException) -> bool:
+    def send_error(self, error: BaseException, outcome: Outcome | str = Outcome.RAN) -> bool:
         """Answer with an error; the client's call raises it as `RemoteError`.
 
-        Does not block.  Returns as `send_response` does.  Raises `AlreadyAnswered`
-        the second time, and `TypeError` for anything but an exception.
+        Does not block.
+
+        Args:
+            error: what the client is to see of it is its type, message and traceback.
+            outcome: whether the request ran, for the client's error: an `Outcome`, or its
+                name.  A server that passes requests on to others says here what became of
+                them.  What it could not send on did not run: `NOT_SENT` counts as `NOT_RUN`.
+
+        Returns as `send_response` does.  Raises `AlreadyAnswered` the second time,
+        `TypeError` for anything but an exception, and `ValueError` for another outcome.
+
+        .. code-block:: python
+
+            from ratchet import RemoteError, bus
+
+            server, client = bus.new_local()
+            asked = client.send_request("an order")
+            transaction, request = server.recv_request()
+            transaction.send_error(PermissionError("closed on Sundays"), outcome="NOT_RUN")
+            try:
+                asked.recv_response()
+            except RemoteError as error:
+                print(error)
+
+        .. code-block:: text
+
+            PermissionError: closed on Sundays; nothing was run
         """
         if not isinstance(error, BaseException):
             raise TypeError(f"send_error needs an exception, not {error!r}")
+        told = _told_outcome(outcome)
         incoming = self._incoming
         check_hub(incoming.requests.hub, self)
-        return incoming.respond_error(error)
+        return incoming.respond_error(error, told)
 
     def __enter__(self) -> ServerTransaction[Request, Response]:
         incoming = self._incoming
@@ -199,6 +226,15 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
             _log_raised(error)
             return True
         return False
+
+
+def _told_outcome(outcome: object) -> Outcome | None:
+    """The outcome that a client is told besides an error; None where that says it, because it ran."""
+    for known in Outcome:
+        if outcome == known:
+            return {Outcome.RAN: None, Outcome.NOT_SENT: Outcome.NOT_RUN}.get(known, known)
+    names = ", ".join(Outcome)
+    raise ValueError(f"outcome must be one of {names}, not {outcome!r}")
 
 
 Received: TypeAlias = tuple[ServerTransaction[Request, Response], Request]

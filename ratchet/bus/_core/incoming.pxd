@@ -13,7 +13,7 @@ cdef class Route(Recipient):
     cpdef bint is_writable(self, IncomingRequest request) except -1
     cpdef object park(self, IncomingRequest request)
     cpdef bint send(self, IncomingRequest request, object message) except -1
-    cpdef bint fail(self, IncomingRequest request, object reason, object texts) except -1
+    cpdef bint fail(self, IncomingRequest request, object reason, object texts, object outcome) except -1
     cpdef object give_up(self, IncomingRequest request)
     cpdef object released(self, IncomingRequest request)
 
@@ -38,7 +38,7 @@ cdef class IncomingRequest(Queued):
     cpdef bint claim(self, object inbox) except -1
     cpdef bint respond(self, object response) except -1
     cpdef bint _refuse_unwanted(self) except -1
-    cpdef bint respond_error(self, object error) except -1
+    cpdef bint respond_error(self, object error, object outcome=*) except -1
     cpdef bint _refuse_answer(self) except -1
     cpdef object refuse(self, object reason, object texts)
     cpdef object abandon(self)

@@ -47,7 +47,7 @@ from ratchet.bus._core.incoming_states import (
 from ratchet.bus._core.outgoing import EXPIRED, WAITING, OutgoingRequest
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus.codecs import PeerAddress
-from ratchet.errors import AlreadyAnswered
+from ratchet.errors import AlreadyAnswered, Outcome
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 _Handling: TypeAlias = "tuple[greenlet, Scope | None, _Handling | None]"
@@ -88,8 +88,13 @@ class Route(Recipient):
         """Hand over a response; may block.  False if nobody waits for it."""
         raise NotImplementedError
 
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
-        """Hand over an error; does not block.  False if nobody waits for it."""
+    def fail(
+        self, request: IncomingRequest, reason: Reason, texts: ErrorTexts, outcome: Outcome | None
+    ) -> bool:
+        """Hand over an error; does not block.  False if nobody waits for it.
+
+        The client takes the outcome from the reason, unless it is told another one.
+        """
         raise NotImplementedError
 
     def give_up(self, request: IncomingRequest) -> None:
@@ -244,13 +249,13 @@ class IncomingRequest(Queued):
             self._release()
         return self._refuse_answer()
 
-    def respond_error(self, error: BaseException) -> bool:
+    def respond_error(self, error: BaseException, outcome: Outcome | None = None) -> bool:
         """Answer it with an error, once; see `ServerTransaction.send_error`."""
         # First: to render an error may run code of its own, in which the client gives up.
         texts = error_texts(error)
         if self.state is not TAKEN:
             return self._refuse_answer()
-        return self._fail(Reason.HANDLER_RAISED, texts)
+        return self._fail(Reason.HANDLER_RAISED, texts, outcome)
 
     def _refuse_answer(self) -> bool:
         """Refuse an answer that comes too late, by False; or that is the second one, by an error."""
@@ -276,10 +281,10 @@ class IncomingRequest(Queued):
         if self.state is TAKEN:
             self._fail(Reason.ABANDONED, ("Abandoned", _ABANDONED, ""))
 
-    def _fail(self, reason: Reason, texts: ErrorTexts) -> bool:
+    def _fail(self, reason: Reason, texts: ErrorTexts, outcome: Outcome | None = None) -> bool:
         counters = self.requests.counters
         try:
-            handed_over = not self.one_way and self.route.fail(self, reason, texts)
+            handed_over = not self.one_way and self.route.fail(self, reason, texts, outcome)
             if (self.state, FAIL) not in TRANSITIONS:
                 # A signal handler has taken it meanwhile, and ended it.
                 return handed_over

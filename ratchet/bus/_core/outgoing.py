@@ -365,9 +365,9 @@ class OutgoingRequest(Numbered):
             error.outcome = Outcome.UNKNOWN
         self.error = error
 
-    def fail_at_server(self, reason: int, texts: ErrorTexts) -> None:
+    def fail_at_server(self, reason: int, texts: ErrorTexts, outcome: Outcome | None) -> None:
         """End it in the error that the server tells; does nothing if it has ended."""
-        error = error_from_reason(reason, texts, self.route.server_name)
+        error = error_from_reason(reason, texts, self.route.server_name, outcome)
         if reason == Reason.CANCELLED and self._seconds >= 0.0:
             # The server saw the request's time end before this side did.
             self.time_out(error.outcome)

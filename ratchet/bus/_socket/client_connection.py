@@ -313,11 +313,11 @@ class ClientConnection(ClientRoute):
             self.protocol_error(error, None)
             return
         if type(event) is tuple:
-            transaction, reason, parts = event
+            transaction, reason, outcome, parts = event
             if reason is None and transaction is not None and transaction.state is WAITING:
                 self._succeed(transaction, body_of(parts) if self._takes_bodies else parts)
             else:
-                self._on_answer(transaction, reason, parts)
+                self._on_answer(transaction, reason, outcome, parts)
         elif isinstance(event, bytes):
             # A server that does not read has no use for another answer.
             if not self.stream.output.writers.above_high_water:
@@ -360,7 +360,13 @@ class ClientConnection(ClientRoute):
         if client is not None:
             client.on_answer_after(_clock.monotonic() - self._measured_from)
 
-    def _on_answer(self, transaction: OutgoingRequest | None, reason: int | None, parts: list[bytes]) -> None:
+    def _on_answer(
+        self,
+        transaction: OutgoingRequest | None,
+        reason: int | None,
+        outcome: Outcome | None,
+        parts: list[bytes],
+    ) -> None:
         if transaction is None:
             # A last word on a request that ended here is not a late answer.
             if reason not in _LAST_WORDS:
@@ -376,7 +382,7 @@ class ClientConnection(ClientRoute):
             name, text, trace = (part.decode("utf-8", "replace") for part in parts)
             if self._measures and reason != Reason.DRAINING:
                 self._tell_failures(1)
-            transaction.fail_at_server(reason, (name, text, trace))
+            transaction.fail_at_server(reason, (name, text, trace), outcome)
         self.forget(transaction)
 
     def _tell_failures(self, count: int) -> None:

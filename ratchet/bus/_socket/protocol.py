@@ -25,7 +25,7 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._socket import heads, table, wire
 from ratchet.bus._socket.outbox import size_of
 from ratchet.bus._socket.wire import Frame, Hello, Message
-from ratchet.errors import BusError, MessageTooLarge, ProtocolError
+from ratchet.errors import BusError, MessageTooLarge, Outcome, ProtocolError
 
 Content = bytes | Sequence[bytes]
 """What a request carries: its parts; or its body by itself, if that is all, as almost always."""
@@ -151,9 +151,9 @@ class ServerProtocol:
             check_size(parts, self.max_message, self.max_parts, self._peer)
         return wire.frame(heads.PLAIN if id == heads.PLAIN_ID else heads.RESPONSE, 0, id, 0, parts)
 
-    def error(self, id: int, reason: Reason, texts: ErrorTexts) -> bytes:
+    def error(self, id: int, reason: Reason, texts: ErrorTexts, outcome: Outcome | None = None) -> bytes:
         """The error that a request ends in; empty for a plain one, whose form has no errors."""
-        return b"" if id == heads.PLAIN_ID else wire.encode_error(id, reason, texts)
+        return b"" if id == heads.PLAIN_ID else wire.encode_error(id, reason, texts, outcome)
 
     def refusal(self, error: BusError, refused: tuple[int, int] | None) -> bytes:
         """The last word on a request that is too large; empty for all else; see `Decoder.refused`."""
@@ -228,9 +228,10 @@ TRANSITIONS: Final[Mapping[tuple[ClientState, int], ClientState]] = {
 """Which kind of message leads from which state to another; all others leave it as it is."""
 
 
-Answer = tuple[Any, int | None, list[bytes]]
+Answer = tuple[Any, int | None, Outcome | None, list[bytes]]
 """A request that is answered, None if nobody waits for it; why it failed, None if it has a
-response; and the parts of that, or type, message and traceback of the error.
+response; the outcome that the server vouches for, None if it is the one of that reason; and
+the parts of the response, or type, message and traceback of the error.
 
 A bare tuple, as `wire.Message` is."""
 
@@ -327,17 +328,17 @@ class ClientProtocol:
         What has its answer is still in `open`: the connection takes it out.  Raises
         `ProtocolError`, after which nothing more is to be received.
         """
-        kind, _, id, arg, parts = message
+        kind, flags, id, arg, parts = message
         event: Answer | list[Any] | bytes | None = None
         if kind == wire.RESPONSE:
-            event = self.open.get(id), None, parts
+            event = self.open.get(id), None, None, parts
         elif kind == wire.ERROR and id == wire.NO_ID:
             self.farewell = parts[1].decode("utf-8", "replace")
             self.turned_away = True
         elif kind == wire.ERROR:
-            event = self.open.get(id), arg, parts
+            event = self.open.get(id), arg, wire.outcome_of(flags), parts
         elif kind == wire.PLAIN and self.order:
-            event = self.open.get(self.order.popleft()), None, parts
+            event = self.open.get(self.order.popleft()), None, None, parts
         elif kind == wire.GOAWAY:
             event = self._sent_after(id)
         elif kind == wire.PING:

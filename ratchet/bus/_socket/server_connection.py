@@ -35,7 +35,7 @@ from ratchet.bus._socket.stream import MessageStream
 from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
 from ratchet.bus.codecs import body_of, parts_of
-from ratchet.errors import BusError, ConnectionLost, ProtocolError, reason_of
+from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError, reason_of
 
 # The flow of every connection that has not asked anything yet: many never do.
 _NO_FLOW: Final[Flow] = Flow()
@@ -93,10 +93,12 @@ class ServerConnection(Route):
             return False
         return self._answer(request, frame, b"")
 
-    def fail(self, request: IncomingRequest, reason: Reason, texts: ErrorTexts) -> bool:
+    def fail(
+        self, request: IncomingRequest, reason: Reason, texts: ErrorTexts, outcome: Outcome | None
+    ) -> bool:
         if self.stream.closed:
             return False
-        return self._answer(request, self.protocol.error(request.id, reason, texts), b"")
+        return self._answer(request, self.protocol.error(request.id, reason, texts, outcome), b"")
 
     def _wait_until_writable(self, request: IncomingRequest) -> bool:
         """Wait until the client reads; blocks.  False if its time is over before that."""

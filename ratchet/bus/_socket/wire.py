@@ -25,7 +25,7 @@ from ratchet.bus._core.faults import MAX_ERROR_TEXT, json_object
 from ratchet.bus._socket import heads
 from ratchet.bus._socket.pages import WORTH_ROOM, with_room
 from ratchet.bus._socket.read_size import LARGE_READ_SIZE
-from ratchet.errors import BusError, MessageTooLarge, ProtocolError
+from ratchet.errors import BusError, MessageTooLarge, Outcome, ProtocolError
 
 EXTENDED: Final = 0x8000
 MAX_PARTS: Final = 0x7FFF
@@ -63,6 +63,10 @@ _OWN_LIMITS: Final = {ERROR: 3 * MAX_ERROR_TEXT, HELLO: MAX_HELLO}
 # Flags of a REQUEST.
 ONE_WAY: Final = heads.ONE_WAY
 METADATA: Final = heads.METADATA
+
+# Those of an ERROR: the outcome that the sender vouches for, if not the one of the number.
+_OUTCOME_FLAGS: Final = 0b0011
+_OUTCOMES: Final = (None, Outcome.NOT_RUN, Outcome.RAN, Outcome.UNKNOWN)
 
 
 Message = tuple[int, int, int, int, list[bytes]]
@@ -110,10 +114,15 @@ def encode(kind: int, flags: int, id: int, arg: int, parts: Sequence[bytes]) -> 
     return whole if isinstance(whole, bytes) else b"".join(whole)
 
 
-def encode_error(id: int, number: int, texts: Sequence[str]) -> bytes:
+def encode_error(id: int, number: int, texts: Sequence[str], outcome: Outcome | None = None) -> bytes:
     """An ERROR message; its texts are cut to what any receiver takes."""
     parts = [text.encode("utf-8", "backslashreplace")[:MAX_ERROR_TEXT] for text in texts]
-    return encode(ERROR, 0, id, number, parts)
+    return encode(ERROR, _OUTCOMES.index(outcome), id, number, parts)
+
+
+def outcome_of(flags: int) -> Outcome | None:
+    """The outcome that the flags of an ERROR vouch for; None if it is the one of its number."""
+    return _OUTCOMES[flags & _OUTCOME_FLAGS]
 
 
 @dataclass(frozen=True, kw_only=True)
