@@ -9,6 +9,7 @@ from ratchet.bus import codecs
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.peer import PeerCertificate, PeerProcess
 from ratchet.bus._core.public_class import set_module
 from ratchet.bus._core.retry import Retry
 from ratchet.bus._core.stats import Stats
@@ -24,6 +25,8 @@ __all__ = [
     "Codec",
     "Limits",
     "LocalBus",
+    "PeerCertificate",
+    "PeerProcess",
     "Retry",
     "ServerBus",
     "ServerTransaction",
@@ -41,6 +44,8 @@ for _public in (
     ClientTransaction,
     Limits,
     LocalBus,
+    PeerCertificate,
+    PeerProcess,
     Retry,
     ServerBus,
     ServerTransaction,

@@ -64,6 +64,9 @@ class Owner(Recipient):
     def pause_writing(self) -> None:
         """Nothing is sent."""
 
+    def socket_closing(self) -> None:
+        """Nothing is asked of the socket."""
+
     def resume_writing(self) -> None:
         """Nothing is sent."""
 

@@ -115,6 +115,9 @@ class Owner(Recipient):
     def pause_writing(self) -> None:
         self.crowds += 1
 
+    def socket_closing(self) -> None:
+        """Nothing is asked of the socket."""
+
     def resume_writing(self) -> None:
         self.note("room")
 

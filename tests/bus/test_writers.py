@@ -35,6 +35,9 @@ class Owner:
     def pause_writing(self) -> None:
         self.paused += 1
 
+    def socket_closing(self) -> None:
+        """Nothing is asked of the socket."""
+
     def resume_writing(self) -> None:
         self.resumed += 1
 

@@ -27,6 +27,7 @@ from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import Interrupted
 from ratchet.bus._core.incoming_states import CANCELLED, LATE, TAKEN, UNANSWERED
+from ratchet.bus._core.peer import Peer
 from ratchet.bus._core.public_class import TypeParameters
 from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import Outcome
@@ -115,6 +116,41 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
     def from_(self) -> PeerAddress:
         """The peer's address; None on a local bus."""
         return self._incoming.route.peer
+
+    @property
+    def peer(self) -> Peer | None:
+        """Who the peer is, or None where nobody vouches for that; found out when it is asked for.
+
+        - A TLS client whose certificate the server has checked is a `PeerCertificate`.
+        - The other end of a Unix socket is a `PeerProcess`, on Linux.
+        - A local bus, TCP, and TLS without a client's certificate have None.
+
+        A client that has gone meanwhile is still known, until its request has an answer.
+
+        .. code-block:: python
+
+            import os
+            import tempfile
+
+            from ratchet import Ratchet, bus
+
+            def welcome(request, transaction):
+                match transaction.peer:
+                    case bus.PeerProcess(uid=uid) if uid == os.getuid():
+                        return b"one of us"
+                raise PermissionError("for this user alone")
+
+            with tempfile.TemporaryDirectory() as folder, Ratchet() as kernel:
+                with bus.listen(f"unix:{folder}/socket") as server:
+                    kernel.attach_background(server.serve, welcome)
+                    with bus.connect(server.address) as client:
+                        print(client.call(b"who am I?", timeout=5))
+
+        .. code-block:: text
+
+            b'one of us'
+        """
+        return self._incoming.route.identify()
 
     @property
     def metadata(self) -> Mapping[str, str]:

@@ -45,6 +45,7 @@ from ratchet.bus._core.incoming_states import (
     UNENDED,
 )
 from ratchet.bus._core.outgoing import EXPIRED, WAITING, OutgoingRequest
+from ratchet.bus._core.peer import Peer
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus.codecs import PeerAddress
 from ratchet.errors import AlreadyAnswered, Outcome
@@ -75,6 +76,10 @@ class Route(Recipient):
         self.in_process = in_process
         self.peer = peer
         self.flow = flow
+
+    def identify(self) -> Peer | None:
+        """The client, as somebody vouches for it; by default nobody does."""
+        return None
 
     def is_writable(self, request: IncomingRequest) -> bool:
         """Whether the answer of a request would not have to wait until the client reads."""

@@ -426,6 +426,9 @@ class ClientConnection(ClientRoute):
             self.forget(answered)
         self.stream.abort(error)
 
+    def socket_closing(self) -> None:
+        """Nothing is asked of the socket."""
+
     def connection_lost(self, error: BaseException | None) -> None:
         client = self._client()
         if error is not None:

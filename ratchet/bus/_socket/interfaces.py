@@ -121,6 +121,9 @@ class StreamOwner(Protocol):
     def resume_writing(self) -> None:
         """What is unsent fell below the high-water mark, and `wants_resume` was set."""
 
+    def socket_closing(self) -> None:
+        """The socket is about to be closed: the last time at which it can be asked for something."""
+
     def connection_lost(self, error: BaseException | None) -> None:
         """The connection is closed; by this side if there is no `error`.
 

@@ -23,6 +23,7 @@ from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason
 from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_states import ANSWERING, UNENDED
+from ratchet.bus._core.peer import Peer
 from ratchet.bus._core.side import DRAINING
 from ratchet.bus._socket import heads, table
 from ratchet.bus._socket.admission import Admission
@@ -66,6 +67,14 @@ class ServerConnection(Route):
     @property
     def read_size(self) -> int:
         return HEAD_READ_SIZE if self.stream.input.requests_paused else self.share.read_size(READ_SIZE)
+
+    def identify(self) -> Peer | None:
+        return self.stream.identify()
+
+    def socket_closing(self) -> None:
+        if self.share.unfinished:
+            # Whoever has one of its requests, as of a client that cast it and left, may still ask.
+            self.stream.keep_identity()
 
     def is_writable(self, request: IncomingRequest) -> bool:
         if self.stream.output.writers.above_high_water or (self.share.unsent and self.share.is_deaf):
@@ -342,6 +351,8 @@ class ServerConnection(Route):
             reason, text = Reason.OUT_OF_TIME, "the request was given up before it ran"
         else:
             reason, text = Reason.CANCELLED, "the request was given up while it ran"
+            # It is finished, but a thread has it, and may ask when the client has gone.
+            self.stream.keep_identity()
         self.stream.output.write(self.protocol.error(request.id, reason, ("Cancelled", text, "")))
         self.protocol.open.pop(request.id, None)
 

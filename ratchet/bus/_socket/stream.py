@@ -16,6 +16,7 @@ from gevent.hub import Hub, get_hub
 
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.peer import Peer
 from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.input import Input
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, OPEN, Stream, StreamOwner
@@ -80,6 +81,14 @@ class MessageStream(Stream):
     def is_tls(self) -> bool:
         """Whether it speaks TLS."""
         return isinstance(self._transport, TlsTransport)
+
+    def identify(self) -> Peer | None:
+        """The peer, as somebody vouches for it."""
+        return self._transport.identify()
+
+    def keep_identity(self) -> None:
+        """Know the peer also when the socket is closed."""
+        self._transport.keep_identity()
 
     def open(self) -> None:
         """Begin to read.
@@ -150,6 +159,7 @@ class MessageStream(Stream):
         if self.state is CLOSED:
             return
         self.error = error
+        self._owner.socket_closing()
         self.left_behind = self.output.undelivered
         if error is None and not self.input.ended and self.left_behind > self.output.unsent:
             try:

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ratchet.bus._core.peer import Peer, PeerCertificate
 from ratchet.bus._socket.transport import Socket, Transport, set_options
 
 # What TLS puts into one record.
@@ -59,6 +60,16 @@ class TlsTransport(Transport):
     @property
     def pending(self) -> bool:
         return self._raw.pending() > 0
+
+    def _look_who_it_is(self) -> Peer | None:
+        certificate: Any = None
+        if self._raw.context.verify_mode != ssl.CERT_NONE:
+            try:
+                certificate = self._raw.getpeercert()
+            except ValueError:
+                # To OpenSSL, a session that the peer has ended without a goodbye has not begun.
+                certificate = _first_of_chain(self._raw)
+        return certificate_of(certificate) if certificate else super()._look_who_it_is()
 
     def shake_hands(self) -> None:
         self._read_wants_write = False
@@ -126,6 +137,21 @@ class TlsTransport(Transport):
             return bool(self._raw.send(record))
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
+
+
+def _first_of_chain(socket: ssl.SSLSocket) -> dict[str, Any] | None:
+    """The peer's certificate in the chain that was checked; None if nobody knows it."""
+    # Only the object behind the socket hands out more than its bytes.
+    chain: Any = getattr(getattr(socket, "_sslobj", None), "get_verified_chain", lambda: None)()
+    return chain[0].get_info() if chain else None
+
+
+def certificate_of(certificate: dict[str, Any]) -> PeerCertificate:
+    """A certificate as ssl describes it, without what few programs have a use for."""
+    # A part of a subject may have several names; a directory's name is no string.
+    subject = tuple(pair for part in certificate.get("subject", ()) for pair in part)
+    names = tuple(pair for pair in certificate.get("subjectAltName", ()) if isinstance(pair[1], str))
+    return PeerCertificate(subject, names)
 
 
 def transport_of(socket: Socket) -> Transport:

@@ -19,6 +19,8 @@ from typing import Any, Final, Protocol
 
 from gevent.monkey import get_original
 
+from ratchet.bus._core.peer import Peer, PeerProcess
+
 # The system notices within about 30 s that a peer's machine has vanished.  It
 # answers for a peer that is merely busy, which a heartbeat of ours would not.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 10, 5, 4
@@ -41,6 +43,9 @@ _USER_TIMEOUT_MS: Final = 30_000
 # Bytes of late input that one read drops, and how many reads are made at most.
 _DISCARD_SIZE: Final = 64 * 1024
 _DISCARDS: Final = 100
+# Linux's `struct ucred`: pid, uid, gid.
+_CREDENTIALS: Final = struct.Struct("iII")
+_TELLS_PROCESS: Final = hasattr(_socket, "SO_PEERCRED")
 
 # Not gevent's, as in `accept`.
 _system_socket = get_original("socket", "socket")
@@ -67,6 +72,19 @@ def raw_of(socket: Socket) -> _socket.socket:
     return system
 
 
+class _Identified:
+    """A socket whose peer is known, also when it is closed."""
+
+    __slots__ = ("_socket", "peer")
+
+    def __init__(self, socket: Socket, peer: Peer | None) -> None:
+        self._socket = socket
+        self.peer = peer
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class Transport:
     """A socket without TLS.
 
@@ -84,7 +102,7 @@ class Transport:
     """Write what the socket takes at once; returns how many bytes that was."""
 
     def __init__(self, socket: Socket, family: int | None = None, blocks: bool = True) -> None:
-        self._socket = socket
+        self._socket: Socket | _Identified = socket
         self._raw = raw_of(socket)
         if blocks:
             self._raw.setblocking(False)
@@ -145,6 +163,27 @@ class Transport:
             return None
         info = _TCP_INFO.unpack(answer)
         return info[_RETRANSMITS] + info[_PROBES], info[_LAST_ACK_RECV] / 1000
+
+    def identify(self) -> Peer | None:
+        """The peer, as somebody vouches for it; None if nobody does, or does any more."""
+        socket = self._socket
+        if isinstance(socket, _Identified):
+            return socket.peer
+        try:
+            return None if self._raw.fileno() < 0 else self._look_who_it_is()
+        except (OSError, ValueError):
+            return None  # it is broken
+
+    def _look_who_it_is(self) -> Peer | None:
+        if not _TELLS_PROCESS or self._raw.family != _socket.AF_UNIX:
+            return None
+        answer = self._raw.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size)
+        return PeerProcess(*_CREDENTIALS.unpack(answer))
+
+    def keep_identity(self) -> None:
+        """Know the peer also when the socket is closed."""
+        if not isinstance(self._socket, _Identified):
+            self._socket = _Identified(self._socket, self.identify())
 
     def end_output(self) -> None:
         """Tell the peer that nothing more is sent; past TLS, which may have failed."""
