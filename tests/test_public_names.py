@@ -46,8 +46,11 @@ def test_a_transaction_of_a_client_shows_what_its_user_may_call() -> None:
     assert [name for name in shown if not name.startswith("__")] == [
         "cancel",
         "done",
+        "rawlink",
+        "ready",
         "recv_response",
         "request",
+        "unlink",
     ]
     assert {"__repr__", "__class__", "__doc__"} <= set(shown)
 

@@ -6,7 +6,7 @@ What becomes of a request is decided in `outgoing`.  Nothing here knows how one 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from ratchet._interrupts import settle_soon
@@ -17,18 +17,20 @@ from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import ENDED, SUCCEEDED, OutgoingRequest
 from ratchet.bus._core.public_class import TypeParameters
 from ratchet.bus._core.side import BusSide
+from ratchet.bus.codecs import check_callable
 from ratchet.errors import BusError
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_PUBLIC: Final = ("cancel", "done", "recv_response", "request")
+_PUBLIC: Final = ("cancel", "done", "rawlink", "ready", "recv_response", "request", "unlink")
 
 
 class ClientTransaction(OutgoingRequest, TypeParameters[Request, Response]):
     """A request that was sent, and the response to come.
 
-    Any number of threads may wait in `recv_response`; all get the same.
+    Any number of threads may wait in `recv_response`; all get the same.  `gevent.wait` and
+    `gevent.iwait` take it among other things that gevent can wait for.
 
     Attributes:
         request: the object that was sent.
@@ -90,6 +92,47 @@ class ClientTransaction(OutgoingRequest, TypeParameters[Request, Response]):
             answer True
         """
         return self.result(timeout)  # type: ignore[no-any-return]
+
+    def ready(self) -> bool:
+        """Whether it has ended: `done`, as gevent spells it."""
+        return self.state in ENDED
+
+    def rawlink(self, callback: Callable[[Any], object]) -> None:
+        """Have `callback` called with the transaction, once, when it has ended; does not block.
+
+        It is called in the hub, so it must not block; soon, if the transaction has ended.
+        This is how `gevent.wait` waits for it.
+
+        Raises `TypeError` for anything that cannot be called.
+
+        .. code-block:: python
+
+            import gevent
+            from ratchet import Ratchet, bus, thread
+
+            def double(number):
+                thread.timer(number / 10)
+                return 2 * number
+
+            server, client = bus.new_local()
+            with Ratchet() as kernel:
+                kernel.attach_background(server.serve, double)
+                slow, fast = client.send_request(2), client.send_request(1)
+                (first,) = gevent.wait([slow, fast], count=1)
+                print(first is fast, first.recv_response())
+
+        .. code-block:: text
+
+            True 2
+        """
+        check_callable(callback, "callback")
+        check_hub(self.route.hub, self)
+        self.add_link(callback)
+
+    def unlink(self, callback: Callable[[Any], object]) -> None:
+        """Have `callback` called no more; does nothing if it would not be."""
+        check_hub(self.route.hub, self)
+        self.drop_link(callback)
 
     def cancel(self) -> None:
         """Give the request up; does not block.

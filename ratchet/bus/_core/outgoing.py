@@ -27,6 +27,7 @@ from ratchet._run_queue import run_queue_of
 from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
+from ratchet.bus._core.links import Callback, Link, call_each, discard, find
 from ratchet.bus._core.numbered import Numbered
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus._core.stats import Counters
@@ -190,7 +191,7 @@ class OutgoingRequest(Numbered):
         self.value: Any = None
         # What those who wait for its end sleep on: almost always it is one thread.
         self._wait: Wait | None = None
-        self._more_waits: list[Wait] | None = None
+        self._more_waits: list[Wait | Link] | None = None
         self._timer: Watcher | None = None
         # The seconds that it was given, for the text of an error; below 0 if its time is not bounded.
         self._seconds = -1.0
@@ -269,6 +270,37 @@ class OutgoingRequest(Numbered):
             self._wait = None
         elif self._more_waits is not None and wait in self._more_waits:
             self._more_waits.remove(wait)
+
+    def add_link(self, callback: Callback) -> None:
+        """Have a function called in the hub, once it has ended, or soon if it has."""
+        link = Link(callback)
+        try:
+            if self._more_waits is None:
+                self._more_waits = [link]
+            else:
+                self._more_waits.append(link)
+            if self.state in ENDED:
+                self.route.run_callback(self.call_links)
+        except BaseException:
+            if self._more_waits is not None:
+                discard(self._more_waits, link)
+            raise
+
+    def drop_link(self, callback: Callback) -> None:
+        """Do not have a function called any more; does nothing if it would not be."""
+        waits = self._more_waits
+        link = None if waits is None else find(waits, callback)
+        if waits is not None and link is not None:
+            discard(waits, link)
+
+    def call_links(self) -> None:
+        """Hub callback: call whom it is linked with, if it has ended."""
+        try:
+            if self._more_waits is not None and self.state in ENDED:
+                call_each(self._more_waits, self, self.route.hub)
+        except BaseException:
+            self.route.run_callback(self.call_links)
+            raise
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
@@ -399,7 +431,10 @@ class OutgoingRequest(Numbered):
                 run_queue.wake(self._wait)
         if self._more_waits is not None:
             for wait in self._more_waits:
-                run_queue.wake(wait)
+                if isinstance(wait, Link):
+                    self.route.run_callback(self.call_links)
+                else:
+                    run_queue.wake(wait)
         # Whoever tells this has looked, but a signal handler may have closed the bus since.
         if self.state is WAITING:
             self.state = after_waiting
