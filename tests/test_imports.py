@@ -82,8 +82,8 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 BUS_CORE = allow_in_order(
     "bus._core",
     "address limits stats faults deadline numbered linked lines fair_queue watch load peer side inbox"
-    " recipient links outgoing retry many public_class client incoming_requests incoming_states incoming"
-    " decoding handle intake serving server",
+    " recipient links middleware outgoing retry many public_class client incoming_requests"
+    " incoming_states incoming decoding handle handler_chain intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )
 # The workers of a server are threads of the scheduler.

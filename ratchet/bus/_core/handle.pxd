@@ -13,7 +13,7 @@ cdef class ServerTransaction(HeldRequest):
     cpdef bint send_error(self, object error, object outcome=*) except -1
 
 @cython.locals(transaction=ServerTransaction)
-cpdef object receive(Inbox inbox, IncomingRequest incoming)
+cpdef object receive(Inbox inbox, IncomingRequest incoming, bint tells_failure=*)
 
 @cython.locals(incoming=IncomingRequest)
 cpdef list receive_many(Inbox inbox, Py_ssize_t most, object deadline)

@@ -276,8 +276,13 @@ def _told_outcome(outcome: object) -> Outcome | None:
 Received: TypeAlias = tuple[ServerTransaction[Request, Response], Request]
 
 
-def receive(inbox: Inbox, incoming: IncomingRequest) -> Received[Any, Any] | None:
-    """Take a request whose turn it is; None if it is not to be handled after all."""
+def receive(
+    inbox: Inbox, incoming: IncomingRequest, tells_failure: bool = False
+) -> Received[Any, Any] | None:
+    """Take a request whose turn it is; None if it is not to be handled after all.
+
+    One whose codec failed is not, unless the caller `tells_failure`: see `decode_claimed`.
+    """
     # Before the claim: a request that is claimed is always somebody's.
     transaction: ServerTransaction[Any, Any] = _native.new(ServerTransaction)
     transaction._incoming = incoming
@@ -287,7 +292,7 @@ def receive(inbox: Inbox, incoming: IncomingRequest) -> Received[Any, Any] | Non
         if not claimed:
             # It may be another thread's: an interrupt has left it in the inbox twice.
             transaction._incoming = None  # type: ignore[assignment]
-        elif incoming.requests.decode is None or decode_claimed(incoming):
+        elif incoming.requests.decode is None or decode_claimed(incoming, tells_failure):
             return transaction, incoming.message
     except BaseException:
         try:

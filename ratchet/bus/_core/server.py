@@ -8,7 +8,7 @@ It knows the inbox and transactions, and nothing of how a request came.  A kind 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
@@ -19,8 +19,10 @@ from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import Received, ServerTransaction, receive_many
+from ratchet.bus._core.handler_chain import HandlerChain
 from ratchet.bus._core.intake import Intake
 from ratchet.bus._core.limits import countable
+from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import CLOSED, DRAINING, OPEN, BusSide
 from ratchet.bus.codecs import Decode
@@ -145,7 +147,9 @@ class ServerSide(BusSide, Generic[Request, Response]):
             except BusClosed:
                 return
 
-    def serve(self, handler: Callable[..., Response], workers: int = 64) -> None:
+    def serve(
+        self, handler: Callable[..., Response], workers: int = 64, *, middleware: Iterable[Middleware] = ()
+    ) -> None:
         """Answer each request with what `handler` returns, until the bus is closed or drained.
 
         Blocks until then.  What the handler raises becomes the client's
@@ -157,6 +161,10 @@ class ServerSide(BusSide, Generic[Request, Response]):
                 transaction)`, if it requires two arguments.
             workers: how many requests are handled at once, each in a background
                 thread of the current thread's scheduler.
+            middleware: functions around the handler, the first one outermost.  Each is called
+                as `function(request, transaction, proceed)`, and returns what
+                `proceed(request)` returns, or something else, or raises.  It also sees a
+                request whose codec failed: as None, and `proceed` raises the error.
 
         Raises `TypeError` or `ValueError` for an argument that will not do.
 
@@ -177,11 +185,16 @@ class ServerSide(BusSide, Generic[Request, Response]):
             Good day, Ada
         """
         with_transaction = wants_transaction(handler)
+        functions = checked_middleware(middleware)
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             raise ValueError(f"workers must be a number above 0, not {workers!r}")
         check_hub(self._hub, self)
         self._revive()
-        team = Team(self._intake, handler, with_transaction)
+        if functions:
+            chain = HandlerChain(functions, handler, with_transaction)
+            team = Team(self._intake, chain, with_transaction=True, tells_failure=True)
+        else:
+            team = Team(self._intake, handler, with_transaction)
         try:
             team.work(workers)
             while self._intake.life < CLOSED:

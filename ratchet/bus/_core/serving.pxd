@@ -10,5 +10,6 @@ cdef class Team:
     cdef Intake _intake
     cdef object _kernel
     cdef object _one_ended
+    cdef bint _tells_failure
     cdef list _threads
     cdef bint _with_transaction

@@ -7,11 +7,9 @@ still refers afterwards, such as a time-out that was not cancelled, is replaced.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 import gevent
@@ -24,6 +22,7 @@ from ratchet._log import bus_logger, log_error
 from ratchet._wait import Wait, new_wait, suspend
 from ratchet.bus._core.handle import ServerTransaction, handle, receive
 from ratchet.bus._core.intake import Intake
+from ratchet.bus._core.middleware import refuse_coroutine
 from ratchet.bus.codecs import (
     check_callable,
     required_arguments,
@@ -41,6 +40,7 @@ class Team:
         intake: where they take requests from.
         handler: what answers a request.
         with_transaction: whether it is called with the transaction too.
+        tells_failure: whether it is called for a request whose codec failed too, with `Undecoded`.
     """
 
     __slots__ = (
@@ -51,14 +51,22 @@ class Team:
         "_intake",
         "_kernel",
         "_one_ended",
+        "_tells_failure",
         "_threads",
         "_with_transaction",
     )
 
-    def __init__(self, intake: Intake, handler: Callable[..., Any], with_transaction: bool) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        handler: Callable[..., Any],
+        with_transaction: bool,
+        tells_failure: bool = False,
+    ) -> None:
         self._intake = intake
         self._handler = handler
         self._with_transaction = with_transaction
+        self._tells_failure = tells_failure
         self._kernel = kernel_of(getcurrent())
         self._context = copy_context()
         self._threads: list[Thread] = []
@@ -112,7 +120,7 @@ class Team:
                 # One at a time, also of those whose codec fails: what that leaves behind
                 # is not for the next one to see.
                 handle(
-                    receive(inbox, inbox.first(None, self._idle)),
+                    receive(inbox, inbox.first(None, self._idle), self._tells_failure),
                     self._handler,
                     self._with_transaction,
                     answer_aside,
@@ -154,13 +162,7 @@ def _answer(transaction: ServerTransaction[Any, Any], response: object) -> None:
 def wants_transaction(handler: Callable[..., object]) -> bool:
     """Whether a handler is called with the transaction too; refuses one that cannot be called so."""
     check_callable(handler, "handler")
-    called: Any = handler
-    while isinstance(called, (partial, staticmethod)):
-        called = called.func if isinstance(called, partial) else called.__func__
-    if not inspect.isroutine(called):
-        called = type(called).__call__
-    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
-        raise TypeError(f"handler must be a plain function, not the coroutine function {handler!r}")
+    refuse_coroutine(handler, "handler")
     required, keywords = required_arguments(handler), required_keywords(handler)
     if keywords:
         raise TypeError(f"handler must not require keyword arguments ({', '.join(keywords)}): {handler!r}")
