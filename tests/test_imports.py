@@ -82,7 +82,7 @@ def allow_in_order(package: str, modules: str, below: set[str]) -> set[str]:
 BUS_CORE = allow_in_order(
     "bus._core",
     "address limits stats faults deadline numbered linked lines fair_queue watch load peer side inbox"
-    " recipient links middleware outgoing retry many public_class client incoming_requests"
+    " recipient links middleware outgoing retry many public_class client client_middleware incoming_requests"
     " incoming_states incoming decoding handle handler_chain intake serving server",
     {*SCHEDULER, "bus.codecs"},
 )

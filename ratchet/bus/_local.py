@@ -7,16 +7,18 @@ once, and nothing crosses on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from ratchet._wait import check_hub, check_timeout
 from ratchet.bus._core.client import ClientSide
+from ratchet.bus._core.client_middleware import ClientMiddleware
 from ratchet.bus._core.deadline import deadline_after
 from ratchet.bus._core.faults import SENT_BEFORE_FORK, check_size
 from ratchet.bus._core.limits import checked_limits
+from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.server import ServerSide
 from ratchet.bus._core.side import CLOSED, INHERITED, wait_until_done
 from ratchet.bus._core.stats import Stats
@@ -157,8 +159,24 @@ class LocalBus(ClientSide[Request, Response], ServerSide[Request, Response]):
         """Tell nobody: `send_request` looks for itself."""
 
 
+class _LocalBusWithMiddleware(ClientMiddleware[Request, Response], LocalBus[Request, Response]):
+    """A `LocalBus` whose client's calls pass through middleware."""
+
+    def __init__(
+        self,
+        middleware: tuple[Middleware, ...],
+        maxsize: int | None,
+        codec: Codec[Request, Response] | None,
+    ) -> None:
+        self._middleware = middleware
+        super().__init__(maxsize, codec)
+
+
 def new_local(
-    maxsize: int | None = None, *, codec: Codec[Request, Response] | None = None
+    maxsize: int | None = None,
+    *,
+    codec: Codec[Request, Response] | None = None,
+    middleware: Iterable[Middleware] = (),
 ) -> tuple[LocalBus[Request, Response], LocalBus[Request, Response]]:
     """A bus between threads of this process.  Does not block.
 
@@ -169,12 +187,13 @@ def new_local(
             for room; None for any number.
         codec: encodes and decodes each message on its way, as on a socket: a test
             sees with it what a socket would do.
+        middleware: functions around the client's calls, as for `connect`.
 
     Returns:
         The same object twice, to have one name for each side.
 
     Raises `ValueError` for a `maxsize` below 1, and `TypeError` for one that is not a
-    number, and for a wrong codec.
+    number, and for a wrong codec or middleware.
 
     .. code-block:: python
 
@@ -196,5 +215,7 @@ def new_local(
         True
         ['tea', 'bread']
     """
-    bus: LocalBus[Request, Response] = LocalBus(maxsize, codec)
+    functions = checked_middleware(middleware)
+    bus: LocalBus[Request, Response]
+    bus = _LocalBusWithMiddleware(functions, maxsize, codec) if functions else LocalBus(maxsize, codec)
     return bus, bus

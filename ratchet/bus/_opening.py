@@ -7,16 +7,20 @@ not decided here.
 from __future__ import annotations
 
 import ssl
-from typing import Final, TypeVar, overload
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, TypeVar, overload
 
 from ratchet.bus._core.address import Address, format_address, parse
 from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.retry import Retry, checked_retry
-from ratchet.bus._socket.client import ClientBus, check_connected
+from ratchet.bus._socket.client import ClientBus, ClientBusWithMiddleware, check_connected
 from ratchet.bus._socket.discovery import Addresses, Discovery, check_connections, name_of, targets_of
 from ratchet.bus._socket.listen import check_listens
 from ratchet.bus._socket.network import listener, listener_on
 from ratchet.bus._socket.server import ServerBus
+from ratchet.bus._socket.servers import Servers
 from ratchet.bus._socket.tls import check_context, transport_of
 from ratchet.bus._socket.transport import Socket
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
@@ -25,6 +29,12 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 _DEFAULT_RETRY: Final = Retry()
+
+
+def _maker(middleware: Iterable[Middleware]) -> Callable[..., ClientBus[Any, Any]]:
+    """The class of a client with this middleware, to be called as `ClientBus` is."""
+    functions = checked_middleware(middleware)
+    return partial(ClientBusWithMiddleware, functions) if functions else ClientBus
 
 
 @overload
@@ -96,11 +106,20 @@ def new_server(
 
 @overload
 def new_client(
-    socket: Socket, *, plain: bool = False, limits: Limits | None = None
+    socket: Socket,
+    *,
+    plain: bool = False,
+    limits: Limits | None = None,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[bytes, bytes]: ...
 @overload
 def new_client(
-    socket: Socket, *, codec: Codec[Request, Response], plain: bool = False, limits: Limits | None = None
+    socket: Socket,
+    *,
+    codec: Codec[Request, Response],
+    plain: bool = False,
+    limits: Limits | None = None,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[Request, Response]: ...
 @overload
 def new_client(
@@ -110,6 +129,7 @@ def new_client(
     *,
     plain: bool = False,
     limits: Limits | None = None,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[Request, Response]: ...
 def new_client(
     socket: Socket,
@@ -119,6 +139,7 @@ def new_client(
     codec: Codec[Request, Response] | None = None,
     plain: bool = False,
     limits: Limits | None = None,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[Request, Response]:
     """The client's side of a bus, on a socket that is already connected.  Does not block.
 
@@ -136,15 +157,17 @@ def new_client(
         plain: speak the Ratchet library's own form, which servers in Lua
             understand.  It has no errors, metadata or deadlines.
         limits: the bounds of the bus; None for those of `Limits()`.
+        middleware: as for `connect`.
 
     Raises `ValueError` or `TypeError` for a socket that is not connected, and
-    for a wrong codec.
+    for a wrong codec or middleware.
     """
     peer = check_connected(socket)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     limits = checked_limits(limits)
+    make = _maker(middleware)
     transport = transport_of(socket)
-    return ClientBus(
+    return make(
         format_address(peer),
         encode,
         decode,
@@ -230,6 +253,7 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
     connections: int = 1,
     retry: Retry | None = ...,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[bytes, bytes]: ...
 @overload
 def connect(
@@ -241,6 +265,7 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
     connections: int = 1,
     retry: Retry | None = ...,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[Request, Response]: ...
 @overload
 def connect(
@@ -253,6 +278,7 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
     connections: int = 1,
     retry: Retry | None = ...,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[Request, Response]: ...
 def connect(
     address: Addresses,
@@ -265,6 +291,7 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
     connections: int = 1,
     retry: Retry | None = _DEFAULT_RETRY,
+    middleware: Iterable[Middleware] = (),
 ) -> ClientBus[Request, Response]:
     """The client's side of a bus, on an address or several; `listen` has an example.
 
@@ -293,8 +320,11 @@ def connect(
             processes, as with `serve_processes`.
         retry: how requests that failed are sent again; None for never.  A request that may
             have run is sent again only if it was sent with `idempotent=True`.
+        middleware: functions around each `call`, `send_request`, `cast` and `call_many`, the
+            first one outermost.  Each is called as `function(request, None, proceed)`, and
+            returns what `proceed(request)` returns, or something else, or raises.
 
-    Raises `ValueError` or `TypeError` for a wrong address, codec, number or `retry`, for a
+    Raises `ValueError` or `TypeError` for a wrong address, codec, number, `retry` or middleware, for a
     TLS context of the server's side, and for one that is to check the name of a
     Unix socket.
 
@@ -321,21 +351,14 @@ def connect(
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     limits, retry = checked_limits(limits), checked_retry(retry)
     name = name_of(address)
-    if source is not None:
-        return ClientBus(
-            name,
-            encode,
-            decode,
-            limits,
-            plain,
-            retry,
-            lambda servers: Discovery(servers, source, ssl_context, connections).start(),
-        )
-    if len(places) == connections == 1:
-        target = places[0]
-        return ClientBus(
-            name, encode, decode, limits, plain, retry, lambda servers: servers.keep_only(target)
-        )
-    return ClientBus(
-        name, encode, decode, limits, plain, retry, lambda servers: servers.keep(places, connections)
-    )
+    make = _maker(middleware)
+
+    def begin(servers: Servers) -> None:
+        if source is not None:
+            Discovery(servers, source, ssl_context, connections).start()
+        elif len(places) == connections == 1:
+            servers.keep_only(places[0])
+        else:
+            servers.keep(places, connections)
+
+    return make(name, encode, decode, limits, plain, retry, begin)

@@ -6,7 +6,7 @@ A new kind is a name in one of the tuples below, and what `listening`, `connecte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,12 +157,15 @@ def open_bus(
     maxsize: int | None = None,
     limits: Limits | None = None,
     server_limits: Limits | None = None,
+    middleware: Sequence[Callable[[Any, Any, Any], Any]] = (),
 ) -> Iterator[Bus]:
     """Both sides of a bus; each option goes to the kinds that know it."""
     with ExitStack() as stack:
         if kind.startswith("local"):
             encoded = codec if kind == "local-codec" else None
-            local: LocalBus[Any, Any] = stack.enter_context(ratchet_bus.new_local(maxsize, codec=encoded)[0])
+            local: LocalBus[Any, Any] = stack.enter_context(
+                ratchet_bus.new_local(maxsize, codec=encoded, middleware=middleware)[0]
+            )
             yield Bus(kind, local, {}, stack)
             return
         given: dict[str, Any] = {} if codec is None else {"codec": codec}
@@ -174,7 +177,7 @@ def open_bus(
                 ssl_context=server_tls(kind),
             )
         )
-        yield Bus(kind, server, {**given, "limits": limits}, stack)
+        yield Bus(kind, server, {**given, "limits": limits, "middleware": middleware}, stack)
 
 
 def outcomes(results: list[Any]) -> list[Any]:

@@ -1,8 +1,8 @@
 """Middleware: functions around the handler of a server, or around the calls of a client.
 
 Each is called `function(request, transaction, proceed)`, the first one outermost, and goes on by
-`proceed(request)`.  This module only checks them; how they are called is in `handler_chain`.
-Where there are none, nothing of it runs.
+`proceed(request)`.  This module only checks them; how they are called is in `handler_chain` and
+`client_middleware`.  Where there are none, nothing of it runs.
 """
 
 from __future__ import annotations

@@ -13,15 +13,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.address import Address, address_of
 from ratchet.bus._core.client import ClientSide
+from ratchet.bus._core.client_middleware import ClientMiddleware
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.middleware import Middleware
 from ratchet.bus._core.retry import Retrier, Retry
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
@@ -192,6 +194,15 @@ class ClientBus(ClientSide[Request, Response]):
         """Whether nothing is open, and the server's side has all that was written."""
         undelivered = sum(connection.casts.look_undelivered() for connection in self._servers.connections)
         return not self._servers.in_flight and not undelivered and self._casts_are_delivered()
+
+
+class ClientBusWithMiddleware(ClientMiddleware[Request, Response], ClientBus[Request, Response]):
+    """A `ClientBus` whose calls pass through middleware."""
+
+    def __init__(self, middleware: tuple[Middleware, ...], *arguments: Any) -> None:
+        # First: what follows has an open bus.
+        self._middleware = middleware
+        super().__init__(*arguments)
 
 
 def check_connected(socket: Socket) -> Address:
