@@ -10,9 +10,10 @@ the client gives up.
 
 What certainly did not run, because its server was away, busy or draining, is
 passed on to another one, for as long as the client waits.  What may have run
-never is: the client gets `Abandoned`, with the outcome UNKNOWN.  That is logged,
-and so is a server to which it cannot connect.  SIGTERM and SIGINT end the proxy
-as they end `socket_server.py`.
+never is.  The client gets the error as a `RemoteError`, with the outcome that the
+proxy got: UNKNOWN if the server was lost in the middle of it.  That is logged, and so
+is a server to which it cannot connect.  SIGTERM and SIGINT end the proxy as they end
+`socket_server.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from __future__ import annotations
 import argparse
 import logging
 from contextlib import ExitStack
-
-from gevent import GreenletExit
 
 from ratchet import Alarm, BusError, ConnectionLost, Outcome, Ratchet, Rejected, bus, thread
 from socket_server import address_of, drain_on
@@ -74,12 +73,9 @@ class Proxy:
         try:
             return self.pass_on(message, dict(transaction.metadata) or None)
         except BusError as error:
-            if error.outcome is Outcome.RAN:
-                raise
-            # An error that is raised would say that the request ran.  A thread
-            # that ends without an answer says that nobody knows.
-            logging.warning("no answer to a request of %s: %r", transaction.from_, error)
-            raise GreenletExit from error
+            # If it were only raised, it would say that the request ran.
+            transaction.send_error(error, outcome=error.outcome)
+            raise
 
     def pass_on(self, message: Message, metadata: dict[str, str] | None) -> Message:
         """Have one server answer, and no more than one run it."""

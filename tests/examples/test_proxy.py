@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from examples.programs import ListeningProgram, listening, refuses, wait_for
 from helpers import LONG
-from ratchet import Abandoned, BusTimeout, Cancelled, Outcome, RemoteError, bus
+from ratchet import BusTimeout, Cancelled, Outcome, RemoteError, bus
 
 Message = tuple[bytes, list[bytes]]
 Client = bus.ClientBus[Message, Message]
@@ -204,12 +204,28 @@ def test_what_a_lost_server_may_have_run_is_not_run_by_another_one(
             b.may_go_on.set()
             b.wait_for_proxy()
             a.bus.close()
-            with pytest.raises(Abandoned) as raised:
+            with pytest.raises(RemoteError, match="the request may have run") as raised:
                 lost.recv_response(LONG)
             assert raised.value.outcome == Outcome.UNKNOWN
+            assert raised.value.remote_type == "ConnectionLost"
             assert client.call((b"next", []), LONG) == (b"next", [])
             assert [taken.request[0] for taken in b.taken] == [b"next"]
-            assert "no answer to a request of ('127.0.0.1'," in end(proxy)
+            assert "the handler of a request raised ConnectionLost" in end(proxy)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NOT_RUN, Outcome.UNKNOWN, Outcome.RAN])
+def test_the_outcome_that_a_server_tells_is_what_the_client_is_told(
+    proxy: ListeningProgram, client: Client, tmp_path: Path, outcome: Outcome
+) -> None:
+    with server(tmp_path, "a", workers=1) as a:
+        asked = client.send_request((b"question", []), LONG)
+        a.wait_for(1)
+        a.taken[0].send_error(PermissionError("not for you"), outcome=outcome)
+        with pytest.raises(RemoteError, match="not for you") as raised:
+            asked.recv_response(LONG)
+        assert raised.value.outcome == outcome
+        assert "PermissionError: not for you" in end(proxy)
+        a.may_go_on.set()
 
 
 def test_what_a_handler_raises_is_raised_by_the_client_s_call(
