@@ -16,6 +16,7 @@ from contract.buses import Bus, OpenBus, Start, on_each_with_codec, on_every_kin
 from helpers import LONG, wait_until
 from ratchet import Abandoned, BusTimeout, Cancelled, Outcome, Rejected, RemoteError, thread
 from ratchet.bus import Codec, codecs
+from ratchet.bus._core.handler_chain import HandlerChain
 
 Proceed = Callable[[Any], Any]
 
@@ -382,6 +383,43 @@ def test_a_timeout_of_the_handler_passes_through_it(bus: Bus, start: Start, log:
     with pytest.raises(RemoteError, match="Timeout"):
         bus.client.call("question", LONG)
     assert log.seen == [("question", gevent.Timeout)]
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "RecursionError"])
+def test_what_strikes_before_middleware_is_called_does_not_say_that_the_request_ran(
+    bus: Bus, start: Start, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    # As if it were a line of the module itself.
+    struck: dict[str, Any] = {"__name__": HandlerChain.__module__}
+    exec(f"def strike(*_): raise {error}", struck)
+    ran: list[object] = []
+    start(bus.server.serve, ran.append, middleware=[passing])
+    with monkeypatch.context() as patched:
+        patched.setattr(HandlerChain, "_proceed", struck["strike"])
+        with pytest.raises(Abandoned) as raised:
+            bus.client.call("question", LONG)
+    assert raised.value.outcome == "UNKNOWN"
+    bus.client.call("question", LONG)
+    assert ran == ["question"]
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_the_same_of_middleware_or_the_handler_says_that_it_ran(
+    bus: Bus, start: Start, error: type[Exception]
+) -> None:
+    def handler(request: Any) -> None:
+        raise error
+
+    def middleware(request: Any, transaction: Any, proceed: Proceed) -> Any:
+        if request == "early":
+            raise error
+        return proceed(request)
+
+    start(bus.server.serve, handler, middleware=[passing, middleware])
+    for request in ("early", "late"):
+        with pytest.raises(RemoteError) as raised:
+            bus.client.call(request, LONG)
+        assert raised.value.remote_type == error.__name__
 
 
 def kill_oneself(request: object) -> None:

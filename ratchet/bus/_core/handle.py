@@ -35,6 +35,8 @@ from ratchet.errors import Outcome
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+# Where middleware is called, before the handler; above this module.
+_HANDLER_CHAIN: Final = "ratchet.bus._core.handler_chain"
 # Exceptions that end the block, the thread or the program, rather than answer.
 _NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt)
 # A handler that is called is not a generator, whose end this could be.
@@ -363,7 +365,7 @@ def _finish_call(incoming: IncomingRequest, error: BaseException, tb: TracebackT
     kind = type(error)
     if issubclass(kind, Interrupted) and error.args[0] is incoming:
         return True
-    if tb is not None and tb.tb_next is None and _strikes(kind):
+    if tb is not None and _strikes(kind) and _in_our_code(tb):
         # Raised in place of the call of the handler: nobody knows whether that ran.
         incoming.abandon()
         ends_here = issubclass(kind, (Exception, SystemExit))
@@ -393,6 +395,15 @@ def _log_raised(error: BaseException) -> None:
         error_name(type(error)),
         error=error,
     )
+
+
+def _in_our_code(tb: TracebackType) -> bool:
+    """Whether an error of a call of the handler was raised before it got there."""
+    while tb.tb_next is not None:
+        tb = tb.tb_next
+        if tb.tb_frame.f_globals.get("__name__") != _HANDLER_CHAIN:
+            return False
+    return True
 
 
 def _strikes(kind: type[BaseException]) -> bool:
