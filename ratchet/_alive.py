@@ -49,6 +49,9 @@ class LivingScheduler(Living, Protocol):
         They are forgotten here.
         """
 
+    def hub_ended(self) -> None:
+        """End what other OS threads wait for, because the hub is not going to run any more."""
+
 
 class LivingBus(Living, Protocol):
     """A side of a bus, or both."""

@@ -53,8 +53,12 @@ def death_of(thread: AnyGreenlet) -> BaseException | None:
 def on_thread_end(thread: AnyGreenlet) -> None:
     """Hub callback: a thread has ended, by return, error or kill."""
     death = death_of(thread)
-    if death is None:
-        return
+    if death is not None:
+        on_death(death)
+
+
+def on_death(death: BaseException) -> None:
+    """Hub callback: an error or a kill has ended a thread, or a call whose error somebody keeps."""
     for act in _registered:
         try:
             act(death)

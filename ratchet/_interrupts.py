@@ -27,7 +27,7 @@ from gevent.hub import Hub
 from greenlet import greenlet
 
 from ratchet import _sleep
-from ratchet._alive import living_on
+from ratchet._alive import living_on, schedulers
 from ratchet._log import log_soon, logger
 
 HandleError: TypeAlias = Callable[[object, type[BaseException], Any, TracebackType | None], object]
@@ -49,6 +49,8 @@ def _settling(hub: Hub, inner: HandleError) -> HandleError:
     ) -> None:
         if issubclass(kind, HubDestroyed):
             _sleep.forget_hub()
+            for scheduler in schedulers.living_on(hub):
+                scheduler.hub_ended()
         if not isinstance(context, greenlet):
             # First, because the inner handler may not return before the next turn.
             settle_soon(hub)

@@ -76,8 +76,14 @@ class Loop(Protocol):
     def check(self, ref: bool = True, priority: int | None = None) -> Watcher:
         """Calls after each poll."""
 
+    def async_(self, ref: bool = True, priority: int | None = None) -> Watcher:
+        """Watches for what another OS thread sends."""
+
     def run_callback(self, func: Callable[..., object], *args: object) -> Callback:
         """Call it in the next turn."""
+
+    def run_callback_threadsafe(self, func: Callable[..., object], *args: object) -> Callback:
+        """The same, and wake the loop if it waits; in any OS thread."""
 
 
 def loop_of(hub: Hub) -> Loop:

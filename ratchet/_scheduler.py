@@ -35,6 +35,8 @@ from greenlet import GreenletExit, getcurrent
 from ratchet._death import on_thread_end
 from ratchet._fork import freeze
 from ratchet._log import kernel_logger, log_error, log_soon, safe_repr
+from ratchet._loop import AnyGreenlet
+from ratchet._submit import Submissions
 from ratchet._thread import ScheduledThread, described
 from ratchet._turns import suspend_for_a_turn, suspend_until_nothing_is_left
 from ratchet._wait import Wait, check_hub, new_wait
@@ -54,7 +56,7 @@ _DIED = "thread %s died with nobody to tell: %s"
 class Owner(Protocol):
     """The `Ratchet` that a scheduler belongs to: the one that errors and waits name."""
 
-    def attach(self, func: Callable[..., object], /, *args: object) -> object:
+    def attach(self, func: Callable[..., object], /, *args: object) -> AnyGreenlet:
         """Queue a new thread."""
 
 
@@ -71,6 +73,7 @@ class Scheduler(Generic[Owned]):
         threads: those that have not ended, in the order of attaching.
         background: those of them that `loop()` does not wait for.
         running: whether a greenlet runs the loop.
+        submissions: what other OS threads have it do.
     """
 
     def __init__(self, owner: Owner, hub: Hub, errh: Callable[[BaseException, Owned], object] | None) -> None:
@@ -85,6 +88,7 @@ class Scheduler(Generic[Owned]):
         # What the greenlet that runs the loop sleeps on, or slept on last.
         self._looper = new_wait()
         self._stopping = False
+        self.submissions = Submissions(owner, hub)
         # One bound method for all threads: a new one for each costs memory.
         self._ended = self._on_end
 
@@ -117,11 +121,12 @@ class Scheduler(Generic[Owned]):
 
     def loop_once(self, noblock: bool) -> bool:
         """See `Ratchet.loop_once`."""
+        check_hub(self._hub, self._owner)
+        self.submissions.open()
+        self.submissions.take()
         if self._waits_for_threads():
             sleep = partial(suspend_for_a_turn, noblock=noblock)
             self.run_alone(partial(self._wait_for_change, sleep))
-        else:
-            check_hub(self._hub, self._owner)
         self._raise_error()
         return self._waits_for_threads()
 
@@ -141,13 +146,15 @@ class Scheduler(Generic[Owned]):
     def run(self) -> None:
         """Run until there is an error, until `stop()`, or until every thread has ended."""
         self._stopping = False
+        self.submissions.open()
         while not (self._errors or self._stopping):
+            self.submissions.take()
             if self._waits_for_threads():
                 self._wait_for_change(suspend_until_nothing_is_left)
             elif self.threads:
                 # What their `finally` blocks attach or raise, the next round sees.
                 self._kill_round()
-            else:
+            elif self.submissions.close_if_idle():
                 return
 
     def _wait_for_change(self, sleep: Callable[[Wait, object], None]) -> None:
@@ -157,7 +164,9 @@ class Scheduler(Generic[Owned]):
         try:
             sleep(looper, self._owner)
         except LoopExit:
-            raise self._deadlock() from None
+            # Unless another OS thread has submitted something just now.
+            if not self.submissions.take():
+                raise self._deadlock() from None
 
     def _waits_for_threads(self) -> bool:
         return len(self.threads) > len(self.background)
@@ -171,6 +180,7 @@ class Scheduler(Generic[Owned]):
     def close(self) -> None:
         """See `Ratchet.close`."""
         check_hub(self._hub, self._owner)
+        self.submissions.close()
         while self.threads:
             self._kill_round()
 
@@ -287,6 +297,7 @@ class Scheduler(Generic[Owned]):
                 # It was never started, and never will be.
                 self._forget(thread)
         self.background.intersection_update(self.threads)
+        self.submissions.settle()
         if self._errors or not self._waits_for_threads():
             self._wake_loop()
 
@@ -298,6 +309,11 @@ class Scheduler(Generic[Owned]):
         for thread in copies:
             self._forget(thread)
         self._errors.clear()
+        self.submissions.leave_to_parent()
+
+    def hub_ended(self) -> None:
+        """See `LivingScheduler`."""
+        self.submissions.abandon()
 
 
 def _do_nothing(thread: object) -> None:

@@ -85,11 +85,16 @@ def prepared(
 def equip(thread: ScheduledThread, func: Callable[..., object], *, background: bool) -> None:
     """Give a new thread, which will call `func`, its name and the context that it starts with."""
     thread.background = background
-    thread._called = getattr(func, "__name__", None) or type(func).__name__
+    thread._called = name_of(func)
     context = context_that_outlives() if background else copy_context()
     # A thread without one starts with an empty one, and does not keep it before.
     if context:
         thread.gr_context = context
+
+
+def name_of(func: Callable[..., object]) -> str:
+    """A name for people of what a thread calls."""
+    return getattr(func, "__name__", None) or type(func).__name__
 
 
 def described(thread: ScheduledThread) -> str:

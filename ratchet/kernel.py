@@ -8,6 +8,7 @@ and runs the loop.  Which `Ratchet` a greenlet attaches to is known here alone, 
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import weakref
 from collections.abc import Callable
@@ -73,7 +74,7 @@ class Ratchet:
             exception; if no `loop()` is running then, it is logged as well.
 
     Raises `TypeError` for what cannot be called.  In another OS thread than the
-    one that made it, every call but `dump()` raises `WrongThread`.
+    one that made it, every call but `submit()` and `dump()` raises `WrongThread`.
 
     .. code-block:: python
 
@@ -146,6 +147,61 @@ class Ratchet:
         target, more = prepared(func, kwargs)
         return start(self, Thread(target, *args, **more), func, background=True)
 
+    def submit(
+        self, func: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> concurrent.futures.Future[Result]:
+        """Have the scheduler call `func` in a new thread; the one call that any OS thread may make.
+
+        Does not block.  `loop()` waits for the thread, as for one of `attach`.  It inherits
+        nothing from the caller: no context variables, and so no deadline.
+
+        Args:
+            func: what the thread calls.
+            *args: the positional arguments of that call.
+            **kwargs: its keyword arguments.
+
+        Returns:
+            A future.  It is pending until it has what `func` returns or raises; `loop()` and
+            `errh` do not hear of an error, unless that is a `KeyboardInterrupt` or a `SystemExit`.
+            Until then it can be cancelled, which kills the thread.  It is also cancelled if the
+            thread is killed, as `close()` does.  Its callbacks run in the thread and must not
+            block.  Waiting for it in the scheduler's own OS thread lets the other threads run.
+
+        Raises `TypeError` if `func` is not callable; `RuntimeError` if the scheduler has been
+        closed, or its `loop()` has ended and has not been called again; and `WrongThread` if its
+        hub or its OS thread has ended, or it is a forked child's copy.
+
+        .. code-block:: python
+
+            import threading
+
+            import ratchet
+            from ratchet import bus, thread
+
+            server, client = bus.new_local()
+
+
+            def ask(kernel):
+                print(kernel.submit(client.call, "hello").result())
+
+
+            def main():
+                with server:
+                    thread.attach_background(server.serve, str.upper)
+                    os_thread = threading.Thread(target=ask, args=[thread.kernel()])
+                    os_thread.start()
+                    while os_thread.is_alive():
+                        thread.timer(0.01)
+
+
+            ratchet.run(main)
+
+        .. code-block:: text
+
+            HELLO
+        """
+        return self._scheduler.submissions.submit(func, args, kwargs)
+
     def loop(self) -> None:
         """Run until every attached thread has ended, then kill the background ones.
 
@@ -217,6 +273,7 @@ class Ratchet:
 
     def __enter__(self) -> Ratchet:
         check_hub(self._hub, self)
+        self._scheduler.submissions.open()
         try:
             _entered.setdefault(getcurrent(), []).append(self)
             return self

@@ -1,0 +1,288 @@
+"""Work that other OS threads have a scheduler do: `Ratchet.submit`.
+
+The way of a submission: `submit`, in any OS thread, puts it into a queue and wakes the hub.  There
+`take` attaches a thread for each, which claims the call, makes it, and ends the future.  A cancelled
+future has the hub kill that thread.
+
+Rules of this module:
+
+- `claim` decides between all who want a submission: the thread that is to make the call, a
+  scheduler that closes, and a `submit` that finds it closed.  It hands the call over once.
+- A future ends in a thread or in the greenlet that closes, never in a hub callback: it runs the
+  program's callbacks.  The end of a hub alone is an exception, because nothing else runs any more.
+- A scheduler that nobody is going to run takes nothing: `_refusal` says why.  It is set before the
+  queue is looked at for the last time, and `submit` looks at it after it has put something there;
+  so each submission is seen by one of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from functools import partial
+from typing import Any, Final, Protocol
+
+from gevent.hub import Hub
+from gevent.monkey import get_original
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from ratchet import _alive
+from ratchet._death import on_death
+from ratchet._future import SubmittedFuture, call_in_hub
+from ratchet._log import later, traceback_of
+from ratchet._loop import AnyGreenlet, loop_of
+from ratchet._thread import name_of
+from ratchet.errors import WrongThread
+
+_ident_of_os_thread: Final = get_original("_thread", "get_ident")
+
+Refusal = tuple[type[RuntimeError], str]
+"""The type of an error, and what it says of the scheduler."""
+
+_CLOSED: Final[Refusal] = (
+    RuntimeError,
+    "takes no submissions: it has been closed, or its loop() has ended; loop() opens it again",
+)
+_PARENTS: Final[Refusal] = (
+    WrongThread,
+    "belongs to the parent process; it takes submissions in this one when its loop() runs here",
+)
+_ENDED: Final[Refusal] = (
+    WrongThread,
+    "belongs to a gevent hub that has been destroyed, or to an OS thread that has ended",
+)
+
+
+class Owner(Protocol):
+    """The `Ratchet` that submissions are for."""
+
+    def attach(self, func: Callable[..., object], /, *args: object) -> AnyGreenlet:
+        """Queue a new thread."""
+
+
+class Submission:
+    """One call, and the future that has its outcome.
+
+    Attributes:
+        future: ends when the call has.
+    """
+
+    def __init__(self, submissions: Submissions, call: Callable[[], object], name: str) -> None:
+        # Its thread is named for it.
+        self.__name__ = name
+        self._submissions = submissions
+        self.future: SubmittedFuture[Any] = SubmittedFuture(submissions.hub)
+        # Here until it is claimed: taking it out is one step, whatever other OS threads do.
+        self._call = [call]
+        # The thread, while the call runs.
+        self._thread: greenlet | None = None
+        self.future.add_done_callback(self._on_done)
+
+    def claim(self) -> Callable[[], object] | None:
+        """Return the call, to whoever comes first; None to all others."""
+        try:
+            return self._call.pop()
+        except IndexError:
+            return None
+
+    def end(self, result: object, error: BaseException | None) -> None:
+        """End the future, if it has not ended; see there."""
+        self.future.end(result, error)
+        self._submissions.forget(self)
+
+    def __call__(self) -> None:
+        """Make the call: this is what the thread runs."""
+        call = self.claim()
+        if call is None:
+            return
+        result: object = None
+        failure: BaseException | None = None
+        try:
+            if not self.future.cancelled():
+                self._thread = getcurrent()
+                result = call()
+                self._thread = None
+        except BaseException as error:
+            self._thread = None
+            # Not with this frame, which has the future, which has the error.
+            trace = traceback_of(error)
+            failure = BaseException.with_traceback(error, trace and trace.tb_next)
+        self.end(result, failure)
+        if failure is not None:
+            self._bury(failure)
+
+    def _bury(self, error: BaseException) -> None:
+        """Do what follows when a thread dies of an error, except that nobody but the future hears of it."""
+        if issubclass(type(error), Hub.SYSTEM_ERROR):
+            # These end the program from any thread.
+            raise error
+        if not issubclass(type(error), GreenletExit):
+            loop_of(self._submissions.hub).run_callback(on_death, error)
+
+    def _on_done(self, future: object) -> None:
+        """Have the hub kill the thread, if the future was cancelled; in any OS thread."""
+        if self.future.cancelled():
+            call_in_hub(self._submissions.hub, self.kill_cancelled)
+
+    def kill_cancelled(self) -> None:
+        """Hub callback: kill the thread while it makes a call whose future was cancelled."""
+        if self._thread is not None and self.future.cancelled():
+            self._thread.throw(GreenletExit)
+
+    def on_thread_end(self, thread: AnyGreenlet) -> None:
+        """Hub callback: end the future, if the thread was killed before it began, or was interrupted."""
+        if self._thread is None and self._submissions.has(self):
+            self.claim()
+            later(self.end, None, thread.exception or GreenletExit())
+
+    def settle(self) -> None:
+        """Hub callback: see `Living`."""
+        self.kill_cancelled()
+        if self._thread is None and not self._call:
+            # Its thread has ended, and did not come to the end of what it had to do.
+            later(self.end, None, GreenletExit())
+
+
+class Submissions:
+    """All submissions of a scheduler that have not ended.
+
+    Attributes:
+        hub: that of the scheduler.
+    """
+
+    def __init__(self, owner: Owner, hub: Hub) -> None:
+        self.hub = hub
+        self._owner = owner
+        self._queue: deque[Submission] = deque()
+        self._open: dict[Submission, None] = {}
+        # Why it takes none.
+        self._refusal: Refusal | None = None
+        _notice_end_of_os_thread()
+
+    def submit(
+        self, func: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> SubmittedFuture[Any]:
+        """See `Ratchet.submit`."""
+        if not callable(func):
+            raise TypeError(f"func must be callable, not {func!r}")
+        self._check_open()
+        submission = Submission(self, partial(func, *args, **kwargs), name_of(func))
+        try:
+            self._open[submission] = None
+            self._queue.append(submission)
+            call_in_hub(self.hub, self.take)
+        except BaseException:
+            self._withdraw(submission)
+            raise
+        if self._refusal is not None and self._withdraw(submission):
+            self._check_open()
+        return submission.future
+
+    def _check_open(self) -> None:
+        refusal = self._refusal or (_ENDED if self.hub.loop is None else None)
+        if refusal is not None:
+            raise self._error(refusal)
+
+    def _error(self, refusal: Refusal) -> RuntimeError:
+        kind, text = refusal
+        return kind(f"this {type(self._owner).__name__} {text}")
+
+    def _withdraw(self, submission: Submission) -> bool:
+        """Take a submission back whose future nobody has; False if its call runs, which is cancelled."""
+        if submission.claim() is None:
+            submission.future.cancel()
+            return False
+        self.forget(submission)
+        return True
+
+    def forget(self, submission: Submission) -> None:
+        """Its future has ended, or nobody has it."""
+        self._open.pop(submission, None)
+
+    def has(self, submission: Submission) -> bool:
+        """Whether its future has not ended."""
+        return submission in self._open
+
+    def take(self) -> bool:
+        """Start a thread for each that has none; False if there was none.
+
+        In the hub or in a thread of it; does not block.
+        """
+        queue = self._queue
+        if not queue:
+            return False
+        while queue:
+            # It stays there until it has its thread.  Should it get two, one claims the call.
+            submission = queue[0]
+            # Nothing crosses, whatever the context is in which this is called.
+            thread = Context().run(self._owner.attach, submission)
+            thread.rawlink(submission.on_thread_end)
+            queue.popleft()
+        return True
+
+    def open(self) -> None:
+        """Take submissions (again), because somebody is going to run them."""
+        self._refusal = None
+
+    def close_if_idle(self) -> bool:
+        """Take none from now on, unless one is waiting already; whether that was so."""
+        self._refusal = _CLOSED
+        if self._queue:
+            self._refusal = None
+        return not self._queue
+
+    def close(self) -> None:
+        """Take none from now on, and cancel those whose call has not begun."""
+        self._refusal = _CLOSED
+        for submission in list(self._open):
+            if submission.claim() is not None:
+                submission.end(None, GreenletExit())
+        self._queue.clear()
+
+    def settle(self) -> None:
+        """Hub callback: see `Living`."""
+        self.take()
+        for submission in list(self._open):
+            submission.settle()
+
+    def abandon(self) -> None:
+        """End all of them with an error, because their hub is not going to run any more."""
+        self._refusal = _ENDED
+        self._queue.clear()
+        for submission in list(self._open):
+            submission.claim()
+            submission.end(None, self._error(_ENDED))
+
+    def leave_to_parent(self) -> None:
+        """See `Living._after_fork`: whoever runs them is in the parent, and so is whoever waits."""
+        self._refusal = _PARENTS
+        self._queue.clear()
+        for submission in list(self._open):
+            submission.claim()
+            submission.future.leave_to_parent(self.hub, self._error(_PARENTS))
+        self._open.clear()
+
+
+class _EndOfOsThread:
+    """Ends, when an OS thread ends, the submissions to its schedulers."""
+
+    def __init__(self) -> None:
+        self._ident = _ident_of_os_thread()
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        # A forked child drops those of all other threads of its parent, whose locks may be held.
+        if os.getpid() == self._process:
+            for scheduler in _alive.schedulers.living():
+                if scheduler._hub.thread_ident == self._ident:
+                    scheduler.hub_ended()
+
+
+_of_os_thread: Final = get_original("_thread", "_local")()
+
+
+def _notice_end_of_os_thread() -> None:
+    if not hasattr(_of_os_thread, "end"):
+        _of_os_thread.end = _EndOfOsThread()
