@@ -9,6 +9,7 @@ plain OS thread on a lock of its own.  What runs until the future ends is not kn
 from __future__ import annotations
 
 import concurrent.futures
+import weakref
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
 from typing import Any, Final, Protocol, TypeVar
@@ -70,7 +71,8 @@ class _Condition:
     """The lock of a future and those who wait for its end, as `threading.Condition`."""
 
     def __init__(self, future: object, hub: Hub) -> None:
-        self._future = future
+        # No cycle: the result of a future that nobody has is freed at once.
+        self._future = weakref.ref(future)
         self._hub = hub
         self._lock = _new_rlock()
         self._sleepers: list[_Sleeper] = []
@@ -98,7 +100,7 @@ class _Condition:
         hub = get_hub_if_exists()
         if hub is None:
             return _OsThread()
-        return _Greenlet(hub, self._future, keep_alive=hub is not self._hub)
+        return _Greenlet(hub, self._future(), keep_alive=hub is not self._hub)
 
     def notify_all(self) -> None:
         """Wake all who sleep; from any OS thread that holds the lock."""

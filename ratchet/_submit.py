@@ -18,8 +18,10 @@ Rules of this module:
 from __future__ import annotations
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextvars import Context
 from functools import partial
 from typing import Any, Final, Protocol
@@ -78,7 +80,8 @@ class Submission:
         self._call = [call]
         # The thread, while the call runs.
         self._thread: greenlet | None = None
-        self.future.add_done_callback(self._on_done)
+        # No cycle, as in the future itself.
+        self.future.add_done_callback(partial(_kill_if_cancelled, weakref.ref(self)))
 
     def claim(self) -> Callable[[], object] | None:
         """Return the call, to whoever comes first; None to all others."""
@@ -106,12 +109,12 @@ class Submission:
                 self._thread = None
         except BaseException as error:
             self._thread = None
-            # Not with this frame, which has the future, which has the error.
-            trace = traceback_of(error)
-            failure = BaseException.with_traceback(error, trace and trace.tb_next)
+            failure = _without_this_frame(error)
         self.end(result, failure)
         if failure is not None:
             self._bury(failure)
+        # The frames of an error have this one, and the future has the error.
+        del self, failure
 
     def _bury(self, error: BaseException) -> None:
         """Do what follows when a thread dies of an error, except that nobody but the future hears of it."""
@@ -121,10 +124,9 @@ class Submission:
         if not issubclass(type(error), GreenletExit):
             loop_of(self._submissions.hub).run_callback(on_death, error)
 
-    def _on_done(self, future: object) -> None:
-        """Have the hub kill the thread, if the future was cancelled; in any OS thread."""
-        if self.future.cancelled():
-            call_in_hub(self._submissions.hub, self.kill_cancelled)
+    def kill_soon(self) -> None:
+        """Have the hub kill the thread; in any OS thread."""
+        call_in_hub(self._submissions.hub, self.kill_cancelled)
 
     def kill_cancelled(self) -> None:
         """Hub callback: kill the thread while it makes a call whose future was cancelled."""
@@ -143,6 +145,20 @@ class Submission:
         if self._thread is None and not self._call:
             # Its thread has ended, and did not come to the end of what it had to do.
             later(self.end, None, GreenletExit())
+
+
+def _without_this_frame(error: BaseException) -> BaseException:
+    """The error with the traceback that begins in the function called."""
+    trace = traceback_of(error)
+    return BaseException.with_traceback(error, trace and trace.tb_next)
+
+
+def _kill_if_cancelled(submission: weakref.ref[Submission], future: Future[Any]) -> None:
+    """Callback of a future that has ended; in any OS thread."""
+    # One that has ended as well is gone.
+    running = submission()
+    if running is not None and future.cancelled():
+        running.kill_soon()
 
 
 class Submissions:

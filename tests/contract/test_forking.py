@@ -834,3 +834,49 @@ def test_greenlets_that_wait_because_a_server_takes_no_more_do_not_wake_in_a_chi
         print("well")
         """,
     )
+
+
+@each_fork
+def test_what_other_os_threads_submit_is_the_parents_alone(fork: str) -> None:
+    check_program(
+        fork,
+        """
+        from gevent.event import Event
+
+        def refused(call):
+            try:
+                call()
+            except ratchet.WrongThread as error:
+                return "belongs to the parent process" in str(error)
+            return False
+
+        ran, told, go = [], [], Event()
+        kernel = ratchet.Ratchet()
+        running = kernel.submit(go.wait, LONG)
+        gevent.sleep(0)
+        queued = kernel.submit(ran.append, 1)
+        queued.add_done_callback(told.append)
+        # Another OS thread, of which the child has no copy, may hold the lock of a future.
+        running._condition.acquire()
+        queued._condition.acquire()
+
+        def child():
+            check(refused(lambda: kernel.submit(ran.append, 2)), "a submission was taken")
+            check(refused(lambda: running.result(LONG)), "no error of the one that ran")
+            check(refused(lambda: queued.result(LONG)), "no error of the one that was queued")
+            gevent.sleep(0.01)
+            check(ran == told == [], "the parent's work was done")
+            with kernel:
+                future = kernel.submit(ran.append, 3)
+            check(future.done() and ran == [3], "nothing was taken though it runs here")
+
+        check(in_child(child) == 0, "the child failed")
+        running._condition.release()
+        queued._condition.release()
+        go.set()
+        check(running.result(LONG) is True, "the one that ran")
+        queued.result(LONG)
+        check(ran == [1] and told == [queued], "the one that was queued")
+        print("well")
+        """,
+    )
