@@ -9,7 +9,6 @@ plain OS thread on a lock of its own.  What runs until the future ends is not kn
 from __future__ import annotations
 
 import concurrent.futures
-import weakref
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
 from typing import Any, Final, Protocol, TypeVar
@@ -25,7 +24,7 @@ from ratchet._wait import check_may_wait, new_wait, suspend
 Result = TypeVar("Result")
 
 _new_lock: Final = get_original("_thread", "allocate_lock")
-_new_rlock: Final = get_original("_thread", "RLock")
+_RLock: Any = get_original("_thread", "RLock")
 
 
 class SubmittedFuture(concurrent.futures.Future[Result]):
@@ -36,8 +35,42 @@ class SubmittedFuture(concurrent.futures.Future[Result]):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__()
-        # It is all that the standard library's code knows of locks and waiting.
-        self._condition: Any = _Condition(self, hub)
+        # All that the standard library's code knows of locks.
+        self._condition: Any = _Condition()
+        self._hub = hub
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for the end, and return the result or raise the error; see `concurrent.futures.Future`."""
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end, and return the error, or None; see `concurrent.futures.Future`."""
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        if self.done():
+            return
+        sleeper = self._new_sleeper()
+        condition = self._condition
+        try:
+            with condition:
+                if self.done():
+                    return
+                condition.sleepers.append(sleeper)
+            sleeper.until_woken(timeout)
+            condition.sleepers.remove(sleeper)
+        except BaseException:
+            if sleeper in condition.sleepers:
+                condition.sleepers.remove(sleeper)
+            raise
+
+    def _new_sleeper(self) -> _Sleeper:
+        hub = get_hub_if_exists()
+        if hub is None:
+            return _OsThread()
+        return _Greenlet(hub, self, keep_alive=hub is not self._hub)
 
     def end(self, result: Result | None, error: BaseException | None) -> None:
         """End it, if it has not ended; a `GreenletExit` cancels it.
@@ -55,56 +88,36 @@ class SubmittedFuture(concurrent.futures.Future[Result]):
             else:
                 self.set_exception(concurrent.futures.CancelledError() if killed else error)
 
-    def leave_to_parent(self, hub: Hub, error: BaseException) -> None:
+    def leave_to_parent(self, error: BaseException) -> None:
         """End it in a forked child.
 
         Whoever waited for it is in the parent, and so may be whoever held its lock.
         """
-        self._condition = _Condition(self, hub)
+        self._condition = _Condition()
         self._waiters.clear()
         self._done_callbacks: list[Any] = []
         if not self.done():
             self.set_exception(error)
 
 
-class _Condition:
-    """The lock of a future and those who wait for its end, as `threading.Condition`."""
+class _Condition(_RLock):  # type: ignore[misc]  # it has no type
+    """The lock of a future and those who wait for its end, as `threading.Condition`.
 
-    def __init__(self, future: object, hub: Hub) -> None:
-        # No cycle: the result of a future that nobody has is freed at once.
-        self._future = weakref.ref(future)
-        self._hub = hub
-        self._lock = _new_rlock()
-        self._sleepers: list[_Sleeper] = []
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
+    It is entered and left in C, where no interrupt strikes that would leave it locked.
 
-    def __enter__(self) -> None:
-        self.acquire()
+    Attributes:
+        sleepers: those who wait.  They come with the lock held, and go without.
+    """
 
-    def __exit__(self, *error: object) -> None:
-        self.release()
+    def __init__(self) -> None:
+        self.sleepers: list[_Sleeper] = []
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Sleep until `notify_all`, or until the time is over; the lock is held, and not meanwhile."""
-        sleeper = self._new_sleeper()
-        self._sleepers.append(sleeper)
-        self.release()
-        try:
-            sleeper.until_woken(timeout)
-        finally:
-            self.acquire()
-            self._sleepers.remove(sleeper)
-
-    def _new_sleeper(self) -> _Sleeper:
-        hub = get_hub_if_exists()
-        if hub is None:
-            return _OsThread()
-        return _Greenlet(hub, self._future(), keep_alive=hub is not self._hub)
+    def wait(self, timeout: float) -> None:
+        """Do not wait: `SubmittedFuture._wait` has, without holding the lock."""
 
     def notify_all(self) -> None:
         """Wake all who sleep; from any OS thread that holds the lock."""
-        for sleeper in self._sleepers:
+        for sleeper in list(self.sleepers):
             sleeper.wake()
 
 

@@ -83,6 +83,11 @@ class Submission:
         # No cycle, as in the future itself.
         self.future.add_done_callback(partial(_kill_if_cancelled, weakref.ref(self)))
 
+    @property
+    def runs(self) -> bool:
+        """Whether the call is being made."""
+        return self._thread is not None
+
     def claim(self) -> Callable[[], object] | None:
         """Return the call, to whoever comes first; None to all others."""
         try:
@@ -109,20 +114,17 @@ class Submission:
                 self._thread = None
         except BaseException as error:
             self._thread = None
+            if issubclass(type(error), Hub.SYSTEM_ERROR):
+                # These end the program from any thread, and come out once.
+                self.end(None, GreenletExit())
+                raise
             failure = _without_this_frame(error)
         self.end(result, failure)
-        if failure is not None:
-            self._bury(failure)
+        if failure is not None and not issubclass(type(failure), GreenletExit):
+            # What follows when a thread dies of an error, but that nobody else hears of it.
+            loop_of(self._submissions.hub).run_callback(on_death, failure)
         # The frames of an error have this one, and the future has the error.
         del self, failure
-
-    def _bury(self, error: BaseException) -> None:
-        """Do what follows when a thread dies of an error, except that nobody but the future hears of it."""
-        if issubclass(type(error), Hub.SYSTEM_ERROR):
-            # These end the program from any thread.
-            raise error
-        if not issubclass(type(error), GreenletExit):
-            loop_of(self._submissions.hub).run_callback(on_death, error)
 
     def kill_soon(self) -> None:
         """Have the hub kill the thread; in any OS thread."""
@@ -135,14 +137,16 @@ class Submission:
 
     def on_thread_end(self, thread: AnyGreenlet) -> None:
         """Hub callback: end the future, if the thread was killed before it began, or was interrupted."""
-        if self._thread is None and self._submissions.has(self):
+        if self._thread is thread:
+            self._thread = None
+        if not self.runs and self._submissions.has(self):
+            later(self.end, None, GreenletExit())
             self.claim()
-            later(self.end, None, thread.exception or GreenletExit())
 
     def settle(self) -> None:
         """Hub callback: see `Living`."""
         self.kill_cancelled()
-        if self._thread is None and not self._call:
+        if not self.runs and not self._call:
             # Its thread has ended, and did not come to the end of what it had to do.
             later(self.end, None, GreenletExit())
 
@@ -243,17 +247,20 @@ class Submissions:
         self._refusal = None
 
     def close_if_idle(self) -> bool:
-        """Take none from now on, unless one is waiting already; whether that was so."""
+        """Do as `close`, unless a submission waits for a thread; whether that was so."""
         self._refusal = _CLOSED
         if self._queue:
             self._refusal = None
-        return not self._queue
+            return False
+        self.close()
+        return True
 
     def close(self) -> None:
-        """Take none from now on, and cancel those whose call has not begun."""
+        """Take none from now on, and cancel those whose call is not being made."""
         self._refusal = _CLOSED
         for submission in list(self._open):
-            if submission.claim() is not None:
+            if not submission.runs:
+                submission.claim()
                 submission.end(None, GreenletExit())
         self._queue.clear()
 
@@ -277,7 +284,7 @@ class Submissions:
         self._queue.clear()
         for submission in list(self._open):
             submission.claim()
-            submission.future.leave_to_parent(self.hub, self._error(_PARENTS))
+            submission.future.leave_to_parent(self._error(_PARENTS))
         self._open.clear()
 
 

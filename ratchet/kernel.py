@@ -162,9 +162,9 @@ class Ratchet:
 
         Returns:
             A future.  It is pending until it has what `func` returns or raises; `loop()` and
-            `errh` do not hear of an error, unless that is a `KeyboardInterrupt` or a `SystemExit`.
-            Until then it can be cancelled, which kills the thread.  It is also cancelled if the
-            thread is killed, as `close()` does.  Its callbacks run in the thread and must not
+            `errh` do not hear of an error.  Until then it can be cancelled, which kills the thread.
+            It is also cancelled if the thread is killed, as `close()` does, or ends the program by
+            `KeyboardInterrupt` or `SystemExit`.  Its callbacks run in the thread and must not
             block.  Waiting for it in the scheduler's own OS thread lets the other threads run.
 
         Raises `TypeError` if `func` is not callable; `RuntimeError` if the scheduler has been

@@ -14,11 +14,13 @@ and fails with the line at which one did harm.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from types import FrameType
 from typing import Any
 
@@ -36,6 +38,8 @@ FILES = {
         "kernel",
         "_thread",
         "_scheduler",
+        "_submit",
+        "_future",
         "_hub_errors",
         "thread",
         "_alarm",
@@ -63,7 +67,7 @@ class Planned(Exception):
     """What a thread of the scenario dies of."""
 
 
-CONSEQUENCES = (DeadlockError, NotPaused, Planned, BaseExceptionGroup)
+CONSEQUENCES = (DeadlockError, NotPaused, Planned, CancelledError, BaseExceptionGroup)
 """What may come out of a scenario one thread of which was struck."""
 
 
@@ -116,6 +120,8 @@ class Scenario:
         self.kernel = Ratchet(errh=self._report if errh else None)
         self._off_main = off_main
         self._near, self._far = socket.socketpair()
+        self.submitted: list[Future[Any]] = []
+        self.submitted_ran: list[int] = []
 
     def _report(self, error: BaseException, dead: Thread) -> None:
         self.reported.append(error)
@@ -177,8 +183,25 @@ class Scenario:
         killed = thread.attach(thread.pause)
         thread.timer(0)
         thread.kill(killed)
+        self._submit()
         thread.attach(self._fail)
         ratchet.run(thread.timer, 0)
+
+    def _submit(self) -> None:
+        for number in range(2):
+            self.submitted.append(self.kernel.submit(self.submitted_ran.append, number))
+        self.submitted.append(self.kernel.submit(self._fail))
+        killed = self.kernel.submit(thread.pause)
+        self.submitted.append(killed)
+        try:
+            self.submitted[0].result(LATE)
+            killed.result(0)
+        except TimeoutError:
+            killed.cancel()
+
+    def submitted_errors(self) -> list[BaseException | None]:
+        """What the submitted functions raised, which nobody else hears of."""
+        return [future.exception(0) for future in self.submitted if not future.cancelled()]
 
     def _alarms(self) -> None:
         with thread.alarm(60):
@@ -213,6 +236,10 @@ def check_after(scenario: Scenario, before: int) -> None:
         pass
     scenario.kernel.close()
     assert scenario.kernel.num_threads == 0, scenario.kernel.dump()
+    ended = concurrent.futures.wait(scenario.submitted, 0)
+    assert not ended.not_done, ended
+    assert len(scenario.submitted_ran) == len(set(scenario.submitted_ran)), "a submission ran twice"
+    assert not scenario.kernel._scheduler.submissions._open
     results: list[object] = []
     for works in (scenario.kernel, Ratchet()):
         paused = works.attach(thread.pause)
@@ -248,7 +275,8 @@ def interrupt(make: Callable[[], Scenario], error: BaseException | None, at: int
         raise AssertionError(f"{error!r} at {interrupter.place} did harm") from failure
     finally:
         scenario.close()
-    return interrupter, came_out or any(reported is error for reported in scenario.reported)
+    told = [*scenario.reported, *scenario.submitted_errors()]
+    return interrupter, came_out or any(reported is error for reported in told)
 
 
 def hang(number: int, frame: object) -> None:
