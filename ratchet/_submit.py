@@ -17,6 +17,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections import deque
@@ -33,7 +34,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from ratchet import _alive
 from ratchet._death import on_death
 from ratchet._future import SubmittedFuture, call_in_hub
-from ratchet._log import later, traceback_of
+from ratchet._log import kernel_logger, later, log_error, safe_repr, traceback_of
 from ratchet._loop import AnyGreenlet, loop_of
 from ratchet._thread import name_of
 from ratchet.errors import WrongThread
@@ -123,6 +124,11 @@ class Submission:
         if failure is not None and not issubclass(type(failure), GreenletExit):
             # What follows when a thread dies of an error, but that nobody else hears of it.
             loop_of(self._submissions.hub).run_callback(on_death, failure)
+            if self.future.cancelled():
+                text = "%s died after its future was cancelled: %s"
+                log_error(
+                    kernel_logger, logging.ERROR, text, self.__name__, safe_repr(failure), error=failure
+                )
         # The frames of an error have this one, and the future has the error.
         del self, failure
 

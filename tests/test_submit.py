@@ -383,6 +383,22 @@ def test_a_function_that_survives_being_cancelled_runs_to_its_end_and_its_result
     assert (trace, future.cancelled()) == (["went on"], True)
 
 
+def test_an_error_after_cancelling_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def work() -> None:
+        try:
+            thread.pause()
+        finally:
+            raise KeyError("gone")
+
+    kernel = Ratchet()
+    future = kernel.submit(work)
+    turns()
+    future.cancel()
+    kernel.loop()
+    assert future.cancelled()
+    assert caplog.messages == ["work died after its future was cancelled: KeyError('gone')"]
+
+
 def test_a_function_may_cancel_its_own_future() -> None:
     futures: list[Future[str]] = []
 

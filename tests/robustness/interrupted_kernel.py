@@ -122,6 +122,7 @@ class Scenario:
         self._near, self._far = socket.socketpair()
         self.submitted: list[Future[Any]] = []
         self.submitted_ran: list[int] = []
+        self.struck: list[BaseException] = []
 
     def _report(self, error: BaseException, dead: Thread) -> None:
         self.reported.append(error)
@@ -191,7 +192,7 @@ class Scenario:
         for number in range(2):
             self.submitted.append(self.kernel.submit(self.submitted_ran.append, number))
         self.submitted.append(self.kernel.submit(self._fail))
-        killed = self.kernel.submit(thread.pause)
+        killed = self.kernel.submit(self._pause)
         self.submitted.append(killed)
         try:
             self.submitted[0].result(LATE)
@@ -199,9 +200,20 @@ class Scenario:
         except TimeoutError:
             killed.cancel()
 
+    def _pause(self) -> None:
+        try:
+            thread.pause()
+        except Odd as error:
+            # It is logged, if the future has been cancelled by then.
+            self.struck.append(error)
+            raise
+
     def submitted_errors(self) -> list[BaseException | None]:
         """What the submitted functions raised, which nobody else hears of."""
-        return [future.exception(0) for future in self.submitted if not future.cancelled()]
+        return [
+            *self.struck,
+            *(future.exception(0) for future in self.submitted if not future.cancelled()),
+        ]
 
     def _alarms(self) -> None:
         with thread.alarm(60):
