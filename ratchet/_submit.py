@@ -81,7 +81,7 @@ class Submission:
         self._call = [call]
         # The thread, while the call runs.
         self._thread: greenlet | None = None
-        # No cycle, as in the future itself.
+        # Weakly: a cycle would keep the result of a future that nobody has.
         self.future.add_done_callback(partial(_kill_if_cancelled, weakref.ref(self)))
 
     @property
@@ -130,7 +130,7 @@ class Submission:
                     kernel_logger, logging.ERROR, text, self.__name__, safe_repr(failure), error=failure
                 )
         # The frames of an error have this one, and the future has the error.
-        del self, failure
+        del self, call, failure
 
     def kill_soon(self) -> None:
         """Have the hub kill the thread; in any OS thread."""

@@ -233,7 +233,8 @@ class Ratchet:
     def close(self) -> None:
         """Kill every thread that it still owns, and wait until they have ended; blocks.
 
-        That goes for threads that are attached by a `finally` block meanwhile.
+        That goes for threads that are attached by a `finally` block meanwhile.  What was
+        submitted is cancelled, and `submit()` is refused until `loop()` is called again.
         """
         self._scheduler.close()
 
