@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import gevent
@@ -28,6 +31,27 @@ def to_the_limit(call: Callable[[], object]) -> None:
 
     with pytest.raises(RecursionError):
         deeper()
+
+
+def at_the_end_of_the_stack(levels: int, call: Callable[[], object]) -> None:
+    """Call where only so many levels of the stack are left; a `RecursionError` is nothing more."""
+    depths = itertools.count()
+    with suppress(RecursionError):
+        sink(depths)
+    with suppress(RecursionError):
+        descend(next(depths) - levels, call)
+
+
+def sink(depths: Iterator[int]) -> None:
+    next(depths)
+    sink(depths)
+
+
+def descend(more: int, call: Callable[[], object]) -> None:
+    if more:
+        descend(more - 1, call)
+    else:
+        call()
 
 
 @pytest.mark.uncounted
@@ -108,6 +132,64 @@ def test_a_recursion_error_within_an_answer_is_told_to_the_client_at_once(
     wait_until(lambda: bus.server.stats().in_flight == 0, "the request to be forgotten")
     assert bus.new_client().call("question", LONG) == "question"
     assert not serving.ended
+
+
+LEVELS = range(1, 13)
+"""Of the stack: with the last of them left, every answer is sent."""
+
+
+@pytest.mark.uncounted
+@on_every_kind
+@pytest.mark.parametrize("answer", ["send_response", "send_error"])
+def test_a_handler_that_goes_on_after_a_recursion_error_within_its_answer_leaves_no_request_behind(
+    bus: Bus, start: Start, answer: str
+) -> None:
+    given: Any = {"send_response": "too deep", "send_error": ValueError("too deep")}[answer]
+    kept: list[Any] = []
+
+    def handler(levels: int, transaction: Any) -> str:
+        kept.append(transaction)
+        at_the_end_of_the_stack(levels, partial(getattr(transaction, answer), given))
+        return "too deep"
+
+    serving = start(bus.server.serve, handler, workers=1)
+    for levels in LEVELS:
+        try:
+            assert bus.new_client().call(levels, LONG / 2) == "too deep"
+        except (RemoteError, Abandoned):
+            pass
+        except ConnectionLost:
+            # It struck in the middle of a write, or a plain error was to be told.
+            assert bus.kind != "local"
+        bus.wait_for_in_flight(0)
+    assert not serving.ended
+    assert len(kept) == len(LEVELS)
+
+
+@pytest.mark.uncounted
+@on_every_kind
+@pytest.mark.parametrize("draining", [False, True], ids=["open", "draining"])
+def test_a_request_that_is_let_go_after_a_recursion_error_within_its_answer_is_forgotten(
+    open_bus: OpenBus, start: Start, draining: bool
+) -> None:
+    for levels in LEVELS:
+        bus = open_bus()
+        asked = start(bus.client.call, "question", LONG / 2)
+        transaction = bus.take()
+        drain = start(bus.server.drain, LONG) if draining else None
+        if drain is not None:
+            drain.wait_until_blocked()
+        at_the_end_of_the_stack(levels, partial(transaction.send_response, "answer"))
+        del transaction
+        try:
+            assert asked.result() == "answer"
+        except (RemoteError, Abandoned):
+            pass
+        except ConnectionLost:
+            # It struck in the middle of a write, or a plain error was to be told.
+            assert bus.kind != "local"
+        bus.wait_for_in_flight(0)
+        assert drain is None or drain.result() is True
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ratchet.bus._core.faults import error_name
 from ratchet.bus._core.inbox import Inbox
 from ratchet.bus._core.incoming import IncomingRequest
 from ratchet.bus._core.incoming_requests import Interrupted
-from ratchet.bus._core.incoming_states import CANCELLED, LATE, TAKEN, UNANSWERED
+from ratchet.bus._core.incoming_states import CANCELLED, LATE, UNANSWERED
 from ratchet.bus._core.peer import Peer
 from ratchet.bus._core.public_class import TypeParameters
 from ratchet.bus.codecs import PeerAddress
@@ -57,7 +57,8 @@ class HeldRequest:
         except AttributeError:
             # `recv_request` was interrupted before it had one.
             return
-        if incoming is not None and incoming.state is TAKEN:
+        # One that has ended is in flight only if an exception struck before it was forgotten.
+        if incoming is not None and incoming in incoming.requests.in_flight:
             try:
                 incoming.requests.drop(incoming)
             except BaseException:
@@ -352,6 +353,8 @@ def handle(
                 incoming.respond(response)
             else:
                 answer_aside(transaction, response)
+        else:
+            incoming.abandon()
     except BaseException as error:
         incoming.end_handling(0)
         if not _finish_call(incoming, error, sys.exc_info()[2]):

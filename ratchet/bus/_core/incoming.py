@@ -282,9 +282,15 @@ class IncomingRequest(Queued):
         self.refuse(Reason.DRAINING, ("Rejected", SERVER_DRAINS, ""))
 
     def abandon(self) -> None:
-        """Tell its client that no thread can answer it any more, if it has no answer."""
+        """Tell its client that no thread can answer it any more, if it has no answer.
+
+        If it has ended and is not forgotten, that was interrupted, and is made good: at the end of
+        the stack `settle_soon` fails as well.  Whoever has the request lets go of it further up.
+        """
         if self.state is TAKEN:
             self._fail(Reason.ABANDONED, ("Abandoned", _ABANDONED, ""))
+        elif self.state not in UNENDED and self in self.requests.in_flight:
+            settle_soon(self.requests.hub)
 
     def _fail(self, reason: Reason, texts: ErrorTexts, outcome: Outcome | None = None) -> bool:
         counters = self.requests.counters
