@@ -12,6 +12,7 @@ cdef class Admission:
     cdef public Budget budget
     cdef public dict connections
     cdef public object hello
+    cdef public object on_connection_lost
     cdef public object lost_casts
     cdef public bint takes_bodies
     cdef public bint takes_bytes

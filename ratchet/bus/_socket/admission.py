@@ -6,7 +6,7 @@ connection is, except that it looks again when told.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ratchet.bus._core.incoming import IncomingRequest
@@ -27,6 +27,7 @@ class Admission:
         budget: the memory for its requests.
         connections: those that are open, each a `budget.Holder`, in the order in which they came.
         hello: the server's own HELLO, as a frame.
+        on_connection_lost: hub callback, called after each connection that has gone; None for nobody.
         lost_casts: casts that came too late for a drain to run them.
         takes_bodies: whether requests are the bytes of their first parts, as they are.
         takes_bytes: whether responses are bytes, as they are.
@@ -42,6 +43,7 @@ class Admission:
         self.budget = Budget(intake.requests.hub, most, limits.stall_timeout)
         self.connections: dict[Any, None] = {}
         self.hello = b""
+        self.on_connection_lost: Callable[[], object] | None = None
         self.lost_casts = 0
         self.takes_bodies = self.requests.decode is None
         self.takes_bytes = self.requests.encode is None

@@ -13,7 +13,7 @@ import os
 import uuid
 from contextlib import suppress
 from functools import cache
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ratchet import _clock
 from ratchet._loop import Watcher, loop_of
@@ -304,6 +304,11 @@ class ServerBus(ServerSide[Request, Response]):
         self._retry.start(self._acceptor.start, self._on_acceptable)
         self._acceptor.stop()
         self._back_off = min(self._back_off * 2, _LAST_BACK_OFF)
+
+
+def admission_of(server: ServerBus[Any, Any]) -> Admission:
+    """What the connections of a server share."""
+    return server._admission
 
 
 @cache

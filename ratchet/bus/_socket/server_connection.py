@@ -43,15 +43,20 @@ _NO_FLOW: Final[Flow] = Flow()
 
 
 class ServerConnection(Route):
-    """One connected client."""
+    """One connected client.
 
-    __slots__ = ("admission", "budget", "gate", "protocol", "share", "stream")
+    Attributes:
+        leaving: whether it has been told to go elsewhere, while the server goes on.
+    """
+
+    __slots__ = ("admission", "budget", "gate", "leaving", "protocol", "share", "stream")
 
     def __init__(self, admission: Admission, transport: Transport, peer: Address) -> None:
         super().__init__(in_process=False, peer=peer, flow=_NO_FLOW)
         self.admission = admission
         self.budget = admission.budget
         limits = admission.limits
+        self.leaving = False
         self.share = Share(admission.budget, self)
         self.gate = Gate(admission, self.share)
         self.protocol = ServerProtocol(limits, admission.hello, peer)
@@ -202,6 +207,18 @@ class ServerConnection(Route):
         if goaway:
             self.stream.output.write(goaway)
 
+    def send_away(self) -> bool:
+        """Tell the client to go elsewhere, although the server goes on; what it has sent is still run.
+
+        False if it cannot be told: it speaks the plain form, or has not said anything yet.
+        """
+        if not self.protocol.extended:
+            return False
+        # First: a request that comes after the word must not be run.
+        self.leaving = True
+        self.go_away()
+        return True
+
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
         self.stream.settle()
@@ -310,7 +327,10 @@ class ServerConnection(Route):
         budget.taken += size
         if share.begun_size:
             share.drop_begun()
-        if let_in:
+        if self.leaving and not request.one_way:
+            # It was told that this one will not be run.
+            request.refuse_draining()
+        elif let_in:
             self.admission.enqueue(request)
         else:
             gate.hold_back(request)
@@ -417,3 +437,5 @@ class ServerConnection(Route):
         if admission.requests.drain_waiters:
             admission.requests.wake_drain()
         admission.connections.pop(self, None)
+        if admission.on_connection_lost is not None:
+            admission.on_connection_lost()
