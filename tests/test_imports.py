@@ -100,7 +100,7 @@ BUS_SOCKET = allow_in_order(
     "bus._socket",
     "read_size pages heads slots table wire outbox protocol transport tls stall delivery acknowledge linger"
     " dial listen accept network descriptor memory large budget interfaces writers output input stream"
-    " casts plain admission gate server_connection server failure loss client_connection many"
+    " casts plain admission shedding gate server_connection server failure loss client_connection many"
     " connections servers discovery sender dropped client",
     BUS_CORE,
 )
@@ -115,6 +115,14 @@ for client_module in (
     "client",
 ):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
+ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET}
+# Worker processes, and what starts them: programs that use the bus over sockets.
+BUS_PROCESSES = allow_in_order(
+    "bus._processes",
+    "placing back_off pid_file signals reload channel settings names systemd listener worker acceptor"
+    " worker_process supervisor serving beside beside_program",
+    {*SCHEDULER, "kernel", *BUS_CORE, *BUS_SOCKET, "bus._opening"},
+)
 # What tests are made with: it stands on the library, which knows nothing of it.
 TESTING = allow_in_order(
     "testing",
@@ -125,8 +133,7 @@ TESTING = allow_in_order(
 )
 ALLOWED |= {
     "testing": TESTING,
-    "bus._opening": {*BUS_CORE, *BUS_SOCKET},
-    "bus": {*BUS_CORE, *BUS_SOCKET, "bus._local", "bus._opening"},
+    "bus": {*BUS_CORE, *BUS_SOCKET, *BUS_PROCESSES, "bus._local", "bus._opening"},
     "_version": set(),
     # The package itself only names what the others have.
     "": {*ERRORS, "_build", "_fork", "_version", "kernel", "thread", "bus"},
@@ -142,8 +149,18 @@ ALLOWED |= {
         "cli.common",
     },
     "cli.latency": set(),
-    "cli.serve": {*COMMAND, "_log", "bus.codecs", "kernel"},
-    "cli.forms": {"bus", "bus.codecs", "cli.common", "cli.serve", "errors"},
+    "cli.serve": {
+        *COMMAND,
+        "_log",
+        "bus._core.address",
+        "bus._processes.names",
+        "bus._processes.pid_file",
+        "bus._processes.serving",
+        "bus._processes.supervisor",
+        "bus.codecs",
+        "kernel",
+    },
+    "cli.forms": {"bus", "bus._processes.names", "bus.codecs", "cli.common", "cli.serve", "errors"},
     "cli.client": {
         *ERRORS,
         "bus",
@@ -168,6 +185,7 @@ OUTSIDE = {"gevent", "greenlet"}
 OPTIONAL = {
     "bus.codecs": {"msgspec"},
     "bus._local": {"typing_extensions"},
+    "bus._processes.reload": {"watchfiles"},
     "cli.completion": {"shtab"},
     PLUGIN: {"pytest"},
 }

@@ -15,6 +15,9 @@ from ratchet.bus._core.retry import Retry
 from ratchet.bus._core.stats import Stats
 from ratchet.bus._local import LocalBus, new_local
 from ratchet.bus._opening import connect, listen, new_client, new_server
+from ratchet.bus._processes.beside import processes
+from ratchet.bus._processes.serving import serve_processes
+from ratchet.bus._processes.supervisor import Supervisor
 from ratchet.bus._socket.client import ClientBus
 from ratchet.bus._socket.server import ServerBus
 from ratchet.bus.codecs import Codec
@@ -31,12 +34,15 @@ __all__ = [
     "ServerBus",
     "ServerTransaction",
     "Stats",
+    "Supervisor",
     "codecs",
     "connect",
     "listen",
     "new_client",
     "new_local",
     "new_server",
+    "processes",
+    "serve_processes",
 ]
 
 for _public in (
@@ -50,11 +56,14 @@ for _public in (
     ServerBus,
     ServerTransaction,
     Stats,
+    Supervisor,
     connect,
     listen,
     new_client,
     new_local,
     new_server,
+    processes,
+    serve_processes,
 ):
     set_module(_public, __name__)
 

@@ -58,7 +58,7 @@ def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     if not any(options):
         return None
     context = _new_context(ssl.Purpose.SERVER_AUTH, arguments.ca)
-    _load_certificate(context, arguments)
+    _load_certificate(context, arguments.cert, arguments.key)
     if arguments.insecure or isinstance(parse(arguments.address), UnixEndpoint):
         # A Unix socket has no host name that a certificate could be for.
         context.check_hostname = False
@@ -73,9 +73,14 @@ def server_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
         if arguments.key is not None or arguments.client_ca is not None:
             raise Failure("--key and --client-ca are for TLS, which needs --cert FILE too", USAGE)
         return None
-    context = _new_context(ssl.Purpose.CLIENT_AUTH, arguments.client_ca)
-    _load_certificate(context, arguments)
-    if arguments.client_ca is not None:
+    return server_context_of(arguments.cert, arguments.key, arguments.client_ca)
+
+
+def server_context_of(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
+    """Make the TLS context of a server from these files, also in a worker process.  Raises `Failure`."""
+    context = _new_context(ssl.Purpose.CLIENT_AUTH, client_ca)
+    _load_certificate(context, cert, key)
+    if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -90,17 +95,17 @@ def _new_context(purpose: ssl.Purpose, ca: str | None) -> ssl.SSLContext:
         ) from error
 
 
-def _load_certificate(context: ssl.SSLContext, arguments: argparse.Namespace) -> None:
-    if arguments.cert is None:
-        if arguments.key is not None:
+def _load_certificate(context: ssl.SSLContext, cert: str | None, key: str | None) -> None:
+    if cert is None:
+        if key is not None:
             raise Failure("--key needs the certificate that it is for: --cert FILE", USAGE)
         return
     try:
-        context.load_cert_chain(arguments.cert, arguments.key)
+        context.load_cert_chain(cert, key)
     except OSError as error:
-        files = repr(arguments.cert)
-        if arguments.key is not None:
-            files += f" with the key {arguments.key!r}"
+        files = repr(cert)
+        if key is not None:
+            files += f" with the key {key!r}"
         raise Failure(
             f"cannot use the certificate {files} ({_tls_reason(error)});"
             " name PEM files of a certificate and its private key",

@@ -12,13 +12,13 @@ import base64
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from ratchet.bus import Codec, codecs
+from ratchet.bus._processes import names
 from ratchet.bus.codecs import PeerAddress, decoder, encoder, required_arguments
-from ratchet.cli.common import USAGE, Failure
-from ratchet.cli.serve import imported
+from ratchet.cli.common import Failure
+from ratchet.cli.serve import cannot_load
 from ratchet.errors import Outcome
 
 __all__ = ["Form", "FormError", "Response", "codec_name", "form_of", "one_line", "parse_json"]
@@ -172,24 +172,15 @@ def codec_name(text: str) -> str:
 
 def load_codec(name: str) -> Codec[Any, Any]:
     """Make or import the codec of a `codec_name`; blocks.  Raises `Failure`."""
-    match name:
-        case "json":
-            return codecs.json
-        case "text":
-            return codecs.text
-        case "msgpack":
-            try:
-                return codecs.msgpack(object, object)
-            except ImportError as error:
-                raise Failure(str(error)) from error
-    module, _, attribute = name.partition(":")
+    if name == "msgpack":
+        try:
+            return codecs.msgpack(object, object)
+        except ImportError as error:
+            raise Failure(str(error)) from error
     try:
-        codec = attrgetter(attribute)(imported(module))
-    except AttributeError as error:
-        raise Failure(f"the module {module} has no {attribute}; check MODULE:NAME", USAGE) from error
-    if not isinstance(codec, Codec):
-        raise Failure(f"{name} is not a Codec; name one that is made with ratchet.bus.Codec", USAGE)
-    return codec
+        return names.named_codec(name)
+    except names.LoadError as error:
+        raise cannot_load(error) from error
 
 
 def parse_json(data: bytes) -> object:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
-import inspect
 import logging
-import os
 import signal
 import ssl
-import sys
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import import_module
-from operator import attrgetter
-from types import ModuleType
 from typing import Any, Final
 
 import gevent
@@ -24,7 +17,11 @@ from gevent import monkey
 from ratchet import _clock
 from ratchet._log import log_error
 from ratchet.bus import Codec, ServerBus, codecs, listen
-from ratchet.bus.codecs import required_arguments
+from ratchet.bus._core.address import parse
+from ratchet.bus._processes.names import LoadError, load_handler
+from ratchet.bus._processes.pid_file import PidFileError
+from ratchet.bus._processes.serving import settings_of, supervise
+from ratchet.bus._processes.supervisor import Supervisor
 from ratchet.cli.common import (
     FAILED,
     USAGE,
@@ -48,6 +45,8 @@ _CODECS: Final[dict[str, Codec[Any, Any] | None]] = {
     "text": codecs.text,
     "json": codecs.json,
 }
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
 _logger: Final = logging.getLogger("ratchet.serve")
 
 Handler = Callable[..., object]
@@ -72,6 +71,8 @@ signals:
   SIGTERM, SIGINT  take no new requests, finish those that were taken, and end;
                    the second one ends at once
   SIGUSR1          write to stderr what every thread does, and go on
+  SIGHUP           with --processes: replace them, one after the other, each by
+                   one that is ready before it drains
 
 exit status:
   0  everything that was taken is finished
@@ -116,7 +117,29 @@ example:
         help="serve the server's counters there, for 'ratchet stats'; with TLS if the server has it",
     )
     add_server_tls(parser)
+    add_processes(parser)
     parser.set_defaults(run=run)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ask for processes of their own."""
+    group = parser.add_argument_group(
+        "processes",
+        "Each of these has a supervisor accept clients, and hand them to worker\n"
+        "processes, each of which has --workers.  One that dies is replaced.",
+    )
+    group.add_argument(
+        "--processes",
+        type=whole_number(1),
+        metavar="COUNT",
+        help="how many (default, with one of the others: 1)",
+    )
+    group.add_argument("--pid-file", metavar="FILE", help="write the supervisor's process ID to this file")
+    group.add_argument(
+        "--reload",
+        action="store_true",
+        help="replace them whenever Python files in the current folder change",
+    )
 
 
 def handler_name(text: str) -> str:
@@ -131,20 +154,87 @@ def handler_name(text: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it; blocks.  Raises `Failure`."""
+    if arguments.processes or arguments.pid_file or arguments.reload:
+        finished = run_processes(arguments)
+    else:
+        finished = run_here(arguments)
+    if finished:
+        return 0
+    complain("work was cut off in the end; --drain-timeout allows it more time")
+    return FAILED
+
+
+def run_processes(arguments: argparse.Namespace) -> bool:
+    """Serve by worker processes.  False if work was cut off.  Raises `Failure`."""
+    # What is wrong with it is said once, and not by every worker.
+    context = server_context(arguments)
+    logging.basicConfig(format=LOG_FORMAT)
+    logging.getLogger("ratchet.processes").setLevel(logging.INFO)
+    with ExitStack() as opened:
+        counters: Server | None = None
+        if arguments.stats is not None:
+            counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
+        return run_supervisor(arguments, context is not None, counters)
+
+
+def run_supervisor(arguments: argparse.Namespace, tls: bool, counters: Server | None) -> bool:
+    """Supervise the workers, and serve their counters if they have a bus; as `run_processes`."""
+
+    def on_ready(supervisor: Supervisor) -> None:
+        say(f"listening on {shown_address(supervisor.address)}")
+        if counters is not None:
+            supervisor.attach(counters.serve, lambda _: supervisor.stats()._asdict(), 1)
+
+    try:
+        settings = settings_of(
+            arguments.handler,
+            arguments.workers,
+            codec=None if arguments.codec == "bytes" else arguments.codec,
+            limits=None,
+            drain_timeout=arguments.drain_timeout,
+            patch=True,
+            ssl_context="ratchet.cli.connection:server_context_of" if tls else None,
+            ssl_arguments=[arguments.cert, arguments.key, arguments.client_ca],
+        )
+        return supervise(
+            parse(arguments.address),
+            settings,
+            arguments.processes or 1,
+            pid_file=arguments.pid_file,
+            reload=arguments.reload,
+            on_ready=on_ready,
+            more_signals={signal.SIGUSR1: dump_processes},
+        )
+    except LoadError as error:
+        raise cannot_load(error) from error
+    except (ImportError, ValueError) as error:
+        # There is no watchfiles, or systemd has opened other sockets.
+        raise Failure(str(error), USAGE) from error
+    except (PidFileError, ChildProcessError) as error:
+        raise Failure(error.strerror or str(error)) from error
+    except OSError as error:
+        raise Failure(cannot_listen(arguments.address, error)) from error
+
+
+def dump_processes(supervisor: Supervisor) -> None:
+    """Write to stderr what every worker does, and what all of their threads do."""
+    say(repr(supervisor))
+    supervisor.dump()
+
+
+def run_here(arguments: argparse.Namespace) -> bool:
+    """Serve by this process alone.  False if work was cut off.  Raises `Failure`."""
     monkey.patch_all()
     context = server_context(arguments)
     handler = load(arguments.handler)
     # After the import, which may have set logging up in its own way.
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format=LOG_FORMAT)
     with ExitStack() as opened:
         server = opened.enter_context(new_server(arguments.address, _CODECS[arguments.codec], context))
         counters: Server | None = None
         if arguments.stats is not None:
             counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
-        if serve(server, handler, arguments.workers, arguments.drain_timeout, counters):
-            return 0
-    complain("work was cut off in the end; --drain-timeout allows it more time")
-    return FAILED
+        return serve(server, handler, arguments.workers, arguments.drain_timeout, counters)
 
 
 def new_server(address: str, codec: Codec[Any, Any] | None, context: ssl.SSLContext | None) -> Server:
@@ -159,45 +249,17 @@ def new_server(address: str, codec: Codec[Any, Any] | None, context: ssl.SSLCont
 
 def load(name: str) -> Handler:
     """Import the handler that MODULE:HANDLER names.  Raises `Failure`."""
-    module, _, attribute = name.partition(":")
     try:
-        handler: Handler = attrgetter(attribute)(imported(module))
-    except AttributeError as error:
-        raise Failure(f"the module {module} has no {attribute}; check MODULE:HANDLER", USAGE) from error
-    if not callable(handler):
-        raise Failure(f"{name} cannot be called; name a function", USAGE)
-    if inspect.iscoroutinefunction(handler):
-        raise Failure(f"{name} is an async function; write a plain one, which may block", USAGE)
-    if required_arguments(handler) > 2:
-        raise Failure(
-            f"{name} requires more than the request and the transaction; give the rest defaults", USAGE
-        )
-    return handler
+        return load_handler(name)
+    except LoadError as error:
+        raise cannot_load(error) from error
 
 
-def imported(name: str) -> ModuleType:
-    """Import a module of the user's, also from the current folder.  Raises `Failure`."""
-    sys.path.insert(0, os.getcwd())
-    try:
-        return import_module(name)
-    except (Exception, SystemExit) as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None and f"{name}.".startswith(f"{missing}."):
-            raise Failure(
-                f"there is no module {missing}, here or installed; check its name", USAGE
-            ) from error
-        trace = error.__traceback__
-        while trace is not None and is_machinery(trace.tb_frame.f_globals.get("__name__")):
-            trace = trace.tb_next
-        say("".join(traceback.format_exception(type(error), error, trace)).rstrip())
-        raise Failure(
-            f"cannot import {name}: {type(error).__name__}: {error}; fix what is shown above", USAGE
-        ) from error
-
-
-def is_machinery(module: str | None) -> bool:
-    """Whether a frame of this module stands before the user's own in a failed import."""
-    return module is not None and module.partition(".")[0] in ("ratchet", "importlib")
+def cannot_load(error: LoadError) -> Failure:
+    """Show where the user's own module has failed, if it has, and say what is wrong."""
+    if error.trace:
+        say(error.trace)
+    return Failure(str(error), USAGE)
 
 
 def cannot_listen(address: str, error: OSError) -> str:

@@ -292,7 +292,7 @@ def test_text_is_text(ratchet: Ratchet, echo: str) -> None:
     [
         ("{", "msgpack", "the request is not JSON (Expecting"),
         ("3", "handlers:letters", "the codec cannot encode the request (TypeError: "),
-        ("3", "handlers:echo", "handlers:echo is not a Codec; name one that is made with"),
+        ("3", "handlers:echo", "handlers:echo is not a codec; name a ratchet.bus.Codec"),
         ("3", "handlers:no", "the module handlers has no no; check MODULE:NAME"),
         ("3", "no_such_module:codec", "there is no module no_such_module, here or installed"),
     ],

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from certificates import authority, client_context
 from cli.conftest import Ratchet
-from cli.programs import HERE, one_line, read_until, run, serving, wait_for
+from cli.programs import HERE, one_line, read_until, run, serving, started, wait_for
 from helpers import LONG
 from ratchet import bus, errors
 from ratchet.bus import codecs
@@ -228,6 +230,102 @@ def test_a_broken_stderr_keeps_no_server_from_draining() -> None:
         stderr_of(server).close()
         server.send_signal(signal.SIGUSR1)
         assert client.call(b"request", timeout=LONG) == b"request"
+        server.terminate()
+        assert server.wait(LONG) == 0
+
+
+# Processes.
+
+
+def ready(server: subprocess.Popen[str], number: int) -> int:
+    """The process ID of a worker, which says that it is ready."""
+    line = read_until(stderr_of(server), f"worker {number} (pid ").splitlines()[-1]
+    assert line.endswith(") is ready")
+    return int(line.partition("(pid ")[2].partition(")")[0])
+
+
+@pytest.mark.long
+def test_processes_are_replaced_and_end(tmp_path: Path) -> None:
+    pid_file, socket = tmp_path / "pid", tmp_path / "socket"
+    options = ("--processes", 1, "--pid-file", pid_file, "--codec", "json", "--workers", 4)
+    with started("serve", "handlers:item_of", f"unix:{socket}", *options) as server:
+        first = ready(server, 1)
+        read_until(stderr_of(server), f"listening on unix:{socket}")
+        assert pid_file.read_text() == f"{server.pid}\n"
+        with bus.connect(f"unix:{socket}", codec=codecs.json) as client:
+            assert client.call({"item": 7}, timeout=LONG) == 7
+            server.send_signal(signal.SIGUSR1)
+            report = read_until(stderr_of(server), "in obey")
+            assert "<Supervisor at 0x" in report
+            assert f"worker 1 (pid {first}): <ServerBus at 0x" in report
+            server.send_signal(signal.SIGHUP)
+            assert ready(server, 1) != first
+            read_until(stderr_of(server), f"worker 1 (pid {first}) has ended")
+        server.terminate()
+        assert server.wait(LONG) == 0
+        assert not socket.exists()
+        assert not pid_file.exists()
+
+
+def test_processes_that_are_cut_off(tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    with started("serve", "handlers:wait_for_file", f"unix:{tmp_path}/socket", "--processes", 1) as server:
+        read_until(stderr_of(server), "listening on")
+        with bus.connect(f"unix:{tmp_path}/socket") as client:
+            client.send_request(bytes(go_on), timeout=LONG)
+            wait_for(begun(go_on), "the handler")
+            server.terminate()
+            read_until(stderr_of(server), "draining; a second signal ends at once")
+            server.terminate()
+            assert server.wait(LONG) == 1
+            assert "ratchet: work was cut off in the end" in stderr_of(server).read()
+
+
+def test_processes_over_tls_show_the_certificate(tmp_path: Path) -> None:
+    certificate = str(tmp_path / "server.pem")
+    authority().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    with started("serve", "handlers:echo", "127.0.0.1:0", "--processes", 1, "--cert", certificate) as server:
+        address = read_until(stderr_of(server), "listening on").splitlines()[-1].split()[-1]
+        with bus.connect(address, ssl_context=client_context(certificate=False)) as client:
+            assert client.call(b"x", timeout=LONG) == b"x"
+        server.terminate()
+        assert server.wait(LONG) == 0
+
+
+def test_processes_cannot_import_the_handler() -> None:
+    program = run("serve", "handlers:nothing", "127.0.0.1:0", "--processes", 1, cwd=HERE)
+    assert program.returncode == 2
+    assert one_line(program) == "the module handlers has no nothing; check MODULE:HANDLER"
+
+
+def test_processes_at_an_address_in_use_and_a_pid_file_that_cannot_be(tmp_path: Path) -> None:
+    with serving("handlers:echo") as (_, address):
+        program = run("serve", "handlers:echo", address, "--processes", 1, cwd=HERE)
+        assert program.returncode == 1
+        assert one_line(program).startswith(f"cannot listen on {address} (Address already in use);")
+        program = run("serve", "handlers:echo", address, "--pid-file", tmp_path, cwd=HERE)
+        assert program.returncode == 1
+        assert one_line(program) == f"cannot use the PID file '{tmp_path}': Is a directory"
+
+
+@pytest.mark.skipif(find_spec("watchfiles") is not None, reason="watchfiles is installed")
+def test_reloading_needs_watchfiles() -> None:
+    program = run("serve", "handlers:echo", "127.0.0.1:0", "--reload", cwd=HERE)
+    assert program.returncode == 2
+    assert one_line(program) == "reload needs watchfiles; install gevent-ratchet[reload]"
+
+
+@pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")
+def test_files_that_change_are_loaded_again(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("def handle(request): return b'old'\n")
+    with started("serve", "shop:handle", f"unix:{tmp_path}/socket", "--reload", cwd=tmp_path) as server:
+        read_until(stderr_of(server), "listening on")
+        with bus.connect(f"unix:{tmp_path}/socket") as client:
+            assert client.call(b"", timeout=LONG) == b"old"
+            (tmp_path / "shop.py").write_text("def handle(request): return b'new, and longer'\n")
+            read_until(stderr_of(server), "changed: shop.py")
+            read_until(stderr_of(server), "has ended")
+            assert client.call(b"", timeout=LONG) == b"new, and longer"
         server.terminate()
         assert server.wait(LONG) == 0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 
 class Stats(NamedTuple):
@@ -42,6 +43,15 @@ class Stats(NamedTuple):
     refused_overloaded: int = 0
     refused_draining: int = 0
     refused_connections: int = 0
+
+
+NOTHING: Final = Stats(0, 0, 0, 0, 0, 0, 0, 0)
+"""The snapshot of what has not begun."""
+
+
+def total(snapshots: Iterable[Stats]) -> Stats:
+    """Several buses counted as one."""
+    return Stats(*map(sum, zip(*snapshots, strict=True)))
 
 
 class Counters:

@@ -1,0 +1,1 @@
+"""Many processes that serve one address: a supervisor, and the workers that it keeps."""

@@ -1,0 +1,151 @@
+"""What a supervisor and a worker, or a program and its supervisor, say to each other.
+
+A channel is one end of a pair of Unix sockets that keep the borders of messages.  A message
+is a JSON object; one more kind carries a connected socket and the address of its peer.
+Nothing is ever sent by waiting: whoever does not read is not waited for.  The end of one
+process is the end of its channels, so each side learns of the other's death.
+
+No process and no bus may live here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket as _socket
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import starmap
+from typing import Any, Final, TypeAlias
+
+from gevent.monkey import get_original
+
+from ratchet import _clock
+from ratchet.bus._core.address import Address
+
+Message: TypeAlias = "dict[str, Any]"
+"""What is said; `kind` says what the rest of it is."""
+
+# Not gevent's: nobody waits in its calls.
+_system_socket = get_original("socket", "socket")
+_INT_SIZE: Final = array("i").itemsize
+_SPACE: Final = _socket.CMSG_SPACE(_INT_SIZE)
+# Bytes of the longest message; a system's buffer takes about so many.
+_LONGEST: Final = 128 * 1024
+_FULL: Final = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMSGSIZE}
+
+
+class ChannelClosed(Exception):
+    """The process at the other end has closed the channel, or has died."""
+
+
+class Channel:
+    """One end; it belongs to this process, and closes with it.
+
+    Args:
+        descriptor: of the socket, which is the channel's from now on.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket: Any = _system_socket(fileno=descriptor)
+        self._socket.set_inheritable(False)
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is something to receive; -1 once it is closed."""
+        descriptor: int = self._socket.fileno()
+        return descriptor
+
+    def close(self) -> None:
+        """Close it; the other side sees the end.  Closing twice is fine."""
+        self._socket.close()
+
+    def send(self, message: Message) -> bool:
+        """Send a message; False if the other side is behind, or if it is too long.  Does not block.
+
+        Raises `ChannelClosed`.
+        """
+        return self._send(json.dumps(message).encode(), [])
+
+    def send_socket(self, descriptor: int, peer: Address) -> bool:
+        """Hand a connected socket over; as `send`.  This process' own descriptor stays open."""
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", [descriptor]))
+        return self._send(json.dumps(peer).encode(), [rights])
+
+    def _send(self, data: bytes, ancillary: list[Any]) -> bool:
+        if len(data) > _LONGEST:
+            return False
+        try:
+            self._socket.sendmsg([data], ancillary)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            raise ChannelClosed from error
+        return True
+
+    def receive(self) -> Message | None:
+        """Wait for the next message; None when the other side has closed the channel.  Blocks."""
+        while True:
+            try:
+                data = self._socket.recv(_LONGEST)
+            except BlockingIOError:
+                _clock.wait_read(self.fileno())
+                continue
+            except OSError:
+                return None
+            message: Message | None = json.loads(data) if data else None
+            return message
+
+    def receive_socket(self) -> tuple[int, Address]:
+        """The next socket that was handed over, and its peer.  Does not block.
+
+        Raises `BlockingIOError` if there is none, and `ChannelClosed`.
+        """
+        received: list[tuple[bytes, list[tuple[int, int, bytes]], int, Any]] = []
+        try:
+            # It is kept before the interpreter looks for signals again.
+            received.extend(starmap(self._socket.recvmsg, _RECEIVE))
+            data, ancillary, _, _ = received[0]
+            descriptors = _descriptors_in(ancillary)
+            if len(descriptors) != 1:
+                raise ChannelClosed
+            peer = json.loads(data)
+            return descriptors[0], tuple(peer) if isinstance(peer, list) else peer
+        except BaseException as error:
+            for _, ancillary, _, _ in received:
+                for descriptor in _descriptors_in(ancillary):
+                    with suppress(OSError):
+                        os.close(descriptor)
+            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
+                raise ChannelClosed from error
+            raise
+
+
+# The arguments of `recvmsg`: bytes of data and of the descriptor, and not to leave that to children.
+_RECEIVE: Final = ((_LONGEST, _SPACE, getattr(_socket, "MSG_CMSG_CLOEXEC", 0)),)
+
+
+def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % _INT_SIZE])
+    return list(found)
+
+
+@contextmanager
+def channel_pair() -> Iterator[tuple[Channel, int]]:
+    """A channel for this process, and the descriptor of its other end, for one that is started in the block.
+
+    Leaving the block closes the descriptor, and by an exception the channel too.  Raises `OSError`.
+    """
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    with theirs:
+        channel = Channel(ours.detach())
+        try:
+            yield channel, theirs.fileno()
+        except BaseException:
+            channel.close()
+            raise

@@ -1,0 +1,162 @@
+"""Objects by name, MODULE:NAME: what a process imports that is started anew.
+
+Whatever is wrong with a name or with its module is told in one line, with what to do about
+it, and with the traceback of the module's own code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import ssl
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from types import ModuleType
+from typing import Any, Final
+
+from ratchet.bus import codecs
+from ratchet.bus._socket.tls import check_context
+from ratchet.bus.codecs import Codec, required_arguments
+
+Handler = Callable[..., Any]
+
+# Those of `ratchet.bus.codecs` that are codecs, and not functions that make one.
+_CODECS: Final[dict[str, Codec[Any, Any]]] = {"text": codecs.text, "json": codecs.json}
+
+# Characters of each text that is told to another process.
+_MOST_TEXT: Final = 8_000
+
+
+class LoadError(ImportError):
+    """Something cannot be imported by its name, or is not what it should be.
+
+    Attributes:
+        trace: the traceback of the module's own code, for people; empty if that was not reached.
+    """
+
+    def __init__(self, text: str, trace: str = "") -> None:
+        super().__init__(text)
+        self.trace = trace
+        if trace:
+            self.add_note(trace)
+
+    def to_message(self) -> dict[str, str]:
+        """As it is told to another process."""
+        # One message, which is not to be too long.
+        return {"kind": "failed", "text": str(self)[-_MOST_TEXT:], "trace": self.trace[-_MOST_TEXT:]}
+
+
+def check_name(name: object, what: str) -> str:
+    """Refuse, in the call that passed it, what cannot be a name."""
+    if not isinstance(name, str):
+        raise TypeError(
+            f'{what} must be a name, "module:name", not {name!r}: each process imports it for itself'
+        )
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+        raise ValueError(f'{what} must be a name such as "shop.prices:{what}", not {name!r}')
+    if module == "__main__":
+        raise ValueError(
+            f"{what} must be in a module that other processes can import, not {name!r}:"
+            " there, __main__ is another program"
+        )
+    return name
+
+
+def check_codec_name(name: object) -> str:
+    """Refuse what cannot be the name of a codec."""
+    if isinstance(name, Codec):
+        known = ", ".join(map(repr, _CODECS))
+        raise TypeError(f'codec must be {known} or a name, "module:name", not {name!r}')
+    return name if isinstance(name, str) and name in _CODECS else check_name(name, "codec")
+
+
+def load_handler(name: str) -> Handler:
+    """Import the handler of a server.  Raises `LoadError`."""
+    handler: Handler = load(name, "MODULE:HANDLER")
+    if not callable(handler):
+        raise LoadError(f"{name} cannot be called; name a function")
+    if inspect.iscoroutinefunction(handler):
+        raise LoadError(f"{name} is an async function; write a plain one, which may block")
+    if required_arguments(handler) > 2:
+        raise LoadError(f"{name} requires more than the request and the transaction; give the rest defaults")
+    return handler
+
+
+def load_codec(name: str | None) -> Codec[Any, Any] | None:
+    """The codec of that name; None for none.  Raises `LoadError`."""
+    return None if name is None else named_codec(name)
+
+
+def named_codec(name: str) -> Codec[Any, Any]:
+    """The codec of that name.  Raises `LoadError`."""
+    codec = _CODECS[name] if name in _CODECS else load(name)
+    if not isinstance(codec, Codec):
+        raise LoadError(f"{name} is not a codec; name a ratchet.bus.Codec")
+    return codec
+
+
+def load_context(name: str | None, arguments: Sequence[object] = ()) -> ssl.SSLContext | None:
+    """The TLS context of that name, or what the function of that name makes; None for none.
+
+    Raises `LoadError`.
+    """
+    if name is None:
+        return None
+    made = load(name)
+    if callable(made):
+        try:
+            made = made(*arguments)
+        except Exception as error:
+            raise LoadError(f"{name} failed: {type(error).__name__}: {error}", _trace(error)) from error
+    try:
+        check_context(made, server_side=True)
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"{name} cannot be used: {error}") from error
+    context: ssl.SSLContext | None = made
+    return context
+
+
+def load(name: str, form: str = "MODULE:NAME") -> Any:
+    """Import what a name stands for; blocks.  Raises `LoadError`.
+
+    Args:
+        name: MODULE:NAME.
+        form: how the user was told to write it, for texts.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return attrgetter(attribute)(_imported(module))
+    except AttributeError as error:
+        raise LoadError(f"the module {module} has no {attribute}; check {form}") from error
+
+
+def _imported(name: str) -> ModuleType:
+    """Import a module of the user's, also from the current folder."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise LoadError(f"there is no module {missing}, here or installed; check its name") from error
+        text = f"cannot import {name}: {type(error).__name__}: {error}; fix what is shown above"
+        raise LoadError(text, _trace(error)) from error
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback of an error, from the user's own code on."""
+    trace = error.__traceback__
+    while trace is not None and _is_machinery(trace.tb_frame.f_globals.get("__name__")):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+def _is_machinery(module: str | None) -> bool:
+    """Whether a frame of this module stands before the user's own in a failed import."""
+    return module is not None and module.partition(".")[0] in ("ratchet", "importlib")

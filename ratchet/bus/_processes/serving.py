@@ -1,0 +1,206 @@
+"""`serve_processes`: a supervisor in this process, with its signals, PID file and listening socket.
+
+It checks what a user gives before it opens anything.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from ratchet._wait import check_timeout
+from ratchet.bus._core.address import Address, Endpoint, parse
+from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._processes import systemd
+from ratchet.bus._processes.names import check_codec_name, check_name
+from ratchet.bus._processes.pid_file import PidFile
+from ratchet.bus._processes.reload import call_on_change, check_reload
+from ratchet.bus._processes.settings import Settings
+from ratchet.bus._processes.signals import on_signals
+from ratchet.bus._processes.supervisor import Supervisor
+from ratchet.bus._socket.accept import SocketListener
+from ratchet.bus._socket.listen import open_listener
+from ratchet.bus.codecs import check_callable
+
+_NO_SIGNALS: Final[Mapping[signal.Signals, Callable[[Supervisor], object]]] = {}
+
+
+def serve_processes(
+    address: Address,
+    handler: str,
+    processes: int | None = None,
+    workers: int = 64,
+    *,
+    codec: str | None = None,
+    limits: Limits | None = None,
+    ssl_context: str | None = None,
+    drain_timeout: float = 30.0,
+    patch: bool = True,
+    pid_file: str | os.PathLike[str] | None = None,
+    reload: bool = False,
+    on_ready: Callable[[Supervisor], object] | None = None,
+) -> bool:
+    """Serve an address by several processes, until a signal ends it; blocks.
+
+    This process becomes the supervisor.  It listens, and hands each new connection to the worker
+    process with the fewest.  Each worker imports the handler for itself, and serves as
+    `ServerBus.serve` does.  One that dies is replaced.
+
+    SIGTERM and SIGINT have the workers drain, and then it returns; the second one ends all at once.
+    SIGHUP replaces the workers, one by one, each by one that is ready before it drains.
+    A worker that gets SIGTERM is replaced, and drains.  When the supervisor itself is killed, the
+    workers drain and end.
+
+    Args:
+        address: as for `listen`.  A socket that systemd has opened (socket activation) is
+            taken in its place: the only one, or of several the one with this address.
+        handler: the name of a function, `"module:function"`; the function is called as
+            `ServerBus.serve` calls its handler.  The module is imported from the current
+            folder, or from where this process finds modules.
+        processes: how many workers there are; None for one for each processor.
+        workers: how many requests each of them handles at once.
+        codec: `"text"`, `"json"`, or the name of a codec, `"module:name"`.
+        limits: as for `listen`, for each worker.
+        ssl_context: turns on TLS: the name of a context, `"module:name"`, or of a function without
+            arguments that makes one.
+        drain_timeout: seconds that a worker has to finish what it has taken.
+        patch: whether each worker calls `gevent.monkey.patch_all()` before it imports the
+            handler, so that a handler which waits in the standard library keeps no other one up.
+        pid_file: a file that holds the process ID of the supervisor while it runs.
+        reload: replace the workers whenever Python files in the current folder change, for
+            development.  Needs the extra `reload`.
+        on_ready: called in a thread of its own as `on_ready(supervisor)` when every worker has
+            begun to serve, or failed to; see `Supervisor`.
+
+    Returns:
+        Whether everything that was taken is finished.
+
+    Raises `ImportError` if no worker can import what is named here, `ChildProcessError` if all of
+    them end before they serve, `OSError` if it cannot listen there or the PID file is another
+    process's, `WrongThread` outside the main OS thread, and `TypeError` or `ValueError` for a
+    wrong argument.
+
+    .. code-block:: python
+
+        from ratchet import bus
+
+        def try_it(supervisor):
+            with bus.connect(supervisor.address, codec=bus.codecs.json) as client:
+                print(client.call(5, timeout=5))
+            supervisor.stop()
+
+        bus.serve_processes("127.0.0.1:0", "math:factorial", 2, codec="json", on_ready=try_it)
+
+    .. code-block:: text
+
+        120
+    """
+    if on_ready is not None:
+        check_callable(on_ready, "on_ready")
+    endpoint = parse(address)
+    settings = settings_of(
+        handler,
+        workers,
+        codec=codec,
+        limits=limits,
+        ssl_context=ssl_context,
+        drain_timeout=drain_timeout,
+        patch=patch,
+    )
+    return supervise(endpoint, settings, processes, pid_file=pid_file, reload=reload, on_ready=on_ready)
+
+
+def settings_of(
+    handler: str,
+    workers: int,
+    *,
+    codec: str | None,
+    limits: Limits | None,
+    drain_timeout: float,
+    patch: bool,
+    ssl_context: str | None = None,
+    ssl_arguments: Sequence[Any] = (),
+) -> Settings:
+    """The settings of workers; raises `TypeError` or `ValueError` for what a user gives wrong."""
+    check_name(handler, "handler")
+    check_count(workers, "workers")
+    if codec is not None:
+        check_codec_name(codec)
+    if ssl_context is not None:
+        check_name(ssl_context, "ssl_context")
+    if drain_timeout is None:
+        raise TypeError("drain_timeout must be a number of seconds, not None")
+    check_timeout(drain_timeout, "drain_timeout")
+    return Settings(
+        handler=handler,
+        workers=workers,
+        codec=codec,
+        limits=checked_limits(limits),
+        ssl_context=ssl_context,
+        ssl_arguments=list(ssl_arguments),
+        patch=bool(patch),
+        drain_timeout=drain_timeout,
+    )
+
+
+def supervise(
+    endpoint: Endpoint,
+    settings: Settings,
+    processes: int | None,
+    *,
+    pid_file: str | os.PathLike[str] | None = None,
+    reload: bool = False,
+    on_ready: Callable[[Supervisor], object] | None = None,
+    more_signals: Mapping[signal.Signals, Callable[[Supervisor], object]] = _NO_SIGNALS,
+) -> bool:
+    """Run a supervisor to its end; see `serve_processes`.
+
+    It obeys `more_signals` besides, by calling their functions from the hub.
+    """
+    count = processors() if processes is None else check_count(processes, "processes")
+    if reload:
+        check_reload()
+    with PidFile(None if pid_file is None else os.fspath(pid_file)):
+        listener, family = _listener(endpoint)
+        try:
+            supervisor = Supervisor(listener, family, count, settings)
+            if reload:
+                supervisor.attach(call_on_change, os.getcwd(), supervisor.replace_workers)
+            more = {number: partial(act, supervisor) for number, act in more_signals.items()}
+            with on_signals(
+                {
+                    signal.SIGTERM: supervisor.stop,
+                    signal.SIGINT: supervisor.stop,
+                    signal.SIGHUP: supervisor.replace_workers,
+                    **more,
+                }
+            ):
+                return supervisor.run(on_ready)
+        finally:
+            listener.close()
+
+
+def _listener(endpoint: Endpoint) -> tuple[SocketListener, int]:
+    """Listen, or take the socket that the service manager has opened; and its address family."""
+    passed = systemd.passed_socket(endpoint)
+    if passed is not None:
+        return SocketListener(passed), int(passed.family)
+    socket, file = open_listener(endpoint)
+    return SocketListener(socket, None, file, opened_here=True), int(socket.family)
+
+
+def check_count(count: object, name: str) -> int:
+    """Refuse anything but a number above 0."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} must be a number above 0, not {count!r}")
+    return count
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
