@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.programs import ListeningProgram, Program, listening, refuses, running, wait_for
+from examples.programs import Program, refuses, running, wait_for
 from helpers import LONG
 from ratchet import BusError, ConnectionLost, Outcome, bus
 from ratchet.bus import codecs
@@ -24,23 +24,34 @@ SAFE = {Outcome.NOT_SENT, Outcome.NOT_RUN}
 class Pool:
     """A pool of two workers, whose process IDs are known."""
 
-    def __init__(self, program: ListeningProgram, ledger: Path) -> None:
+    def __init__(self, program: Program, ledger: Path) -> None:
         self.program = program
         self._ledger = ledger
         self.workers = [self.ready(), self.ready()]
+        self.address = self._line(r"listening on (.*)")
+
+    def _line(self, pattern: str) -> str:
+        """The group in the next line of its output, which has to match."""
+        line = self.program.line()
+        found = re.fullmatch(pattern, line)
+        assert found is not None, line
+        return found[1]
 
     def ready(self) -> int:
         """A worker is ready, says the next line; returns its process ID."""
-        return int(self.program.line().removeprefix("worker ").removesuffix(" is ready"))
+        return int(self._line(r"worker \d \(pid (\d+)\) is ready"))
 
-    def ended(self, status: int) -> int:
-        """A worker has ended, says the next line; returns its process ID."""
-        return int(self.program.line().removeprefix("worker ").removesuffix(f" ended with {status}"))
-
-    def replaced(self, status: int) -> int:
-        """A worker has ended, and another one is ready, say the next lines; returns whose end it was."""
-        pid = self.ended(status)
+    def killed(self) -> int:
+        """A worker was killed, and another one is ready, say the next lines; returns whose end it was."""
+        pid = int(self._line(r"worker \d \(pid (\d+)\) was killed by signal 9"))
         self.workers[self.workers.index(pid)] = self.ready()
+        return pid
+
+    def replaced(self) -> int:
+        """A worker is ready in place of one that has ended then; returns whose end it was."""
+        successor = self.ready()
+        pid = int(self._line(r"worker \d \(pid (\d+)\) has ended"))
+        self.workers[self.workers.index(pid)] = successor
         return pid
 
     def orders(self) -> list[str]:
@@ -52,19 +63,23 @@ class Pool:
         self.program.send(signal.SIGTERM)
         status, lines, errors = self.program.end()
         assert (status, errors) == (0, "")
-        assert sorted(lines) == sorted(f"worker {pid} ended with 0" for pid in self.workers)
+        first, *ends = lines
+        assert first == "draining; a second signal ends at once"
+        assert sorted(re.sub(r"worker \d", "worker", end) for end in ends) == sorted(
+            f"worker (pid {pid}) has ended" for pid in self.workers
+        )
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
     ledger = tmp_path / "ledger"
-    with listening("worker_pool.py", ledger, "--workers", 2) as program:
+    with running("worker_pool.py", ledger, "--processes", 2) as program:
         yield Pool(program, ledger)
 
 
 @contextmanager
 def client_of(pool: Pool) -> Iterator[bus.ClientBus[str, str]]:
-    with bus.connect(pool.program.address, codec=codecs.text) as client:
+    with bus.connect(pool.address, codec=codecs.text) as client:
         yield client
 
 
@@ -91,7 +106,7 @@ def test_what_a_killed_worker_had_taken_is_unknown_and_another_one_takes_over(po
             lost.recv_response(LONG)
         assert raised.value.outcome == Outcome.UNKNOWN
         assert worker_of(client, "after") != killed
-    assert pool.replaced(-signal.SIGKILL) == killed
+    assert pool.killed() == killed
     assert pool.orders() == ["before", "after"]
     pool.end()
 
@@ -102,8 +117,8 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has_taken(pool: Pool) -> N
         transactions = [client.send_request(f"order {number}", LONG) for number in range(200)]
         os.kill(ended, signal.SIGTERM)
         ends = {transaction.request: end_of(transaction) for transaction in transactions}
+        assert pool.replaced() == ended
         assert worker_of(client, "after") != ended
-    assert pool.replaced(0) == ended
     assert set(ends.values()) <= {f"recorded by {ended}", *SAFE}
     recorded = [order for order, end in ends.items() if end not in SAFE]
     assert sorted(pool.orders()) == sorted(["before", *recorded, "after"])
@@ -117,7 +132,7 @@ def test_the_workers_end_well_when_their_master_is_killed(pool: Pool) -> None:
         pool.program.send(signal.SIGKILL)
         assert end_of(taken) in {f"recorded by {worker}", *SAFE}
         assert pool.program.end() == (-signal.SIGKILL, [], "")
-    assert refuses(pool.program.address)
+    assert refuses(pool.address)
 
 
 class Customer:
@@ -161,7 +176,7 @@ class Customer:
 
 @pytest.fixture
 def customer(pool: Pool) -> Iterator[Customer]:
-    with running("worker_pool_client.py", pool.program.address) as program:
+    with running("worker_pool_client.py", pool.address) as program:
         customer = Customer(program, pool)
         customer.wait_for_all_senders()
         yield customer
@@ -170,7 +185,7 @@ def customer(pool: Pool) -> Iterator[Customer]:
 def test_when_workers_are_killed_no_order_runs_twice(pool: Pool, customer: Customer) -> None:
     for worker in list(pool.workers):
         os.kill(worker, signal.SIGKILL)
-        assert pool.replaced(-signal.SIGKILL) == worker
+        assert pool.killed() == worker
         customer.wait_for_all_senders()
     customer.stop()
     assert customer.ends()["answered"] >= 3 * SENDERS
@@ -180,7 +195,7 @@ def test_when_workers_are_killed_no_order_runs_twice(pool: Pool, customer: Custo
 def test_when_workers_are_told_to_end_no_order_is_lost(pool: Pool, customer: Customer) -> None:
     for worker in list(pool.workers):
         os.kill(worker, signal.SIGTERM)
-        assert pool.replaced(0) == worker
+        assert pool.replaced() == worker
         customer.wait_for_all_senders()
     customer.stop()
     assert customer.ends()["UNKNOWN"] == 0
@@ -190,7 +205,7 @@ def test_when_workers_are_told_to_end_no_order_is_lost(pool: Pool, customer: Cus
 def test_when_all_workers_are_replaced_no_order_is_lost(pool: Pool, customer: Customer) -> None:
     before = list(pool.workers)
     pool.program.send(signal.SIGHUP)
-    assert sorted(pool.replaced(0) for _ in before) == sorted(before)
+    assert sorted(pool.replaced() for _ in before) == sorted(before)
     customer.wait_for_all_senders()
     customer.stop()
     assert customer.ends()["UNKNOWN"] == 0
