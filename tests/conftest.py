@@ -29,7 +29,10 @@ from typing import Any
 
 import pytest
 
-import ratchet.cli  # No helper imports it; while pytest collects, it would not be counted.
+# No helper imports these; while pytest collects, they would not be counted.
+import ratchet.bus._processes.beside_program
+import ratchet.bus._processes.worker
+import ratchet.cli
 from helpers import LONG, PACKAGE, active_watchers, wait_until
 from ratchet import _pause, _sigwait, _turns, kernel
 from ratchet.testing import virtual_time

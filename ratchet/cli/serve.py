@@ -9,6 +9,7 @@ import signal
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -170,41 +171,30 @@ def run_processes(arguments: argparse.Namespace) -> bool:
     context = server_context(arguments)
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("ratchet.processes").setLevel(logging.INFO)
-    with ExitStack() as opened:
-        counters: Server | None = None
-        if arguments.stats is not None:
-            counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
-        return run_supervisor(arguments, context is not None, counters)
-
-
-def run_supervisor(arguments: argparse.Namespace, tls: bool, counters: Server | None) -> bool:
-    """Supervise the workers, and serve their counters if they have a bus; as `run_processes`."""
-
-    def on_ready(supervisor: Supervisor) -> None:
-        say(f"listening on {shown_address(supervisor.address)}")
-        if counters is not None:
-            supervisor.attach(counters.serve, lambda _: supervisor.stats()._asdict(), 1)
-
     try:
-        settings = settings_of(
-            arguments.handler,
-            arguments.workers,
-            codec=None if arguments.codec == "bytes" else arguments.codec,
-            limits=None,
-            drain_timeout=arguments.drain_timeout,
-            patch=True,
-            ssl_context="ratchet.cli.connection:server_context_of" if tls else None,
-            ssl_arguments=[arguments.cert, arguments.key, arguments.client_ca],
-        )
-        return supervise(
-            parse(arguments.address),
-            settings,
-            arguments.processes or 1,
-            pid_file=arguments.pid_file,
-            reload=arguments.reload,
-            on_ready=on_ready,
-            more_signals={signal.SIGUSR1: dump_processes},
-        )
+        with ExitStack() as opened:
+            counters: Server | None = None
+            if arguments.stats is not None:
+                counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
+            settings = settings_of(
+                arguments.handler,
+                arguments.workers,
+                codec=None if arguments.codec == "bytes" else arguments.codec,
+                limits=None,
+                drain_timeout=arguments.drain_timeout,
+                patch=True,
+                ssl_context=None if context is None else "ratchet.cli.connection:server_context_of",
+                ssl_arguments=[arguments.cert, arguments.key, arguments.client_ca],
+            )
+            return supervise(
+                parse(arguments.address),
+                settings,
+                arguments.processes or 1,
+                pid_file=arguments.pid_file,
+                reload=arguments.reload,
+                on_ready=partial(tell_ready, counters),
+                more_signals={signal.SIGUSR1: dump_processes},
+            )
     except LoadError as error:
         raise cannot_load(error) from error
     except (ImportError, ValueError) as error:
@@ -214,6 +204,14 @@ def run_supervisor(arguments: argparse.Namespace, tls: bool, counters: Server | 
         raise Failure(error.strerror or str(error)) from error
     except OSError as error:
         raise Failure(cannot_listen(arguments.address, error)) from error
+
+
+def tell_ready(counters: Server | None, supervisor: Supervisor) -> None:
+    """A thread: say that the workers serve, and serve what they count, if that has a bus."""
+    say(f"listening on {shown_address(supervisor.address)}")
+    if counters is not None:
+        say(f"serving stats on {shown_address(counters.address)}")
+        counters.serve(lambda _: supervisor.stats()._asdict(), 1)
 
 
 def dump_processes(supervisor: Supervisor) -> None:
