@@ -386,8 +386,9 @@ def test_a_timeout_of_the_handler_passes_through_it(bus: Bus, start: Start, log:
 
 
 @pytest.mark.parametrize("error", ["MemoryError", "RecursionError"])
-def test_what_strikes_before_middleware_is_called_does_not_say_that_the_request_ran(
-    bus: Bus, start: Start, monkeypatch: pytest.MonkeyPatch, error: str
+@pytest.mark.parametrize("name", ["_proceed", "_handle"])
+def test_what_strikes_in_place_of_a_call_does_not_say_that_the_request_ran(
+    bus: Bus, start: Start, monkeypatch: pytest.MonkeyPatch, name: str, error: str
 ) -> None:
     # As if it were a line of the module itself.
     struck: dict[str, Any] = {"__name__": HandlerChain.__module__}
@@ -395,7 +396,7 @@ def test_what_strikes_before_middleware_is_called_does_not_say_that_the_request_
     ran: list[object] = []
     start(bus.server.serve, ran.append, middleware=[passing])
     with monkeypatch.context() as patched:
-        patched.setattr(HandlerChain, "_proceed", struck["strike"])
+        patched.setattr(HandlerChain, name, struck["strike"])
         with pytest.raises(Abandoned) as raised:
             bus.client.call("question", LONG)
     assert raised.value.outcome == "UNKNOWN"

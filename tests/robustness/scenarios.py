@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gevent.event import AsyncResult
+
 from ratchet import BusClosed
-from robustness.stage import LARGE, SMALL, Stage
+from robustness.stage import LARGE, SMALL, Failure, Stage
 
 
 class Scenario:
@@ -103,6 +105,22 @@ class TimeOut(Scenario):
     def play(self, stage: Stage, client: Any) -> None:
         stage.start(stage.call, client, stage.request(waits=True), 0.005)
         stage.call(client, stage.request(), 0.004)
+
+
+class Link(Scenario):
+    """A thread waits for the ends of two requests as gevent does, which would only print what strikes."""
+
+    def play(self, stage: Stage, client: Any) -> None:
+        attempts = [stage.request() for _ in range(2)]
+        for attempt in attempts:
+            transaction = stage.send(client, attempt)
+            ended: AsyncResult[Any] = AsyncResult()
+            transaction.rawlink(ended.set)
+            transaction.rawlink(id)
+            transaction.unlink(id)
+            if ended.get(timeout=stage.patience) is not transaction:
+                raise Failure("another one has ended")
+            stage.receive(attempt, transaction)
 
 
 class ByHand(Scenario):
@@ -262,6 +280,7 @@ SCENARIOS: tuple[type[Scenario], ...] = (
     CancelQueued,
     CancelRunning,
     TimeOut,
+    Link,
     ByHand,
     Batches,
     Connect,

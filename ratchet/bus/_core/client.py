@@ -130,7 +130,7 @@ class ClientTransaction(OutgoingRequest, TypeParameters[Request, Response]):
         self.add_link(callback)
 
     def unlink(self, callback: Callable[[Any], object]) -> None:
-        """Have `callback` called no more; does nothing if it would not be."""
+        """Have `callback` called no more, unless that is about to happen; does not block."""
         check_hub(self.route.hub, self)
         self.drop_link(callback)
 

@@ -35,7 +35,7 @@ from ratchet.errors import Outcome
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# Where middleware is called, before the handler; above this module.
+# Where middleware calls the handler; above this module.
 _HANDLER_CHAIN: Final = "ratchet.bus._core.handler_chain"
 # Exceptions that end the block, the thread or the program, rather than answer.
 _NO_ANSWER: Final = (Interrupted, GreenletExit, GeneratorExit, KeyboardInterrupt)
@@ -401,12 +401,11 @@ def _log_raised(error: BaseException) -> None:
 
 
 def _in_our_code(tb: TracebackType) -> bool:
-    """Whether an error of a call of the handler was raised before it got there."""
-    while tb.tb_next is not None:
-        tb = tb.tb_next
-        if tb.tb_frame.f_globals.get("__name__") != _HANDLER_CHAIN:
-            return False
-    return True
+    """Whether an error was raised in place of a call of the handler, or of middleware."""
+    innermost = tb
+    while innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    return innermost is tb or innermost.tb_frame.f_globals.get("__name__") == _HANDLER_CHAIN
 
 
 def _strikes(kind: type[BaseException]) -> bool:

@@ -27,7 +27,7 @@ from ratchet._run_queue import run_queue_of
 from ratchet._wait import TIMED_OUT, Wait, check_hub, check_timeout, suspend
 from ratchet.bus._core.deadline import deadline_after, in_words, seconds_until
 from ratchet.bus._core.faults import ErrorTexts, Reason, error_from_reason
-from ratchet.bus._core.links import Callback, Link, call_each, discard, find
+from ratchet.bus._core.links import Callback, Link, find
 from ratchet.bus._core.numbered import Numbered
 from ratchet.bus._core.recipient import Recipient
 from ratchet.bus._core.stats import Counters
@@ -272,35 +272,23 @@ class OutgoingRequest(Numbered):
             self._more_waits.remove(wait)
 
     def add_link(self, callback: Callback) -> None:
-        """Have a function called in the hub, once it has ended, or soon if it has."""
+        """Have the hub call a function with it once it has ended, or soon if it has."""
         link = Link(callback)
-        try:
-            if self._more_waits is None:
-                self._more_waits = [link]
-            else:
-                self._more_waits.append(link)
-            if self.state in ENDED:
-                self.route.run_callback(self.call_links)
-        except BaseException:
-            if self._more_waits is not None:
-                discard(self._more_waits, link)
-            raise
+        if self._more_waits is None:
+            self._more_waits = [link]
+        else:
+            self._more_waits.append(link)
+        # Looked at last: a signal handler may have had the answer read.
+        if self.state in ENDED:
+            self.route.run_callback(callback, self)
+            self.drop_link(callback)
 
     def drop_link(self, callback: Callback) -> None:
-        """Do not have a function called any more; does nothing if it would not be."""
+        """Do not have a function called any more, unless that is about to happen."""
         waits = self._more_waits
         link = None if waits is None else find(waits, callback)
         if waits is not None and link is not None:
-            discard(waits, link)
-
-    def call_links(self) -> None:
-        """Hub callback: call whom it is linked with, if it has ended."""
-        try:
-            if self._more_waits is not None and self.state in ENDED:
-                call_each(self._more_waits, self, self.route.hub)
-        except BaseException:
-            self.route.run_callback(self.call_links)
-            raise
+            waits.remove(link)
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
@@ -432,9 +420,11 @@ class OutgoingRequest(Numbered):
         if self._more_waits is not None:
             for wait in self._more_waits:
                 if isinstance(wait, Link):
-                    self.route.run_callback(self.call_links)
+                    self.route.run_callback(wait.callback, self)
                 else:
                     run_queue.wake(wait)
+            # No link is to keep what it belongs to.
+            self._more_waits = None
         # Whoever tells this has looked, but a signal handler may have closed the bus since.
         if self.state is WAITING:
             self.state = after_waiting
