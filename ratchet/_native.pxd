@@ -6,6 +6,8 @@ from cpython.ref cimport Py_INCREF
 from ratchet._sleep cimport Wait, run_line, wait_of, current_thread, hub_here
 
 cdef extern from "Python.h":
+    int Py_EnterRecursiveCall(const char* where) except -1
+    void Py_LeaveRecursiveCall()
     Py_ssize_t Py_REFCNT(object thing)
     ctypedef struct PyTypeObject:
         const char* tp_name
@@ -46,6 +48,12 @@ cdef inline object copy_of(object context):
 # Only a field is read.
 cdef inline Py_ssize_t references(object thing):
     return Py_REFCNT(thing)
+
+# A function of C takes no level, and a call of the loop takes this one.
+cdef inline bint check_stack() except -1:
+    Py_EnterRecursiveCall("")
+    Py_LeaveRecursiveCall()
+    return True
 
 # A class in C has it in its name, which has to last as long.
 cdef inline object set_module(object thing, str module):

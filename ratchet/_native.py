@@ -61,6 +61,14 @@ references: Callable[[object], int] = getrefcount
 """How many references there are to an object; only to compare with another count of this function."""
 
 
+def check_stack() -> bool:
+    """Raise `RecursionError` if no level of the stack is left to undo what comes next.
+
+    In pure Python, what comes next raises it by itself.
+    """
+    return True
+
+
 def set_module(thing: object, module: str) -> None:
     """Have a class or function say that it is from a module."""
     thing.__module__ = module

@@ -14,10 +14,12 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
-from contract.buses import Bus, OpenBus, Start, on_every_kind
+from contract.buses import TELLING, Bus, OpenBus, Start, Task, each, on_every_kind
 from helpers import LONG, wait_until
 from ratchet import Abandoned, BusClosed, BusError, ConnectionLost, RemoteError
+from ratchet._wait import waiting_on
 
 LARGE = "L" * 70_000
 
@@ -190,6 +192,25 @@ def test_a_request_that_is_let_go_after_a_recursion_error_within_its_answer_is_f
             assert bus.kind != "local"
         bus.wait_for_in_flight(0)
         assert drain is None or drain.result() is True
+
+
+def has_ended_or_waits(task: Task) -> bool:
+    return task.ended or waiting_on(task.thread) is not None
+
+
+@pytest.mark.uncounted
+@pytest.mark.parametrize("kind", each(*TELLING))
+def test_a_call_that_ends_in_a_recursion_error_leaves_no_request_that_nobody_waits_for(
+    bus: Bus, start: Start
+) -> None:
+    never = Event()
+    start(bus.server.serve, lambda request: never.wait())
+    for levels in LEVELS:
+        calling = start(at_the_end_of_the_stack, levels, partial(bus.client.call, "question"))
+        wait_until(partial(has_ended_or_waits, calling), "its end, or that it waits")
+        calling.kill()
+        wait_until(lambda: bus.client.stats().in_flight == 0, "the client to give up")
+        wait_until(lambda: bus.server.stats()[1:3] == (0, 0), "the server to forget the request")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 cimport cython
 
+from ratchet cimport _native
 from ratchet.bus._core.many cimport ManyRequests
 from ratchet.bus._core.outgoing cimport OutgoingRequest
 from ratchet.bus._core.side cimport BusFields

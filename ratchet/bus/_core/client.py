@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
+from ratchet import _native
 from ratchet._interrupts import settle_soon
 from ratchet._wait import check_hub, check_may_wait, check_timeout
 from ratchet.bus._core.deadline import request_deadline
@@ -471,6 +472,8 @@ def _call(
     idempotent: bool,
 ) -> Any:
     """See `ClientSide.call`."""
+    # In C, sending may take no level of the stack, but giving up takes one.
+    _native.check_stack()
     transaction: Any = None
     try:
         # By its name: a user's class has its own, or a user has put another one in its place.
