@@ -16,7 +16,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from contract.buses import TELLING, Bus, OpenBus, Start, Task, each, on_every_kind
+from contract.buses import TELLING, Bus, OpenBus, Start, Task, each, on_every_kind, on_local
 from helpers import LONG, wait_until
 from ratchet import Abandoned, BusClosed, BusError, ConnectionLost, RemoteError
 from ratchet._wait import waiting_on
@@ -192,6 +192,19 @@ def test_a_request_that_is_let_go_after_a_recursion_error_within_its_answer_is_f
             assert bus.kind != "local"
         bus.wait_for_in_flight(0)
         assert drain is None or drain.result() is True
+
+
+@on_local
+def test_a_request_that_was_answered_and_not_forgotten_is_forgotten_when_it_is_let_go(bus: Bus) -> None:
+    asked = bus.client.send_request("question")
+    transaction = bus.take()
+    assert transaction.send_response("answer") is True
+    # As an exception leaves it that strikes in between.
+    bus.server._intake.requests.in_flight[transaction._incoming] = None
+    assert bus.server.stats().in_flight == 1
+    del transaction
+    bus.wait_for_in_flight(0)
+    assert asked.recv_response(LONG) == "answer"
 
 
 def has_ended_or_waits(task: Task) -> bool:
