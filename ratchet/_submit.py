@@ -299,12 +299,15 @@ class _EndOfOsThread:
 
     def __init__(self) -> None:
         self._ident = _ident_of_os_thread()
-        self._process = os.getpid()
+        # That of the main OS thread goes when the interpreter has taken the modules apart already.
+        self._pid = os.getpid
+        self._process = self._pid()
+        self._schedulers = _alive.schedulers
 
     def __del__(self) -> None:
         # A forked child drops those of all other threads of its parent, whose locks may be held.
-        if os.getpid() == self._process:
-            for scheduler in _alive.schedulers.living():
+        if self._pid() == self._process:
+            for scheduler in self._schedulers.living():
                 if scheduler._hub.thread_ident == self._ident:
                     scheduler.hub_ended()
 
