@@ -101,7 +101,10 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     with ExitStack() as stack:
-        servers = [stack.enter_context(bus.connect(server, codec=CODEC)) for server in options.servers]
+        # It chooses the server itself, and its own client is the one that may send a request again.
+        servers = [
+            stack.enter_context(bus.connect(server, codec=CODEC, retry=None)) for server in options.servers
+        ]
         front = stack.enter_context(bus.listen(options.listen, codec=CODEC))
         with Ratchet() as kernel:
             kernel.attach(front.serve, Proxy(servers).handle, THREADS)

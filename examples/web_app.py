@@ -175,7 +175,8 @@ def describe(error: BusError) -> str:
 def open_bus(address: str | None) -> Bus:
     """The bus to the server at `address`, or else to workers in this process."""
     if address is not None:
-        return bus.connect(address, codec=CODEC)
+        # Whoever looks at the page is told at once, and may try again.
+        return bus.connect(address, codec=CODEC, retry=None)
     server, client = bus.new_local()
     thread.attach_background(server.serve, handle)
     return client

@@ -170,7 +170,7 @@ ALLOWED |= {
         "cli.connection",
         "cli.forms",
     },
-    "cli.ndjson": {*ERRORS, "bus", "cli.client", "cli.common", "cli.forms"},
+    "cli.ndjson": {*ERRORS, "_clock", "bus", "cli.client", "cli.common", "cli.forms"},
     "cli.call": {"_clock", "cli.client", "cli.common", "cli.connection", "cli.forms", "cli.ndjson", *ERRORS},
     "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._socket.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import gevent
 from gevent.lock import Semaphore
 from gevent.queue import SimpleQueue
-from gevent.socket import wait_read
 
+from ratchet import _clock
 from ratchet.bus import ClientTransaction
 from ratchet.cli.client import Client
 from ratchet.cli.common import USAGE, Failure, cannot_read, put
@@ -127,7 +127,7 @@ def _read_lines(file: int) -> Iterator[bytes]:
     begun: list[bytes] = []
     while True:
         if waits:
-            wait_read(file)
+            _clock.wait_read(file)
         try:
             data = os.read(file, _READ_SIZE)
         except BlockingIOError:

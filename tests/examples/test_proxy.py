@@ -79,7 +79,7 @@ def proxy(tmp_path: Path) -> Iterator[ListeningProgram]:
 
 @pytest.fixture
 def client(proxy: ListeningProgram) -> Iterator[Client]:
-    with bus.connect(proxy.address, codec=CODEC) as client:
+    with bus.connect(proxy.address, codec=CODEC, retry=None) as client:
         yield client
 
 

@@ -149,7 +149,11 @@ class Stage:
         client: Any = self.server
         if self.kind != "local":
             client = ratchet_bus.connect(
-                self.server.address, plain=is_plain(self.kind), ssl_context=client_tls(self.kind)
+                self.server.address,
+                plain=is_plain(self.kind),
+                ssl_context=client_tls(self.kind),
+                # No request outlives the server that it was sent to.
+                retry=None,
             )
         self.clients.append(client)
         return client

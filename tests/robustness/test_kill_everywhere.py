@@ -550,7 +550,7 @@ class Disconnected(Scene):
         assert self.client.call("still there?", LONG) == "answer"
         stats = self.client.stats()
         assert (stats.queued, stats.in_flight) == (0, 0)
-        assert not self.client._connections.senders
+        assert not self.client._servers.waiters.senders
         self.server.close()
 
 

@@ -46,7 +46,10 @@ class ClientProgram:
         plan, record = self._plan, self.record
         self._journal.kernels.append(thread.kernel())
         codec: bus.Codec[Any, Any] = bus.Codec(request_body, bytes, bytes, bytes)
-        self._client = client = bus.connect(SERVER, codec=codec, plain=plan.plain, limits=plan.limits)
+        # What becomes of each single request is held against the servers' logs.
+        self._client = client = bus.connect(
+            SERVER, codec=codec, plain=plan.plain, limits=plan.limits, retry=None
+        )
         self._count_transactions(client)
         threads = [thread.attach(self._run_thread, asks) for asks in plan.threads]
         self._journal.threads += threads

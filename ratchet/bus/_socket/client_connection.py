@@ -131,7 +131,8 @@ class ClientConnection(ClientRoute):
     ) -> ClientTransaction[Request, Any]:
         """Send a request of its client, whose content is checked; does not block."""
         transaction: ClientTransaction[Request, Any] = _native.new(ClientTransaction)
-        transaction.begin(owner, self, request, self.decode)
+        # Nobody waits for a cast, so it keeps no client alive.
+        transaction.begin(None if flags & heads.ONE_WAY else owner, self, request, self.decode)
         if self.retries:
             transaction.content = content
             transaction.flags = flags
