@@ -46,7 +46,7 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo compiled test coverage instructions sim soak interrupts chaos memory check docs changelog clean
+.PHONY: help bench demo compiled test coverage instructions sim soak interrupts chaos rolling memory check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
@@ -59,6 +59,7 @@ help:
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and see what is left"
 	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
 	@echo "make chaos  kill, stop and cut off processes for SECONDS ($(SECONDS)), and check every outcome"
+	@echo "make rolling  replace servers under load for a minute each over TCP, Unix and TLS; ARGS goes to it"
 	@echo "make memory look for wrong accesses to memory in the compiled build; it needs gcc, and half an hour"
 	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
 	@echo "make check  check style, types and the package, then test the wheel on every installed Python"
@@ -103,6 +104,10 @@ interrupts: $(VENV)/installed-dev
 chaos: $(BUILD)
 	@echo "== chaos: processes that are killed, stopped and cut off for $(SECONDS) s"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.chaos --seconds $(SECONDS) $(ARGS)
+
+rolling: $(BUILD)
+	@echo "== rolling: three servers, whose processes are replaced under load"
+	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.rolling $(ARGS)
 
 memory: $(VENV)/installed-dev
 	@echo "== memory: the compiled build under gcc's address sanitizer"

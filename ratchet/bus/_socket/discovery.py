@@ -24,7 +24,9 @@ from ratchet.bus._socket.dial import Target
 from ratchet.bus._socket.network import dialer, dialing_waits
 from ratchet.bus._socket.servers import Servers
 
-Addresses: TypeAlias = "Address | list[Address] | Callable[[], list[Address]]"
+# A list of strings is no list of addresses of any kind to a type checker.
+ListOfAddresses: TypeAlias = "list[Address] | list[str] | list[tuple[str, int]]"
+Addresses: TypeAlias = "Address | ListOfAddresses | Callable[[], ListOfAddresses]"
 """The servers of a client: an address, a list of addresses, or a function that returns a list."""
 
 # Seconds after which the function is called in any case, and at least between two calls.
