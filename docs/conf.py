@@ -46,10 +46,13 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", "(?s).*"),
-    ("py:.*", r"(collections|contextlib|enum|gevent|greenlet|random|ssl|types|typing)\..*"),
+    ("py:.*", r"(collections|concurrent|contextlib|enum|gevent|greenlet|os|random|ssl|types|typing)\..*"),
     # Type variables and names of types of functions and sockets say enough by themselves.
     ("py:class", r"(.*\.|~)?(Arguments|Object|Positional|Ready|Request|Response|Result|Self)"),
-    ("py:class", r"(.*\.)?(Address|ErrorHandler|FromBus|MemoryListener|MemorySocket|Range|Socket|ToBus)"),
+    ("py:class", r"(.*\.)?(Address|Addresses|ErrorHandler|FromBus|Listener|MemoryListener|MemorySocket)"),
+    ("py:class", r"(.*\.)?(Middleware|Range|Settings|Socket|ToBus)"),
+    # A class with parameters keeps the module that it had when it was given them.
+    ("py:class", r"ratchet\.bus\._local\.LocalBus"),
 ]
 
 autodoc_member_order = "bysource"
