@@ -40,6 +40,7 @@ cdef class OutgoingRequest(Numbered):
     cdef public object value
 
     cpdef object begin(self, object owner, ClientRoute route, object request, object decode)
+    cpdef object keep_to_send_again(self, object content, int flags)
     cpdef object load(self)
     cpdef object result(self, object timeout)
     cpdef object wait(self, object timeout)
@@ -47,5 +48,6 @@ cdef class OutgoingRequest(Numbered):
     cpdef object end_at(self, double deadline)
     cpdef object note_timeout(self, double timeout)
     cpdef object fail(self, object error, object moves=*)
+    cpdef object end_failed(self, object error)
     cpdef object succeed(self, object value)
     cdef object _end(self, object event, object after_waiting)

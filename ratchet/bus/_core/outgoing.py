@@ -147,7 +147,8 @@ class OutgoingRequest(Numbered):
         id: what its connection knows it by.
         frame_number: the number of its frame on the connection.
         incoming: the server's side of it, if that is in this process.
-        content: what travels, to be sent again if need be; None if that cannot be.
+        content: what travels, to be sent again if need be; None if that cannot be, and then those
+            that follow are of no use, and not set.
         flags: the flags that travel with it, `IDEMPOTENT` and `CAST`.
         attempts: how often it was sent.
         doubtful: whether it may have run in an attempt before this one.
@@ -200,7 +201,11 @@ class OutgoingRequest(Numbered):
         # Set by its connection, if it has one.
         self.id = 0
         self.content: Any = None
-        self.flags = 0
+
+    def keep_to_send_again(self, content: Any, flags: int) -> None:
+        """Keep what travels: it may be sent again."""
+        self.content = content
+        self.flags = flags
         self.attempts = 1
         self.doubtful = False
         self.deadline: float | None = None
@@ -292,7 +297,8 @@ class OutgoingRequest(Numbered):
 
     def end_at(self, deadline: float) -> None:
         """Let the transaction end in `BusTimeout` at `deadline`."""
-        self.deadline = deadline
+        if self.content is not None:
+            self.deadline = deadline
         self._seconds = max(deadline - _clock.monotonic(), 0.0)
         self._timer = _clock.timer(self.route.hub, self._seconds)
         self._timer.start(self.expire)
@@ -305,7 +311,8 @@ class OutgoingRequest(Numbered):
     def leave_time_to_caller(self, seconds: float, deadline: float) -> None:
         """Note that it has so many seconds, and that its caller sees to their end, by `expire`."""
         self._seconds = seconds
-        self.deadline = deadline
+        if self.content is not None:
+            self.deadline = deadline
 
     def _look_again_after(self, seconds: float) -> None:
         """Have `expire` called once more."""
@@ -373,16 +380,20 @@ class OutgoingRequest(Numbered):
         elif self.state not in ENDED and not (
             self.content is not None and self.route.retry(self, error, moves)
         ):
-            self._note_error(error)
-            self._end(FAIL, _AFTER_FAILURE)
-            self.route.counters.failed += 1
+            self.end_failed(error)
+
+    def end_failed(self, error: BusError) -> None:
+        """End it in an error for good; it has not ended."""
+        self._note_error(error)
+        self._end(FAIL, _AFTER_FAILURE)
+        self.route.counters.failed += 1
 
     def _note_error(self, error: BusError) -> None:
         """Note in what it ends.  No outcome may be false for any of its attempts."""
-        if self.attempts > 1:
+        if self.content is not None:
             error.attempts = self.attempts
-        if self.doubtful and error.outcome is not Outcome.RAN:
-            error.outcome = Outcome.UNKNOWN
+            if self.doubtful and error.outcome is not Outcome.RAN:
+                error.outcome = Outcome.UNKNOWN
         self.error = error
 
     def fail_at_server(self, reason: int, texts: ErrorTexts, outcome: Outcome | None) -> None:

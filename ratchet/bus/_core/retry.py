@@ -273,7 +273,6 @@ class Retrier(ClientRoute):
 
     def _fail(self, transaction: OutgoingRequest, error: BusError) -> None:
         """End a request in an error that is not retried."""
-        transaction.content = None
         if transaction.flags & CAST:
             self.lost_casts += 1
             log_soon(
@@ -283,8 +282,8 @@ class Retrier(ClientRoute):
                 self._server,
                 reason_of(error),
             )
-        else:
-            transaction.fail(error)
+        elif transaction.state not in ENDED:
+            transaction.end_failed(error)
 
     # See `ClientRoute`.
 

@@ -134,8 +134,7 @@ class ClientConnection(ClientRoute):
         # Nobody waits for a cast, so it keeps no client alive.
         transaction.begin(None if flags & heads.ONE_WAY else owner, self, request, self.decode)
         if self.retries:
-            transaction.content = content
-            transaction.flags = flags
+            transaction.keep_to_send_again(content, flags)
         self._write(transaction, flags & heads.FLAGS, arg, content)
         return transaction
 

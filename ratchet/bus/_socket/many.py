@@ -41,8 +41,7 @@ def send_some(connection: ClientConnection, owner: object, many: ManyRequests, a
         transaction: ClientTransaction[Any, Any] = _native.new(ClientTransaction)
         transaction.begin(owner, connection, many.requests[index], connection.decode)
         if connection.retries:
-            transaction.content = content
-            transaction.flags = flags | IDEMPOTENT if many.idempotent else flags
+            transaction.keep_to_send_again(content, flags | IDEMPOTENT if many.idempotent else flags)
         transaction.id = id = protocol.new_id()
         many.add(transaction)
         protocol.open.setdefault(id, transaction)
