@@ -92,7 +92,6 @@ def replace(servers: list[Supervised], number: signal.Signals, end: float) -> It
             server.send(signal.SIGHUP)
             for _ in range(WORKERS):
                 server.expect(r"worker \d+ .* is ready")
-            for _ in range(WORKERS):
                 server.expect("has ended")
             yield
 
