@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 from gevent.subprocess import PIPE, STDOUT, Popen
 
+from certificates import authority
 from helpers import LONG
 
 HERE = Path(__file__).parent
@@ -111,6 +112,13 @@ def serving(handler: str = "tasks:pid", address: str = "127.0.0.1:0", **options:
     with started(handler, address, **options) as supervised:
         supervised.address = supervised.expect("listening on (.*)")[1]
         yield supervised
+
+
+def tls_options(folder: Path) -> dict[str, Any]:
+    """The options of `serving` for a server with a certificate, which is written to the folder."""
+    certificate = folder / "server.pem"
+    authority().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    return {"ssl_context": "tasks:context", "environment": {"TEST_CERTIFICATE": str(certificate)}}
 
 
 def has_ended(pid: int) -> bool:

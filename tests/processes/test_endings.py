@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
 from gevent import socket
 
 from helpers import LONG, wait_until
+from processes.load import Load
 from processes.supervised import PROGRAM, Supervised, has_ended, serving, started
-from ratchet import BusError, ConnectionLost, Outcome, bus
+from ratchet import ConnectionLost, Outcome, bus
 from ratchet.bus import codecs
 
 
@@ -27,51 +26,10 @@ def begun(path: Path) -> bool:
     return path.with_name(path.name + ".begun").exists()
 
 
-class Load:
-    """Clients that have lines recorded all the time, each once, and note how each request ended."""
-
-    def __init__(self, processes: Supervised, ledger: Path, clients: int = 4) -> None:
-        self._ledger = ledger
-        self._stopping = False
-        self.ends: dict[str, str] = {}
-        self.by_process: Counter[int] = Counter()
-        self._threads = [gevent.spawn(self._ask, processes, number) for number in range(clients)]
-
-    def _ask(self, processes: Supervised, number: int) -> None:
-        with connect(processes) as client:
-            count = 0
-            while not self._stopping:
-                count += 1
-                line = f"{number}-{count}"
-                try:
-                    self.by_process[client.call([str(self._ledger), line], timeout=LONG)] += 1
-                    self.ends[line] = "answered"
-                except BusError as error:
-                    self.ends[line] = str(error.outcome)
-
-    def wait_for(self, pid: int) -> None:
-        """Wait until a worker has answered some."""
-        before = self.by_process[pid]
-        wait_until(lambda: self.by_process[pid] > before + 2, f"answers of {pid}")
-
-    def stop(self) -> Counter[str]:
-        """End it; how often requests ended in which way, if that agrees with the ledger."""
-        self._stopping = True
-        gevent.joinall(self._threads, timeout=LONG, raise_error=True)
-        lines = self._ledger.read_text(encoding="utf-8").splitlines()
-        assert len(lines) == len(set(lines)), "a request ran twice"
-        for line, end in self.ends.items():
-            if end == "answered":
-                assert line in lines
-            elif end != Outcome.UNKNOWN:
-                assert line not in lines
-        return Counter(self.ends.values())
-
-
 @pytest.mark.long
 def test_under_load_replacing_workers_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
     with serving("tasks:record") as processes:
-        load = Load(processes, tmp_path / "ledger")
+        load = Load([processes.address], tmp_path / "ledger")
         for pid in processes.pids.values():
             load.wait_for(pid)
         processes.send(signal.SIGHUP)
@@ -86,7 +44,7 @@ def test_under_load_replacing_workers_loses_nothing_and_runs_nothing_twice(tmp_p
 @pytest.mark.long
 def test_under_load_a_killed_worker_runs_nothing_twice_and_is_replaced(tmp_path: Path) -> None:
     with serving("tasks:record") as processes:
-        load = Load(processes, tmp_path / "ledger")
+        load = Load([processes.address], tmp_path / "ledger")
         for pid in processes.pids.values():
             load.wait_for(pid)
         os.kill(processes.pids[1], signal.SIGKILL)

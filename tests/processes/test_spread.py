@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from certificates import authority, client_context
+from certificates import client_context
 from helpers import LONG, wait_until
-from processes.supervised import Supervised, serving
+from processes.supervised import Supervised, serving, tls_options
 from ratchet import bus
 from ratchet.bus import codecs
 
@@ -55,13 +55,8 @@ def kind(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
         return {"server": {"address": f"unix:{folder}/socket"}, "client": {}}
     if request.param == "tcp":
         return {"server": {}, "client": {}}
-    certificate = folder / "server.pem"
-    authority().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
     return {
-        "server": {
-            "ssl_context": "tasks:context",
-            "environment": {"TEST_CERTIFICATE": str(certificate)},
-        },
+        "server": tls_options(folder),
         "client": {"ssl_context": client_context(certificate=False)},
     }
 

@@ -9,14 +9,12 @@ end, what the clients were told is held against the log that the handlers wrote.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import signal
 import ssl
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,56 +22,12 @@ from typing import Any
 
 import gevent
 
-from certificates import authority, client_context
-from helpers import LONG
-from processes.supervised import Supervised, serving
-from ratchet import BusError, Outcome, bus
-from ratchet.bus import codecs
+from certificates import client_context
+from processes.load import Load
+from processes.supervised import Supervised, serving, tls_options
 
 SERVERS, WORKERS, CLIENTS, IN_FLIGHT = 3, 4, 32, 8
 KINDS = ("tcp", "unix", "tls")
-
-
-class Load:
-    """Clients that have lines recorded all the time, each once, and note how each request ended."""
-
-    def __init__(self, addresses: list[str], ledger: Path, context: ssl.SSLContext | None, idempotent: bool):
-        self._ledger = ledger
-        self._idempotent = idempotent
-        self._stopping = False
-        self._numbers = itertools.count()
-        self.ends: dict[str, str] = {}
-        self.errors: Counter[str] = Counter()
-        self._clients: list[Any] = [
-            bus.connect(addresses, codec=codecs.json, ssl_context=context) for _ in range(CLIENTS)
-        ]
-        self._threads = [gevent.spawn(self._ask, each) for each in self._clients for _ in range(IN_FLIGHT)]
-
-    def _ask(self, client: Any) -> None:
-        while not self._stopping:
-            line = str(next(self._numbers))
-            try:
-                client.call([str(self._ledger), line], timeout=LONG, idempotent=self._idempotent)
-                self.ends[line] = "answered"
-            except BusError as error:
-                self.ends[line] = str(error.outcome)
-                self.errors[repr(error)] += 1
-
-    def stop(self) -> Counter[str]:
-        """End it, and hold what the clients were told against the log."""
-        self._stopping = True
-        gevent.joinall(self._threads, timeout=LONG, raise_error=True)
-        for client in self._clients:
-            client.close()
-        ran = Counter(self._ledger.read_text(encoding="utf-8").split())
-        if not self._idempotent:
-            assert not [line for line, times in ran.items() if times > 1], "a request ran twice"
-        for line, end in self.ends.items():
-            if end in ("answered", Outcome.RAN):
-                assert ran[line], f"{line} was answered, and did not run"
-            elif end != Outcome.UNKNOWN:
-                assert not ran[line], f"{line} ended {end}, and ran"
-        return Counter(self.ends.values())
 
 
 def replace(servers: list[Supervised], number: signal.Signals, end: float) -> Iterator[None]:
@@ -102,9 +56,7 @@ def opened(kind: str, folder: Path) -> Iterator[tuple[list[Supervised], ssl.SSLC
     options: dict[str, Any] = {"processes": WORKERS}
     context = None
     if kind == "tls":
-        certificate = folder / "certificate.pem"
-        authority().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
-        options |= {"ssl_context": "tasks:context", "environment": {"TEST_CERTIFICATE": str(certificate)}}
+        options |= tls_options(folder)
         context = client_context()
     with ExitStack() as stack:
         yield (
@@ -125,7 +77,14 @@ def opened(kind: str, folder: Path) -> Iterator[tuple[list[Supervised], ssl.SSLC
 def run(kind: str, seconds: float, kill: bool, idempotent: bool) -> None:
     """Replace servers for so long, and say what became of the requests."""
     with tempfile.TemporaryDirectory() as folder, opened(kind, Path(folder)) as (servers, context):
-        load = Load([server.address for server in servers], Path(folder, "ledger"), context, idempotent)
+        load = Load(
+            [server.address for server in servers],
+            Path(folder, "ledger"),
+            CLIENTS,
+            IN_FLIGHT,
+            idempotent,
+            ssl_context=context,
+        )
         while not load.ends:
             gevent.sleep(0.01)
         end = time.monotonic() + seconds
