@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import socket as _socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
-from itertools import starmap
-from typing import Final
 
-from gevent.monkey import get_original
-
-from ratchet._log import bus_logger, log_soon
-from ratchet.bus._core.address import Address, format_address
+from ratchet.bus._core.address import Address
 from ratchet.bus._processes.channel import Channel, ChannelClosed
-from ratchet.bus._socket.accept import NotListening
-from ratchet.bus._socket.tls import begin_tls, quiet_end
+from ratchet.bus._socket.accept import NotListening, take_client
 from ratchet.bus._socket.transport import Transport
-
-# As in `accept`.
-_ONCE: Final = ((),)
-_SystemSocket: Callable[..., _socket.socket] = get_original("socket", "SocketType")
 
 
 class ChannelListener:
@@ -48,7 +35,7 @@ class ChannelListener:
         on_received: Callable[[], object],
     ) -> None:
         self._channel = channel
-        self._family = family
+        self._attributes = family, int(_socket.SOCK_STREAM), 0
         self._ssl_context = ssl_context
         self.address = address
         self.received = 0
@@ -68,34 +55,18 @@ class ChannelListener:
 
     def accept(self) -> tuple[Transport, Address]:
         """See `Listener`."""
-        accepted: list[tuple[int, Address]] = []
-        socket: _socket.socket | None = None
         try:
-            # It is kept before the interpreter looks for signals again.
-            accepted.extend(starmap(self._channel.receive_socket, _ONCE))
-            descriptor, peer = accepted[0]
-            self.received += 1
-            self._on_received()
-            socket = _SystemSocket(self._family, _socket.SOCK_STREAM, 0, descriptor)
-            if self._ssl_context is None:
-                return Transport(socket, self._family), peer
-            return begin_tls(self._ssl_context, socket, server_side=True), peer
-        except BaseException as error:
-            if socket is not None:
-                socket.close()
-            elif accepted:
-                # An interrupted constructor has closed it already.
-                with suppress(OSError):
-                    os.close(accepted[0][0])
-            if isinstance(error, ChannelClosed):
-                raise NotListening from error
-            if accepted and isinstance(error, (OSError, ValueError)):
-                # The client has gone away already, or the context is not fit for it.
-                if not quiet_end(error):
-                    name = format_address(accepted[0][1])
-                    log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
-                raise ConnectionAbortedError from error
-            raise
+            return take_client(
+                self._channel.receive_socket, self._attributes, self._note_client, self._ssl_context
+            )
+        except ChannelClosed as error:
+            raise NotListening from error
+
+    def _note_client(self, peer: Address) -> Address:
+        """Count a client that has come, and return its address as it is."""
+        self.received += 1
+        self._on_received()
+        return peer
 
     def close(self) -> None:
         """See `Listener`."""

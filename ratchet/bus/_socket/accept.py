@@ -15,6 +15,7 @@ import socket as _socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import starmap
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -71,6 +72,51 @@ class Listener(Protocol):
         """Listen no more.  Does not block; closing twice is fine."""
 
 
+def take_client(
+    accept: Callable[[], tuple[int, Any]],
+    attributes: tuple[int, int, int],
+    address_of_peer: Callable[[Any], Address],
+    ssl_context: ssl.SSLContext | None,
+) -> tuple[Transport, Address]:
+    """Accept a client, and make its transport; see `Listener.accept`.
+
+    Args:
+        accept: returns the descriptor and the peer of a connected socket.
+        attributes: the family, type and protocol of that socket.
+        address_of_peer: makes an address of the peer; called once for each client.
+        ssl_context: that of TLS.
+
+    Raises what `accept` raises, and `ConnectionAbortedError` for a client that went away since.
+    """
+    accepted: list[tuple[int, Any]] = []
+    socket: _socket.socket | None = None
+    address: Address | None = None
+    try:
+        # It is kept before the interpreter looks for signals again.
+        accepted.extend(starmap(accept, _ONCE))
+        descriptor, peer = accepted[0]
+        socket = _SystemSocket(*attributes, descriptor)
+        # First: a transport of TLS that is made is nobody's if something fails then.
+        address = address_of_peer(peer)
+        if ssl_context is None:
+            return Transport(socket, attributes[0]), address
+        return begin_tls(ssl_context, socket, server_side=True), address
+    except BaseException as error:
+        if socket is not None:
+            socket.close()
+        elif accepted:
+            # An interrupted constructor has closed it already.
+            with suppress(OSError):
+                os.close(accepted[0][0])
+        if accepted and isinstance(error, (OSError, ValueError)):
+            # The client has gone away already, or the context is not fit for it.
+            if not quiet_end(error):
+                name = format_address(address_of_peer(accepted[0][1]) if address is None else address)
+                log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
+            raise ConnectionAbortedError from error
+        raise
+
+
 class SocketListener:
     """A socket of the system that listens; see `Listener`.
 
@@ -100,8 +146,9 @@ class SocketListener:
         self._raw: Any = raw_of(socket)
         self._raw.setblocking(False)
         # Plain numbers, as in `transport`.
-        self._family, self._kind = int(self._raw.family), int(self._raw.type)
-        self._protocol: int = self._raw.proto
+        family = int(self._raw.family)
+        self._attributes: tuple[int, int, int] = family, int(self._raw.type), self._raw.proto
+        self._address_of = partial(address_of, family)
         self._ssl_context = ssl_context
         self._file = file
         self._process = os.getpid()
@@ -126,37 +173,14 @@ class SocketListener:
 
     def accept(self) -> tuple[Transport, Address]:
         """See `Listener`."""
-        accepted: list[tuple[int, Any]] = []
-        socket: _socket.socket | None = None
         try:
-            # It is kept before the interpreter looks for signals again.
-            accepted.extend(starmap(self._raw._accept, _ONCE))
-            descriptor, peer = accepted[0]
             # Reuse the listener's attributes; saves a getsockopt for each.
-            socket = _SystemSocket(self._family, self._kind, self._protocol, descriptor)
-            # First: a transport of TLS that is made is nobody's if something fails then.
-            address = address_of(self._family, peer)
-            if self._ssl_context is None:
-                return Transport(socket, self._family), address
-            return begin_tls(self._ssl_context, socket, server_side=True), address
-        except BaseException as error:
-            if socket is not None:
-                socket.close()
-            elif accepted:
-                # An interrupted constructor has closed it already.
-                with suppress(OSError):
-                    os.close(accepted[0][0])
-            if not accepted and isinstance(error, OSError):
-                if error.errno in _OUT_OF_SOMETHING:
-                    raise Exhausted from error
-                if error.errno == errno.EINVAL:
-                    raise NotListening from error
-            elif accepted and isinstance(error, (OSError, ValueError)):
-                # The client has gone away already, or the context is not fit for it.
-                if not quiet_end(error):
-                    name = format_address(address_of(self._family, accepted[0][1]))
-                    log_soon(bus_logger, logging.WARNING, "cannot serve the client %s: %s", name, error)
-                raise ConnectionAbortedError from error
+            return take_client(self._raw._accept, self._attributes, self._address_of, self._ssl_context)
+        except OSError as error:
+            if error.errno in _OUT_OF_SOMETHING:
+                raise Exhausted from error
+            if error.errno == errno.EINVAL:
+                raise NotListening from error
             raise
 
     def close(self) -> None:
