@@ -119,8 +119,8 @@ ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET}
 # Worker processes, and what starts them: programs that use the bus over sockets.
 BUS_PROCESSES = allow_in_order(
     "bus._processes",
-    "placing back_off pid_file signals reload channel settings names systemd listener worker acceptor"
-    " worker_process supervisor serving beside beside_program",
+    "placing back_off pid_file signals reload channel settings names systemd listener ending worker"
+    " acceptor worker_process supervisor serving beside beside_program",
     {*SCHEDULER, "kernel", *BUS_CORE, *BUS_SOCKET, "bus._opening"},
 )
 # What tests are made with: it stands on the library, which knows nothing of it.
@@ -153,6 +153,7 @@ ALLOWED |= {
         *COMMAND,
         "_log",
         "bus._core.address",
+        "bus._processes.ending",
         "bus._processes.names",
         "bus._processes.pid_file",
         "bus._processes.serving",

@@ -15,10 +15,9 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
-from ratchet import _clock
-from ratchet._log import log_error
 from ratchet.bus import Codec, ServerBus, codecs, listen
 from ratchet.bus._core.address import parse
+from ratchet.bus._processes.ending import Ending, log_death
 from ratchet.bus._processes.names import LoadError, load_handler
 from ratchet.bus._processes.pid_file import PidFileError
 from ratchet.bus._processes.serving import settings_of, supervise
@@ -37,7 +36,7 @@ from ratchet.cli.common import (
     whole_number,
 )
 from ratchet.cli.connection import add_server_tls, server_context
-from ratchet.kernel import Ratchet, Thread
+from ratchet.kernel import Ratchet
 
 __all__ = ["add_to", "run"]
 
@@ -48,7 +47,6 @@ _CODECS: Final[dict[str, Codec[Any, Any] | None]] = {
 }
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-_logger: Final = logging.getLogger("ratchet.serve")
 
 Handler = Callable[..., object]
 Server = ServerBus[Any, Any]
@@ -284,51 +282,28 @@ def serve(
     Returns False if work was cut off.
     """
     with Ratchet(errh=log_death) as kernel:
-        stop = Stop(kernel, server, drain_timeout)
+        ending = Ending(kernel, server, drain_timeout)
         # Not `thread.sigwait`: between two calls the signal would end the process.
         for number in (signal.SIGTERM, signal.SIGINT):
-            gevent.signal_handler(number, stop)
+            gevent.signal_handler(number, Stop(ending))
         gevent.signal_handler(signal.SIGUSR1, lambda: say(f"{server!r}\n{kernel.dump()}"))
         say(f"listening on {shown_address(server.address)}")
         if counters is not None:
             say(f"serving stats on {shown_address(counters.address)}")
             kernel.attach_background(counters.serve, lambda _: server.stats()._asdict(), 1)
         server.serve(handler, workers)
-        return stop.finish()
-
-
-def log_death(error: BaseException, thread: Thread) -> None:
-    """Log that a thread which a handler has attached died."""
-    log_error(_logger, logging.ERROR, "the thread %s died", thread.name, error=error)
+        return ending.finish()
 
 
 class Stop:
     """Handler of the signals that end the server: the first one drains it, the second one closes it."""
 
-    def __init__(self, kernel: Ratchet, server: Server, timeout: float) -> None:
-        self._kernel = kernel
-        self._server = server
-        self._timeout = timeout
-        self._drainer: Thread | None = None
-        # When whatever is left is cut off.
-        self._end = 0.0
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
 
     def __call__(self) -> None:
-        if self._drainer is None:
-            self._end = _clock.monotonic() + self._timeout
-            self._drainer = self._kernel.attach(self._server.drain, self._timeout)
-            say("draining; a second signal ends at once")
+        if self._ending.has_begun:
+            self._ending.close()
         else:
-            self._end = 0.0
-            self._server.close()
-            self._kernel.stop()
-
-    def finish(self) -> bool:
-        """Wait for what is left once the server has stopped serving; False if some was cut off."""
-        drained = self._drainer is None or self._drainer.get()
-        # Threads that handlers have attached go on after the last answer.
-        left = max(0.0, self._end - _clock.monotonic())
-        _clock.with_timeout(left, self._kernel.loop, timeout_value=None)
-        finished = drained and not self._kernel.num_threads
-        self._kernel.close()
-        return finished
+            self._ending.drain()
+            say("draining; a second signal ends at once")

@@ -33,14 +33,15 @@ from ratchet import _clock
 from ratchet._log import log_error
 from ratchet._loop import loop_of
 from ratchet.bus._processes.channel import Channel, ChannelClosed, Message
+from ratchet.bus._processes.ending import Ending, log_death
 from ratchet.bus._processes.listener import ChannelListener
 from ratchet.bus._processes.names import LoadError, load_codec, load_context, load_handler
-from ratchet.bus._processes.settings import Settings, settings_from
+from ratchet.bus._processes.settings import settings_from
 from ratchet.bus._processes.signals import on_signals
 from ratchet.bus._socket.server import ServerBus, admission_of
 from ratchet.bus._socket.shedding import count_leaving, shed
 from ratchet.bus.codecs import server_functions
-from ratchet.kernel import Ratchet, Thread
+from ratchet.kernel import Ratchet
 
 # Seconds until what the supervisor had no room for is said again.
 _SAY_AGAIN: Final = 0.1
@@ -73,23 +74,19 @@ def _work(number: str, clients: Channel, supervisor: Channel, first: Message) ->
     name = f"worker {number} (pid {os.getpid()})"
     logging.basicConfig(format=f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s")
     decode, encode = server_functions(None, None, codec)
-    with Ratchet(errh=_log_death) as kernel:
+    with Ratchet(errh=log_death) as kernel:
         reporter = Reporter(supervisor)
         address = tuple(first["address"]) if isinstance(first["address"], list) else first["address"]
         listener = ChannelListener(clients, first["family"], address, context, reporter.changed)
         server: ServerBus[Any, Any] = ServerBus(listener, decode, encode, settings.limits)
         reporter.watch(server, listener)
-        worker = Worker(kernel, server, supervisor, reporter, settings)
+        ending = Ending(kernel, server, settings.drain_timeout)
+        worker = Worker(kernel, server, supervisor, reporter, ending)
         with on_signals(worker.signals(name)):
             kernel.attach_background(worker.obey)
             reporter.say({"kind": "ready"})
             server.serve(handler, settings.workers)
             return worker.finish()
-
-
-def _log_death(error: BaseException, thread: Thread) -> None:
-    """Log that a thread which a handler has attached died."""
-    log_error(_logger, logging.ERROR, "the thread %s died", thread.name, error=error)
 
 
 class Reporter:
@@ -152,16 +149,13 @@ class Worker:
         server: ServerBus[Any, Any],
         supervisor: Channel,
         reporter: Reporter,
-        settings: Settings,
+        ending: Ending,
     ) -> None:
         self._kernel = kernel
         self._server = server
         self._supervisor = supervisor
         self._reporter = reporter
-        self._timeout = settings.drain_timeout
-        self._drainer: Thread | None = None
-        # When whatever is left is cut off.
-        self._end = 0.0
+        self._ending = ending
 
     def signals(self, name: str) -> dict[signal.Signals, Callable[[], object]]:
         """What it does on signals.
@@ -191,14 +185,14 @@ class Worker:
         except Exception as error:
             # Who cannot be told to end must not go on.
             log_error(_logger, logging.ERROR, "it hears its supervisor no more, and ends", error=error)
-        self._drain()
+        self._ending.drain()
 
     def _obey(self, message: Message) -> None:
         match message["kind"]:
             case "drain":
-                self._drain()
+                self._ending.drain()
             case "close":
-                self._close()
+                self._ending.close()
             case "shed":
                 shed(admission_of(self._server), message["count"])
                 self._reporter.asked += message["count"]
@@ -206,25 +200,9 @@ class Worker:
             case "stats":
                 self._reporter.say({"kind": "stats", "stats": self._server.stats()})
 
-    def _drain(self) -> None:
-        if self._drainer is None:
-            self._end = _clock.monotonic() + self._timeout
-            self._drainer = self._kernel.attach(self._server.drain, self._timeout)
-
-    def _close(self) -> None:
-        self._end = 0.0
-        self._server.close()
-        self._kernel.stop()
-
     def finish(self) -> int:
         """Wait for what is left once the server has stopped serving, and return the exit status; blocks."""
-        drained = self._drainer is None or self._drainer.get()
-        # Threads that handlers have attached go on after the last answer.
-        left = max(0.0, self._end - _clock.monotonic())
-        _clock.with_timeout(left, self._kernel.loop, timeout_value=None)
-        finished = bool(drained) and not self._kernel.num_threads
-        self._kernel.close()
-        status = 0 if finished else _CUT_OFF
+        status = 0 if self._ending.finish() else _CUT_OFF
         self._reporter.say({"kind": "ended", "stats": self._server.stats(), "status": status})
         return status
 
