@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any, Final, TypeVar, overload
 
 from ratchet.bus._core.address import Address, format_address, parse
-from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._core.limits import Limits, check_above_zero, checked_limits
 from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.retry import Retry, checked_retry
 from ratchet.bus._socket.client import ClientBus, ClientBusWithMiddleware, check_connected
-from ratchet.bus._socket.discovery import Addresses, Discovery, check_connections, name_of, targets_of
+from ratchet.bus._socket.discovery import Addresses, Discovery, name_of, targets_of
 from ratchet.bus._socket.listen import check_listens
 from ratchet.bus._socket.network import listener, listener_on
 from ratchet.bus._socket.server import ServerBus
@@ -345,7 +345,7 @@ def connect(
         [b'one', b'other']
     """
     check_context(ssl_context, server_side=False)
-    check_connections(connections)
+    check_above_zero(connections, "connections")
     source = address if callable(address) else None
     places = [] if source is not None else targets_of(address, ssl_context)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)

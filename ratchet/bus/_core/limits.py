@@ -93,6 +93,21 @@ def countable(limit: int) -> int:
     return min(limit, sys.maxsize)
 
 
+def check_above_zero(number: object, name: str) -> None:
+    """Refuse anything but a whole number above 0: `TypeError` or `ValueError`."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{name} must be a number, not {number!r}")
+    if number < 1:
+        raise ValueError(f"{name} must be above 0, not {number!r}")
+
+
+def check_count(count: object, name: str) -> int:
+    """A whole number above 0; refuses anything else by `ValueError`."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} must be a number above 0, not {count!r}")
+    return count
+
+
 def checked_limits(limits: Limits | None) -> Limits:
     """The limits that were given, or the default ones; refuses anything else."""
     if limits is None:

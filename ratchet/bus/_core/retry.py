@@ -26,6 +26,7 @@ from ratchet._log import bus_logger, log_soon
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.faults import SENT_BEFORE_FORK
+from ratchet.bus._core.limits import check_above_zero
 from ratchet.bus._core.outgoing import CAST, ENDED, IDEMPOTENT, ClientRoute, OutgoingRequest
 from ratchet.bus._core.stats import Counters
 from ratchet.errors import BusClosed, BusError, ConnectionLost, MessageTooLarge, Outcome, reason_of
@@ -77,10 +78,7 @@ class Retry:
     budget: float = 0.1
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
-            raise TypeError(f"attempts must be a number, not {self.attempts!r}")
-        if self.attempts < 1:
-            raise ValueError(f"attempts must be above 0, not {self.attempts!r}")
+        check_above_zero(self.attempts, "attempts")
         for name, unit in (("back_off", "seconds"), ("most", "seconds"), ("budget", "retries for each try")):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):

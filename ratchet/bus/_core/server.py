@@ -21,7 +21,7 @@ from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import Received, ServerTransaction, receive_many
 from ratchet.bus._core.handler_chain import HandlerChain
 from ratchet.bus._core.intake import Intake
-from ratchet.bus._core.limits import countable
+from ratchet.bus._core.limits import check_above_zero, check_count, countable
 from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.serving import Team, wants_transaction
 from ratchet.bus._core.side import CLOSED, DRAINING, OPEN, BusSide
@@ -119,10 +119,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
             [0, 1, 2]
             [3, 4]
         """
-        if not isinstance(most, int) or isinstance(most, bool):
-            raise TypeError(f"most must be a number, not {most!r}")
-        if most < 1:
-            raise ValueError(f"most must be above 0, not {most!r}")
+        check_above_zero(most, "most")
         check_timeout(timeout)
         current = getcurrent()
         if current not in self._intake.takers:
@@ -186,8 +183,7 @@ class ServerSide(BusSide, Generic[Request, Response]):
         """
         with_transaction = wants_transaction(handler)
         functions = checked_middleware(middleware)
-        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-            raise ValueError(f"workers must be a number above 0, not {workers!r}")
+        check_count(workers, "workers")
         check_hub(self._hub, self)
         self._revive()
         if functions:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ratchet._wait import check_timeout
 from ratchet.bus._core.address import Address, Endpoint, parse
-from ratchet.bus._core.limits import Limits, checked_limits
+from ratchet.bus._core.limits import Limits, check_count, checked_limits
 from ratchet.bus._processes import systemd
 from ratchet.bus._processes.names import check_codec_name, check_name
 from ratchet.bus._processes.pid_file import PidFile
@@ -160,7 +160,7 @@ def supervise(
 
     It obeys `more_signals` besides, by calling their functions from the hub.
     """
-    count = processors() if processes is None else check_count(processes, "processes")
+    count = asked_for(processes)
     if reload:
         check_reload()
     with PidFile(None if pid_file is None else os.fspath(pid_file)):
@@ -192,15 +192,10 @@ def _listener(endpoint: Endpoint) -> tuple[SocketListener, int]:
     return SocketListener(socket, None, file, opened_here=True), int(socket.family)
 
 
-def check_count(count: object, name: str) -> int:
-    """Refuse anything but a number above 0."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} must be a number above 0, not {count!r}")
-    return count
-
-
-def processors() -> int:
-    """How many processors this process may use."""
+def asked_for(processes: int | None) -> int:
+    """How many processes there are to be: by default, one for each processor that this one may use."""
+    if processes is not None:
+        return check_count(processes, "processes")
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -55,14 +55,6 @@ def _target_of(address: Any, ssl_context: ssl.SSLContext | None) -> Target:
     return Target(endpoint.address, dialer(endpoint, ssl_context), dialing_waits(endpoint, ssl_context))
 
 
-def check_connections(connections: object) -> None:
-    """Refuse what is no number of connections."""
-    if not isinstance(connections, int) or isinstance(connections, bool):
-        raise TypeError(f"connections must be a number, not {connections!r}")
-    if connections < 1:
-        raise ValueError(f"connections must be above 0, not {connections!r}")
-
-
 def name_of(addresses: Addresses) -> str:
     """The servers of a client, for people."""
     if callable(addresses):

@@ -198,9 +198,7 @@ class Servers:
     @property
     def ready(self) -> bool:
         """Whether there is a connection on which requests go."""
-        if self.only is not None:
-            return self.only.current is not None
-        return any(place.is_ready for place in self.places)
+        return self.let_in if self.only is None else self.only.current is not None
 
     @property
     def connected(self) -> bool:
