@@ -89,20 +89,20 @@ BOUNDS: dict[str, Figures] = {
         "local, 1 client": 45 * _SLACK,
         "local, serve()": 52 * _SLACK,
         "local, 64 clients": 38 * _SLACK,
-        "client, 1 thread": 52 * _SLACK,
-        "client, 64 threads": 45 * _SLACK,
+        "client, 1 thread": 59 * _SLACK,
+        "client, 64 threads": 50 * _SLACK,
         "server, 1 at a time": 78 * _SLACK,
         "server, 64 at a time": 70 * _SLACK,
     },
     # What a reader who follows one call has to look at: the functions of the library on
     # both sides, and how often the next one is in another module.
     "one call": {
-        "local: functions": 35 * _SLACK,
-        "local: changes of module": 26 * _SLACK,
-        "TCP: functions": 68 * _SLACK,
-        "TCP: changes of module": 55 * _SLACK,
-        "TCP with a time-out: functions": 84 * _SLACK,
-        "TCP with a time-out: changes of module": 66 * _SLACK,
+        "local: functions": 36 * _SLACK,
+        "local: changes of module": 29 * _SLACK,
+        "TCP: functions": 78 * _SLACK,
+        "TCP: changes of module": 58 * _SLACK,
+        "TCP with a time-out: functions": 96 * _SLACK,
+        "TCP with a time-out: changes of module": 73 * _SLACK,
     },
     # Blocks of memory that a request keeps from its sending to its response.
     "blocks in flight": {

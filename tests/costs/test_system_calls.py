@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_the_kernel_sees_one_poll_one_recv_and_one_send_and_under_load_far_less(
 
 
 CONNECTIONS = 40
+ROUNDS = 5
 CONNECT_AND_CLOSE = f"""
 import os, sys
 from ratchet import Ratchet, bus
@@ -81,8 +83,8 @@ from ratchet import Ratchet, bus
 where = "unix:" + sys.argv[1]
 
 def connect_and_close():
-    for count in (1, {CONNECTIONS}, 2 * {CONNECTIONS}):
-        for _ in range(count):
+    for _ in range({ROUNDS} + 1):
+        for _ in range({CONNECTIONS}):
             with bus.connect(where, plain=True) as client:
                 client.call(b"question")
         os.access("{MARK}both", os.F_OK)
@@ -100,8 +102,12 @@ def test_a_connection_for_one_request_takes_no_call_that_gevents_sockets_would_n
     trace = ["strace", "-ff", "-o", str(tmp_path / "trace")]
     run_alone([*trace, sys.executable, "-c", CONNECT_AND_CLOSE, str(tmp_path / "socket")])
     (readings,) = [readings for path in tmp_path.glob("trace*") if (readings := readings_in(path))]
-    _, before, after = readings["both"]
-    seen = {name: (after[name] - before[name]) / (2 * CONNECTIONS) for name in after}
+    # What is done once, by the first of them, comes before the first mark.  A side that is late polls or
+    # reads once more, and so the cheapest round is what a connection costs.
+    marks = readings["both"]
+    assert len(marks) == ROUNDS + 1
+    cheapest = min((after - before for before, after in pairwise(marks)), key=Counter.total)
+    seen = {name: count / CONNECTIONS for name, count in cheapest.items()}
     at_most = {
         "socket": 1, "connect": 1, "accept4": 1, "getsockname": 1, "ioctl": 1, "close": 2,
         "send": 2, "recv": 3, "poll": 4, "getpid": 4, "epoll_ctl": 3, "fcntl": 2,
@@ -109,4 +115,4 @@ def test_a_connection_for_one_request_takes_no_call_that_gevents_sockets_would_n
     # No greenlet is made for it, which would take a call to get its memory, and one to give it back.
     others = sum(count for name, count in seen.items() if name not in at_most)
     assert others < 0.3, seen
-    assert all(seen[name] <= most + 0.1 for name, most in at_most.items()), seen
+    assert {name: seen.get(name, 0) for name, most in at_most.items() if seen.get(name, 0) > most + 0.1} == {}

@@ -1,4 +1,4 @@
-"""Ten thousand pieces of garbage, while a good client is answered all the while."""
+"""Three thousand pieces of garbage, while a good client is answered all the while."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustness.leaks import open_descriptors, resident_memory
 
 pytestmark = pytest.mark.uncounted
 
-PIECES = 10_000
+PIECES = 3_000
 THREADS = 50
 # Measured: less than 4 MiB.
 MAX_GROWTH = 32 * 1024 * 1024

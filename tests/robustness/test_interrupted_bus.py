@@ -7,8 +7,8 @@ import pytest
 from robustness.interrupts import KINDS
 from robustness.samples import play_sample
 
-STRIDE = 197
-"""One line of so many: 40 to 200 interrupts for each kind of bus."""
+STRIDE = 397
+"""One line of so many: 20 to 100 interrupts for each kind of bus."""
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from ratchet import BusError, Outcome, bus, testing, thread
 from ratchet.bus import Limits
 from ratchet.testing import Faults, World
 
-SEEDS: Final = 150
+SEEDS: Final = 60
 _CALLS: Final = 3
 
 

@@ -145,6 +145,7 @@ def test_advance_runs_what_falls_due_meanwhile() -> None:
         assert len(ran) == 3
 
 
+@pytest.mark.uncounted  # hundreds of thousands of turns
 @pytest.mark.parametrize(("pause", "seed"), [(0, None), (0, 1), (1e-12, None)])
 def test_advance_returns_beside_a_thread_that_can_always_run(pause: float, seed: int | None) -> None:
     ran = []
@@ -566,8 +567,10 @@ def test_an_hour_of_calls_takes_no_time(kind: str, seconds: float, tmp_path: Pat
             assert clock.now > 3400
         spent.append(time.process_time() - began)
         assert outcomes == [None if number % 3 == 0 else number for number in range(900)]
-    # As measured, and as much again for a machine that is busy or measures what is covered.
-    assert min(spent) < 4 * seconds
+        # As measured, and as much again for a machine that is busy or measures what is covered.
+        if spent[-1] < 4 * seconds:
+            return
+    pytest.fail(f"it took {spent} s")
 
 
 def test_an_error_leaves_the_block_as_it_is() -> None:
@@ -692,6 +695,10 @@ def everything() -> list[object]:
     return [*state(), *chances, *logs, gc.isenabled(), os.listdir("/proc/self/fd")]
 
 
+STEP = 3
+"""One line of so many is struck: each time others, so that in the end it is all of them."""
+
+
 @pytest.mark.parametrize(
     ("use", "modules"),
     [
@@ -703,7 +710,7 @@ def everything() -> list[object]:
 def test_an_interrupt_at_any_line_gives_everything_back(
     use: Callable[[], None], modules: tuple[Any, ...]
 ) -> None:
-    number = reached = 0
+    number, reached = -random.randrange(STEP), 0
     files = {module.__file__ for module in modules}
 
     def strike(frame: FrameType, event: str, _: object) -> Any:
@@ -720,7 +727,7 @@ def test_an_interrupt_at_any_line_gives_everything_back(
     before, tracer = everything(), sys.gettrace()
     done = False
     while not done:
-        number += 1
+        number += STEP
         reached = 0
         sys.settrace(strike)
         with suppress(KeyboardInterrupt):
