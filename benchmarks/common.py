@@ -7,6 +7,7 @@ programs on asyncio and on gevent both import it.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import socket
@@ -22,8 +23,22 @@ Server = tuple[str, list[int]]
 
 MESSAGE = bytes(range(100))
 
+Order = dict[str, object]
+ORDER: Order = {
+    "order": 48213,
+    "customer": "Eva Dvorak",
+    "items": ["green tea", "teapot", "cup", "kettle"],
+    "express": True,
+}
+"""What a call over several processes carries there and back: as JSON without blanks, as long as a message."""
+
+# Made once, for peers; json.dumps() would make one for each call that is not to write blanks.
+to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 # The CPU time of these is that of all processes that take part, those of both ends.
 EXCHANGES = "exchanges per CPU second"
+# Here it is that of the servers alone.
+SERVED = "exchanges per CPU second of the server"
 THROUGHPUT = "MiB per CPU second"
 CPU = "µs of CPU per exchange"
 LATENCY = "µs, 99th percentile"
@@ -40,7 +55,7 @@ TAKEN = "MiB above idle, at most"
 BY_THE_CLOCK = {EXCHANGES: "exchanges/s", THROUGHPUT: "MiB/s", TIME: "µs per thread"}
 """The units that count CPU time, and those that count what passes by the clock meanwhile."""
 
-RATES = {EXCHANGES, THROUGHPUT, ANSWERED, NOT_RUN}
+RATES = {EXCHANGES, SERVED, THROUGHPUT, ANSWERED, NOT_RUN}
 """The units of which more is better; of the others, less is."""
 
 
@@ -68,6 +83,11 @@ def target(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     return socket.AF_INET, (host, int(port))
 
 
+def handle(order: Order) -> Order:
+    """The handler of such calls: what comes goes back."""
+    return order
+
+
 def own_socket_path() -> str:
     """Where this process may listen; its folder goes with the run."""
     return os.path.abspath(f"{os.getpid()}.socket")
@@ -87,7 +107,8 @@ class Meter:
     """Measures, from when it is made, what passes by the clock and what both ends use of the processor."""
 
     def __init__(self, server: Server | None = None) -> None:
-        self._processes = [os.getpid(), *(server[1] if server else ())]
+        self._servers = server[1] if server else []
+        self._used_by_servers = self._cpu_seconds_of_servers()
         self._used = self._cpu_seconds()
         self._began = time.perf_counter()
 
@@ -98,14 +119,20 @@ class Meter:
     def figures(self, exchanges: int) -> Figures:
         """The outcome, if there were so many exchanges meanwhile."""
         used, passed = self.passed()
-        return {
+        figures = {
             EXCHANGES: exchanges / used,
             BY_THE_CLOCK[EXCHANGES]: exchanges / passed,
             CPU: used / exchanges * 1e6,
         }
+        if self._servers:
+            figures[SERVED] = exchanges / (self._cpu_seconds_of_servers() - self._used_by_servers)
+        return figures
 
     def _cpu_seconds(self) -> float:
-        return sum(map(cpu_seconds, self._processes))
+        return cpu_seconds(os.getpid()) + self._cpu_seconds_of_servers()
+
+    def _cpu_seconds_of_servers(self) -> float:
+        return sum(map(cpu_seconds, self._servers))
 
 
 def timed_loop(exchange: Callable[[], object], seconds: float, server: Server) -> Figures:
@@ -134,6 +161,12 @@ def cpu_seconds(process: int) -> float:
     if error:
         raise OSError(error, os.strerror(error))
     return time.clock_gettime(clock.value)
+
+
+def children_of(process: int) -> list[int]:
+    """The processes that the main thread of a process has started, and that have not ended."""
+    with open(f"/proc/{process}/task/{process}/children") as children:
+        return [int(child) for child in children.read().split()]
 
 
 def resident_bytes(process: int) -> int:

@@ -24,7 +24,8 @@ def describe() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "build": build(),
     }
-    for name in ("gevent", "greenlet", *requirements()):
+    for requirement in ("gevent", "greenlet", *requirements()):
+        name, _, _ = requirement.partition("[")
         if name not in _NO_PEERS:
             facts[name] = version(name)
     return facts | {name: programs.version(name) for name in programs.PROGRAMS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,8 +10,11 @@ from functools import partial
 
 from benchmarks.common import (
     MESSAGE,
+    ORDER,
     Figures,
+    Order,
     Server,
+    children_of,
     idle_connections,
     own_socket_path,
     raise_file_limit,
@@ -18,6 +22,7 @@ from benchmarks.common import (
 )
 from benchmarks.on_gevent import Exchange, Window, closed_loop, open_loop, spawn_many
 from ratchet import Ratchet, bus, thread
+from ratchet.bus import codecs
 
 Client = bus.ClientBus[bytes, bytes]
 Local = bus.LocalBus[bytes, bytes]
@@ -49,7 +54,7 @@ def large(message_size: int) -> bus.Limits:
     return bus.Limits(max_message=max(bus.Limits().max_message, message_size + ROOM_FOR_HEADS))
 
 
-def printed(server: bus.ServerBus[bytes, bytes]) -> str:
+def printed(server: bus.ServerBus[bytes, bytes] | bus.Supervisor) -> str:
     """Where a server listens, for its clients."""
     where = server.address
     return where if isinstance(where, str) else "{}:{}".format(*where)
@@ -73,6 +78,15 @@ def serve(
         work = partial(answer, server)
     ready(printed(server))
     Ratchet(work).loop()
+
+
+def serve_by_processes(ready: Callable[..., None], processes: int) -> None:
+    """A supervisor, which is this process, and so many workers on the same processor."""
+
+    def say(supervisor: bus.Supervisor) -> None:
+        ready(printed(supervisor), os.getpid(), *children_of(os.getpid()))
+
+    bus.serve_processes("127.0.0.1:0", "benchmarks.common:handle", processes, codec="json", on_ready=say)
 
 
 @contextmanager
@@ -107,6 +121,20 @@ def connections(
         figures = closed_loop(exchanges, seconds, server, kernel.attach, least)
     for other in others:
         other.close()
+    return figures
+
+
+def calls(seconds: float, server: Server, connections: int, threads: int = 1) -> Figures:
+    """Connections that so many threads share each, one call in JSON of each thread at a time."""
+    clients: list[bus.ClientBus[Order, Order]] = []
+    for _ in range(connections):
+        clients.append(bus.connect(server[0], codec=codecs.json))
+        assert clients[-1].call(ORDER) == ORDER
+    with Ratchet() as kernel:
+        exchanges = [partial(client.call, ORDER) for client in clients] * threads
+        figures = closed_loop(exchanges, seconds, server, kernel.attach)
+    for client in clients:
+        client.close()
     return figures
 
 

@@ -34,20 +34,26 @@ measured in each round, in turn.  The spread is the lowest and the highest ratio
 of a round.  CPU seconds are those of all processes that take part, the servers'
 and the clients', because a machine may have other work; the ratio by the clock is
 that of the same rounds.  Messages have 100 bytes unless the question says
-otherwise, in the extended form, with every check and limit on and no codec.  All
-processes, those of servers and those of clients, were pinned to the same core;
-what is said to be local, or to attach threads, is one process.  Our server
-answers by hand, in one thread, unless the question says that it answers with
-serve() and 64 workers.  A Protocol is asyncio's, bare: a length and an id before
-the body, and a future for each request; it writes each frame by itself or joins
-those of a turn of the loop.  NATS has a broker between both ends, whose CPU time
-counts as well.  Idle connections have made one exchange each.  Latency is
-measured at a fixed rate, over whichever connection is free, and counts from when
-each request was due, in bursts every 0.5 ms.  What has no peer is held against
-its target as it is.  In an overload, requests have time-outs of 0.5 s and are
-sent when they are due, whatever became of those before; what could be answered is
-what the workers can do, if each handler takes as long as it did; and what happens
-in the first second does not count."""
+otherwise, in the extended form, with every check and limit on and, but for JSON
+calls, no codec.  All processes, those of servers and those of clients, were
+pinned to the same core; what is said to be local, or to attach threads, is one
+process.  Our server answers by hand, in one thread, unless the question says that
+it answers with serve() and 64 workers.  A Protocol is asyncio's, bare: a length
+and an id before the body, and a future for each request; it writes each frame by
+itself or joins those of a turn of the loop.  JSON calls go to two worker
+processes, on that same core too; their supervisor counts as the server with them,
+as gunicorn's master does.  Both have the same handler, which returns what it
+gets, and gunicorn is asked over HTTP/1.1 on connections that are kept alive.  The
+load generator sends the same bytes over and over, and looks only at the size of
+each answer; geventhttpclient, and our client, make and read the JSON of each
+call.  NATS has a broker between both ends, whose CPU time counts as well.  Idle
+connections have made one exchange each.  Latency is measured at a fixed rate,
+over whichever connection is free, and counts from when each request was due, in
+bursts every 0.5 ms.  What has no peer is held against its target as it is.  In an
+overload, requests have time-outs of 0.5 s and are sent when they are due,
+whatever became of those before; what could be answered is what the workers can
+do, if each handler takes as long as it did; and what happens in the first second
+does not count."""
 
 
 @dataclass(frozen=True)

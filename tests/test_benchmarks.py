@@ -21,9 +21,21 @@ from benchmarking import CHECKOUT, OURS, PEER, rows_of
 from benchmarks import install, programs, questions
 from benchmarks.__main__ import FULL, QUICK, groups_of, possible
 from benchmarks.before import comparisons_with
-from benchmarks.common import ANSWERED, EXCHANGES, IN_VAIN, MEDIAN, NOT_RUN, TAKEN
+from benchmarks.common import (
+    ANSWERED,
+    EXCHANGES,
+    IN_VAIN,
+    MEDIAN,
+    MESSAGE,
+    NOT_RUN,
+    ORDER,
+    SERVED,
+    TAKEN,
+    to_json,
+)
 from benchmarks.measure import Child, ChildFailed, Load, Measured, Program, Rounds, Scale, loads_of, program
 from helpers import LONG, run_program, wait_until
+from ratchet.bus import codecs
 
 
 def test_every_question_is_asked() -> None:
@@ -126,6 +138,41 @@ def test_a_question_without_strangers_is_answered(name: str) -> None:
     for row in rows:
         assert len(outcome.ratios(row)) == 2
         assert all(ratio > 0 for ratio in outcome.ratios(row))
+
+
+def test_an_order_has_the_size_of_a_message_and_is_the_same_json_on_both_sides() -> None:
+    assert len(to_json(ORDER)) == len(MESSAGE)
+    assert codecs.json.request_to_bus(ORDER) == to_json(ORDER).encode()
+
+
+def test_calls_to_processes_are_answered_and_the_servers_are_counted_alone_too() -> None:
+    pytest.importorskip("gunicorn")
+    pytest.importorskip("geventhttpclient")
+    rows = questions.comparisons_of(("processes",), TINY)
+    outcome = play(*loads_of(rows))
+    assert outcome.failures == {}
+    for row in rows:
+        assert all(ratio > 0 for ratio in outcome.ratios(row))
+        for load in row.loads:
+            both, alone = (outcome.figures(load, figure) for figure in (EXCHANGES, SERVED))
+            assert all(fewer < more for fewer, more in zip(both, alone, strict=True))
+
+
+@pytest.mark.parametrize("function", ["ours:serve_by_processes", "peers.gunicorn:serve"])
+def test_workers_have_the_core_of_their_server_and_end_with_it(function: str, tmp_path: Path) -> None:
+    if "gunicorn" in function:
+        pytest.importorskip("gunicorn")
+    cpu = max(os.sched_getaffinity(0))
+    child = Child(program(function, processes=2), cpu, str(tmp_path))
+    try:
+        _, processes = child.ask({}, serves=True)
+        assert processes[0] == child.pid
+        assert set(processes[1:]) == children_of(child.pid)
+        assert len(processes) == 3
+        assert [os.sched_getaffinity(process) for process in processes] == [{cpu}] * 3
+    finally:
+        child.close()
+    wait_until(lambda: not any(map(is_running, processes)), "the workers' end")
 
 
 def is_installed(load: Load) -> bool:

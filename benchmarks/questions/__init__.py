@@ -16,6 +16,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("local_many_clients",),
     ("one_connection",),
     ("many_connections", "shared_connection", "in_flight", "call_many"),
+    ("processes",),
     ("connect_and_close",),
     ("big_messages",),
     ("idle_memory",),
