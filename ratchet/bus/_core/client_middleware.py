@@ -7,6 +7,7 @@ middleware goes no other way than before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from ratchet.bus._core.client import ClientSide, ClientTransaction
@@ -106,20 +107,11 @@ class ClientMiddleware(ClientSide[Request, Response]):
         metadata: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Response:
-        send = super().send_request
-
-        def call(request: Request, **options: Any) -> Response:
-            transaction: ClientTransaction[Request, Response] | None = None
-            try:
-                # Not `ClientSide.call`, which would come by the middleware of `send_request`.
-                transaction = send(request, **options)
-                return transaction.recv_response()
-            except BaseException:
-                if transaction is not None:
-                    transaction.cancel()
-                raise
-
-        return self._go("call", call, request, timeout, metadata, options)  # type: ignore[no-any-return]
+        # Of what stands behind this: sent by `self`, it would come by the middleware of `send_request`.
+        side: Any = super()
+        return self._go(  # type: ignore[no-any-return]
+            "call", partial(ClientSide.call, side), request, timeout, metadata, options
+        )
 
     def call_many(
         self,
