@@ -42,10 +42,14 @@ class Route(ClientRoute):
 
 
 @pytest.fixture
-def protocol() -> ClientProtocol:
+def route() -> Route:
+    return Route(ClientProtocol(Limits(), ("server", 1), plain=False))
+
+
+@pytest.fixture
+def protocol(route: Route) -> ClientProtocol:
     """A client's role, with a request that has left, and one that has not."""
-    protocol: ClientProtocol = ClientProtocol(Limits(), ("server", 1), plain=False)
-    route = Route(protocol)
+    protocol = route.protocol
     protocol.hello = Hello()
     for id, number in enumerate((SENT, SENT + 1), 1):
         request: OutgoingRequest = ClientTransaction(None, route, "question", None)
@@ -63,10 +67,10 @@ def ends_of(requests: list[OutgoingRequest]) -> list[BusError]:
 
 
 def test_a_request_that_has_left_may_have_run_and_another_one_was_not_sent(
-    protocol: ClientProtocol,
+    route: Route, protocol: ClientProtocol
 ) -> None:
     requests = list(protocol.open.values())
-    fail_closed(protocol, SENT, "the bus was closed")
+    fail_closed(route, protocol, SENT, "the bus was closed")
     errors = ends_of(requests)
     assert [type(error) for error in errors] == [BusClosed, BusClosed]
     assert [error.message for error in errors] == ["the bus was closed"] * 2
@@ -84,10 +88,10 @@ def test_a_request_that_has_left_may_have_run_and_another_one_was_not_sent(
     ],
 )
 def test_a_lost_connection_is_named_and_its_error_is_the_cause(
-    protocol: ClientProtocol, error: Exception, kind: type[BusError]
+    route: Route, protocol: ClientProtocol, error: Exception, kind: type[BusError]
 ) -> None:
     requests = list(protocol.open.values())
-    fail_lost(protocol, SENT, "server:1", error)
+    fail_lost(route, protocol, SENT, "server:1", error)
     for end in ends_of(requests):
         assert type(end) is kind
         assert end.message.startswith("the connection to server:1 was lost: ")
@@ -102,11 +106,24 @@ def test_a_lost_connection_is_named_and_its_error_is_the_cause(
     ],
 )
 def test_a_server_that_let_nobody_in_ran_nothing(
-    protocol: ClientProtocol, hello: Hello | None, outcomes: list[Outcome]
+    route: Route, protocol: ClientProtocol, hello: Hello | None, outcomes: list[Outcome]
 ) -> None:
     refusal = ssl.SSLError(1, "certificate required")
     refusal.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
     protocol.hello = hello
     requests = list(protocol.open.values())
-    fail_lost(protocol, SENT, "server:1", refusal)
+    fail_lost(route, protocol, SENT, "server:1", refusal)
     assert [error.outcome for error in ends_of(requests)] == outcomes
+
+
+def test_a_request_that_is_sent_elsewhere_by_now_is_only_forgotten(
+    route: Route, protocol: ClientProtocol
+) -> None:
+    moved, left = protocol.open.values()
+    moved.route = elsewhere = Route(ClientProtocol(Limits(), ("server", 2), plain=False))
+    elsewhere.protocol.open.setdefault(moved.id, moved)
+    fail_lost(route, protocol, SENT, "server:1", CONNECTION_RESET)
+    assert not protocol.open
+    assert moved.error is None
+    assert elsewhere.protocol.open == {moved.id: moved}
+    assert ends_of([left])

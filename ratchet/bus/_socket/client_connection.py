@@ -276,7 +276,7 @@ class ClientConnection(ClientRoute):
         self._window.clear()
         for transaction in self.protocol.open.values():
             transaction.leave_to_parent()
-        fail_closed(self.protocol, self.stream.output.sent, SENT_BEFORE_FORK)
+        fail_closed(self, self.protocol, self.stream.output.sent, SENT_BEFORE_FORK)
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
@@ -456,6 +456,6 @@ class ClientConnection(ClientRoute):
         """Fail what is open; also a hub callback."""
         client, peer, sent = self._client(), self.server_name, self.stream.output.sent
         if client is None or client.closed:
-            fail_closed(self.protocol, sent, f"the bus to {peer} was closed")
+            fail_closed(self, self.protocol, sent, f"the bus to {peer} was closed")
         else:
-            fail_lost(self.protocol, sent, peer, error)
+            fail_lost(self, self.protocol, sent, peer, error)

@@ -6,36 +6,42 @@ not sent; of any other one nobody knows, unless the server did not let this side
 
 from __future__ import annotations
 
+from ratchet.bus._core.outgoing import ClientRoute
 from ratchet.bus._socket.protocol import ClientProtocol
 from ratchet.bus._socket.tls import refused_us
 from ratchet.errors import BusClosed, BusError, ConnectionLost, Outcome, ProtocolError, reason_of
 
 
-def fail_closed(protocol: ClientProtocol, sent: int, message: str) -> None:
+def fail_closed(route: ClientRoute, protocol: ClientProtocol, sent: int, message: str) -> None:
     """End them because this side has closed; `sent` is the number of the last frame that has left."""
-    _fail_all(protocol, sent, BusClosed, message, None)
+    _fail_all(route, protocol, sent, BusClosed, message, None)
 
 
-def fail_lost(protocol: ClientProtocol, sent: int, server: str, error: BaseException | None) -> None:
+def fail_lost(
+    route: ClientRoute, protocol: ClientProtocol, sent: int, server: str, error: BaseException | None
+) -> None:
     """End them because the connection to `server` was lost in an error."""
     error_type = ProtocolError if isinstance(error, ProtocolError) else ConnectionLost
-    _fail_all(protocol, sent, error_type, f"the connection to {server} was lost: {reason_of(error)}", error)
+    _fail_all(
+        route, protocol, sent, error_type, f"the connection to {server} was lost: {reason_of(error)}", error
+    )
 
 
 def _fail_all(
+    route: ClientRoute,
     protocol: ClientProtocol,
     sent: int,
     error_type: type[BusError],
     message: str,
     cause: BaseException | None,
 ) -> None:
-    for transaction in list(protocol.open.values()):
-        error = error_type(message, outcome=_outcome(protocol, cause, transaction.frame_number > sent))
-        error.__cause__ = cause
-        route = transaction.route
-        transaction.fail(error)
-        # If it is sent again, it has another one by now.
-        route.forget(transaction)
+    for id, transaction in list(protocol.open.items()):
+        # One that is sent elsewhere was interrupted before it was forgotten here.
+        if transaction.route is route:
+            error = error_type(message, outcome=_outcome(protocol, cause, transaction.frame_number > sent))
+            error.__cause__ = cause
+            transaction.fail(error)
+        protocol.open.pop(id, None)
     protocol.order.clear()
 
 
