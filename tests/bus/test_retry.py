@@ -24,8 +24,11 @@ from ratchet import (
 )
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Limits, Retry
+from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.faults import Reason
-from ratchet.bus._core.retry import Budget
+from ratchet.bus._core.outgoing import ClientRoute, OutgoingRequest
+from ratchet.bus._core.retry import Budget, Retrier
+from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket import wire
 from ratchet.testing import virtual_time
 from raw_peer import RawPeer
@@ -314,3 +317,118 @@ def test_requests_that_had_not_left_or_run_go_to_the_next_server_without_a_pause
         for _ in range(99):
             answer(other, b"other")
         assert many.get(timeout=LONG) == [b"first"] + [b"other"] * 99
+
+
+# What strikes, or fails, in the middle of an attempt.
+
+
+class Connection(ClientRoute):
+    """A connection whose first request fails while it is sent, or just afterwards."""
+
+    server_name = "the server"
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__(gevent.get_hub(), Counters(), None)
+        self._at_once = at_once
+        self.tries = 1000
+        self.sent = 0
+        self.retrier = Retrier(self.hub, self.counters, "the server", Retry(back_off=1.0))
+        self.retrier.sender = self
+
+    def send_again(self, transaction: OutgoingRequest) -> None:
+        self.sent += 1
+        transaction.attempts += 1
+        transaction.route = self
+        error = ConnectionLost(outcome=Outcome.NOT_SENT)
+        if self.sent > 1:
+            return
+        if self._at_once:
+            transaction.fail(error)
+        else:
+            self.run_callback(transaction.fail, error)
+
+    def retry(self, transaction: OutgoingRequest, error: BusError, moves: bool) -> bool:
+        assert self.retrier.take(transaction, error, moves)
+        self.retrier.begin(transaction)
+        return True
+
+    def withdraw(self, transaction: OutgoingRequest) -> Outcome:
+        return Outcome.UNKNOWN
+
+    def ask_for_last_word(self, transaction: OutgoingRequest) -> bool:
+        return False
+
+    def forget(self, transaction: OutgoingRequest) -> None:
+        """Nothing is kept here."""
+
+    def request(self) -> OutgoingRequest:
+        """A request that was sent once."""
+        transaction: OutgoingRequest = ClientTransaction(None, self, "question", None)
+        transaction.keep_to_send_again(b"question", 0)
+        return transaction
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_attempt_that_fails_at_once_is_followed_by_one_other(at_once: bool) -> None:
+    connection = Connection(at_once)
+    transaction = connection.request()
+    transaction.fail(ConnectionLost(outcome=Outcome.NOT_SENT))
+    _clock.sleep(0.1)
+    assert (connection.sent, len(connection.retrier)) == (1, 1), "it waits for the next attempt"
+    _clock.sleep(10.0)
+    assert (connection.sent, len(connection.retrier)) == (2, 0)
+    assert transaction.attempts == 3
+
+
+@pytest.mark.virtual_time
+def test_giving_up_after_an_attempt_that_failed_at_once_ends_the_next_one() -> None:
+    connection = Connection(at_once=True)
+    transaction = connection.request()
+    transaction.fail(ConnectionLost(outcome=Outcome.NOT_SENT))
+    _clock.sleep(0.1)
+    transaction.end_cancelled()
+    assert transaction.error is not None
+    assert transaction.error.outcome == "NOT_SENT"
+    _clock.sleep(10.0)
+    assert (connection.sent, len(connection.retrier)) == (1, 0)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("step", ["rawlink", "start"])
+def test_a_request_whose_next_attempt_could_not_be_begun_is_settled(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = iter([KeyboardInterrupt()])
+
+    class Struck(gevent.Greenlet):  # type: ignore[type-arg]
+        def rawlink(self, *args: Any) -> None:
+            strike("rawlink")
+            super().rawlink(*args)
+
+        def start(self) -> None:
+            strike("start")
+            super().start()
+
+    def strike(where: str) -> None:
+        for error in struck if where == step else ():
+            raise error
+
+    connection = Connection(at_once=False)
+    transaction = connection.request()
+    monkeypatch.setattr(gevent, "Greenlet", Struck)
+    with pytest.raises(KeyboardInterrupt):
+        transaction.fail(ConnectionLost(outcome=Outcome.NOT_SENT))
+    connection.retrier.settle()
+    _clock.sleep(10.0)
+    assert (connection.sent, len(connection.retrier)) == (2, 0)
+
+
+def test_a_request_that_its_connection_has_not_handed_over_is_not_kept() -> None:
+    connection = Connection(at_once=True)
+    transaction = connection.request()
+    assert connection.retrier.take(transaction, ConnectionLost(outcome=Outcome.NOT_SENT), moves=True)
+    # As if it had been struck before that.
+    transaction.route = connection
+    connection.retrier.settle()
+    assert len(connection.retrier) == 0

@@ -236,12 +236,15 @@ class Retrier(ClientRoute):
     def begin(self, transaction: OutgoingRequest) -> None:
         """Have a request that was taken sent again; does not block.  Calling it twice is the same as once."""
         waiting = self._waiting.get(transaction)
-        if waiting is not None and waiting.greenlet is None:
+        if waiting is None:
+            return
+        if waiting.greenlet is None:
             greenlet = gevent.Greenlet(self._attempt, transaction, waiting.pause)
             greenlet.rawlink(partial(self._on_end, transaction))
             # First, so that `forget` ends it whatever strikes.
             waiting.greenlet = greenlet
-            greenlet.start()
+        # Also if it was interrupted before this; nothing starts twice.
+        waiting.greenlet.start()
 
     def _attempt(self, transaction: OutgoingRequest, pause: float) -> None:
         """Pause, and send a request again: the function of its greenlet."""
@@ -251,12 +254,20 @@ class Retrier(ClientRoute):
             self.sender.send_again(transaction)
         except BusError as error:
             self._fail(transaction, error)
-        self._waiting.pop(transaction, None)
+        if self._is_attempt(gevent.getcurrent(), transaction):
+            self._waiting.pop(transaction, None)
 
-    def _on_end(self, transaction: OutgoingRequest, _greenlet: object) -> None:
-        """Hub callback: an attempt is over; begin it again, or end the request, if an exception struck."""
+    def _is_attempt(self, greenlet: object, transaction: OutgoingRequest) -> bool:
+        """Whether a request waits for this greenlet; it may have failed since, and wait for another one."""
         waiting = self._waiting.get(transaction)
-        if waiting is None or transaction.state in ENDED:
+        return waiting is not None and waiting.greenlet is greenlet
+
+    def _on_end(self, transaction: OutgoingRequest, greenlet: object) -> None:
+        """Hub callback: an attempt is over; begin it again, or end the request, if an exception struck."""
+        if not self._is_attempt(greenlet, transaction):
+            return
+        waiting = self._waiting[transaction]
+        if transaction.state in ENDED:
             self._waiting.pop(transaction, None)
         elif transaction.route is self:
             waiting.greenlet, waiting.pause = None, 0.0
@@ -337,10 +348,15 @@ class Retrier(ClientRoute):
 
     def settle(self) -> None:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
-        for transaction in list(self._waiting):
+        for transaction, waiting in list(self._waiting.items()):
             transaction.settle()
-            if transaction.route is self:
+            if waiting.greenlet is not None and waiting.greenlet.ready():
+                self._on_end(transaction, waiting.greenlet)
+            elif transaction.route is self:
                 self.begin(transaction)
+            elif waiting.greenlet is None:
+                # Its connection was interrupted in handing it over, and fails it again.
+                self._waiting.pop(transaction, None)
 
 
 def checked_retry(retry: Any) -> Retry | None:
