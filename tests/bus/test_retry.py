@@ -432,3 +432,23 @@ def test_a_request_that_its_connection_has_not_handed_over_is_not_kept() -> None
     transaction.route = connection
     connection.retrier.settle()
     assert len(connection.retrier) == 0
+
+
+@pytest.mark.pure
+def test_a_drain_that_is_interrupted_ends_what_waits_for_its_next_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def strike(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with Scripted(retry=Retry(back_off=1000.0, most=1000.0)) as server:
+        sent = server.client.send_request(b"question")
+        refuse(server.accept())
+        wait_until(lambda: len(server.client._servers.retrier) == 1)
+        monkeypatch.setattr(OutgoingRequest, "end_failed", strike)
+        with pytest.raises(KeyboardInterrupt):
+            server.client.drain()
+        with pytest.raises(Rejected) as caught:
+            sent.recv_response(LONG)
+        assert caught.value.outcome == "NOT_RUN"

@@ -120,7 +120,11 @@ class ClientBus(ClientSide[Request, Response]):
         if self._servers.life is INHERITED:
             self._sender.check_open()
         deadline = deadline_after(timeout)
-        self._servers.begin_drain()
+        try:
+            self._servers.begin_drain()
+        except BaseException:
+            settle_soon(self._hub)
+            raise
         quiet = wait_until_done("drain", self, self._is_quiet, deadline)
         unsent = self._close()
         return quiet and not unsent and not self._servers.lost_casts

@@ -281,6 +281,8 @@ class Servers:
         """Hub callback: make good what an exception has interrupted; see `Living`."""
         if self.life is Life.CLOSED:
             self.close()
+        elif self.life is Life.DRAINING:
+            self.begin_drain()
         for place in self.all:
             place.settle()
         self.retrier.settle()
