@@ -326,6 +326,21 @@ def test_another_error_over_a_request_whose_codec_failed_says_as_well_that_it_di
 
 
 @on_each_with_codec
+def test_a_refusal_that_is_interrupted_does_not_say_that_the_handler_ran(
+    open_bus: OpenBus, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    bus = open_bus(codec=DECODE_FAILS)
+    start(bus.server.serve, str.upper, middleware=[passing])
+    monkeypatch.setattr("ratchet.bus._core.handler_chain.refuse_undecoded", refuse)
+    with pytest.raises(Abandoned) as raised:
+        bus.client.call("question", LONG)
+    assert raised.value.outcome == "UNKNOWN"
+
+
+@on_each_with_codec
 def test_a_response_that_it_sends_itself_shows_it_what_the_codec_raises(
     open_bus: OpenBus, start: Start
 ) -> None:

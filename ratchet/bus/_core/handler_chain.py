@@ -59,11 +59,16 @@ class HandlerChain:
         # What came is nobody's request, and would keep the error, which keeps this frame.
         incoming.message = None
         try:
-            return self._proceed(undecoded.fail, transaction, 0, None)
-        except BaseException as error:
-            if not isinstance(error, Exception) and error is not undecoded.error:
-                raise
-            refuse_undecoded(incoming, error)
-            return None
+            try:
+                return self._proceed(undecoded.fail, transaction, 0, None)
+            except BaseException as error:
+                if not isinstance(error, Exception) and error is not undecoded.error:
+                    raise
+                refuse_undecoded(incoming, error)
+                return None
+        except BaseException:
+            # Further out, it would be taken for an error of the handler, which has not run.
+            incoming.abandon()
+            raise
         finally:
             undecoded.error = None
