@@ -44,10 +44,8 @@ from helpers import active_watchers
 from ratchet import Ratchet
 from robustness.leaks import live_greenlets, open_descriptors
 from robustness.line_events import watch_lines
-from robustness.scenarios import SCENARIOS, Scenario
+from robustness.scenarios import KINDS, SCENARIOS, Scenario
 from robustness.stage import Failure, Interrupt, Stage, is_struck
-
-KINDS = ("local", "tcp", "unix", "tls", "tcp-plain")
 
 CAST_AGAIN = "cast"
 """In place of an exception: a signal handler that casts, but not one that strikes in the hub."""
@@ -100,7 +98,15 @@ class Theatre:
         signal.alarm(int(10 * self._patience) + 10)
         before = self._level()
         failures = self._strange
-        stage = Stage(kind, self._directory, interrupt, self._patience)
+        stage = Stage(
+            kind,
+            self._directory,
+            interrupt,
+            self._patience,
+            scenario.servers,
+            scenario.retry,
+            scenario.middleware,
+        )
         watch_lines(interrupt.on_line, is_struck)
         try:
             self._loop(stage, scenario)
@@ -161,9 +167,9 @@ class Theatre:
             stage.serve(scenario.workers)
             if client is not None:
                 stage.call(client, stage.request(), self._patience)
-        elif client is not None and stage.kind != "local":
+        if client is not None and stage.kind != "local":
             with gevent.Timeout(self._patience, Failure("the client does not connect")):
-                while not client.stats().connections:
+                while client.stats().connections < scenario.servers:
                     gevent.sleep(0.001)
         self._interrupt.act = partial(stage.cast, client)
         self._interrupt.arm()
@@ -405,7 +411,7 @@ def main() -> None:
     scenes = [
         (kind, scenario)
         for kind, scenario in itertools.product(options.kind or KINDS, SCENARIOS)
-        if scenario.__name__ in (options.scenario or scenarios) and (scenario.on_local or kind != "local")
+        if scenario.__name__ in (options.scenario or scenarios) and kind in scenario.kinds
     ]
     total = (sweep_side_by_side if options.jobs > 1 else sweep_all)(scenes, errors, options)
     print(total)

@@ -7,13 +7,26 @@ from typing import Any
 from gevent.event import AsyncResult
 
 from ratchet import BusClosed
-from robustness.stage import LARGE, SMALL, Failure, Stage
+from ratchet.bus import Retry
+from robustness.stage import LARGE, PLAIN, REFUSED, SMALL, UNREADABLE, WAITS, Failure, Stage
+
+TELLING = ("tcp", "unix", "tls")
+"""Kinds over which a server tells that a request has not run."""
+SOCKETS = (*TELLING, "tcp-plain")
+KINDS = ("local", *SOCKETS)
+
+SOON = Retry(attempts=3, back_off=0.002)
+LATE = Retry(attempts=3, back_off=0.3)
+"""So that what is to be sent again is still waiting for that."""
 
 
 class Scenario:
     """What happens while the interrupt is armed."""
 
-    on_local = True
+    kinds: tuple[str, ...] = KINDS
+    servers = 1
+    retry: Retry | None = None
+    middleware = False
     serves = True
     # Whether a client that is connected is there when it begins, and stays.
     connects = True
@@ -57,7 +70,7 @@ class TimeOutOfMany(Scenario):
     workers = 1
 
     def play(self, stage: Stage, client: Any) -> None:
-        attempts = [stage.request(), stage.request(waits=True), stage.request()]
+        attempts = [stage.request(), stage.request(mark=WAITS), stage.request()]
         stage.call_many(client, attempts, 0.005)
 
 
@@ -76,7 +89,7 @@ class CancelQueued(Scenario):
     workers = 1
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.send(client, stage.request(waits=True))
+        stage.send(client, stage.request(mark=WAITS))
         stage.wait_until_begun()
         attempt = stage.request()
         transaction = stage.send(client, attempt)
@@ -90,7 +103,7 @@ class CancelRunning(Scenario):
     """A request is cancelled while its handler runs."""
 
     def play(self, stage: Stage, client: Any) -> None:
-        attempt = stage.request(waits=True)
+        attempt = stage.request(mark=WAITS)
         transaction = stage.send(client, attempt)
         stage.wait_until_begun()
         transaction.cancel()
@@ -103,8 +116,9 @@ class TimeOut(Scenario):
     workers = 1
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.start(stage.call, client, stage.request(waits=True), 0.005)
-        stage.call(client, stage.request(), 0.004)
+        stage.start(stage.call, client, stage.request(mark=WAITS), 0.01)
+        stage.wait_until_begun()
+        stage.call(client, stage.request(), 0.005)
 
 
 class Link(Scenario):
@@ -189,7 +203,7 @@ class Batches(Scenario):
 class Connect(Scenario):
     """A client is opened, calls, and is closed."""
 
-    on_local = False
+    kinds = SOCKETS
     connects = stays_connected = False
 
     def play(self, stage: Stage, client: Any) -> None:
@@ -201,11 +215,11 @@ class Connect(Scenario):
 class Lost(Scenario):
     """The connection breaks with requests in flight; then there is another one."""
 
-    on_local = False
+    kinds = SOCKETS
     stays_connected = False
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.start(stage.call, client, stage.request(waits=True))
+        stage.start(stage.call, client, stage.request(mark=WAITS))
         stage.start(stage.call, client, stage.request(LARGE))
         stage.wait_until_begun()
         stage.cut()
@@ -220,7 +234,7 @@ class CloseClient(Scenario):
     closes_client = True
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.start(stage.call, client, stage.request(waits=True))
+        stage.start(stage.call, client, stage.request(mark=WAITS))
         stage.wait_until_begun()
         stage.cast(client)
         stage.send(client, stage.request())
@@ -230,7 +244,7 @@ class CloseClient(Scenario):
 class DrainClient(Scenario):
     """The client is drained with requests in flight."""
 
-    on_local = False
+    kinds = SOCKETS
     stays_connected = False
     closes_client = True
 
@@ -248,7 +262,7 @@ class CloseServer(Scenario):
     workers = 1
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.start(stage.call, client, stage.request(waits=True))
+        stage.start(stage.call, client, stage.request(mark=WAITS))
         stage.wait_until_begun()
         stage.send(client, stage.request())
         stage.let_arrive()
@@ -263,12 +277,205 @@ class DrainServer(Scenario):
     workers = 1
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.start(stage.call, client, stage.request(waits=True))
+        stage.start(stage.call, client, stage.request(mark=WAITS))
         stage.wait_until_begun()
         stage.send(client, stage.request())
         stage.let_arrive()
         stage.start(stage.release.set)
         stage.server.drain()
+
+
+class Middleware(Scenario):
+    """Each kind of call, with middleware on both sides."""
+
+    middleware = True
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request(LARGE))
+        stage.cast(client)
+        attempt = stage.request()
+        transaction = stage.send(client, attempt)
+        stage.call_many(client, [stage.request(), stage.request()])
+        stage.receive(attempt, transaction)
+        stage.call(client, stage.request())
+
+
+class MiddlewareOfCodec(Scenario):
+    """Middleware sees a request whose codec has failed, between others."""
+
+    kinds = SOCKETS
+    middleware = True
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request())
+        stage.call(client, stage.request(mark=UNREADABLE))
+        stage.call(client, stage.request())
+
+
+class MiddlewareOfTimeOut(Scenario):
+    """The time of a request is over while its handler waits, behind middleware."""
+
+    middleware = True
+    workers = 1
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request(mark=WAITS), 0.01)
+        stage.wait_until_begun()
+        stage.call(client, stage.request(), 0.005)
+
+
+class MiddlewareOfCancel(Scenario):
+    """A request is cancelled while its handler runs, behind middleware."""
+
+    middleware = True
+
+    def play(self, stage: Stage, client: Any) -> None:
+        attempt = stage.request(mark=WAITS)
+        transaction = stage.send(client, attempt)
+        stage.wait_until_begun()
+        transaction.cancel()
+        stage.receive(attempt, transaction)
+
+
+class RetryRefused(Scenario):
+    """Requests are refused once, and sent again."""
+
+    kinds = TELLING
+    retry = SOON
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request(LARGE, REFUSED), stage.patience)
+        stage.start(stage.call, client, stage.request(mark=REFUSED))
+        stage.call(client, stage.request(mark=REFUSED, idempotent=True))
+
+
+class RetryMany(Scenario):
+    """Some of many requests are refused once, and sent again, behind middleware."""
+
+    kinds = TELLING
+    middleware = True
+    retry = SOON
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request(mark=REFUSED))
+        stage.call_many(client, [stage.request(mark=mark) for mark in (REFUSED, PLAIN, REFUSED)])
+
+
+class RetryCancelled(Scenario):
+    """A request that is to be sent again is cancelled before that."""
+
+    kinds = TELLING
+    retry = LATE
+
+    def play(self, stage: Stage, client: Any) -> None:
+        attempt = stage.request(mark=REFUSED)
+        transaction = stage.send(client, attempt)
+        stage.let_retry(client)
+        transaction.cancel()
+        stage.receive(attempt, transaction)
+
+
+class RetryOutOfTime(Scenario):
+    """The server is closed, and there is no other one to which a request may move in its time."""
+
+    kinds = TELLING
+    retry = SOON
+    stays_connected = False
+    closes_server = True
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request(mark=WAITS, idempotent=True), 0.05)
+        stage.wait_until_begun()
+        stage.server.close()
+        stage.call(client, stage.request(), 0.02)
+
+
+class RetryClosed(Scenario):
+    """The client is closed with a request that is to be sent again."""
+
+    kinds = TELLING
+    retry = LATE
+    stays_connected = False
+    closes_client = True
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.send(client, stage.request(mark=REFUSED))
+        stage.let_retry(client)
+        client.close()
+
+
+class RetryDrained(Scenario):
+    """The client is drained with a request that is to be sent again."""
+
+    kinds = TELLING
+    retry = LATE
+    stays_connected = False
+    closes_client = True
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.send(client, stage.request(mark=REFUSED))
+        stage.let_retry(client)
+        client.drain()
+
+
+class RetryLost(Scenario):
+    """The connection breaks with requests in flight, some of which may run twice."""
+
+    kinds = SOCKETS
+    retry = SOON
+    stays_connected = False
+
+    def play(self, stage: Stage, client: Any) -> None:
+        stage.start(stage.call, client, stage.request(mark=WAITS))
+        stage.start(stage.call, client, stage.request(mark=WAITS, idempotent=True))
+        stage.start(stage.call, client, stage.request(LARGE))
+        stage.wait_until_begun()
+        stage.cast(client)
+        stage.cut()
+        stage.start(stage.release.set)
+        stage.call(client, stage.request())
+
+
+class MoveOfDrained(Scenario):
+    """One of two servers drains, with requests in flight and in the queue, which go to the other one."""
+
+    kinds = TELLING
+    servers = 2
+    retry = SOON
+    stays_connected = False
+    workers = 1
+
+    def play(self, stage: Stage, client: Any) -> None:
+        for _ in range(2):
+            stage.start(stage.call, client, stage.request(mark=WAITS))
+            stage.start(stage.call, client, stage.request(LARGE))
+        stage.wait_until_begun()
+        stage.let_arrive()
+        stage.start(stage.release.set)
+        stage.cast(client)
+        stage.server.drain()
+        stage.call(client, stage.request())
+
+
+class MoveOfClosed(Scenario):
+    """One of two servers is closed with requests in flight and in the queue."""
+
+    kinds = TELLING
+    servers = 2
+    middleware = True
+    retry = SOON
+    stays_connected = False
+    workers = 1
+
+    def play(self, stage: Stage, client: Any) -> None:
+        for _ in range(2):
+            stage.start(stage.call, client, stage.request(mark=WAITS, idempotent=True))
+            stage.start(stage.call, client, stage.request())
+        stage.wait_until_begun()
+        stage.let_arrive()
+        stage.server.close()
+        stage.start(stage.release.set)
+        stage.call(client, stage.request())
 
 
 SCENARIOS: tuple[type[Scenario], ...] = (
@@ -289,4 +496,17 @@ SCENARIOS: tuple[type[Scenario], ...] = (
     DrainClient,
     CloseServer,
     DrainServer,
+    Middleware,
+    MiddlewareOfCodec,
+    MiddlewareOfTimeOut,
+    MiddlewareOfCancel,
+    RetryRefused,
+    RetryMany,
+    RetryCancelled,
+    RetryOutOfTime,
+    RetryClosed,
+    RetryDrained,
+    RetryLost,
+    MoveOfDrained,
+    MoveOfClosed,
 )

@@ -27,9 +27,14 @@ from contract.buses import client_tls, is_plain, server_tls
 from helpers import PACKAGE
 from ratchet import Abandoned, BusError, ConnectionLost, Outcome, Ratchet, Rejected, RemoteError
 from ratchet import bus as ratchet_bus
+from ratchet.bus import Retry
 
 SMALL, LARGE = 20, 300_000
 """Bytes of a request, and of its response."""
+
+PLAIN, WAITS, REFUSED, UNREADABLE = b"-", b"w", b"r", b"u"
+"""What becomes of a request: nothing in particular; its handler waits until it is released; it is not run
+the first time, and its client is told so; its codec fails."""
 
 _LIBRARY = str(PACKAGE) + os.sep
 _SHELL = os.path.join(_LIBRARY, "cli") + os.sep
@@ -114,13 +119,28 @@ class Attempt:
     """A request of the scenario, and how it ended, as far as its caller was told."""
 
     body: bytes
+    idempotent: bool = False
     ending: str | None = None
+
+
+def pass_on(request: Any, transaction: Any, proceed: Any) -> Any:
+    """Middleware that changes nothing."""
+    return proceed(request)
 
 
 class Stage:
     """A bus of one kind, the requests that were made of it, and the log of those that ran."""
 
-    def __init__(self, kind: str, directory: Path, interrupt: Interrupt, patience: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        interrupt: Interrupt,
+        patience: float,
+        servers: int,
+        retry: Retry | None,
+        middleware: bool,
+    ) -> None:
         self.kind = kind
         self.interrupt = interrupt
         self.patience = patience
@@ -132,15 +152,22 @@ class Stage:
         # Set when a handler that waits has begun, and when it may end.
         self.begun, self.release = Event(), Event()
         self._descriptors = set(os.listdir("/proc/self/fd"))
-        self._serving: gevent.Greenlet[Any, Any] | None = None
+        self._serving: dict[Any, gevent.Greenlet[Any, Any]] = {}
         self._numbers = itertools.count()
+        self._retry = retry
+        self._middleware = (pass_on, pass_on) if middleware else ()
+        self._refused: set[bytes] = set()
         self.clients: list[Any] = []
-        self.server: Any
-        if kind == "local":
-            self.server = ratchet_bus.new_local()[0]
-        else:
-            address = f"unix:{directory}/bus" if kind == "unix" else "127.0.0.1:0"
-            self.server = ratchet_bus.listen(address, ssl_context=server_tls(kind))
+        self.servers = [self._open(str(directory / f"bus{number}")) for number in range(servers)]
+        # The one that a scenario closes.
+        self.server = self.servers[0]
+
+    def _open(self, path: str) -> Any:
+        """A server, or a local bus."""
+        if self.kind == "local":
+            return ratchet_bus.new_local(middleware=self._middleware)[0]
+        address = f"unix:{path}" if self.kind == "unix" else "127.0.0.1:0"
+        return ratchet_bus.listen(address, self._read, ssl_context=server_tls(self.kind))
 
     # What a scenario does.
 
@@ -148,24 +175,38 @@ class Stage:
         """One more client; on a local bus, the same object again."""
         client: Any = self.server
         if self.kind != "local":
+            addresses = [server.address for server in self.servers]
             client = ratchet_bus.connect(
-                self.server.address,
+                addresses if len(addresses) > 1 else addresses[0],
                 plain=is_plain(self.kind),
                 ssl_context=client_tls(self.kind),
-                # No request outlives the server that it was sent to.
-                retry=None,
+                retry=self._retry,
+                middleware=self._middleware,
             )
         self.clients.append(client)
         return client
 
     def serve(self, workers: int = 4) -> None:
-        """Have the server's requests handled, unless they are already."""
-        if self._serving is None or self._serving.ready():
-            self._serving = self.kernel.attach_background(self.server.serve, self.handle, workers)
+        """Have the servers' requests handled, unless they are already."""
+        for server in self.servers:
+            if server not in self._serving or self._serving[server].ready():
+                self._serving[server] = self.kernel.attach_background(
+                    server.serve, self.handle, workers, middleware=self._middleware
+                )
 
-    def handle(self, body: bytes) -> bytes:
+    def _read(self, body: bytes) -> bytes:
+        """The codec of requests."""
+        if body[8:9] == UNREADABLE:
+            raise ValueError("an unreadable request")
+        return body
+
+    def handle(self, body: bytes, transaction: Any) -> bytes | None:
+        if body[8:9] == REFUSED and body not in self._refused:
+            self._refused.add(body)
+            transaction.send_error(ValueError("not now"), outcome=Outcome.NOT_RUN)
+            return None
         self.log.append(body)
-        if body[8:9] == b"w":
+        if body[8:9] == WAITS:
             self.begun.set()
             self.release.wait(self.patience)
         return body
@@ -178,19 +219,21 @@ class Stage:
         """The same, but its end is not waited for."""
         self.kernel.attach_background(self._guarded, func, *args)
 
-    def request(self, size: int = SMALL, waits: bool = False) -> Attempt:
-        """A new request; the handler of one that `waits` ends when it is released."""
-        head = b"%08d%s" % (next(self._numbers), b"w" if waits else b"e")
-        self.attempts.append(Attempt(head.ljust(size, b".")))
+    def request(self, size: int = SMALL, mark: bytes = PLAIN, idempotent: bool = False) -> Attempt:
+        """A new request."""
+        head = b"%08d%s" % (next(self._numbers), mark)
+        self.attempts.append(Attempt(head.ljust(size, b"."), idempotent))
         return self.attempts[-1]
 
     def call(self, client: Any, attempt: Attempt, timeout: float | None = None) -> None:
         with self._ending_of(attempt):
-            self._check_answer(attempt, client.call(attempt.body, timeout))
+            self._check_answer(attempt, client.call(attempt.body, timeout, idempotent=attempt.idempotent))
 
     def call_many(self, client: Any, attempts: list[Attempt], timeout: float | None = None) -> None:
+        """Send many in one call; all of them may run twice, or none."""
+        bodies, idempotent = [attempt.body for attempt in attempts], attempts[0].idempotent
         try:
-            results = client.call_many([attempt.body for attempt in attempts], timeout)
+            results = client.call_many(bodies, timeout, idempotent=idempotent)
         except BaseException as error:
             for attempt in attempts:
                 attempt.ending = INTERRUPTED if self.interrupt.is_in(error) else None
@@ -207,10 +250,10 @@ class Stage:
             client.cast(attempt.body)
             attempt.ending = CAST
 
-    def send(self, client: Any, attempt: Attempt) -> Any:
+    def send(self, client: Any, attempt: Attempt, timeout: float | None = None) -> Any:
         transaction = None
         with self._ending_of(attempt):
-            transaction = client.send_request(attempt.body)
+            transaction = client.send_request(attempt.body, timeout, idempotent=attempt.idempotent)
             self.sent.append((attempt, transaction))
         return transaction
 
@@ -219,8 +262,11 @@ class Stage:
             self._check_answer(attempt, transaction.recv_response(timeout))
 
     def wait_until_begun(self) -> None:
-        """Until a handler waits; or it is clear that none will, because it was struck on the way."""
+        """Until a handler waits; or it is clear that none will: it was struck, or its time was over."""
         while not self.begun.wait(0.005):
+            others = self.threads[1:]
+            if others and all(thread.ready() for thread in others):
+                return
             if self.interrupt.place:
                 self.begun.wait(0.05)
                 return
@@ -228,6 +274,11 @@ class Stage:
     def let_arrive(self) -> None:
         """Give what was written the time to be read; nothing depends on whether it was enough."""
         gevent.sleep(0.001)
+
+    def let_retry(self, client: Any) -> None:
+        """Until a request of the client's waits for its next attempt; or none will, because of the strike."""
+        while not len(client._servers.retrier) and not self.interrupt.place:
+            gevent.sleep(0.001)
 
     def cut(self) -> None:
         """Break every connection, as a network does that goes down."""
@@ -307,18 +358,20 @@ class Stage:
 
     def check_rest(self) -> None:
         """Nothing is open any more."""
-        for side in {self.server, *self.clients}:
+        for side in {*self.servers, *self.clients}:
             with gevent.Timeout(self.patience, Failure(f"requests are left: {side!r}")):
                 while side.stats().queued or side.stats().in_flight:
                     gevent.sleep(0.001)
-        if isinstance(self.server, ratchet_bus.ServerBus):
-            budget = self.server._admission.budget
+        for server in self.servers:
+            if not isinstance(server, ratchet_bus.ServerBus):
+                continue
+            budget = server._admission.budget
             with gevent.Timeout(self.patience, Failure("room is taken that nothing takes")):
                 while budget.taken or budget.waiting:
                     gevent.sleep(0.001)
 
     def close(self) -> None:
-        for side in (*self.clients, self.server):
+        for side in (*self.clients, *self.servers):
             side.close()
 
     def check_log(self) -> None:
@@ -331,13 +384,16 @@ class Stage:
         for attempt in self.attempts:
             times, ending = ran[attempt.body], attempt.ending
             text = f"the request {shown(attempt.body)} ran {times} times and ended in {ending}"
-            if times > 1:
+            if times > 1 and not attempt.idempotent:
                 raise Failure(text)
             if ending in (Outcome.NOT_SENT, Outcome.NOT_RUN) and times:
                 raise Failure(text)
             # The error of a strike in place of the handler's call shows the frame that raised
-            # it, and is taken for the handler's own.
-            in_place = "bus/_core/handle.py" in (self.interrupt.place or "")
+            # it, and is taken for the handler's own, or middleware's.
+            # A refusal that is struck is a handler's error as well.
+            in_place = attempt.body[8:9] == REFUSED or (self.interrupt.place or "").startswith(
+                ("bus/_core/handle.py", "bus/_core/handler_chain.py")
+            )
             if ending in (Outcome.RAN, ANSWERED) and not times and not in_place:
                 raise Failure(text)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from robustness.interrupts import KINDS
 from robustness.samples import play_sample
+from robustness.scenarios import KINDS
 
 STRIDE = 397
 """One line of so many: 20 to 100 interrupts for each kind of bus."""
