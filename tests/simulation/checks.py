@@ -14,12 +14,16 @@ from typing import Any, Final
 from ratchet import BusClosed, BusTimeout, Cancelled, Outcome
 from ratchet.bus._socket.linger import _lingering
 from simulation.journal import ClientRecord, Ending, Journal, LifeRecord, Violation
-from simulation.plan import Act, Ask, Plan, Task, client_name
+from simulation.plan import Act, Ask, ClientPlan, Plan, Task, client_name
 
 _LAST_WORD: Final = 0.1
 """Seconds for which a request whose time is over may wait for the server's word."""
 _SOON: Final = 0.02
 """Seconds within which something is done that is done at once."""
+_WINDOW: Final = 10.0
+"""Seconds over which a budget of retries is kept."""
+_FEWEST: Final = 10
+"""Retries that are allowed in that time in any case."""
 
 
 def check_rest(journal: Journal, loop: Any, references: int) -> None:
@@ -36,7 +40,7 @@ def check_rest(journal: Journal, loop: Any, references: int) -> None:
 def check_journal(plan: Plan, journal: Journal) -> None:
     """What callers were told is true, and what was counted adds up.  Raises `Violation`."""
     violations = list(journal.violations)
-    for check in (_endings, _clients, _servers, _casts, _calm):
+    for check in (_endings, _clients, _retries, _servers, _casts, _calm):
         violations += check(plan, journal)
     if violations:
         raise Violation("\n".join(violations[:10]))
@@ -121,9 +125,40 @@ def _kind(transaction: Any) -> str:
     return "cancelled" if transaction.state.name == "GIVEN_UP" else "failed"
 
 
+def _retries(plan: Plan, journal: Journal) -> Iterator[str]:
+    """None is sent more often than is allowed, and no more of them are a load than the budget has."""
+    for index, (client, record) in enumerate(zip(plan.clients, journal.clients, strict=True)):
+        most = _attempts_allowed(client)
+        for ask, transaction in record.transactions:
+            attempts = _attempts(transaction)
+            if not 1 <= attempts <= most or journal.ran[ask.number] > attempts:
+                ran = journal.ran[ask.number]
+                yield f"client {index}: {ask.number} was sent {attempts} times of {most}, and ran {ran} times"
+        for number, (now, tries) in enumerate(record.retries):
+            assert client.retry is not None
+            lately = sum(now - _WINDOW < then <= now for then, _ in record.retries[: number + 1])
+            allowed = max(_FEWEST, client.retry.budget * tries) if client.retry.budget else 0
+            # A retry is allowed as long as there were fewer.
+            if lately >= allowed + 1:
+                yield f"client {index}: {lately} retries in {_WINDOW} s, after {tries} first tries"
+
+
+def _attempts(transaction: Any) -> int:
+    """How often a request was sent."""
+    return getattr(transaction, "attempts", 1)
+
+
+def _attempts_allowed(client: ClientPlan) -> int:
+    return 1 if client.retry is None else client.retry.attempts
+
+
 def _servers(plan: Plan, journal: Journal) -> Iterator[str]:
     """Each server has ended all that came, and has counted each end once."""
-    sent = sum(len(record.transactions) + len(record.casts) for record in journal.clients)
+    sent = sum(
+        sum(_attempts(transaction) for _, transaction in record.transactions)
+        + len(record.casts) * _attempts_allowed(client)
+        for client, record in zip(plan.clients, journal.clients, strict=True)
+    )
     for index, record in enumerate(journal.lives):
         name, stats, quiet = f"server {index}", record.stats, record.quiet
         if quiet is not None and record.life.shuts_after is None:
@@ -214,7 +249,8 @@ def _expected(ask: Ask) -> str | None:
 def _all_that_came(plan: Plan, journal: Journal) -> Iterator[str]:
     """What the servers have counted is what the clients have sent."""
     sent = sum(
-        transaction.error is None or transaction.error.outcome is not Outcome.NOT_SENT
+        _attempts(transaction)
+        - (transaction.error is not None and transaction.error.outcome is Outcome.NOT_SENT)
         for record in journal.clients
         for _, transaction in record.transactions
     ) + sum(len(record.casts) for record in journal.clients)

@@ -14,6 +14,7 @@ import gevent
 from greenlet import GreenletExit
 
 from ratchet import BusError, BusTimeout, bus, thread
+from ratchet.bus._core.retry import Budget
 from ratchet.testing import Clock
 from simulation.journal import ClientRecord, Ending, Journal, request_body, response_body
 from simulation.plan import Act, Ask, ClientPlan, End
@@ -22,6 +23,21 @@ from simulation.strikes import is_strike, survives
 SERVER: Final = "server:80"
 SETTLING: Final = 0.1
 """Seconds within which the hub makes good what an exception has interrupted."""
+
+
+class _NotingBudget(Budget):
+    """Writes down each retry that is taken from it."""
+
+    def __init__(self, share: float, record: ClientRecord, clock: Clock) -> None:
+        super().__init__(share)
+        self._record = record
+        self._clock = clock
+
+    def take(self, tries: int) -> bool:
+        taken = super().take(tries)
+        if taken:
+            self._record.retries.append((self._clock.now, tries))
+        return taken
 
 
 class ClientProgram:
@@ -46,11 +62,12 @@ class ClientProgram:
         plan, record = self._plan, self.record
         self._journal.kernels.append(thread.kernel())
         codec: bus.Codec[Any, Any] = bus.Codec(request_body, bytes, bytes, bytes)
-        # What becomes of each single request is held against the servers' logs.
         self._client = client = bus.connect(
-            SERVER, codec=codec, plain=plan.plain, limits=plan.limits, retry=None
+            SERVER, codec=codec, plain=plan.plain, limits=plan.limits, retry=plan.retry
         )
         self._count_transactions(client)
+        if plan.retry is not None:
+            client._servers.retrier._budget = _NotingBudget(plan.retry.budget, record, self._clock)
         threads = [thread.attach(self._run_thread, asks) for asks in plan.threads]
         self._journal.threads += threads
         for seconds, index in plan.kills:
@@ -129,6 +146,8 @@ class ClientProgram:
             ending.kind = "cast"
             self.record.casts.append(ask.number)
             return None
+        if ask.idempotent:
+            options["idempotent"] = True
         if ask.act is Act.CALL:
             alarm = gevent.Timeout(ask.cancel_after)
             try:

@@ -7,10 +7,11 @@ drawn gives every seed another plan, and has to look for the seeds of the corpus
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Final
 
-from ratchet.bus import Limits
+from ratchet.bus import Limits, Retry
 from ratchet.testing import Faults
 from simulation.plan import HUGE, Act, Ask, ClientPlan, End, Life, Plan, Strike, StrikeKind, Task
 
@@ -18,8 +19,37 @@ _SENDING: Final = (Act.CALL, Act.CALL, Act.SEND, Act.LATER, Act.LATER)
 
 
 def draw(seed: int) -> Plan:
-    """Draw the plan of a schedule."""
+    """Draw the plan of a schedule, whose clients send nothing again."""
     return _Draw(seed).plan()
+
+
+def draw_retrying(seed: int) -> Plan:
+    """Draw the same plan, but some of its clients send requests again by themselves."""
+    # Apart from the rest, so that both have the same seeds.
+    random = Random(f"retry {seed}")
+    plan = draw(seed)
+    return replace(plan, clients=tuple(_retrying(client, random) for client in plan.clients))
+
+
+def _retrying(client: ClientPlan, random: Random) -> ClientPlan:
+    if random.random() < 0.2:
+        return client
+    share = random.choice((0.0, 0.5, 1.0))
+    return replace(
+        client,
+        retry=Retry(
+            attempts=random.choice((2, 3, 3, 10)),
+            back_off=random.choice((0.0, 0.001, 0.05, 1.0)),
+            most=random.choice((0.01, 2.0)),
+            budget=random.choice((0.0, 0.1, 0.1, 1.0)),
+        ),
+        threads=tuple(
+            tuple(
+                replace(ask, idempotent=ask.act is not Act.CAST and random.random() < share) for ask in asks
+            )
+            for asks in client.threads
+        ),
+    )
 
 
 class _Draw:

@@ -53,6 +53,7 @@ class ClientRecord:
         unfinished: the numbers of those whose transactions have not ended when the client has.
         drained: what `drain` returned; None if it was not drained, or not to its end.
         stats: its counters, when it was closed.
+        retries: when one was taken from its budget, and how many first tries there were until then.
     """
 
     dead: bool = False
@@ -61,6 +62,7 @@ class ClientRecord:
     unfinished: list[int] = field(default_factory=list)
     drained: bool | None = None
     stats: Stats | None = None
+    retries: list[tuple[float, int]] = field(default_factory=list)
 
 
 @dataclass

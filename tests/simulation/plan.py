@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from ratchet.bus import Limits
+from ratchet.bus import Limits, Retry
 from ratchet.testing import Faults
 
 HUGE: Final = 80_000
@@ -64,6 +64,7 @@ class Ask:
         task: what the server does.
         seconds: how long that takes.
         answer_size: bytes of the answer, at least.
+        idempotent: whether it may run more than once.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Ask:
     task: Task
     seconds: float
     answer_size: int
+    idempotent: bool = False
 
 
 class End(enum.Enum):
@@ -102,6 +104,7 @@ class ClientPlan:
         end: how it ends.
         ends_after: seconds after which it ends, be there threads or not; None when they have ended.
         patience: seconds that it is given to drain; None for ever.
+        retry: how it sends requests again; None for never.
     """
 
     plain: bool
@@ -111,6 +114,7 @@ class ClientPlan:
     end: End
     ends_after: float | None
     patience: float | None
+    retry: Retry | None = None
 
 
 @dataclass(frozen=True)

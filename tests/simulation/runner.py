@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
@@ -30,20 +31,24 @@ from typing import Final, NoReturn
 
 from helpers import PACKAGE
 from ratchet import build_info
-from simulation.draw import draw
+from simulation.draw import draw, draw_retrying
 from simulation.mutants import MUTANTS
 from simulation.plan import Plan
 from simulation.play import play, trace_of
 
 CORPUS: Final = Path(__file__).with_name("corpus.txt")
 """Seeds that once failed, one a line, with what they found."""
-AGAIN: Final = 'make sim ARGS="--seed {seed}"'
+AGAIN: Final = 'make sim ARGS="{options}--seed {seed}"'
 
 _COMMAND: Final = (sys.executable, "-m", "simulation")
 _AT_ONCE: Final = 50
 # Real seconds, after which a schedule hangs; it takes a hundredth of one.
 _PATIENCE: Final = 60
 _FAILURES_SHOWN: Final = 50
+
+
+Drawing = Callable[[int], Plan]
+"""Draws the plan of a seed."""
 
 
 class Hang(BaseException):
@@ -93,26 +98,25 @@ def is_played_here(plan: Plan) -> bool:
     return not (plan.needs_pure_build and build_info().compiled)
 
 
-def failure_of(seed: int) -> str | None:
+def failure_of(seed: int, drawing: Drawing = draw) -> str | None:
     """Why the schedule of a seed fails; None if it does not.
 
     One that needs the pure build is played by it, in another process.
     """
-    if is_played_here(draw(seed)):
-        return play_all([seed]).failures.get(seed)
-    program = subprocess.run(
-        [*_COMMAND, "--seed", str(seed)], env=_environment(), capture_output=True, text=True, check=False
-    )
+    if is_played_here(drawing(seed)):
+        return play_all([seed], drawing=drawing).failures.get(seed)
+    command = [*_COMMAND, *_options(drawing), "--seed", str(seed)]
+    program = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     return program.stdout + program.stderr if program.returncode else None
 
 
-def play_all(seeds: Iterable[int], most: float = math.inf) -> Tally:
+def play_all(seeds: Iterable[int], most: float = math.inf, drawing: Drawing = draw) -> Tally:
     """Play the schedules of some seeds, one after the other, until so many have failed."""
     tally = Tally()
     began = time.process_time()
     with _watched() as start_to_watch:
         for seed in seeds:
-            plan = draw(seed)
+            plan = drawing(seed)
             if not is_played_here(plan):
                 tally.left_out += 1
                 continue
@@ -179,12 +183,12 @@ def digest_of(plans: Iterable[Plan]) -> str:
     return digest.hexdigest()
 
 
-def digests_of_two_processes(first: int, seeds: int) -> list[str]:
+def digests_of_two_processes(first: int, seeds: int, drawing: Drawing = draw) -> list[str]:
     """The digests of the same schedules in two processes that hash in different ways.
 
     In the compiled build, the other process has the pure one; so both leave out what needs that.
     """
-    command = [*_COMMAND, "--first", str(first), "--seeds", str(seeds), "--digest"]
+    command = [*_COMMAND, *_options(drawing), "--first", str(first), "--seeds", str(seeds), "--digest"]
     other = {"PYTHONHASHSEED": "2"}
     if build_info().compiled:
         command.append("--any-build")
@@ -194,6 +198,11 @@ def digests_of_two_processes(first: int, seeds: int) -> list[str]:
         for variables in ({"PYTHONHASHSEED": "1"}, other)
     ]
     return [program.communicate()[0] for program in programs]
+
+
+def _options(drawing: Drawing) -> list[str]:
+    """The options of this program by which it draws so."""
+    return ["--retry"] if drawing is draw_retrying else []
 
 
 def _environment(**variables: str) -> dict[str, str]:
@@ -213,19 +222,21 @@ def corpus() -> dict[int, str]:
     return {int(seed): found for seed, _, found in (line.partition(" ") for line in lines if line)}
 
 
-def _play_side_by_side(seeds: Iterable[int], count: int, jobs: int) -> Tally:
+def _play_side_by_side(seeds: Iterable[int], count: int, jobs: int, drawing: Drawing) -> Tally:
     """Play them in so many processes, and say how it goes on."""
     total = Tally()
     began = time.monotonic()
     with get_context("fork").Pool(jobs) as pool:
         remaining = iter(seeds)
         parts: Iterator[list[int]] = iter(lambda: list(itertools.islice(remaining, _AT_ONCE)), [])
-        for tally in pool.imap(play_all, parts):
+        for tally in pool.imap(partial(play_all, drawing=drawing), parts):
             total.add(tally)
             for seed, failure in tally.failures.items():
                 if len(total.failures) <= _FAILURES_SHOWN:
                     first = failure.splitlines()[0][:200]
-                    print(f"\nseed {seed} failed; {AGAIN.format(seed=seed)} replays it: {first}", flush=True)
+                    options = "".join(f"{option} " for option in _options(drawing))
+                    again = AGAIN.format(options=options, seed=seed)
+                    print(f"\nseed {seed} failed; {again} replays it: {first}", flush=True)
             if sys.stderr.isatty() or total.played % 10_000 < _AT_ONCE:
                 rate = total.played / (time.monotonic() - began)
                 text = f"{total.played} of {count}, {len(total.failures)} failed, {rate:.0f} in a second"
@@ -247,16 +258,16 @@ def _find_mutants(seeds: int, jobs: int) -> int:
     return missed
 
 
-def _show(seed: int) -> bool:
+def _show(seed: int, drawing: Drawing) -> bool:
     """Play one schedule and print its plan, and what became of it; whether it failed."""
-    plan = draw(seed)
+    plan = drawing(seed)
     if not is_played_here(plan):
         _begin_again_on_pure_build()
     print(plan.faults, plan.limits, *plan.lives, sep="\n")
     for client in plan.clients:
         print(client)
     print(f"stops={plan.stops}, cuts={plan.cuts}, strikes={plan.strikes}, calm={plan.is_calm}")
-    failure = failure_of(seed)
+    failure = failure_of(seed, drawing)
     print(f"seed {seed} failed: {failure}" if failure else f"seed {seed} is fine")
     return failure is not None
 
@@ -268,6 +279,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes play")
     parser.add_argument("--seed", type=int, help="play this one, and show its plan")
+    parser.add_argument("--retry", action="store_true", help="have some clients send requests again")
     parser.add_argument(
         "--mutants", action="store_true", help="find the planted bugs, with so many seeds each"
     )
@@ -278,13 +290,14 @@ def main() -> None:
     parser.add_argument("--any-build", action="store_true", help="digest only what each build can play")
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
+    drawing = draw_retrying if options.retry else draw
     if options.seed is not None:
-        sys.exit(_show(options.seed))
+        sys.exit(_show(options.seed, drawing))
     if options.digest:
-        plans = filter(is_played_here, map(draw, seeds))
+        plans = filter(is_played_here, map(drawing, seeds))
         print(digest_of(plan for plan in plans if not (options.any_build and plan.needs_pure_build)))
     elif options.determinism:
-        one, other = digests_of_two_processes(options.first, options.seeds)
+        one, other = digests_of_two_processes(options.first, options.seeds, drawing)
         print(f"{options.seeds} schedules: {'the same' if one == other else 'different'} in two processes")
         sys.exit(one != other)
     elif options.mutants:
@@ -292,7 +305,7 @@ def main() -> None:
             _begin_again_on_pure_build()
         sys.exit(_find_mutants(options.seeds, options.jobs) > len(MUTANTS) // 10)
     else:
-        total = _play_side_by_side(seeds, options.seeds, options.jobs)
+        total = _play_side_by_side(seeds, options.seeds, options.jobs, drawing)
         for kind, count in total.endings.most_common():
             print(f"{count:10} {kind}")
         print(total)

@@ -165,7 +165,7 @@ class ServerProgram:
         journal = self._journal
         self.record.begun += 1
         journal.ran[ask.number] += 1
-        if journal.ran[ask.number] > 1:
+        if journal.ran[ask.number] > 1 and not ask.idempotent:
             journal.note(f"{ask.number}: runs again")
         deadline = inherited_deadline()
         # The clock moves by a microsecond each time it is read.
