@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from contract.buses import Bus, OpenBus, Start, on_each_with_codec, on_every_kin
 from helpers import LONG, wait_until
 from ratchet import Abandoned, BusTimeout, Cancelled, Outcome, Rejected, RemoteError, thread
 from ratchet.bus import Codec, codecs
+from ratchet.bus._core.handle import receive
 from ratchet.bus._core.handler_chain import HandlerChain
 
 Proceed = Callable[[Any], Any]
@@ -337,6 +339,23 @@ def test_a_refusal_that_is_interrupted_does_not_say_that_the_handler_ran(
     monkeypatch.setattr("ratchet.bus._core.handler_chain.refuse_undecoded", refuse)
     with pytest.raises(Abandoned) as raised:
         bus.client.call("question", LONG)
+    assert raised.value.outcome == "UNKNOWN"
+
+
+@on_each_with_codec
+def test_a_request_whose_codec_failed_is_abandoned_at_once_where_nobody_sees_that(
+    open_bus: OpenBus,
+) -> None:
+    bus = open_bus(codec=DECODE_FAILS)
+    sent = bus.client.send_request("question")
+    inbox = bus.server._intake.inbox
+    gc.disable()
+    try:
+        assert receive(inbox, inbox.first(LONG), tells_failure=True) is not None
+        with pytest.raises(Abandoned) as raised:
+            sent.recv_response(LONG)
+    finally:
+        gc.enable()
     assert raised.value.outcome == "UNKNOWN"
 
 

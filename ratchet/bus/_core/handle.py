@@ -296,7 +296,12 @@ def receive(
             # It may be another thread's: an interrupt has left it in the inbox twice.
             transaction._incoming = None  # type: ignore[assignment]
         elif incoming.requests.decode is None or decode_claimed(incoming, tells_failure):
-            return transaction, incoming.message
+            if not tells_failure:
+                return transaction, incoming.message
+            # The error of a codec keeps this frame, which is to keep no transaction that is dropped.
+            received = [(transaction, incoming.message)]
+            del transaction
+            return received.pop()
     except BaseException:
         try:
             incoming.abandon()
