@@ -47,7 +47,8 @@ def serve_processes(
 
     This process becomes the supervisor.  It listens, and hands each new connection to the worker
     process with the fewest.  Each worker imports the handler for itself, and serves as
-    `ServerBus.serve` does.  One that dies is replaced.
+    `ServerBus.serve` does.  One that dies is replaced, and so is one that is not ready 60 s after
+    its start.
 
     SIGTERM and SIGINT have the workers drain, and then it returns; the second one ends all at once.
     SIGHUP replaces the workers, one by one, each by one that is ready before it drains.

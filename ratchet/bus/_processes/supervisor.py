@@ -184,7 +184,7 @@ class Supervisor:
             return
         if failed and failed[0].failure is not None:
             raise LoadError(*failed[0].failure)
-        raise ChildProcessError(f"no worker has begun to serve: {first[0]} {_end_of(first[0])}")
+        raise ChildProcessError(f"no worker has begun to serve: {first[0]} {first[0].how_it_ended}")
 
     # Workers.
 
@@ -211,7 +211,9 @@ class Supervisor:
                 return
             worker.ended.wait()
             if place.worker is worker and not worker.told_to_end:
-                place.back_off.note_death(_clock.monotonic() - worker.since)
+                # One that was never ready has failed in starting, however long it took.
+                age = _clock.monotonic() - worker.since if worker.started.value else 0.0
+                place.back_off.note_death(age)
 
     def _start(self, number: int) -> WorkerProcess:
         worker = start_worker(self._kernel, number, self._first, self._on_change)
@@ -244,8 +246,10 @@ class Supervisor:
         elif worker.told_to_end and worker.status == 0:
             _logger.info("%s has ended", worker)
         else:
-            self._all_finished = self._all_finished and not worker.told_to_end
-            _logger.warning("%s %s", worker, _end_of(worker))
+            # One that was never ready had taken nothing.
+            cut_off = worker.told_to_end and bool(worker.started.value)
+            self._all_finished = self._all_finished and not cut_off
+            _logger.warning("%s %s", worker, worker.how_it_ended)
 
     def _let_go(self, worker: WorkerProcess) -> None:
         """A thread: a worker wants to end, and does when there is another one in its place."""
@@ -346,13 +350,3 @@ class Supervisor:
 def _log_failure(worker: WorkerProcess) -> None:
     text, trace = worker.failure or ("", "")
     _logger.error("%s cannot serve: %s%s", worker, text, trace and "\n" + trace)
-
-
-def _end_of(worker: WorkerProcess) -> str:
-    """How a worker has ended that was not to end so, for texts."""
-    status = worker.status
-    if status < 0:
-        return f"was killed by signal {-status}"
-    if worker.told_to_end and status == 1:
-        return "has ended, and work was cut off"
-    return f"has ended by itself, with status {status}"

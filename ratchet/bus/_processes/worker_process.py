@@ -1,8 +1,9 @@
 """A worker as its supervisor sees it: the process, what it has, and how it ends.
 
-A thread of the supervisor's hears what the worker says, and another one waits for the end of
-the process, which is certain: whatever becomes of a worker, `ended` is set, and its
-descriptors are closed.  Which worker gets what is not decided here.
+A thread of the supervisor's hears what the worker says, another one kills it if it hangs while
+it starts, and a third one waits for the end of the process, which is certain: whatever becomes
+of a worker, `ended` is set, and its descriptors are closed.  Which worker gets what is not
+decided here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from ratchet.bus._processes import systemd
 from ratchet.bus._processes.channel import Channel, ChannelClosed, Message, channel_pair
 from ratchet.kernel import Ratchet
 
+# Seconds that a worker has to start, after which it is taken to hang.  All of them may import large
+# modules at once, on busy processors; but a service manager also waits for the first ones, and gives
+# up after 90 s (systemd).
+_START_TIMEOUT: Final = 60.0
 # Seconds until a worker that does not read is told again.
 _SAY_AGAIN: Final = 0.05
 # Seconds for what a worker has said before it ended.
@@ -60,6 +65,7 @@ class WorkerProcess:
         ended: set when it has ended.
         told_to_end: whether it ends because it was told to.
         failure: why it could not begin to serve, and a traceback, if it has said so.
+        late: the seconds that it had to start, if it was killed because they were over; else None.
         stats: what it has counted, as far as it has told.
     """
 
@@ -74,6 +80,7 @@ class WorkerProcess:
         self.ended = Event()
         self.told_to_end = False
         self.failure: tuple[str, str] | None = None
+        self.late: float | None = None
         self.stats = NOTHING
         self._connections = connections
         self._control = control
@@ -166,6 +173,18 @@ class WorkerProcess:
         code = self.process.returncode if self._said_status is None else self._said_status
         return 0 if code is None else int(code)
 
+    @property
+    def how_it_ended(self) -> str:
+        """What has become of one that was not to end so, for texts."""
+        status = self.status
+        if self.late is not None:
+            return f"was killed, because it was not ready within {self.late:g} s"
+        if status < 0:
+            return f"was killed by signal {-status}"
+        if self.told_to_end and status == 1:
+            return "has ended, and work was cut off"
+        return f"has ended by itself, with status {status}"
+
     def _tell(self, message: Message) -> bool:
         """Send a message; False if it is behind.  A worker that is dying needs no telling."""
         try:
@@ -191,10 +210,19 @@ class WorkerProcess:
                     self._stats_told.set()
             self._on_change(self, message["kind"])
 
+    def bound_start(self) -> None:
+        """A thread: kill it if it is not ready in time; its module may never return from the import."""
+        timeout = _START_TIMEOUT
+        self.started.wait(timeout)
+        if not self.started.ready():
+            self.late = timeout
+            self.kill()
+
     def watch(self, kernel: Ratchet) -> None:
         """A thread: wait for the end of the process, and close what it leaves behind."""
         hearing = kernel.attach_background(self.hear)
         try:
+            kernel.attach_background(self.bound_start)
             self.process.wait()
             # What it has said last may still be there; a child of its own may keep the channel open.
             hearing.join(_LAST_WORDS)
