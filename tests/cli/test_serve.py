@@ -82,24 +82,25 @@ def test_the_death_of_a_handler_s_thread_is_logged_and_the_server_goes_on() -> N
 # Its counters.
 
 
+def counters(ratchet: Ratchet, address: str) -> dict[str, int]:
+    """What `ratchet stats` shows."""
+    program = ratchet("stats", address, "--json")
+    assert (program.returncode, program.stderr) == (0, b"")
+    counted: dict[str, int] = json.loads(program.stdout)
+    return counted
+
+
 def test_counters_are_served_and_go_on_while_it_drains(ratchet: Ratchet, tmp_path: Path) -> None:
     go_on, stats = tmp_path / "go on", f"unix:{tmp_path}/stats"
-
-    def counters() -> dict[str, int]:
-        program = ratchet("stats", stats, "--json")
-        assert (program.returncode, program.stderr) == (0, b"")
-        counted: dict[str, int] = json.loads(program.stdout)
-        return counted
-
     with serving("handlers:wait_for_file", "--stats", stats) as (server, address):
         assert stderr_of(server).readline() == f"serving stats on {stats}\n"
         with bus.connect(address) as client:
             taken = client.send_request(bytes(go_on), timeout=LONG)
             wait_for(begun(go_on), "the handler")
-            assert list(counters()) == list(bus.Stats._fields)
+            assert list(counters(ratchet, stats)) == list(bus.Stats._fields)
             server.terminate()
             read_until(stderr_of(server), "draining")
-            assert counters()["in_flight"] == 1
+            assert counters(ratchet, stats)["in_flight"] == 1
             go_on.touch()
             assert taken.recv_response() == b"finished"
             assert server.wait(LONG) == 0
@@ -265,6 +266,29 @@ def test_processes_are_replaced_and_end(tmp_path: Path) -> None:
         assert server.wait(LONG) == 0
         assert not socket.exists()
         assert not pid_file.exists()
+
+
+def test_the_counters_of_processes_are_those_of_all_in_one(ratchet: Ratchet, tmp_path: Path) -> None:
+    address, stats, go_on = f"unix:{tmp_path}/socket", f"unix:{tmp_path}/stats", tmp_path / "go on"
+    with started("serve", "handlers:wait_for_file", address, "--processes", 2, "--stats", stats) as server:
+        read_until(stderr_of(server), f"serving stats on {stats}")
+        # Each is a client of another process.
+        with bus.connect(address) as one, bus.connect(address) as another:
+            (tmp_path / "at once").touch()
+            for client in (one, another, one):
+                assert client.call(bytes(tmp_path / "at once"), timeout=LONG) == b"finished"
+            taken = [client.send_request(bytes(go_on), timeout=LONG) for client in (one, another)]
+            wait_for(lambda: counters(ratchet, stats)["in_flight"] == 2, "both handlers")
+            counted = counters(ratchet, stats)
+            assert list(counted) == list(bus.Stats._fields)
+            assert (counted["connections"], counted["answered"]) == (2, 3)
+            server.terminate()
+            read_until(stderr_of(server), "draining")
+            assert counters(ratchet, stats)["in_flight"] == 2
+            go_on.touch()
+            assert [each.recv_response() for each in taken] == [b"finished"] * 2
+        assert server.wait(LONG) == 0
+    assert not (tmp_path / "stats").exists()
 
 
 def test_processes_that_are_cut_off(tmp_path: Path) -> None:
