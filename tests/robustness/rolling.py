@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +31,39 @@ SERVERS, WORKERS, CLIENTS, IN_FLIGHT = 3, 4, 32, 8
 KINDS = ("tcp", "unix", "tls")
 
 
-def replace(servers: list[Supervised], number: signal.Signals, end: float) -> Iterator[None]:
+def replace_one_by_one(servers: list[Supervised], number: signal.Signals) -> Iterator[int]:
+    """End each worker of each server by a signal; yields the new one's process ID when that is ready."""
+    for server in servers:
+        for worker, pid in list(server.pids.items()):
+            os.kill(pid, number)
+            server.expect(f"worker {worker} .* is ready")
+            yield server.pids[worker]
+
+
+def replace_all(server: Supervised) -> None:
+    """Have a server replace all of its workers, and wait until it has."""
+    server.send(signal.SIGHUP)
+    for _ in list(server.pids):
+        server.expect(r"worker \d+ .* is ready")
+        server.expect("has ended")
+
+
+def replacements(servers: list[Supervised], number: signal.Signals) -> Iterator[None]:
     """Replace workers one by one, and then all by SIGHUP, again and again; one step each time."""
     while True:
+        for _ in replace_one_by_one(servers, number):
+            yield
         for server in servers:
-            for worker, pid in list(server.pids.items()):
-                if time.monotonic() > end:
-                    return
-                os.kill(pid, number)
-                server.expect(f"worker {worker} .* is ready")
-                yield
-        for server in servers:
-            if time.monotonic() > end:
-                return
-            server.send(signal.SIGHUP)
-            for _ in range(WORKERS):
-                server.expect(r"worker \d+ .* is ready")
-                server.expect("has ended")
+            replace_all(server)
             yield
 
 
 @contextmanager
-def opened(kind: str, folder: Path) -> Iterator[tuple[list[Supervised], ssl.SSLContext | None]]:
-    """The servers, and the TLS context of their clients."""
-    options: dict[str, Any] = {"processes": WORKERS}
+def opened(
+    kind: str, folder: Path, count: int = SERVERS, workers: int = WORKERS, handler: str = "tasks:record"
+) -> Iterator[tuple[list[Supervised], ssl.SSLContext | None]]:
+    """So many servers of so many workers each, and the TLS context of their clients."""
+    options: dict[str, Any] = {"processes": workers}
     context = None
     if kind == "tls":
         options |= tls_options(folder)
@@ -63,12 +73,12 @@ def opened(kind: str, folder: Path) -> Iterator[tuple[list[Supervised], ssl.SSLC
             [
                 stack.enter_context(
                     serving(
-                        "tasks:record",
+                        handler,
                         f"unix:{folder}/{number}" if kind == "unix" else "127.0.0.1:0",
                         **options,
                     )
                 )
-                for number in range(SERVERS)
+                for number in range(count)
             ],
             context,
         )
@@ -88,7 +98,8 @@ def run(kind: str, seconds: float, kill: bool, idempotent: bool) -> None:
         while not load.ends:
             gevent.sleep(0.01)
         end = time.monotonic() + seconds
-        steps = sum(1 for _ in replace(servers, signal.SIGKILL if kill else signal.SIGTERM, end))
+        replaced = replacements(servers, signal.SIGKILL if kill else signal.SIGTERM)
+        steps = sum(1 for _ in takewhile(lambda _: time.monotonic() < end, replaced))
         ends = load.stop()
         for server in servers:
             server.stop()
