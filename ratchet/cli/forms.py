@@ -162,8 +162,7 @@ def _described(error: Exception) -> str:
 
 def codec_name(text: str) -> str:
     """The type of --codec: a name of `ratchet.bus.codecs`, or MODULE:NAME."""
-    module, _, name = text.partition(":")
-    if text not in _NAMES and not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+    if text not in _NAMES and not names.is_name(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} names no codec; write {', '.join(_NAMES)}, or MODULE:NAME, as in shop.wire:codec"
         )

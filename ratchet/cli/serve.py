@@ -15,10 +15,10 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
-from ratchet.bus import Codec, ServerBus, codecs, listen
+from ratchet.bus import ServerBus, codecs, listen
 from ratchet.bus._core.address import parse
 from ratchet.bus._processes.ending import Ending, log_death
-from ratchet.bus._processes.names import LoadError, load_handler
+from ratchet.bus._processes.names import CODECS, LoadError, is_name, load_codec, load_handler
 from ratchet.bus._processes.pid_file import PidFileError
 from ratchet.bus._processes.serving import settings_of, supervise
 from ratchet.bus._processes.supervisor import Supervisor
@@ -40,11 +40,6 @@ from ratchet.kernel import Ratchet
 
 __all__ = ["add_to", "run"]
 
-_CODECS: Final[dict[str, Codec[Any, Any] | None]] = {
-    "bytes": None,
-    "text": codecs.text,
-    "json": codecs.json,
-}
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -98,7 +93,7 @@ example:
     )
     parser.add_argument(
         "--codec",
-        choices=_CODECS,
+        choices=("bytes", *CODECS),
         default="bytes",
         help="what requests and responses are (default: %(default)s)",
     )
@@ -143,8 +138,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 def handler_name(text: str) -> str:
     """The type of MODULE:HANDLER."""
-    module, _, name = text.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+    if not is_name(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} names no handler; write MODULE:HANDLER, as in shop.prices:handle"
         )
@@ -163,6 +157,11 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED
 
 
+def codec_of(arguments: argparse.Namespace) -> str | None:
+    """The name of the codec; None for bytes as they are."""
+    return None if arguments.codec == "bytes" else str(arguments.codec)
+
+
 def run_processes(arguments: argparse.Namespace) -> bool:
     """Serve by worker processes.  False if work was cut off.  Raises `Failure`."""
     # What is wrong with it is said once, and not by every worker.
@@ -177,7 +176,7 @@ def run_processes(arguments: argparse.Namespace) -> bool:
             settings = settings_of(
                 arguments.handler,
                 arguments.workers,
-                codec=None if arguments.codec == "bytes" else arguments.codec,
+                codec=codec_of(arguments),
                 limits=None,
                 drain_timeout=arguments.drain_timeout,
                 patch=True,
@@ -222,22 +221,20 @@ def run_here(arguments: argparse.Namespace) -> bool:
     """Serve by this process alone.  False if work was cut off.  Raises `Failure`."""
     monkey.patch_all()
     context = server_context(arguments)
-    handler = load(arguments.handler)
+    handler, codec = load(arguments.handler), load_codec(codec_of(arguments))
     # After the import, which may have set logging up in its own way.
     logging.basicConfig(format=LOG_FORMAT)
     with ExitStack() as opened:
-        server = opened.enter_context(new_server(arguments.address, _CODECS[arguments.codec], context))
+        server = opened.enter_context(new_server(arguments.address, codec, context))
         counters: Server | None = None
         if arguments.stats is not None:
             counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
         return serve(server, handler, arguments.workers, arguments.drain_timeout, counters)
 
 
-def new_server(address: str, codec: Codec[Any, Any] | None, context: ssl.SSLContext | None) -> Server:
+def new_server(address: str, codec: Any, context: ssl.SSLContext | None) -> Server:
     """Listen on an address; blocks while a host name is looked up.  Raises `Failure`."""
     try:
-        if codec is None:
-            return listen(address, ssl_context=context)
         return listen(address, codec=codec, ssl_context=context)
     except OSError as error:
         raise Failure(cannot_listen(address, error)) from error

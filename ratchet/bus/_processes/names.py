@@ -23,8 +23,8 @@ from ratchet.bus.codecs import Codec, required_arguments
 
 Handler = Callable[..., Any]
 
-# Those of `ratchet.bus.codecs` that are codecs, and not functions that make one.
-_CODECS: Final[dict[str, Codec[Any, Any]]] = {"text": codecs.text, "json": codecs.json}
+CODECS: Final[dict[str, Codec[Any, Any]]] = {"text": codecs.text, "json": codecs.json}
+"""Those of `ratchet.bus.codecs` that are codecs, and not functions that make one."""
 
 # Characters of each text that is told to another process.
 _MOST_TEXT: Final = 8_000
@@ -49,16 +49,21 @@ class LoadError(ImportError):
         return {"kind": "failed", "text": str(self)[-_MOST_TEXT:], "trace": self.trace[-_MOST_TEXT:]}
 
 
+def is_name(text: str) -> bool:
+    """Whether a text has the form MODULE:NAME."""
+    module, _, attribute = text.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), *attribute.split(".")))
+
+
 def check_name(name: object, what: str) -> str:
     """Refuse, in the call that passed it, what cannot be a name."""
     if not isinstance(name, str):
         raise TypeError(
             f'{what} must be a name, "module:name", not {name!r}: each process imports it for itself'
         )
-    module, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+    if not is_name(name):
         raise ValueError(f'{what} must be a name such as "shop.prices:{what}", not {name!r}')
-    if module == "__main__":
+    if name.startswith("__main__:"):
         raise ValueError(
             f"{what} must be in a module that other processes can import, not {name!r}:"
             " there, __main__ is another program"
@@ -69,9 +74,9 @@ def check_name(name: object, what: str) -> str:
 def check_codec_name(name: object) -> str:
     """Refuse what cannot be the name of a codec."""
     if isinstance(name, Codec):
-        known = ", ".join(map(repr, _CODECS))
+        known = ", ".join(map(repr, CODECS))
         raise TypeError(f'codec must be {known} or a name, "module:name", not {name!r}')
-    return name if isinstance(name, str) and name in _CODECS else check_name(name, "codec")
+    return name if isinstance(name, str) and name in CODECS else check_name(name, "codec")
 
 
 def load_handler(name: str) -> Handler:
@@ -93,7 +98,7 @@ def load_codec(name: str | None) -> Codec[Any, Any] | None:
 
 def named_codec(name: str) -> Codec[Any, Any]:
     """The codec of that name.  Raises `LoadError`."""
-    codec = _CODECS[name] if name in _CODECS else load(name)
+    codec = CODECS[name] if name in CODECS else load(name)
     if not isinstance(codec, Codec):
         raise LoadError(f"{name} is not a codec; name a ratchet.bus.Codec")
     return codec
