@@ -19,7 +19,7 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._opening import connect
 from ratchet.bus._processes.channel import Channel, ChannelClosed, channel_pair
 from ratchet.bus._processes.names import LoadError, load_codec
-from ratchet.bus._processes.serving import asked_for, settings_of
+from ratchet.bus._processes.serving import process_count, settings_of
 from ratchet.bus._processes.worker_process import environment, python
 from ratchet.bus._socket.client import ClientBus
 
@@ -71,7 +71,7 @@ def processes(
 
         [6, 24, 120]
     """
-    count = asked_for(processes)
+    count = process_count(processes)
     settings = settings_of(
         handler, workers, codec=codec, limits=limits, drain_timeout=drain_timeout, patch=patch
     )

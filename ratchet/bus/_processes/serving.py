@@ -161,7 +161,7 @@ def supervise(
 
     It obeys `more_signals` besides, by calling their functions from the hub.
     """
-    count = asked_for(processes)
+    count = process_count(processes)
     if reload:
         check_reload()
     with PidFile(None if pid_file is None else os.fspath(pid_file)):
@@ -193,7 +193,7 @@ def _listener(endpoint: Endpoint) -> tuple[SocketListener, int]:
     return SocketListener(socket, None, file, opened_here=True), int(socket.family)
 
 
-def asked_for(processes: int | None) -> int:
+def process_count(processes: int | None) -> int:
     """How many processes there are to be: by default, one for each processor that this one may use."""
     if processes is not None:
         return check_count(processes, "processes")
