@@ -27,7 +27,7 @@ def test_the_fewest_come_first_and_among_equals_whose_turn_it_is(
 
 
 @pytest.mark.parametrize(
-    ("loads", "homeless", "expected"),
+    ("loads", "moving", "expected"),
     [
         ([], 0, []),
         ([7], 3, [0]),
@@ -44,19 +44,19 @@ def test_the_fewest_come_first_and_among_equals_whose_turn_it_is(
     ],
 )
 def test_who_has_more_than_its_share_sends_the_rest_away(
-    loads: list[int], homeless: int, expected: list[int]
+    loads: list[int], moving: int, expected: list[int]
 ) -> None:
-    assert surplus(loads, homeless) == expected
+    assert surplus(loads, moving) == expected
 
 
 def test_whatever_the_loads_all_are_about_even_once_each_client_has_come_back() -> None:
     chance = random.Random(1)
     for _ in range(1000):
         loads = [chance.randrange(20) for _ in range(chance.randrange(1, 6))]
-        homeless = chance.randrange(10)
-        sent_away = surplus(loads, homeless)
+        moving = chance.randrange(10)
+        sent_away = surplus(loads, moving)
         assert all(0 <= count <= load for count, load in zip(sent_away, loads, strict=True))
         after = [load - count for load, count in zip(loads, sent_away, strict=True)]
-        for _ in range(sum(sent_away) + homeless):
+        for _ in range(sum(sent_away) + moving):
             after[order_of(after, -1)[0]] += 1
         assert max(after) - min(after) <= 2

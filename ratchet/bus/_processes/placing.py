@@ -26,16 +26,16 @@ def order_of(loads: Sequence[int], last: int) -> list[int]:
     return sorted(range(count), key=lambda index: (loads[index], (index - last - 1) % count))
 
 
-def surplus(loads: Sequence[int], homeless: int) -> list[int]:
+def surplus(loads: Sequence[int], moving: int) -> list[int]:
     """How many connections each worker is to send away, so that all have about as many.
 
     Args:
         loads: how many each has.
-        homeless: how many more are about to come, because their workers send them away.
+        moving: how many more are about to come, because a worker has sent them away or drains.
     """
     if not loads or max(loads) - min(loads) <= _TOLERANCE:
         return [0] * len(loads)
-    even, more = divmod(sum(loads) + homeless, len(loads))
+    even, more = divmod(sum(loads) + moving, len(loads))
     # Those that have most keep one more, if it cannot be even.
     ranks = sorted(range(len(loads)), key=lambda index: -loads[index])
     share = {index: even + (rank < more) for rank, index in enumerate(ranks)}

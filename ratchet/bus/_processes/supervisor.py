@@ -305,10 +305,10 @@ class Supervisor:
     def _rebalance(self) -> None:
         """Have workers with more than their share send clients away: to those who have fewer."""
         ready = [place.worker for place in self._places if place.worker and place.worker.state is READY]
-        homeless = sum(
-            worker.homeless + (worker.load if worker.state is DRAINING else 0) for worker in self._workers
+        moving = sum(
+            worker.moving + (worker.load if worker.state is DRAINING else 0) for worker in self._workers
         )
-        surplus = placing.surplus([worker.load for worker in ready], homeless)
+        surplus = placing.surplus([worker.load for worker in ready], moving)
         for worker, count in zip(ready, surplus, strict=True):
             if count and not self._stopping.is_set():
                 worker.shed(count)

@@ -100,12 +100,12 @@ class WorkerProcess:
 
     @property
     def load(self) -> int:
-        """How many connections it has or is about to have, without those that it sends away."""
-        return self._sent - self._received + self._open - self.homeless
+        """How many connections it has or is about to have, without those that are moving."""
+        return self._sent - self._received + self._open - self.moving
 
     @property
-    def homeless(self) -> int:
-        """How many clients it is about to send away, or has sent away, that have not gone yet."""
+    def moving(self) -> int:
+        """How many of its clients were told to go elsewhere, or are about to be, and are still there."""
         return self._leaving + self._asked - self._asked_known
 
     def hand_over(self, descriptor: int, peer: Address) -> bool:
