@@ -70,3 +70,10 @@ with bus.processes("tasks:pid", 1, codec="json") as client:
         worker = int(program.stdout.readline())
         program.send_signal(signal.SIGKILL)
     wait_until(lambda: has_ended(worker), "the end of the worker")
+
+
+def test_settings_that_fit_into_no_message_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, "x" * 200_000])
+    with pytest.raises(OSError, match="the settings of a process, with the path of modules, are too long"):
+        with bus.processes("tasks:pid", 1):
+            pass

@@ -75,17 +75,14 @@ def processes(
     settings = settings_of(
         handler, workers, codec=codec, limits=limits, drain_timeout=drain_timeout, patch=patch
     )
-    client_codec = load_codec(codec)
+    # Any, because `connect` has a signature for each: with a codec, and without one.
+    client_codec: Any = load_codec(codec)
     with TemporaryDirectory(prefix="ratchet-") as folder:
         address = f"unix:{folder}/socket"
         first = {"settings": settings.to_json(), "processes": count, "address": address}
         with _supervisor(first, drain_timeout) as supervisor:
             _wait_until_ready(supervisor)
-            if client_codec is None:
-                client: ClientBus[Any, Any] = connect(address, limits=limits, connections=count)
-            else:
-                client = connect(address, codec=client_codec, limits=limits, connections=count)
-            with client:
+            with connect(address, codec=client_codec, limits=limits, connections=count) as client:
                 yield client
 
 
@@ -93,7 +90,7 @@ def processes(
 def _supervisor(first: dict[str, Any], drain_timeout: float) -> Iterator[Channel]:
     """Start a supervisor in a process of its own, and end it on leaving; blocks until it has ended."""
     with channel_pair() as (channel, its_end):
-        channel.send(first)
+        channel.send_first(first)
         process = _Popen(
             [*python(), "ratchet.bus._processes.beside_program", str(its_end)],
             stdin=subprocess.DEVNULL,

@@ -69,6 +69,14 @@ class Channel:
         """
         return self._send(json.dumps(message).encode(), [])
 
+    def send_first(self, message: Message) -> None:
+        """Send the settings to a process that is being started; does not block.
+
+        Raises `OSError` if they are too long for one message.
+        """
+        if not self.send(message):
+            raise OSError(errno.EMSGSIZE, "the settings of a process, with the path of modules, are too long")
+
     def send_socket(self, descriptor: int, peer: Address) -> bool:
         """Hand a connected socket over; as `send`.  This process' own descriptor stays open."""
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", [descriptor]))
@@ -111,8 +119,7 @@ class Channel:
             descriptors = _descriptors_in(ancillary)
             if len(descriptors) != 1:
                 raise ChannelClosed
-            peer = json.loads(data)
-            return descriptors[0], tuple(peer) if isinstance(peer, list) else peer
+            return descriptors[0], received_address(json.loads(data))
         except BaseException as error:
             for _, ancillary, _, _ in received:
                 for descriptor in _descriptors_in(ancillary):
@@ -125,6 +132,12 @@ class Channel:
 
 # The arguments of `recvmsg`: bytes of data and of the descriptor, and not to leave that to children.
 _RECEIVE: Final = ((_LONGEST, _SPACE, getattr(_socket, "MSG_CMSG_CLOEXEC", 0)),)
+
+
+def received_address(value: Any) -> Address:
+    """An address that JSON has carried, as it was: JSON knows no tuples."""
+    address: Address = tuple(value) if isinstance(value, list) else value
+    return address
 
 
 def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

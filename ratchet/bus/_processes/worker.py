@@ -32,7 +32,7 @@ from gevent.hub import get_hub
 from ratchet import _clock
 from ratchet._log import log_error
 from ratchet._loop import loop_of
-from ratchet.bus._processes.channel import Channel, ChannelClosed, Message
+from ratchet.bus._processes.channel import Channel, ChannelClosed, Message, received_address
 from ratchet.bus._processes.ending import Ending, log_death
 from ratchet.bus._processes.listener import ChannelListener
 from ratchet.bus._processes.names import LoadError, load_codec, load_context, load_handler
@@ -76,7 +76,7 @@ def _work(number: str, clients: Channel, supervisor: Channel, first: Message) ->
     decode, encode = server_functions(None, None, codec)
     with Ratchet(errh=log_death) as kernel:
         reporter = Reporter(supervisor)
-        address = tuple(first["address"]) if isinstance(first["address"], list) else first["address"]
+        address = received_address(first["address"])
         listener = ChannelListener(clients, first["family"], address, context, reporter.changed)
         server: ServerBus[Any, Any] = ServerBus(listener, decode, encode, settings.limits)
         reporter.watch(server, listener)

@@ -9,7 +9,6 @@ decided here.
 from __future__ import annotations
 
 import enum
-import errno
 import os
 import signal
 import subprocess
@@ -259,8 +258,7 @@ def start_worker(kernel: Ratchet, number: int, first: Message, on_change: OnChan
         connections, its_connections = undo.enter_context(channel_pair())
         control, its_control = undo.enter_context(channel_pair())
         # It is read when the process has got that far.
-        if not control.send(first):
-            raise OSError(errno.EMSGSIZE, "the settings of a worker, with the path of modules, are too long")
+        control.send_first(first)
         process = Popen(
             [*python(), "ratchet.bus._processes.worker", *map(str, (number, its_connections, its_control))],
             stdin=subprocess.DEVNULL,
