@@ -1,7 +1,7 @@
 """The supervisor's side of a listening socket: each client is accepted, and handed over.
 
-To whom, its owner decides.  A client that nobody takes waits, and with it all that come after
-it, in the system's queue.
+Its owner decides to whom.  While nobody takes a client, nothing is accepted, and those who come
+after it wait in the system's backlog.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ratchet.bus._socket.transport import Transport
 
 # How many clients are accepted before other threads get their turn.
 _MOST_ACCEPTS: Final = 100
-# How often so many of them are accepted in the end.
-_LAST_ACCEPTS: Final = 50
+# The most that are accepted in the end.
+_LAST_ACCEPTS: Final = 5000
 # Seconds without accepting when the system is out of something; doubled up to the last.
 _FIRST_BACK_OFF, _LAST_BACK_OFF = 0.01, 1.0
 
@@ -29,8 +29,8 @@ class Acceptor:
 
     Args:
         listener: where they come from.
-        hand_over: called with a client's descriptor and address, it says whether somebody has
-            taken it; it must not block.
+        hand_over: called with a client's descriptor and address; returns whether somebody has
+            taken it, and must not block.
         changed: set when somebody may take a client that nobody took before.
     """
 
@@ -56,16 +56,16 @@ class Acceptor:
                 return
 
     def run_last(self) -> None:
-        """Accept who has connected already, so that they are told to go elsewhere; does not block."""
+        """Accept those who have connected already, so that they are told to go elsewhere; does not block."""
         try:
-            for _ in range(_LAST_ACCEPTS * _MOST_ACCEPTS):
+            for _ in range(_LAST_ACCEPTS):
                 if not self._accept(waits=False):
                     return
         except (Exhausted, NotListening):
             pass
 
     def _accept(self, waits: bool = True) -> bool:
-        """Accept a client, and hand it over; blocks while nobody takes it, if that is wanted.
+        """Accept a client, and hand it over; blocks while nobody takes it, if `waits`.
 
         False if there is none to accept.  Raises `Exhausted` and `NotListening`.
         """
@@ -79,7 +79,7 @@ class Acceptor:
         try:
             self._pass_on(transport, peer, waits)
         finally:
-            # Who has taken it has a descriptor of its own.
+            # Whoever has taken it has a descriptor of its own.
             transport.close()
         return True
 

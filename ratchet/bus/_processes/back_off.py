@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-# Seconds: one that has lived as long has not failed in starting.
+# Seconds: a worker that has lived this long did not die of its start.
 _YOUNG: Final = 5.0
 _FIRST, _LAST = 0.1, 10.0
 
 
 class BackOff:
-    """The pauses at one place: none for a worker that has lived, growing ones for those that die young.
+    """The pauses at one place: none after a worker that has lived, growing ones after those that die young.
 
     Attributes:
         pause: seconds before the next one is started.

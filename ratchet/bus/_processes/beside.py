@@ -1,7 +1,7 @@
 """`processes`: worker processes beside a program, for handlers that compute.
 
 Their supervisor is a process of its own, so that the program may compute too; it runs
-`beside_program`.  The two have a channel: its end tells each of the other's death.
+`beside_program`.  A channel connects the two: its end tells each of the other's death.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def processes(
     serve, and leaving until they have ended; only the calling thread waits.
 
     Args:
-        handler: as for `serve_processes`, and so are all others.
+        handler: as for `serve_processes`, and so are all other arguments, but for what is said here.
         processes: how many; None for one for each processor.
         workers: how many requests each of them handles at once.
-        codec: the client's, too.
+        codec: the client's, too; so this process imports it as well.
         limits: the client's, too.
         drain_timeout: seconds that they have, when the block is left, to finish what they have taken.
         patch: whether the standard library is patched in them.
 
-    Raises `ImportError` if no process can import what is named here, `ChildProcessError` if all of
-    them end before they serve, `OSError` if they cannot be started, and `TypeError` or
+    Raises `ImportError` if what is named here cannot be imported, `ChildProcessError` if all
+    processes end before they serve, `OSError` if they cannot be started, and `TypeError` or
     `ValueError` for a wrong argument.
 
     .. code-block:: python
@@ -107,7 +107,7 @@ def _supervisor(first: dict[str, Any], drain_timeout: float) -> Iterator[Channel
             raise
         _clock.with_timeout(drain_timeout + _GRACE, _end, channel, 1, timeout_value=None)
     finally:
-        # If it still runs: its workers drain then, and nobody waits for them.
+        # If it still runs.  Its workers drain then, and nobody waits for them.
         process.kill()
         process.wait()
         channel.close()

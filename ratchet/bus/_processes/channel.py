@@ -1,9 +1,9 @@
-"""What a supervisor and a worker, or a program and its supervisor, say to each other.
+"""Messages between a supervisor and a worker, or a program and its supervisor.
 
-A channel is one end of a pair of Unix sockets that keep the borders of messages.  A message
-is a JSON object; one more kind carries a connected socket and the address of its peer.
-Nothing is ever sent by waiting: whoever does not read is not waited for.  The end of one
-process is the end of its channels, so each side learns of the other's death.
+A channel is one end of a pair of Unix sockets that keep message boundaries.  A message is a
+JSON object; one more kind carries a connected socket and the address of its peer.  Sending
+never blocks: it fails while the other side does not read.  The end of one process is the end
+of its channels, so each side learns of the other's death.
 
 No process and no bus may live here.
 """
@@ -26,13 +26,13 @@ from ratchet import _clock
 from ratchet.bus._core.address import Address
 
 Message: TypeAlias = "dict[str, Any]"
-"""What is said; `kind` says what the rest of it is."""
+"""A message; `kind` says what the rest of it is."""
 
-# Not gevent's: nobody waits in its calls.
+# Not gevent's: its calls never block.
 _system_socket = get_original("socket", "socket")
 _INT_SIZE: Final = array("i").itemsize
 _SPACE: Final = _socket.CMSG_SPACE(_INT_SIZE)
-# Bytes of the longest message; a system's buffer takes about so many.
+# Bytes of the longest message, which the system's buffers hold.
 _LONGEST: Final = 128 * 1024
 _FULL: Final = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMSGSIZE}
 
@@ -63,7 +63,7 @@ class Channel:
         self._socket.close()
 
     def send(self, message: Message) -> bool:
-        """Send a message; False if the other side is behind, or if it is too long.  Does not block.
+        """Send a message; False if the other side does not read, or if it is too long.  Does not block.
 
         Raises `ChannelClosed`.
         """
@@ -78,7 +78,7 @@ class Channel:
             raise OSError(errno.EMSGSIZE, "the settings of a process, with the path of modules, are too long")
 
     def send_socket(self, descriptor: int, peer: Address) -> bool:
-        """Hand a connected socket over; as `send`.  This process' own descriptor stays open."""
+        """Hand over a connected socket, as `send` does a message; its descriptor stays open here."""
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", [descriptor]))
         return self._send(json.dumps(peer).encode(), [rights])
 
@@ -113,7 +113,7 @@ class Channel:
         """
         received: list[tuple[bytes, list[tuple[int, int, bytes]], int, Any]] = []
         try:
-            # It is kept before the interpreter looks for signals again.
+            # In one call of C: between two, a signal handler might raise and leak the descriptor.
             received.extend(starmap(self._socket.recvmsg, _RECEIVE))
             data, ancillary, _, _ = received[0]
             descriptors = _descriptors_in(ancillary)
@@ -130,7 +130,7 @@ class Channel:
             raise
 
 
-# The arguments of `recvmsg`: bytes of data and of the descriptor, and not to leave that to children.
+# The arguments of `recvmsg`: bytes of data and of ancillary data, and that children get no descriptor.
 _RECEIVE: Final = ((_LONGEST, _SPACE, getattr(_socket, "MSG_CMSG_CLOEXEC", 0)),)
 
 
@@ -150,7 +150,7 @@ def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 @contextmanager
 def channel_pair() -> Iterator[tuple[Channel, int]]:
-    """A channel for this process, and the descriptor of its other end, for one that is started in the block.
+    """A channel, and the descriptor of its other end for a process that is started in the block.
 
     Leaving the block closes the descriptor, and by an exception the channel too.  Raises `OSError`.
     """

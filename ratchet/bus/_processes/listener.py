@@ -20,10 +20,10 @@ class ChannelListener:
         family: their address family.
         address: where the supervisor listens.
         ssl_context: that of TLS, for each client.
-        on_received: called for each socket that has come; it must not block.
+        on_received: called when a socket has come; it must not block.
 
     Attributes:
-        received: how many sockets have come.
+        received: how many sockets have come in all.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Objects by name, MODULE:NAME: what a process imports that is started anew.
+"""Objects by name, MODULE:NAME, for processes that are started anew.
 
-Whatever is wrong with a name or with its module is told in one line, with what to do about
-it, and with the traceback of the module's own code.
+What is wrong with a name or with its module is told in one line that says what to do, and with
+the traceback of the module's own code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LoadError(ImportError):
 
     def to_message(self) -> dict[str, str]:
         """As it is told to another process."""
-        # One message, which is not to be too long.
+        # So that it fits into one message.
         return {"kind": "failed", "text": str(self)[-_MOST_TEXT:], "trace": self.trace[-_MOST_TEXT:]}
 
 
@@ -56,7 +56,7 @@ def is_name(text: str) -> bool:
 
 
 def check_name(name: object, what: str) -> str:
-    """Refuse, in the call that passed it, what cannot be a name."""
+    """Refuse what cannot be a name, in the call that passed it; raises `TypeError` or `ValueError`."""
     if not isinstance(name, str):
         raise TypeError(
             f'{what} must be a name, "module:name", not {name!r}: each process imports it for itself'
@@ -72,7 +72,7 @@ def check_name(name: object, what: str) -> str:
 
 
 def check_codec_name(name: object) -> str:
-    """Refuse what cannot be the name of a codec."""
+    """Refuse what cannot be the name of a codec; raises `TypeError` or `ValueError`."""
     if isinstance(name, Codec):
         known = ", ".join(map(repr, CODECS))
         raise TypeError(f'codec must be {known} or a name, "module:name", not {name!r}')

@@ -13,9 +13,9 @@ class PidFileError(OSError):
 
 
 class PidFile:
-    """The file, in a `with` block; without a path, none.
+    """The file, in a `with` block; with None as the path there is none.
 
-    It is locked, not only there: the file of a process that was killed keeps nobody out.
+    The lock on it is what counts: the file of a process that was killed keeps nobody out.
     Entering raises `PidFileError`.  Does not block.
     """
 

@@ -35,7 +35,7 @@ def call_on_change(folder: str, changed: Callable[[], object]) -> None:
 
 
 def check_reload() -> None:
-    """Refuse to reload without watchfiles, in the call that wanted it; raises `ImportError`."""
+    """Raise `ImportError` without watchfiles, in the call that asked to reload."""
     _watchfiles()
 
 

@@ -1,6 +1,6 @@
 """`serve_processes`: a supervisor in this process, with its signals, PID file and listening socket.
 
-It checks what a user gives before it opens anything.
+All arguments are checked before anything is opened.
 """
 
 from __future__ import annotations
@@ -69,20 +69,22 @@ def serve_processes(
             arguments that makes one.
         drain_timeout: seconds that a worker has to finish what it has taken.
         patch: whether each worker calls `gevent.monkey.patch_all()` before it imports the
-            handler, so that a handler which waits in the standard library keeps no other one up.
+            handler, so that a handler which waits in the standard library holds up no others.
         pid_file: a file that holds the process ID of the supervisor while it runs.
         reload: replace the workers whenever Python files in the current folder change, for
             development.  Needs the extra `reload`.
-        on_ready: called in a thread of its own as `on_ready(supervisor)` when every worker has
-            begun to serve, or failed to; see `Supervisor`.
+        on_ready: called in a thread of its own as `on_ready(supervisor)` when every worker
+            serves or has failed, and at least one serves; see `Supervisor`.  If it raises,
+            everything ends, and the error comes out of this call.
 
     Returns:
         Whether everything that was taken is finished.
 
-    Raises `ImportError` if no worker can import what is named here, `ChildProcessError` if all of
-    them end before they serve, `OSError` if it cannot listen there or the PID file is another
-    process's, `WrongThread` outside the main OS thread, and `TypeError` or `ValueError` for a
-    wrong argument.
+    Raises `ImportError` if no worker can import what is named here, or the extra `reload` is
+    missing; `ChildProcessError` if all of them end before they serve; `OSError` if it cannot
+    listen there, cannot start a process, or the PID file is another process's; `WrongThread`
+    outside the main OS thread; and `TypeError` or `ValueError` for a wrong argument, or if none
+    of several sockets that systemd has opened listens on the address.
 
     .. code-block:: python
 
@@ -125,7 +127,7 @@ def settings_of(
     ssl_context: str | None = None,
     ssl_arguments: Sequence[Any] = (),
 ) -> Settings:
-    """The settings of workers; raises `TypeError` or `ValueError` for what a user gives wrong."""
+    """The settings of workers; raises `TypeError` or `ValueError` for a wrong argument."""
     check_name(handler, "handler")
     check_count(workers, "workers")
     if codec is not None:
@@ -159,7 +161,7 @@ def supervise(
 ) -> bool:
     """Run a supervisor to its end; see `serve_processes`.
 
-    It obeys `more_signals` besides, by calling their functions from the hub.
+    For each of `more_signals`, the hub calls its function with the supervisor.
     """
     count = process_count(processes)
     if reload:
@@ -185,7 +187,10 @@ def supervise(
 
 
 def _listener(endpoint: Endpoint) -> tuple[SocketListener, int]:
-    """Listen, or take the socket that the service manager has opened; and its address family."""
+    """Listen, or take the socket that the service manager has opened.
+
+    Returns the listener and its address family.
+    """
     passed = systemd.passed_socket(endpoint)
     if passed is not None:
         return SocketListener(passed), int(passed.family)

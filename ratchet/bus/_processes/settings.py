@@ -1,4 +1,4 @@
-"""What a worker is to do, as its supervisor tells it in the first message."""
+"""The settings of a worker, which its supervisor sends in the first message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratchet.bus._core.limits import Limits
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The same for every worker of a supervisor.
+    """Settings that all workers of a supervisor share.
 
     Attributes:
         handler: MODULE:NAME.
@@ -22,7 +22,7 @@ class Settings:
         ssl_context: MODULE:NAME of a TLS context, or of a function that makes one; None for no TLS.
         ssl_arguments: what that function is called with.
         patch: whether the standard library is patched before the handler is imported.
-        drain_timeout: seconds that a worker has for what it has taken.
+        drain_timeout: seconds that a worker has to finish what it has taken.
         path: where modules are looked for.
     """
 

@@ -1,4 +1,4 @@
-"""Signals of a process, in the hands of the hub while it runs something."""
+"""Signals that call functions from the hub while something runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def on_signals(acts: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[
     """
     loop = loop_of(get_hub())
     if not loop.default:
-        raise WrongThread("it works in the main OS thread only, as signals do")
+        raise WrongThread("serve_processes must be called in the main OS thread, which handles the signals")
     with ExitStack() as undo:
         for number, act in acts.items():
             watcher = loop.signal(number, ref=False)

@@ -1,11 +1,11 @@
 """The supervisor: it accepts clients, hands each to a worker, and keeps the workers.
 
-One thread accepts (`acceptor`).  Each place has a thread that starts a worker there, and another one when
-that has ended; one more thread replaces all, place by place, when it is told to.  The
-listening socket is closed only when the supervisor is told to end.
+One thread accepts (`acceptor`).  Each place has a thread that starts another worker when the one
+there has ended; one more thread replaces all, place by place, when it is told to.  The listening
+socket is closed only when the supervisor is told to end.
 
-What a worker is and says is the affair of `worker_process`; who is to get a connection, and
-who has too many, is decided in `placing`.
+One worker's process and messages are handled in `worker_process`; which worker gets a connection,
+and which have too many, is decided in `placing`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Place:
 class Supervisor:
     """The workers that serve one address; see `serve_processes`, whose `on_ready` gets it.
 
+    Its calls are for threads of the OS thread that it runs in.
+
     Attributes:
         address: where it listens, in a form that `connect` takes.
     """
@@ -77,7 +79,7 @@ class Supervisor:
         self._past = NOTHING
         # The place of the worker that got the last connection.
         self._last = -1
-        # Set when a worker has begun or ended, or has taken a connection; and by `stop`.
+        # Set when a worker has said anything or has ended, and by `stop`.
         self._changed = Event()
         self._acceptor = Acceptor(listener, self._hand_over, self._changed)
         self._replacement_wanted = Event()
@@ -96,10 +98,10 @@ class Supervisor:
     # What its user may call.
 
     def stats(self) -> Stats:
-        """What all workers have counted in sum; blocks until they have told.
+        """The sum of what all workers have counted, ended ones included; blocks, for a second at most.
 
-        A worker that computes for over a second is counted as it was when it told last.  What
-        a worker counted that was killed since it told is not known.
+        A worker that computes does not answer, and is counted as it was when it answered last.
+        What a worker has counted since then is lost when it is killed.
         """
         asked = [
             self._kernel.attach_background(worker.ask_for_stats, _STATS_TIMEOUT) for worker in self._workers
@@ -114,7 +116,10 @@ class Supervisor:
         self._replacement_wanted.set()
 
     def stop(self) -> None:
-        """End: workers drain, and then `serve_processes` returns.  Called again, at once.  Does not block."""
+        """Have the workers drain, and then `serve_processes` return.  Does not block.
+
+        Called again, it ends them at once.
+        """
         if self._stopping.is_set():
             self._hurried.set()
         self._stopping.set()
@@ -128,7 +133,7 @@ class Supervisor:
     # How it runs.
 
     def attach(self, func: Callable[..., object], *args: object) -> None:
-        """Have a thread run while it runs."""
+        """Have a background thread call `func` while the supervisor runs."""
         self._kernel.attach_background(func, *args)
 
     def run(self, on_ready: Callable[[Supervisor], object] | None) -> bool:
@@ -219,7 +224,7 @@ class Supervisor:
         worker = start_worker(self._kernel, number, self._first, self._on_change)
         self._workers.append(worker)
         if self._stopping.is_set():
-            # It was started in the very moment in which all others were told to end.
+            # It was started while all others were told to end.
             self._kernel.attach_background(self._end, worker)
         return worker
 
@@ -252,7 +257,7 @@ class Supervisor:
             _logger.warning("%s %s", worker, worker.how_it_ended)
 
     def _let_go(self, worker: WorkerProcess) -> None:
-        """A thread: a worker wants to end, and does when there is another one in its place."""
+        """A thread: end a worker that wants to, once another one is in its place."""
         for place in self._places:
             if place.worker is worker and worker.state is READY and not self._stopping.is_set():
                 self._replace(place)
@@ -289,7 +294,6 @@ class Supervisor:
             return False
         began = new.started.get()
         if self._stopping.is_set():
-            # All end.
             return False
         if not began:
             _logger.error("cannot replace %s, which goes on", old)
@@ -330,7 +334,10 @@ class Supervisor:
     # Connections.
 
     def _hand_over(self, descriptor: int, peer: Address) -> bool:
-        """Give a client to the worker with the fewest, or to the next one if that does not read."""
+        """Give a client to the worker with the fewest, or to the next if that one takes none.
+
+        False if none takes it.  Does not block.
+        """
         workers = [place.worker for place in self._places]
         loads = [worker.load if worker else 0 for worker in workers]
         for index in placing.order_of(loads, self._last):

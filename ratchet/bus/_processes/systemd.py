@@ -1,4 +1,4 @@
-"""What a service manager passes to a process, and wants to be told: systemd's protocol.
+"""systemd's protocols: socket activation, and telling the service manager of states.
 
 Sockets that it has opened come as descriptors from 3 on, counted by LISTEN_FDS; states go
 as datagrams to NOTIFY_SOCKET.  Without these variables, nothing here does anything.
@@ -19,11 +19,11 @@ from ratchet.bus._core.address import Endpoint, format_address
 from ratchet.bus._socket.listen import check_listens, listening_address
 
 VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
-"""Those that are for this process alone, and not for its children."""
+"""Environment variables that are for this process alone, not for its children."""
 
 _FIRST_DESCRIPTOR: Final = 3
 
-# Not gevent's: a datagram to the system's own socket does not wait.
+# Not gevent's: a call that never blocks needs no hub.
 _system_socket = get_original("socket", "socket")
 
 

@@ -2,18 +2,17 @@
 
     python -m ratchet.bus._processes.worker NUMBER CONNECTIONS CONTROL
 
-The supervisor starts it so, with the descriptors of two channels.  CONNECTIONS is where the
-sockets of clients come from.  On CONTROL come first the settings, and then commands:
+CONNECTIONS and CONTROL are the descriptors of two channels.  The sockets of clients come on
+CONNECTIONS.  On CONTROL come first the settings, and then commands:
 
     {"kind": "drain"}             finish what was taken, and end
     {"kind": "close"}             end at once
     {"kind": "shed", "count": n}  send so many clients away: others have fewer
-    {"kind": "stats"}             say what the bus counts
+    {"kind": "stats"}             send the counters of the bus
 
 and back go `ready` or `failed`, `counts` whenever a connection comes or goes, `stats`, `leave`
-when a signal has told it to end, and `ended`.  It ends only when it is told, so that the
-supervisor knows, and hands nothing over any more.  Only when that has died does it drain by
-itself.
+when a signal asks it to end, and `ended`.  It ends only when the supervisor tells it to, which
+then hands nothing over any more.  Only when the supervisor has died does it drain by itself.
 """
 
 from __future__ import annotations
@@ -90,10 +89,10 @@ def _work(number: str, clients: Channel, supervisor: Channel, first: Message) ->
 
 
 class Reporter:
-    """Keeps the supervisor informed of how many connections there are; it never blocks.
+    """Keeps the supervisor informed of how many connections there are; never blocks.
 
-    What is said is how things are, and not what has changed: a report that the supervisor had
-    no room for is made good by the next one.
+    Each report says how things are, not what has changed: one that the supervisor had no room for
+    is made good by the next.
 
     Attributes:
         asked: how many clients in all it was told to send away.
@@ -107,12 +106,12 @@ class Reporter:
         self.asked = 0
 
     def watch(self, server: ServerBus[Any, Any], listener: ChannelListener) -> None:
-        """Report of these from now on."""
+        """Report on these from now on."""
         self._admission, self._listener = admission_of(server), listener
         self._admission.on_connection_lost = self.changed
 
     def changed(self) -> None:
-        """A connection has come or gone; the report is made in the next turn, of all that do by then."""
+        """A connection has come or gone: report in the next turn, for all that do by then."""
         if not self._pending:
             loop_of(self._hub).run_callback(self._report)
             self._pending = True
@@ -133,7 +132,7 @@ class Reporter:
             self._timer.start(self.changed)
 
     def say(self, message: Message) -> bool:
-        """Send a message; False if the supervisor is behind.  If it is dead, that is seen elsewhere."""
+        """Send a message; False if the supervisor is behind.  Its death is noticed in `Worker.obey`."""
         try:
             return self._supervisor.send(message)
         except ChannelClosed:
@@ -158,10 +157,10 @@ class Worker:
         self._ending = ending
 
     def signals(self, name: str) -> dict[signal.Signals, Callable[[], object]]:
-        """What it does on signals.
+        """The functions that signals call.
 
         SIGTERM and SIGINT: ask to be let go; SIGUSR1: write what every thread does to stderr.
-        SIGHUP: nothing, because it is the supervisor's to replace it.
+        SIGHUP: nothing, because replacing it is the supervisor's business.
         """
 
         def leave() -> None:
@@ -183,8 +182,8 @@ class Worker:
             while message := self._supervisor.receive():
                 self._obey(message)
         except Exception as error:
-            # Who cannot be told to end must not go on.
-            log_error(_logger, logging.ERROR, "it hears its supervisor no more, and ends", error=error)
+            # What cannot be told to end must not go on.
+            log_error(_logger, logging.ERROR, "cannot hear the supervisor any more; ending", error=error)
         self._ending.drain()
 
     def _obey(self, message: Message) -> None:

@@ -1,9 +1,8 @@
 """A worker as its supervisor sees it: the process, what it has, and how it ends.
 
-A thread of the supervisor's hears what the worker says, another one kills it if it hangs while
-it starts, and a third one waits for the end of the process, which is certain: whatever becomes
-of a worker, `ended` is set, and its descriptors are closed.  Which worker gets what is not
-decided here.
+One thread of the supervisor receives what the worker says, another one kills it if it hangs while
+it starts, and a third one waits for the end of the process.  Whatever becomes of a worker, in the
+end `ended` is set and its descriptors are closed.  Which worker gets what is not decided here.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from ratchet.kernel import Ratchet
 _START_TIMEOUT: Final = 60.0
 # Seconds until a worker that does not read is told again.
 _SAY_AGAIN: Final = 0.05
-# Seconds for what a worker has said before it ended.
+# Seconds to receive what a worker said before it ended.
 _LAST_WORDS: Final = 1.0
 
 
@@ -58,14 +57,15 @@ class WorkerProcess:
 
     Attributes:
         number: that of its place, from 1 on.
+        process: the process itself.
         state: how far it has got.
         since: when it was started.
         started: done when it is ready, True, or has ended before that, False.
         ended: set when it has ended.
-        told_to_end: whether it ends because it was told to.
+        told_to_end: whether it was told to end.
         failure: why it could not begin to serve, and a traceback, if it has said so.
         late: the seconds that it had to start, if it was killed because they were over; else None.
-        stats: what it has counted, as far as it has told.
+        stats: its counters, as it sent them last.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class WorkerProcess:
             self._asked += count
 
     def ask_for_stats(self, timeout: float) -> Stats:
-        """What it counts now; or what it has told last, if it does not answer in time.  Blocks."""
+        """Its counters now, or those it sent last if it does not answer in `timeout` seconds.  Blocks."""
         self._stats_told.clear()
         if not self.ended.is_set() and self._tell({"kind": "stats"}):
             self._stats_told.wait(timeout)
@@ -167,7 +167,7 @@ class WorkerProcess:
     def status(self) -> int:
         """The exit status of the process, negative for the signal that has ended it.
 
-        One that has said its last word has that status, whatever ended it then.
+        A worker that has sent its status has that one, whatever ended the process then.
         """
         code = self.process.returncode if self._said_status is None else self._said_status
         return 0 if code is None else int(code)
@@ -246,7 +246,7 @@ OnChange = Callable[[WorkerProcess, str], object]
 def start_worker(kernel: Ratchet, number: int, first: Message, on_change: OnChange) -> WorkerProcess:
     """Start a worker process, anew and not by forking this one, and tell it what to do.
 
-    It blocks while the system starts the process.  Raises `OSError`.
+    Blocks while the system starts the process.  Raises `OSError`.
 
     Args:
         kernel: whose threads watch it.
@@ -279,5 +279,5 @@ def python() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Environment variables of a new process: all but those that a service manager has set for this one."""
+    """The environment of a new process: all variables but those that systemd has set for this one."""
     return {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
