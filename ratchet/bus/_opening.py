@@ -32,7 +32,7 @@ _DEFAULT_RETRY: Final = Retry()
 
 
 def _maker(middleware: Iterable[Middleware]) -> Callable[..., ClientBus[Any, Any]]:
-    """The class of a client with this middleware, to be called as `ClientBus` is."""
+    """Whatever makes a client with this middleware; it is called as `ClientBus` is."""
     functions = checked_middleware(middleware)
     return partial(ClientBusWithMiddleware, functions) if functions else ClientBus
 
@@ -309,7 +309,8 @@ def connect(
         address: `("host", port)`, `"host:port"` or `"unix:/path"`; a list of these, of
             servers that stand in for each other; or a function that returns such a list.
             The function is called in a thread of its own, and may block: at first, when a
-            server goes away, and every 30 s.  While it raises, the servers stay as they are.
+            server goes away (but once a second at most), and every 30 s.  While it raises or
+            returns an empty list, the servers stay as they are.
         request_to_bus: as for `new_client`.
         response_from_bus: as for `new_client`.
         codec: as for `new_client`.
@@ -320,8 +321,8 @@ def connect(
             processes, as with `serve_processes`.
         retry: how requests that failed are sent again; None for never.  A request that may
             have run is sent again only if it was sent with `idempotent=True`.
-        middleware: functions around each `call`, `send_request`, `cast` and `call_many`, the
-            first one outermost.  Each is called as `function(request, None, proceed)`, and
+        middleware: a sequence of functions around each `call`, `send_request`, `cast` and
+            `call_many`, the first one outermost.  Each is called as `function(request, None, proceed)`, and
             returns what `proceed(request)` returns, or something else, or raises.
 
     Raises `ValueError` or `TypeError` for a wrong address, codec, number, `retry` or middleware, for a

@@ -1,7 +1,7 @@
 """A handler with middleware around it, which the workers of `serve` call like any handler.
 
-A request whose codec failed reaches it as well, as `Undecoded`: middleware is called for it with
-None, and the codec's error comes out of its `proceed`.
+It is also called for a request whose codec failed, with an `Undecoded`: middleware gets None as
+the request, and the codec's error comes out of its `proceed`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Transaction = ServerTransaction[Any, Any]
 
 
 class HandlerChain:
-    """A handler of a request and its transaction: middleware, and a handler at its end.
+    """A handler of a request and its transaction: middleware, and the user's handler at the end.
 
     Args:
         middleware: the functions, the outermost first.
-        handler: what answers in the end.
-        with_transaction: whether that is called with the transaction too.
+        handler: the user's.
+        with_transaction: whether `handler` is called with the transaction too.
     """
 
     __slots__ = ("_handler", "_middleware", "_with_transaction")
@@ -43,7 +43,7 @@ class HandlerChain:
     def _proceed(
         self, end: Callable[[Any, Transaction], Any], transaction: Transaction, depth: int, request: Any
     ) -> Any:
-        """Call the middleware at a depth, or what is at its end."""
+        """Call the middleware at `depth`, or `end` if there is none."""
         if depth == len(self._middleware):
             return end(request, transaction)
         return self._middleware[depth](
@@ -56,7 +56,7 @@ class HandlerChain:
     def _answer_undecoded(self, undecoded: Undecoded, transaction: Transaction) -> Any:
         """Answer a request that has not reached the handler, whatever middleware makes of it."""
         incoming = transaction._incoming
-        # What came is nobody's request, and would keep the error, which keeps this frame.
+        # It would keep the error, whose traceback keeps this frame: a cycle.
         incoming.message = None
         try:
             try:

@@ -1,8 +1,8 @@
 """The links of a request, by which gevent's own waiting calls learn of its end.
 
-The loop itself calls what is linked, as gevent does it: `gevent.wait` links what switches to
-the thread that waits.  Hardly any request has one, so links stand among those who wait in
-other ways, in a list that is made only then.
+The loop itself calls what is linked, as in gevent: `gevent.wait` links a function that switches
+to the waiting thread.  Hardly any request has a link, so links share the list of those who wait
+in other ways, which is made only when there is one.
 """
 
 from __future__ import annotations

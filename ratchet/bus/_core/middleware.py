@@ -1,8 +1,8 @@
 """Middleware: functions around the handler of a server, or around the calls of a client.
 
 Each is called `function(request, transaction, proceed)`, the first one outermost, and goes on by
-`proceed(request)`.  This module only checks them; how they are called is in `handler_chain` and
-`client_middleware`.  Where there are none, nothing of it runs.
+`proceed(request)`.  This module only checks them; `handler_chain` and `client_middleware` call
+them.  A side without middleware uses neither.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Middleware: TypeAlias = Callable[[Any, Any, Any], Any]
 
 
 def checked_middleware(middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
-    """The functions of a sequence; refuses what cannot be called as they are."""
+    """The functions of a sequence; raises `TypeError` for what cannot be called as middleware is."""
     if callable(middleware) or isinstance(middleware, str) or not isinstance(middleware, Iterable):
         raise TypeError(f"middleware must be a sequence of functions, not {middleware!r}")
     functions = tuple(middleware)
@@ -32,7 +32,7 @@ def _check(function: object) -> None:
     try:
         signature = inspect.signature(function)
     except ValueError:
-        # A built-in that does not tell.
+        # Some built-in functions do not tell.
         return
     try:
         signature.bind(None, None, None)

@@ -1,6 +1,6 @@
-"""Who a peer is, as far as somebody vouches for it: an authority by its certificate, or the kernel.
+"""The identity of a peer, as an authority (by a certificate) or the kernel vouches for it.
 
-These are only the facts; how they are found out belongs to each kind of bus.
+These are only the facts; how they are found out is the business of each kind of bus.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class PeerProcess:
     """The process that has connected to a Unix socket, as the kernel knows it.
 
     Attributes:
-        pid: its number; 0 if that means nothing here, as for a process outside of this
-            one's container.  The process may have ended, and another one have the number.
-        uid: the number of the user that it ran as when it connected.
-        gid: that of the user's group.
+        pid: its process ID; 0 if that means nothing here, as for a process outside this
+            one's container.  The process may have ended, and another one may have the ID.
+        uid: the ID of the user that it ran as when it connected.
+        gid: the ID of its group then.
     """
 
     pid: int

@@ -1,9 +1,9 @@
-"""Sending a request again that has not run, or may run twice: whether, when, and what it is meanwhile.
+"""Sending a request again that has not run, or may run twice: whether, when, and its state meanwhile.
 
 A `Retry` is what the user allows.  A client has one `Retrier`.  A request that fails is offered to
-it, and if it takes the request, that has not ended: between two attempts the `Retrier` is its
-route.  A greenlet pauses, finds a connection as any sender does, and sends it again; whatever
-ends the request meanwhile ends the greenlet.
+it; one that it takes has not ended: between two attempts the `Retrier` is its route.  A greenlet
+pauses, finds a connection as any sender does, and sends the request again; whatever ends the
+request meanwhile ends the greenlet.
 
 How a request is sent is not known here.
 """
@@ -33,11 +33,11 @@ from ratchet.errors import BusClosed, BusError, ConnectionLost, MessageTooLarge,
 
 # Seconds over which retries are held against first tries.
 _WINDOW: Final = 10.0
-# Retries in that time that a client has in any case: a share of few first tries is less than one.
+# Retries in that time that a client may make in any case: a share of few first tries is less than one.
 _FEWEST: Final = 10
-# No other attempt would end otherwise.
+# Another attempt would end the same way.
 _USELESS: Final = (BusClosed, MessageTooLarge)
-# Seconds between two notes of how many first tries there were.
+# Seconds between two notes of how many first tries there were, at least.
 _GRAIN: Final = 1.0
 
 
@@ -49,17 +49,19 @@ class Retry:
     time, and to another server if there are several.  One that may have run (`UNKNOWN`) is sent
     again only if it was sent with `idempotent=True`.
 
-    What a server has refused, or may have run, is held against `budget`, so that retries never
-    make an overload worse; what never reached a server, or one that drains, is not.
+    Retries of what a server has refused, or may have run, count against `budget`, so that they
+    never make an overload worse.  Those of what never reached a server, or only one that drains,
+    do not, and the first of them has no pause.
 
     Attributes:
         attempts: how often a request is sent at most, the first time included.
-        back_off: seconds before the first retry, doubled with each further one.
-        most: the longest of these pauses.
+        back_off: seconds before the first retry, doubled with each further one.  Each pause is
+            shortened at random by up to half.
+        most: the longest of these pauses, in seconds.
         budget: the most retries for each first try, over the last 10 s; unless it is 0, ten
             are allowed in any case.
 
-    Raises `TypeError` or `ValueError` for a value that will not do.
+    Raises `TypeError` or `ValueError` for a wrong value.
 
     .. code-block:: python
 
@@ -99,8 +101,8 @@ class Budget:
 
     def __init__(self, share: float) -> None:
         self._share = share
-        # When there were how many tries, and at last when that was looked up last.  The first note is the
-        # last one before the window.
+        # Times, and how many first tries there were by then: the last note from before the window,
+        # those within it, and the latest look.
         self._notes: deque[tuple[float, int]] = deque([(_clock.monotonic(), 0)])
         # When each retry of the window was made.
         self._retries: deque[float] = deque()
@@ -124,8 +126,8 @@ class Budget:
         while len(notes) > 1 and notes[1][0] <= now - _WINDOW:
             notes.popleft()
         when, tries_then = notes[0]
-        # Nobody has looked for longer than the window: the tries were spread evenly, as far as is known.
-        part = min(_WINDOW / max(now - when, _WINDOW), 1.0)
+        # If the first note is older than the window, take the tries since as spread evenly.
+        part = _WINDOW / max(now - when, _WINDOW)
         return max(self._share * (tries - tries_then) * part, _FEWEST) if self._share else 0.0
 
 
@@ -152,7 +154,7 @@ class _Waiting:
     __slots__ = ("error", "greenlet", "pause")
 
     def __init__(self, error: BusError, pause: float) -> None:
-        # In what its last attempt ended.
+        # That of its last attempt.
         self.error = error
         self.pause = pause
         self.greenlet: AnyGreenlet | None = None
@@ -162,6 +164,8 @@ class Retrier(ClientRoute):
     """The requests of one client that are between two attempts.
 
     Args:
+        hub: the client's.
+        counters: the client's.
         server: the server, or the servers, for texts.
         policy: what the user allows; None for nothing.
 
@@ -209,8 +213,8 @@ class Retrier(ClientRoute):
 
         Args:
             transaction: the request.
-            error: in what it would end.
-            moves: whether it only has to go elsewhere: it has met no server that has too much to do.
+            error: the error of its attempt.
+            moves: whether it only has to go elsewhere: it was not refused by an overloaded server.
         """
         attempt = transaction.attempts + 1
         if not self.active or attempt > self._policy.attempts or not self._is_safe(transaction, error):
@@ -234,7 +238,7 @@ class Retrier(ClientRoute):
         return error.outcome is not Outcome.RAN
 
     def begin(self, transaction: OutgoingRequest) -> None:
-        """Have a request that was taken sent again; does not block.  Calling it twice is the same as once."""
+        """Have a request that was taken sent again; does not block.  Calling it twice is fine."""
         waiting = self._waiting.get(transaction)
         if waiting is None:
             return
@@ -263,7 +267,7 @@ class Retrier(ClientRoute):
         return waiting is not None and waiting.greenlet is greenlet
 
     def _on_end(self, transaction: OutgoingRequest, greenlet: object) -> None:
-        """Hub callback: an attempt is over; begin it again, or end the request, if an exception struck."""
+        """Hub callback: an attempt is over.  If an exception struck it, begin again or end the request."""
         if not self._is_attempt(greenlet, transaction):
             return
         waiting = self._waiting[transaction]
@@ -273,7 +277,7 @@ class Retrier(ClientRoute):
             waiting.greenlet, waiting.pause = None, 0.0
             self.begin(transaction)
         else:
-            # It struck in the middle of its sending.
+            # It struck while the request was being sent.
             route = transaction.route
             error = ConnectionLost(f"the sending to {route.server_name} was interrupted")
             self._fail(transaction, error)
@@ -297,7 +301,7 @@ class Retrier(ClientRoute):
     # See `ClientRoute`.
 
     def retry(self, transaction: OutgoingRequest, error: BusError, moves: bool) -> bool:
-        # An interrupt has left it on the connection, too, which fails now: it is here already.
+        # It is here already; an interrupt has left it on the connection, too, which fails now.
         return True
 
     def withdraw(self, transaction: OutgoingRequest) -> Outcome:
@@ -360,7 +364,7 @@ class Retrier(ClientRoute):
 
 
 def checked_retry(retry: Any) -> Retry | None:
-    """What a user gives for `retry`; refuses anything else."""
+    """The `retry` of a user; raises `TypeError` for anything but a `Retry` or None."""
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"retry must be a Retry or None, not {retry!r}")
     return retry

@@ -159,7 +159,7 @@ class ClientBus(ClientSide[Request, Response]):
         try:
             DroppedClient(self._hub, servers).close_soon()
         except BaseException:
-            # From here it is only printed, and nobody would come by again.
+            # From `__del__` it is only printed, and nothing would close the connections later.
             DroppedClient(self._hub, servers).close_soon()
             raise
         warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
@@ -191,7 +191,7 @@ class ClientBus(ClientSide[Request, Response]):
 
     def _casts_are_delivered(self) -> bool:
         delivered = all(connection.casts.are_delivered for connection in self._servers.connections)
-        # One that has lost its connection may be about to go on another.
+        # A cast that has lost its connection may be about to go out on another.
         return delivered and not self._servers.retrier.casts
 
     def _is_quiet(self) -> bool:
@@ -204,7 +204,7 @@ class ClientBusWithMiddleware(ClientMiddleware[Request, Response], ClientBus[Req
     """A `ClientBus` whose calls pass through middleware."""
 
     def __init__(self, middleware: tuple[Middleware, ...], *arguments: Any) -> None:
-        # First: what follows has an open bus.
+        # First: once the bus is open, it may be called.
         self._middleware = middleware
         super().__init__(*arguments)
 

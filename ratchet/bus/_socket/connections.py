@@ -1,8 +1,7 @@
 """The connections to one server: the one in use, those that still have answers to come, and the next.
 
-A connection tells what happens to it.  When it drains or is lost, another one is made
-in the background, if the client connects by itself; whoever waits for it looks again at
-each change.
+A connection reports what happens to it.  When it drains or is lost, another one is made in
+the background, if the client connects by itself; those who wait for it look again at each change.
 
 Which of several servers a request goes to is decided in `servers`, and how long it waits for
 a connection in `sender`.
@@ -34,11 +33,11 @@ from ratchet.errors import reason_of
 
 CASTS_NOT_SENT = "casts not sent when the bus to %s was closed: %d"
 
-# Seconds after which a failure counts a third of what it did, and so does the time that an answer took.
+# Seconds after which a failure counts about a third (1/e) as much, and so does the time of an answer.
 _MEMORY: Final = 5.0
-# The part that the last answer has in how long answers take.
+# The weight of the last answer in the average of how long answers take.
 _LAST: Final = 0.3
-# A failure that counts less than this counts no more.
+# Failures that count less than this are forgotten.
 _LEAST: Final = 0.01
 
 
@@ -48,7 +47,7 @@ class Waiters:
     Attributes:
         senders: those that wait to send.
         awaiting_hello: those that wait for a server's hello.
-        asking: whoever asks where the servers are, from time to time.
+        asking: the greenlet that asks where the servers are, until it is time to.
         changed: whether a connection has come or gone since this was last set to False.
         server_gone: whether a server has gone away since this was last set to False.
     """
@@ -64,7 +63,7 @@ class Waiters:
         self.server_gone = False
 
     def note_gone(self) -> None:
-        """A server has gone away, or the client itself goes: it is time to ask where servers are."""
+        """A server has gone away, or the client itself closes: have `asking` run on."""
         self.changed = self.server_gone = True
         if self.asking:
             self._run_callback(self.asking.wake_all)
@@ -78,7 +77,7 @@ class Waiters:
             self._run_callback(self.awaiting_hello.wake_all)
 
     def clear(self) -> None:
-        """Forget all who wait: they are a parent process's."""
+        """Forget all who wait: they belong to the parent process."""
         self.senders.clear()
         self.awaiting_hello.clear()
         self.asking.clear()
@@ -106,7 +105,7 @@ class Connections:
         life: how far the client has got with this server.
         lost_casts: casts that were lost with a connection, or may have been.
         waiters: the threads that wait for a connection.
-        retrier: whatever sends a request again.
+        retrier: takes over requests that fail, to send them again.
     """
 
     __slots__ = (
@@ -156,7 +155,7 @@ class Connections:
         self.waiters = waiters
         self.retrier = retrier
         self._has_others = has_others
-        # Requests that have failed of late, and the seconds that an answer takes; both fade.
+        # Recently failed requests, and the seconds that an answer takes; both fade.
         self._failures, self._failures_as_of = 0.0, 0.0
         self._seconds, self._seconds_as_of = 0.0, 0.0
 
@@ -282,7 +281,7 @@ class Connections:
     def _note_failure(self, error: BaseException | None) -> None:
         self.failure.note(error)
         if self.failure.final:
-            # Those who wait are told; the dialer goes on, for who asks later.
+            # Those who wait are told; the dialer goes on for those who come later.
             self.waiters.wake()
 
     # See `ClientConnectionOwner`.
@@ -343,5 +342,5 @@ class Connections:
 
 
 def _fade(value: float, as_of: float) -> float:
-    """How much something of that time still counts."""
+    """How much of a value is left by now that was set at the time `as_of`."""
     return value * math.exp((as_of - _clock.monotonic()) / _MEMORY)

@@ -1,8 +1,7 @@
-"""Where the servers of a client are: what a user says of that, and asking again.
+"""The addresses of a client's servers, as a user gives them: a list, or a function that returns one.
 
-A user gives addresses, or a function that returns them.  A `Discovery` calls that function in a
-greenlet of its own, again whenever a server goes away, and from time to time.  It holds its client
-weakly, as a dialer does.
+A `Discovery` calls the function in a greenlet of its own: at first, whenever a server goes away, and
+from time to time.  It holds its client weakly, as a dialer does.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ratchet.bus._socket.dial import Target
 from ratchet.bus._socket.network import dialer, dialing_waits
 from ratchet.bus._socket.servers import Servers
 
-# A list of strings is no list of addresses of any kind to a type checker.
+# To a type checker, which takes lists as invariant, a `list[str]` is not a `list[Address]`.
 ListOfAddresses: TypeAlias = "list[Address] | list[str] | list[tuple[str, int]]"
 Addresses: TypeAlias = "Address | ListOfAddresses | Callable[[], ListOfAddresses]"
 """The servers of a client: an address, a list of addresses, or a function that returns a list."""
@@ -37,11 +36,11 @@ _MOST_NAMED: Final = 3
 
 
 def targets_of(addresses: object, ssl_context: ssl.SSLContext | None) -> list[Target]:
-    """The servers that a user names; raises `TypeError` or `ValueError` for what is no address."""
+    """The servers that a user names; raises `TypeError` or `ValueError` for anything but addresses."""
     if not isinstance(addresses, list):
         return [_target_of(addresses, ssl_context)]
     if not addresses:
-        raise ValueError("connect needs an address at least, not an empty list")
+        raise ValueError("connect needs at least one address, not an empty list")
     targets = {target.address: target for target in (_target_of(each, ssl_context) for each in addresses)}
     return list(targets.values())
 
@@ -114,7 +113,7 @@ class Discovery:
             self._ask()
             if not self._goes_on:
                 return
-            # A server that goes away may take others along, and a function may cost something.
+            # Others may go away with a server, and a call of the function may cost something.
             suspend(new_wait(), "connect", self._source, _SHORTEST)
             if not self._waiters.server_gone and self._goes_on:
                 self._waiters.asking.wait("connect", self._source, _PERIOD)
@@ -134,7 +133,7 @@ class Discovery:
             servers.keep(targets, self._connections)
 
     def _tell(self, error: Exception) -> None:
-        """Log why the servers are not known, unless that is what was logged last."""
+        """Log why the servers are not known, unless the same was logged last."""
         reason = safe_repr(error)
         if reason != self._told:
             self._told = reason

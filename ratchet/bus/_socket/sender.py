@@ -140,7 +140,7 @@ class Sender(RequestSender):
         return self._takes_bytes and type(request) is bytes and len(request) <= self._max_message
 
     def _content(self, parts: Sequence[bytes]) -> Content:
-        """What travels of a request that is encoded; refuses what is over the limits."""
+        """The content of a message with these parts; raises `MessageTooLarge` over the limits."""
         if len(parts) == 1 and len(parts[0]) <= self._max_message:
             return parts[0]
         check_size(parts, self._max_message, self._max_parts, self._servers.name)
@@ -169,7 +169,7 @@ class Sender(RequestSender):
         return encode_metadata(metadata)
 
     def _milliseconds_until(self, deadline: float) -> int:
-        """The time of a request as it travels; refuses one that has none left."""
+        """The milliseconds that a request has left; raises `BusTimeout` if it has none."""
         left = time_left(deadline)
         if not left:
             raise BusTimeout(
@@ -179,7 +179,7 @@ class Sender(RequestSender):
         return math.ceil(min(left * 1000, wire.MAX_ARG))
 
     def check_open(self) -> None:
-        """Refuse to go on with a bus that is closed, or about to be."""
+        """Raise `BusClosed` if the bus is draining, closed or a parent process's."""
         life, server = self._servers.life, self._servers.name
         if life is INHERITED:
             raise BusClosed(f"the bus to {server} {MADE_BEFORE_FORK}", outcome=Outcome.NOT_SENT)
@@ -187,7 +187,7 @@ class Sender(RequestSender):
             raise BusClosed(f"the bus to {server} is {life.name.lower()}", outcome=Outcome.NOT_SENT)
 
     def dial_or_refuse(self) -> None:
-        """Have a connection made; refuse to wait for one that there will never be."""
+        """Have a connection made; raise the error of one that there will never be."""
         servers = self._servers
         if servers.only is not None and servers.only.dialer is None:
             failure = servers.only.failure
@@ -203,7 +203,7 @@ class Sender(RequestSender):
         connection = None if connections is None else connections.current
         if connections is not None and connection is not None:
             if self._plain and connection.useful and not connection.protocol.open:
-                # It may have closed behind its last answer.
+                # The server may have closed after its last answer.
                 connection.stream.input.read_now()
             else:
                 connection.stream.input.catch_up(

@@ -1,9 +1,9 @@
-"""The servers of one client: a place for each connection that it is to have, and which one comes next.
+"""The servers of one client: a place for each connection that it is to have, and which is next.
 
 A `Connections` stands for one of these places: it has its own address, dialer and failure.  Those who
 wait for a connection wait for all of them.  Each request goes to the place with the fewest requests
-in flight, where what has failed of late counts too: a server that fails everything at once would
-look like the quickest one.  Among equals, the one that has answered faster is taken.
+in flight.  Recent failures count too: a server that fails everything at once would look like the
+quickest one.  Among equals, the one that has answered faster is taken.
 
 How a request waits and is sent is decided in `sender`; where addresses come from, in `discovery`.
 """
@@ -49,7 +49,7 @@ class Servers:
         name: all of them, for people.
         places: one for each connection that there is to be.
         leaving: places that are no longer to be used, and still have answers to come.
-        only: the place, if there is one and will be no other.
+        only: the place, if there is one and never another.
         life: how far the client has got.
         waiters: the threads that wait for a connection.
         retrier: the requests between two attempts.
@@ -97,7 +97,7 @@ class Servers:
         # Those on which a request can go, as of when that was looked up last.
         self._ready: list[Connections] = []
         self._turn = 0
-        # With places that are no longer known.
+        # At places that are no longer known.
         self._lost_casts = 0
 
     def make_place(self, server: Address, has_others: bool) -> Connections:
@@ -168,12 +168,12 @@ class Servers:
 
     @property
     def needs_close(self) -> bool:
-        """Whether the loop keeps anything alive for it."""
+        """Whether the loop keeps anything of them alive."""
         return any(place.all or place.dialer for place in self.all)
 
     @property
     def state(self) -> str:
-        """How it is connected, for people, and why not."""
+        """How the client is connected, or why it is not, for people."""
         connected = sum(place.current is not None for place in self.places)
         if self.only is None and self.places:
             state = f"connected to {connected} of {len(self.places)}"
@@ -190,7 +190,7 @@ class Servers:
         return sum(place.in_flight for place in self.all) + len(self.retrier)
 
     def share_of(self, count: int) -> int:
-        """How many of so many requests one connection is to take, so that all take about as many."""
+        """How many of `count` requests one connection is to take, so that all take about as many."""
         if self.only is not None:
             return count
         return max(math.ceil(count / max(sum(place.is_ready for place in self.places), 1)), 1)
@@ -234,7 +234,7 @@ class Servers:
             second = int(chance.random() * (count - 1))
             candidates = [ready[first], ready[second + (second >= first)]]
         else:
-            # Each time from another one on, so that equals take turns.
+            # Begin at the next one each time, so that equals take turns.
             self._turn = turn = (self._turn + 1) % count
             candidates = ready[turn:] + ready[:turn]
         best, fewest = candidates[0], math.inf
@@ -245,7 +245,7 @@ class Servers:
         return best
 
     def dial(self) -> None:
-        """Have each place connect that is not connected, unless it never can; does not block."""
+        """Have each place connect that is not connected and has not failed for good; does not block."""
         for place in self.places:
             if place.current is None and not place.failure.final:
                 place.dial_at_once()
