@@ -35,7 +35,7 @@ class SubmittedFuture(concurrent.futures.Future[Result]):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__()
-        # All that the standard library's code knows of locks.
+        # The only lock that the standard library's code uses.
         self._condition: Any = _Condition()
         self._hub = hub
 
@@ -101,19 +101,19 @@ class SubmittedFuture(concurrent.futures.Future[Result]):
 
 
 class _Condition(_RLock):  # type: ignore[misc]  # it has no type
-    """The lock of a future and those who wait for its end, as `threading.Condition`.
+    """The lock of a future and those who wait for its end, in place of a `threading.Condition`.
 
-    It is entered and left in C, where no interrupt strikes that would leave it locked.
+    It is entered and left in C, so that no interrupt can leave it locked.
 
     Attributes:
-        sleepers: those who wait.  They come with the lock held, and go without.
+        sleepers: those who wait.  They are added with the lock held, and removed without.
     """
 
     def __init__(self) -> None:
         self.sleepers: list[_Sleeper] = []
 
     def wait(self, timeout: float) -> None:
-        """Do not wait: `SubmittedFuture._wait` has, without holding the lock."""
+        """Return at once: `SubmittedFuture._wait` has waited already, without holding the lock."""
 
     def notify_all(self) -> None:
         """Wake all who sleep; from any OS thread that holds the lock."""
@@ -125,10 +125,10 @@ class _Sleeper(Protocol):
     """A thread that waits for a future."""
 
     def until_woken(self, timeout: float | None) -> None:
-        """Sleep until it is woken, or was, or the time is over."""
+        """Sleep until it is woken, if it was not yet, or until `timeout` seconds are over; blocks."""
 
     def wake(self) -> None:
-        """Wake it; in any OS thread.  Twice is as once."""
+        """Wake it; in any OS thread.  Waking it twice is fine."""
 
 
 class _OsThread:
@@ -154,7 +154,8 @@ class _Greenlet:
         self._hub = hub
         self._future = future
         self._wait = new_wait()
-        # In the scheduler's own OS thread, nothing left to do means that nothing will end the future.
+        # In the scheduler's own OS thread the hub need not be kept alive: when it has nothing left to
+        # do, nothing will end the future.
         self._keep_alive = keep_alive
 
     def until_woken(self, timeout: float | None) -> None:
@@ -175,7 +176,10 @@ class _Greenlet:
 
 
 def call_in_hub(hub: Hub, callback: Callable[..., object], *args: object) -> None:
-    """Have the hub call this in its next turn; in any OS thread.  Does nothing if it has been destroyed."""
+    """Have the hub call `callback` in its next turn; in any OS thread.
+
+    Does nothing if the hub has been destroyed.
+    """
     loop: Any = hub.loop
     try:
         if loop is not None:

@@ -1,4 +1,4 @@
-"""Work that other OS threads have a scheduler do: `Ratchet.submit`.
+"""Calls that other OS threads submit to a scheduler: `Ratchet.submit`.
 
 The way of a submission: `submit`, in any OS thread, puts it into a queue and wakes the hub.  There
 `take` attaches a thread for each, which claims the call, makes it, and ends the future.  A cancelled
@@ -8,8 +8,8 @@ Rules of this module:
 
 - `claim` decides between all who want a submission: the thread that is to make the call, a
   scheduler that closes, and a `submit` that finds it closed.  It hands the call over once.
-- A future ends in a thread or in the greenlet that closes, never in a hub callback: it runs the
-  program's callbacks.  The end of a hub alone is an exception, because nothing else runs any more.
+- A future ends in a thread or in the greenlet that closes, never in a hub callback, because its end
+  runs the program's callbacks.  Only the end of a hub is an exception: nothing else runs any more.
 - A scheduler that nobody is going to run takes nothing: `_refusal` says why.  It is set before the
   queue is looked at for the last time, and `submit` looks at it after it has put something there;
   so each submission is seen by one of them.
@@ -90,7 +90,7 @@ class Submission:
         return self._thread is not None
 
     def claim(self) -> Callable[[], object] | None:
-        """Return the call, to whoever comes first; None to all others."""
+        """Return the call to the first who asks, and None to all others."""
         try:
             return self._call.pop()
         except IndexError:
@@ -122,14 +122,14 @@ class Submission:
             failure = _without_this_frame(error)
         self.end(result, failure)
         if failure is not None and not issubclass(type(failure), GreenletExit):
-            # What follows when a thread dies of an error, but that nobody else hears of it.
+            # As when a thread dies of an error, except that only the future reports it.
             loop_of(self._submissions.hub).run_callback(on_death, failure)
             if self.future.cancelled():
                 text = "%s died after its future was cancelled: %s"
                 log_error(
                     kernel_logger, logging.ERROR, text, self.__name__, safe_repr(failure), error=failure
                 )
-        # The frames of an error have this one, and the future has the error.
+        # The future keeps the error, and the error this frame.
         del self, call, failure
 
     def kill_soon(self) -> None:
@@ -153,7 +153,7 @@ class Submission:
         """Hub callback: see `Living`."""
         self.kill_cancelled()
         if not self.runs and not self._call:
-            # Its thread has ended, and did not come to the end of what it had to do.
+            # Its thread has ended without ending the future.
             later(self.end, None, GreenletExit())
 
 
@@ -165,7 +165,7 @@ def _without_this_frame(error: BaseException) -> BaseException:
 
 def _kill_if_cancelled(submission: weakref.ref[Submission], future: Future[Any]) -> None:
     """Callback of a future that has ended; in any OS thread."""
-    # One that has ended as well is gone.
+    # None if it has ended, too.
     running = submission()
     if running is not None and future.cancelled():
         running.kill_soon()
@@ -216,7 +216,7 @@ class Submissions:
         return kind(f"this {type(self._owner).__name__} {text}")
 
     def _withdraw(self, submission: Submission) -> bool:
-        """Take a submission back whose future nobody has; False if its call runs, which is cancelled."""
+        """Take back a submission whose future nobody has; False if its call runs, and is cancelled."""
         if submission.claim() is None:
             submission.future.cancel()
             return False
@@ -232,9 +232,9 @@ class Submissions:
         return submission in self._open
 
     def take(self) -> bool:
-        """Start a thread for each that has none; False if there was none.
+        """Start a thread for each that waits for one; False if there was none.
 
-        In the hub or in a thread of it; does not block.
+        Called in the hub or in one of its threads; does not block.
         """
         queue = self._queue
         if not queue:
@@ -242,18 +242,18 @@ class Submissions:
         while queue:
             # It stays there until it has its thread.  Should it get two, one claims the call.
             submission = queue[0]
-            # Nothing crosses, whatever the context is in which this is called.
+            # An empty context, so that the thread inherits nothing from wherever this is called.
             thread = Context().run(self._owner.attach, submission)
             thread.rawlink(submission.on_thread_end)
             queue.popleft()
         return True
 
     def open(self) -> None:
-        """Take submissions (again), because somebody is going to run them."""
+        """Take submissions, for the first time or again: somebody is going to run them."""
         self._refusal = None
 
     def close_if_idle(self) -> bool:
-        """Do as `close`, unless a submission waits for a thread; whether that was so."""
+        """Close, unless a submission waits for a thread; returns whether it closed."""
         self._refusal = _CLOSED
         if self._queue:
             self._refusal = None
@@ -295,17 +295,17 @@ class Submissions:
 
 
 class _EndOfOsThread:
-    """Ends, when an OS thread ends, the submissions to its schedulers."""
+    """Ends the submissions to the schedulers of an OS thread when that ends."""
 
     def __init__(self) -> None:
         self._ident = _ident_of_os_thread()
-        # That of the main OS thread goes when the interpreter has taken the modules apart already.
+        # For the main OS thread, `__del__` runs when the interpreter has already emptied the modules.
         self._pid = os.getpid
         self._process = self._pid()
         self._schedulers = _alive.schedulers
 
     def __del__(self) -> None:
-        # A forked child drops those of all other threads of its parent, whose locks may be held.
+        # In a forked child those of the parent's other threads go, too; locks there may be held for ever.
         if self._pid() == self._process:
             for scheduler in self._schedulers.living():
                 if scheduler._hub.thread_ident == self._ident:

@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 
 class ShowVersion(argparse.Action):
-    """Put the version and the build and end, where argparse's own would say nothing of a full disk."""
+    """Write the version and the build, and exit; argparse's own action ignores that a disk is full."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         put(f"{parser.prog} {__version__}, {build_info()}\n")

@@ -241,7 +241,7 @@ def exchange(arguments: argparse.Namespace, parts: Sequence[bytes]) -> Response:
 
 
 def advice(error: BusError) -> str:
-    """What to do about an error."""
+    """The advice to a user about an error."""
     match error:
         case MessageTooLarge(outcome=Outcome.NOT_SENT):
             return "nothing was sent; make the request smaller"

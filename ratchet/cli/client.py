@@ -1,4 +1,4 @@
-"""The client that commands send requests with, and what its errors are in the words of the command line.
+"""The client that commands send requests with, and its errors in the words of the command line.
 
 It moves parts as they are; what is in them is the business of `forms`.
 """
@@ -41,7 +41,7 @@ def new_client(
         wait: seconds to wait until a server is up, infinite for ever; None for one attempt.
         retries: how many times a request that has not run is sent again.  Connecting is part
             of a request then, and does not block here.
-        lasting: whether a lost connection is made again, as it also is with `wait` and `retries`.
+        lasting: whether a lost connection is made again, as it always is with `wait` or `retries`.
 
     Raises `Failure`, which says why there is no connection.
     """

@@ -68,12 +68,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 
 def complain(message: str) -> None:
-    """One line on stderr, whatever the message has in it."""
+    """Write a message to stderr as one line, whatever it has in it."""
     say(f"ratchet: {' '.join(message.split())}")
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Text for people, on stderr, at once."""
+    """Write text for people to stderr, at once."""
     if sys.stderr is None:
         return  # `print` would take stdout in its place
     try:

@@ -215,7 +215,7 @@ def _dumped(value: object, **layout: Any) -> bytes:
 
 
 def _plain(value: object) -> object:
-    """What stands in JSON for an object of a codec's that JSON does not know."""
+    """Stand in for an object that JSON does not know: the `default` of `json.dumps`."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     # A `msgspec.Struct`.

@@ -70,7 +70,8 @@ signals:
 
 exit status:
   0  everything that was taken is finished
-  1  it cannot listen there, or work was cut off in the end
+  1  it cannot listen there, the PID file belongs to another process, no worker
+     process could begin, or work was cut off in the end
   2  the command line is wrong, or a file or module that it names
 
 example:
@@ -119,20 +120,20 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add the options that ask for processes of their own."""
     group = parser.add_argument_group(
         "processes",
-        "Each of these has a supervisor accept clients, and hand them to worker\n"
+        "With any of these, a supervisor accepts clients and hands them to worker\n"
         "processes, each of which has --workers.  One that dies is replaced.",
     )
     group.add_argument(
         "--processes",
         type=whole_number(1),
         metavar="COUNT",
-        help="how many (default, with one of the others: 1)",
+        help="how many worker processes (default: 1)",
     )
     group.add_argument("--pid-file", metavar="FILE", help="write the supervisor's process ID to this file")
     group.add_argument(
         "--reload",
         action="store_true",
-        help="replace them whenever Python files in the current folder change",
+        help="replace them whenever Python files in the current folder change; needs the extra reload",
     )
 
 
@@ -164,7 +165,7 @@ def codec_of(arguments: argparse.Namespace) -> str | None:
 
 def run_processes(arguments: argparse.Namespace) -> bool:
     """Serve by worker processes.  False if work was cut off.  Raises `Failure`."""
-    # What is wrong with it is said once, and not by every worker.
+    # Checked here, so that what is wrong with it is said once, and not by every worker.
     context = server_context(arguments)
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("ratchet.processes").setLevel(logging.INFO)
@@ -195,7 +196,7 @@ def run_processes(arguments: argparse.Namespace) -> bool:
     except LoadError as error:
         raise cannot_load(error) from error
     except (ImportError, ValueError) as error:
-        # There is no watchfiles, or systemd has opened other sockets.
+        # watchfiles is missing, or systemd has opened other sockets.
         raise Failure(str(error), USAGE) from error
     except (PidFileError, ChildProcessError) as error:
         raise Failure(error.strerror or str(error)) from error
@@ -204,7 +205,7 @@ def run_processes(arguments: argparse.Namespace) -> bool:
 
 
 def tell_ready(counters: Server | None, supervisor: Supervisor) -> None:
-    """A thread: say that the workers serve, and serve what they count, if that has a bus."""
+    """A thread: say that the workers serve, and serve their counters, if these have a bus."""
     say(f"listening on {shown_address(supervisor.address)}")
     if counters is not None:
         say(f"serving stats on {shown_address(counters.address)}")
@@ -212,7 +213,7 @@ def tell_ready(counters: Server | None, supervisor: Supervisor) -> None:
 
 
 def dump_processes(supervisor: Supervisor) -> None:
-    """Write to stderr what every worker does, and what all of their threads do."""
+    """Write to stderr the state of the workers, and have each write what its threads do."""
     say(repr(supervisor))
     supervisor.dump()
 
@@ -274,7 +275,7 @@ def cannot_listen(address: str, error: OSError) -> str:
 def serve(
     server: Server, handler: Handler, workers: int, drain_timeout: float, counters: Server | None
 ) -> bool:
-    """Serve until a signal ends it, and its counters, too, if they have a bus; blocks.
+    """Serve until a signal ends it, and serve its counters, too, if they have a bus; blocks.
 
     Returns False if work was cut off.
     """
