@@ -214,7 +214,7 @@ class Retrier(ClientRoute):
         Args:
             transaction: the request.
             error: the error of its attempt.
-            moves: whether it only has to go elsewhere: it was not refused by an overloaded server.
+            moves: whether it only has to go elsewhere: no server has refused it but one that drains.
         """
         attempt = transaction.attempts + 1
         if not self.active or attempt > self._policy.attempts or not self._is_safe(transaction, error):
