@@ -164,8 +164,9 @@ class Ratchet:
             A future.  It is pending until it has what `func` returns or raises; `loop()` and
             `errh` do not hear of an error.  Until then it can be cancelled, which kills the thread.
             It is also cancelled if the thread is killed, as `close()` does, or ends the program by
-            `KeyboardInterrupt` or `SystemExit`.  Its callbacks run in the thread and must not
-            block.  Waiting for it in the scheduler's own OS thread lets the other threads run.
+            `KeyboardInterrupt` or `SystemExit`.  Its callbacks run in the thread, or wherever it
+            is cancelled, and must not block.  Waiting for it in the scheduler's own OS thread lets
+            the other threads run.
 
         Raises `TypeError` if `func` is not callable; `RuntimeError` if the scheduler has been
         closed, or its `loop()` has ended and has not been called again; and `WrongThread` if its
