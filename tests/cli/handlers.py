@@ -70,6 +70,14 @@ def greedy(request: bytes, transaction: object, more: object) -> bytes:
     return request
 
 
+def modest() -> bytes:
+    return b"nothing"
+
+
+def keen(request: bytes, *, more: object) -> bytes:
+    return request
+
+
 def divide_100(divisor: int) -> int:
     """A few take a while, so that the answers come in another order than the requests."""
     time.sleep(0.05 if divisor % 2 else 0)

@@ -366,7 +366,9 @@ def test_files_that_change_are_loaded_again(tmp_path: Path) -> None:
         ("handlers:Shop.cost", "the module handlers has no Shop.cost; check MODULE:HANDLER"),
         ("handlers:NOT_CALLABLE", "handlers:NOT_CALLABLE cannot be called; name a function"),
         ("handlers:asynchronous", "handlers:asynchronous is an async function; write a plain one"),
-        ("handlers:greedy", "handlers:greedy requires more than the request and the transaction"),
+        ("handlers:greedy", "handlers:greedy must take the request, or the request and the transaction"),
+        ("handlers:modest", "handlers:modest must take the request, or the request and the transaction"),
+        ("handlers:keen", "handlers:keen must take the request, or the request and the transaction"),
     ],
 )
 def test_a_handler_that_cannot_be_served(handler: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ the traceback of the module's own code.
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import ssl
 import sys
@@ -18,8 +17,10 @@ from types import ModuleType
 from typing import Any, Final
 
 from ratchet.bus import codecs
+from ratchet.bus._core.middleware import refuse_coroutine
+from ratchet.bus._core.serving import wants_transaction
 from ratchet.bus._socket.tls import check_context
-from ratchet.bus.codecs import Codec, required_arguments
+from ratchet.bus.codecs import Codec
 
 Handler = Callable[..., Any]
 
@@ -80,14 +81,20 @@ def check_codec_name(name: object) -> str:
 
 
 def load_handler(name: str) -> Handler:
-    """Import the handler of a server.  Raises `LoadError`."""
+    """Import the handler of a server, and refuse what `serve` would refuse.  Raises `LoadError`."""
     handler: Handler = load(name, "MODULE:HANDLER")
     if not callable(handler):
         raise LoadError(f"{name} cannot be called; name a function")
-    if inspect.iscoroutinefunction(handler):
-        raise LoadError(f"{name} is an async function; write a plain one, which may block")
-    if required_arguments(handler) > 2:
-        raise LoadError(f"{name} requires more than the request and the transaction; give the rest defaults")
+    try:
+        refuse_coroutine(handler, name)
+    except TypeError as error:
+        raise LoadError(f"{name} is an async function; write a plain one, which may block") from error
+    try:
+        wants_transaction(handler)
+    except TypeError as error:
+        raise LoadError(
+            f"{name} must take the request, or the request and the transaction; give the rest defaults"
+        ) from error
     return handler
 
 
