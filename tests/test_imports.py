@@ -140,7 +140,7 @@ ALLOWED |= {
     # The only module that needs pytest, and that nobody imports but pytest.
     PLUGIN: {*TESTING, "", "bus", "testing"},
     # The command line is one more program: it uses the library and is used by nobody.
-    "cli.common": {"bus._core.address"},
+    "cli.common": {"bus._core.address", "bus._processes.names"},
     "cli.connection": {
         "_clock",
         "bus._core.address",
@@ -161,7 +161,7 @@ ALLOWED |= {
         "bus.codecs",
         "kernel",
     },
-    "cli.forms": {"bus", "bus._processes.names", "bus.codecs", "cli.common", "cli.serve", "errors"},
+    "cli.forms": {"bus", "bus._processes.names", "bus.codecs", "cli.common", "errors"},
     "cli.client": {
         *ERRORS,
         "bus",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, TextIO, TypeAlias
 
 from ratchet.bus._core.address import Address, TcpEndpoint, parse
+from ratchet.bus._processes.names import LoadError
 
 # Exit statuses that all commands have; the last two are what a shell reports
 # for a program that the signal has ended.
@@ -179,6 +180,13 @@ def request_bytes(argument: str) -> bytes:
         raise cannot_read(argument, error) from error
     # The very bytes that were typed.
     return os.fsencode(argument)
+
+
+def cannot_load(error: LoadError) -> Failure:
+    """The failure to import what MODULE:NAME stands for; shows where the user's own module failed."""
+    if error.trace:
+        say(error.trace)
+    return Failure(str(error), USAGE)
 
 
 def cannot_read(argument: str, error: OSError) -> Failure:

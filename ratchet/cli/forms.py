@@ -17,8 +17,7 @@ from typing import Any, Final, NamedTuple
 from ratchet.bus import Codec, codecs
 from ratchet.bus._processes import names
 from ratchet.bus.codecs import PeerAddress, decoder, encoder, required_arguments
-from ratchet.cli.common import Failure
-from ratchet.cli.serve import cannot_load
+from ratchet.cli.common import Failure, cannot_load
 from ratchet.errors import Outcome
 
 __all__ = ["Form", "FormError", "Response", "codec_name", "form_of", "one_line", "parse_json"]

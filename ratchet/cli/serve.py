@@ -28,6 +28,7 @@ from ratchet.cli.common import (
     Commands,
     Failure,
     address,
+    cannot_load,
     complain,
     reason,
     say,
@@ -247,13 +248,6 @@ def load(name: str) -> Handler:
         return load_handler(name)
     except LoadError as error:
         raise cannot_load(error) from error
-
-
-def cannot_load(error: LoadError) -> Failure:
-    """Show where the user's own module has failed, if it has, and say what is wrong."""
-    if error.trace:
-        say(error.trace)
-    return Failure(str(error), USAGE)
 
 
 def cannot_listen(address: str, error: OSError) -> str:
