@@ -164,6 +164,8 @@ def supervise(
     For each of `more_signals`, the hub calls its function with the supervisor.
     """
     count = process_count(processes)
+    if pid_file is not None and not isinstance(pid_file, (str, os.PathLike)):
+        raise TypeError(f"pid_file must be a path or None, not {pid_file!r}")
     if reload:
         check_reload()
     with PidFile(None if pid_file is None else os.fspath(pid_file)):
