@@ -305,6 +305,8 @@ class MiddlewareOfCodec(Scenario):
 
     kinds = SOCKETS
     middleware = True
+    # A server that cannot tell an error closes a plain connection.
+    stays_connected = False
 
     def play(self, stage: Stage, client: Any) -> None:
         stage.start(stage.call, client, stage.request())
