@@ -8,7 +8,7 @@ from robustness.samples import play_sample
 from robustness.scenarios import KINDS
 
 STRIDE = 397
-"""One line of so many: 20 to 100 interrupts for each kind of bus."""
+"""One line of so many: 20 to 240 interrupts for each kind of bus."""
 
 
 @pytest.mark.long
