@@ -15,7 +15,7 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
-from ratchet.bus import ServerBus, codecs, listen
+from ratchet.bus import Codec, ServerBus, codecs, listen
 from ratchet.bus._core.address import parse
 from ratchet.bus._processes.ending import Ending, log_death
 from ratchet.bus._processes.names import CODECS, LoadError, is_name, load_codec, load_handler
@@ -95,9 +95,10 @@ example:
     )
     parser.add_argument(
         "--codec",
-        choices=("bytes", *CODECS),
+        type=codec_name,
         default="bytes",
-        help="what requests and responses are (default: %(default)s)",
+        help="what requests and responses are: bytes, text, json, or MODULE:NAME for a ratchet.bus.Codec of"
+        " yours (default: %(default)s)",
     )
     parser.add_argument(
         "--drain-timeout",
@@ -143,6 +144,16 @@ def handler_name(text: str) -> str:
     if not is_name(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} names no handler; write MODULE:HANDLER, as in shop.prices:handle"
+        )
+    return text
+
+
+def codec_name(text: str) -> str:
+    """The type of --codec."""
+    if text != "bytes" and text not in CODECS and not is_name(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names no codec; write bytes, {', '.join(CODECS)}, or MODULE:NAME,"
+            " as in shop.wire:codec"
         )
     return text
 
@@ -223,7 +234,7 @@ def run_here(arguments: argparse.Namespace) -> bool:
     """Serve by this process alone.  False if work was cut off.  Raises `Failure`."""
     monkey.patch_all()
     context = server_context(arguments)
-    handler, codec = load(arguments.handler), load_codec(codec_of(arguments))
+    handler, codec = load(arguments.handler, codec_of(arguments))
     # After the import, which may have set logging up in its own way.
     logging.basicConfig(format=LOG_FORMAT)
     with ExitStack() as opened:
@@ -242,10 +253,10 @@ def new_server(address: str, codec: Any, context: ssl.SSLContext | None) -> Serv
         raise Failure(cannot_listen(address, error)) from error
 
 
-def load(name: str) -> Handler:
-    """Import the handler that MODULE:HANDLER names.  Raises `Failure`."""
+def load(handler: str, codec: str | None) -> tuple[Handler, Codec[Any, Any] | None]:
+    """Import what the command line names; blocks.  Raises `Failure`."""
     try:
-        return load_handler(name)
+        return load_handler(handler), load_codec(codec)
     except LoadError as error:
         raise cannot_load(error) from error
 

@@ -37,6 +37,18 @@ def item_of(request: dict[str, Any]) -> Any:
     return request["item"]
 
 
+def answer_to_bus(response: Any) -> Any:
+    return codecs.json.response_to_bus({"answer": response})
+
+
+items = Codec[Any, Any](
+    request_to_bus=codecs.json.request_to_bus,
+    request_from_bus=codecs.json.request_from_bus,
+    response_to_bus=answer_to_bus,
+    response_from_bus=codecs.json.response_from_bus,
+)
+
+
 def meet(request: bytes) -> bytes:
     """Returns when another request is handled at the same time."""
     _meeting.wait(10)

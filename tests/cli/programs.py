@@ -61,9 +61,9 @@ def serving(
     """`ratchet serve` with one of the handlers, and where it listens."""
     with started("serve", handler, address, "--workers", 4, *options, cwd=cwd) as server:
         assert server.stderr is not None
-        line = server.stderr.readline()
-        assert line.startswith("listening on "), line + server.stderr.read()
-        yield server, line.removeprefix("listening on ").strip()
+        # A supervisor has told of its workers before.
+        where = read_until(server.stderr, "listening on ").rpartition("listening on ")[2]
+        yield server, where.strip()
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:

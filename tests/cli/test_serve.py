@@ -56,6 +56,28 @@ def test_the_json_codec() -> None:
             assert client.call({"item": [1, None]}, timeout=LONG) == [1, None]
 
 
+@pytest.mark.parametrize("options", [(), ("--processes", "1")])
+def test_a_codec_of_ones_own(options: tuple[str, ...]) -> None:
+    with serving("handlers:item_of", "--codec", "handlers:items", *options) as (_, address):
+        with bus.connect(address, codec=codecs.json) as client:
+            assert client.call({"item": [1, None]}, timeout=LONG) == {"answer": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("codec", "advice"),
+    [
+        ("xml", "'xml' names no codec; write bytes, text, json, or MODULE:NAME, as in shop.wire:codec"),
+        ("handlers:item_of", "handlers:item_of is not a codec; name a ratchet.bus.Codec"),
+        ("handlers:nothing", "the module handlers has no nothing"),
+    ],
+)
+def test_a_codec_that_is_none(codec: str, advice: str) -> None:
+    program = run("serve", "handlers:echo", "127.0.0.1:0", "--codec", codec, cwd=HERE)
+    assert program.returncode == 2
+    assert advice in program.stderr.decode()
+    assert b"Traceback" not in program.stderr
+
+
 def test_a_handler_may_block_as_in_any_thread() -> None:
     with serving("handlers:meet") as (_, address), bus.connect(address) as client:
         meeting = [client.send_request(b"", timeout=LONG) for _ in range(2)]
@@ -375,7 +397,7 @@ def test_a_handler_that_cannot_be_served(handler: str, advice: str, monkeypatch:
     monkeypatch.chdir(HERE)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     with pytest.raises(Failure) as failure:
-        load(handler)
+        load(handler, None)
     assert failure.value.status == 2
     assert str(failure.value).startswith(advice)
 
