@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -299,15 +300,15 @@ class _EndOfOsThread:
 
     def __init__(self) -> None:
         self._ident = _ident_of_os_thread()
-        # For the main OS thread, `__del__` runs when the interpreter has already emptied the modules.
-        self._pid = os.getpid
-        self._process = self._pid()
-        self._schedulers = _alive.schedulers
+        self._process = os.getpid()
+        # As the program ends the interpreter empties the modules, and this one may be gone before.
+        self._is_finalizing = sys.is_finalizing
 
     def __del__(self) -> None:
-        # In a forked child those of the parent's other threads go, too; locks there may be held for ever.
-        if self._pid() == self._process:
-            for scheduler in self._schedulers.living():
+        # The main OS thread ends last, when nobody can wait any more.  In a forked child those of the
+        # parent's other threads go, too; locks there may be held for ever.
+        if not self._is_finalizing() and os.getpid() == self._process:
+            for scheduler in _alive.schedulers.living():
                 if scheduler._hub.thread_ident == self._ident:
                     scheduler.hub_ended()
 

@@ -35,13 +35,13 @@ def _fail_all(
     message: str,
     cause: BaseException | None,
 ) -> None:
-    for id, transaction in list(protocol.open.items()):
+    for transaction in list(protocol.open.values()):
         # One that is sent elsewhere was interrupted before it was forgotten here.
         if transaction.route is route:
             error = error_type(message, outcome=_outcome(protocol, cause, transaction.frame_number > sent))
             error.__cause__ = cause
             transaction.fail(error)
-        protocol.open.pop(id, None)
+    protocol.open.clear()
     protocol.order.clear()
 
 
