@@ -16,7 +16,7 @@ from ratchet.bus._core.limits import Limits, check_above_zero, checked_limits
 from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.retry import Retry, checked_retry
 from ratchet.bus._socket.client import ClientBus, ClientBusWithMiddleware, check_connected
-from ratchet.bus._socket.discovery import Addresses, Discovery, name_of, targets_of
+from ratchet.bus._socket.discovery import Addresses, Discovery, check_source, name_of, targets_of
 from ratchet.bus._socket.listen import check_listens
 from ratchet.bus._socket.network import listener, listener_on
 from ratchet.bus._socket.server import ServerBus
@@ -310,7 +310,8 @@ def connect(
             servers that stand in for each other; or a function that returns such a list.
             The function is called in a thread of its own, and may block: at first, when a
             server goes away (but once a second at most), and every 30 s.  While it raises or
-            returns an empty list, the servers stay as they are.
+            returns an empty list, the servers stay as they are, and it is called again, at first
+            after 2 s.
         request_to_bus: as for `new_client`.
         response_from_bus: as for `new_client`.
         codec: as for `new_client`.
@@ -348,6 +349,8 @@ def connect(
     check_context(ssl_context, server_side=False)
     check_above_zero(connections, "connections")
     source = address if callable(address) else None
+    if source is not None:
+        check_source(source)
     places = [] if source is not None else targets_of(address, ssl_context)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     limits, retry = checked_limits(limits), checked_retry(retry)

@@ -15,7 +15,7 @@ from gevent import socket
 from gevent.event import Event
 
 from helpers import LONG, wait_until
-from ratchet import BusClosed, BusTimeout, ConnectionLost, RemoteError
+from ratchet import Alarm, BusClosed, BusTimeout, ConnectionLost, RemoteError
 from ratchet import bus as ratchet_bus
 
 
@@ -35,6 +35,15 @@ class Farm:
 
     def client(self, addresses: Any, **options: Any) -> Any:
         return self._stack.enter_context(ratchet_bus.connect(addresses, **options))
+
+
+class Unshown(Exception):
+    """An error, or an address, that nobody can show."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+    __repr__ = __str__
 
 
 @pytest.fixture
@@ -275,6 +284,47 @@ def test_a_function_that_fails_is_logged_once_and_asked_again(
     assert asking.get() == b"good"
     told = [record.getMessage() for record in caplog.records if "cannot ask" in record.getMessage()]
     assert len(told) == 2, told
+
+
+@pytest.mark.parametrize(
+    "error", [gevent.Timeout(0.5), Alarm(0.5), gevent.GreenletExit(), Unshown(), [Unshown()], []]
+)
+def test_whatever_a_function_makes_of_it_it_is_asked_again_before_long(
+    farm: Farm, error: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = farm.add("good")
+    asked = 0
+
+    def where() -> Any:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            return [good]
+        if isinstance(error, BaseException):
+            raise error
+        return error
+
+    client = farm.client(where)
+    with pytest.raises(BusTimeout) as caught:
+        client.call(b"x", 0.2)
+    assert asked == 1
+    why = caught.value.message.partition(" s: ")[2]
+    assert why
+    assert why in repr(client)
+    assert client.call(b"x", LONG) == b"good"
+    assert why not in repr(client)
+    assert len([record for record in caplog.records if "cannot ask" in record.getMessage()]) == 1
+    assert capsys.readouterr().err == ""
+
+
+async def _coroutine() -> list[str]:
+    return []
+
+
+@pytest.mark.parametrize("source", [_coroutine, lambda service: [], lambda *, service: []])
+def test_a_function_that_cannot_be_asked_is_refused(source: Any) -> None:
+    with pytest.raises(TypeError, match=r"^address must be .*function"):
+        ratchet_bus.connect(source)
 
 
 def test_wait_connected_waits_for_any_of_them(farm: Farm, dead_address: Any) -> None:

@@ -12,6 +12,7 @@ cdef class Servers:
     cdef bint _plain
     cdef list _ready
     cdef Py_ssize_t _turn
+    cdef public object asking
     cdef public list leaving
     cdef public object life
     cdef public object name

@@ -53,6 +53,7 @@ class Servers:
         life: how far the client has got.
         waiters: the threads that wait for a connection.
         retrier: the requests between two attempts.
+        asking: why it is not known where the servers are, if somebody asks.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Servers:
         "_plain",
         "_ready",
         "_turn",
+        "asking",
         "leaving",
         "life",
         "name",
@@ -94,6 +96,7 @@ class Servers:
         self.life = Life.OPEN
         self.waiters = Waiters(hub)
         self.retrier = retrier
+        self.asking = Failure(name)
         # Those on which a request can go, as of when that was looked up last.
         self._ready: list[Connections] = []
         self._turn = 0
@@ -181,8 +184,8 @@ class Servers:
             return "connected"
         else:
             state = "lost" if self.only is not None and self.only.dialer is None else "connecting"
-        failure = next((place.failure for place in self.places if place.current is None), None)
-        return state if failure is None else state + failure.suffix
+        failure = next((place.failure for place in self.places if place.current is None), self.asking)
+        return state + failure.suffix
 
     @property
     def in_flight(self) -> int:
@@ -217,7 +220,7 @@ class Servers:
         if place is None:
             place = self.places[0] if self.places else None
         if place is None:
-            return Failure(self.name).not_connected(seconds, silent=False)
+            return self.asking.not_connected(seconds, silent=False)
         return place.failure.not_connected(seconds, silent=place.current is not None)
 
     def choose(self) -> Connections | None:
