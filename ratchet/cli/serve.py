@@ -160,7 +160,7 @@ def codec_name(text: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it; blocks.  Raises `Failure`."""
-    if arguments.processes or arguments.pid_file or arguments.reload:
+    if arguments.processes or arguments.pid_file is not None or arguments.reload:
         finished = run_processes(arguments)
     else:
         finished = run_here(arguments)

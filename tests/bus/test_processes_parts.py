@@ -47,6 +47,7 @@ def test_who_dies_young_is_replaced_later_and_later_and_who_has_lived_at_once() 
         ({"limits": 1}, TypeError, "limits must be a Limits or None, not 1"),
         ({"drain_timeout": None}, TypeError, "drain_timeout must be a number of seconds, not None"),
         ({"pid_file": 1}, TypeError, "pid_file must be a path or None, not 1"),
+        ({"pid_file": ""}, ValueError, "pid_file must be a path or None, not ''"),
         ({"address": "nowhere"}, ValueError, "has no port number"),
         ({"on_ready": 1}, TypeError, "on_ready must be a callable, not 1"),
     ],

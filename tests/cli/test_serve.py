@@ -352,6 +352,9 @@ def test_processes_at_an_address_in_use_and_a_pid_file_that_cannot_be(tmp_path: 
         program = run("serve", "handlers:echo", address, "--pid-file", tmp_path, cwd=HERE)
         assert program.returncode == 1
         assert one_line(program) == f"cannot use the PID file '{tmp_path}': Is a directory"
+        program = run("serve", "handlers:echo", address, "--pid-file", "", cwd=HERE)
+        assert program.returncode == 2
+        assert one_line(program) == "pid_file must be a path or None, not ''"
 
 
 @pytest.mark.skipif(find_spec("watchfiles") is not None, reason="watchfiles is installed")

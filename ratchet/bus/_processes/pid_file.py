@@ -12,6 +12,18 @@ class PidFileError(OSError):
     """The PID file cannot be written, or belongs to another process."""
 
 
+def checked_path(path: object) -> str | None:
+    """The path of a PID file, as the system takes it; refuses what is no path."""
+    if path is None:
+        return None
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"pid_file must be a path or None, not {path!r}")
+    name = os.fsdecode(path)
+    if not name or "\0" in name:
+        raise ValueError(f"pid_file must be a path or None, not {path!r}")
+    return name
+
+
 class PidFile:
     """The file, in a `with` block; with None as the path there is none.
 

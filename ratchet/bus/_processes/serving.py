@@ -16,7 +16,7 @@ from ratchet.bus._core.address import Address, Endpoint, parse
 from ratchet.bus._core.limits import Limits, check_count, checked_limits
 from ratchet.bus._processes import systemd
 from ratchet.bus._processes.names import check_codec_name, check_name
-from ratchet.bus._processes.pid_file import PidFile
+from ratchet.bus._processes.pid_file import PidFile, checked_path
 from ratchet.bus._processes.reload import call_on_change, check_reload
 from ratchet.bus._processes.settings import Settings
 from ratchet.bus._processes.signals import on_signals
@@ -163,12 +163,10 @@ def supervise(
 
     For each of `more_signals`, the hub calls its function with the supervisor.
     """
-    count = process_count(processes)
-    if pid_file is not None and not isinstance(pid_file, (str, os.PathLike)):
-        raise TypeError(f"pid_file must be a path or None, not {pid_file!r}")
+    count, pid_file = process_count(processes), checked_path(pid_file)
     if reload:
         check_reload()
-    with PidFile(None if pid_file is None else os.fspath(pid_file)):
+    with PidFile(pid_file):
         listener, family = _listener(endpoint)
         try:
             supervisor = Supervisor(listener, family, count, settings)
