@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ratchet.bus._core.address import parse
 from ratchet.bus._core.stats import NOTHING, total
 from ratchet.bus._processes import systemd
 from ratchet.bus._processes.back_off import BackOff
+from ratchet.bus._processes.channel import Channel, channel_pair
 from ratchet.bus._processes.pid_file import PidFile, PidFileError
 
 
@@ -64,6 +66,17 @@ def test_what_is_wrong_is_said_at_the_call(
 def test_it_is_for_the_main_os_thread() -> None:
     error = in_os_thread(lambda: bus.serve_processes("127.0.0.1:0", "builtins:repr"))
     assert isinstance(error, WrongThread)
+
+
+def test_last_words_are_heard_of_who_has_not_heard_all() -> None:
+    with channel_pair() as (ours, descriptor):
+        theirs = Channel(os.dup(descriptor))
+    with closing(ours), closing(theirs):
+        assert ours.send({"kind": "unread"})
+        assert theirs.send({"kind": "first"})
+        assert theirs.send({"kind": "last"})
+        theirs.close()
+        assert [ours.receive() for _ in range(4)] == [{"kind": "first"}, {"kind": "last"}, None, None]
 
 
 def test_the_counts_of_several_are_added() -> None:

@@ -95,11 +95,19 @@ class Channel:
 
     def receive(self) -> Message | None:
         """Wait for the next message; None when the other side has closed the channel.  Blocks."""
+        was_reset = False
         while True:
             try:
                 data = self._socket.recv(_LONGEST)
             except BlockingIOError:
                 _clock.wait_read(self.fileno())
+                continue
+            except ConnectionResetError:
+                if was_reset:
+                    return None
+                # It had not read all when it closed.  The system tells that first, and once; what it
+                # has said before is still there.
+                was_reset = True
                 continue
             except OSError:
                 return None
