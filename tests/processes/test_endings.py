@@ -13,7 +13,7 @@ from gevent import socket
 
 from helpers import LONG, wait_until
 from processes.load import Load
-from processes.supervised import PROGRAM, Supervised, has_ended, serving, started
+from processes.supervised import HERE, PROGRAM, Supervised, has_ended, serving, started
 from ratchet import ConnectionLost, Outcome, bus
 from ratchet.bus import codecs
 
@@ -168,6 +168,44 @@ def test_a_worker_that_dies_while_it_starts(tmp_path: Path) -> None:
         last = processes.end()[-1]
     assert "ChildProcessError: no worker has begun to serve: worker 1" in last
     assert "has ended by itself, with status 3" in last
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        # What is too long is told by its end.
+        ("raise ValueError(chr(0x1F600) * 20_000)", f"{chr(0x1F600)}; fix what is shown above"),
+        (
+            "class Unshown(Exception):\n    def __str__(self): raise ValueError\nraise Unshown\n",
+            "cannot import shop: Unshown; fix what is shown above",
+        ),
+        (
+            "def __getattr__(name): raise RuntimeError(name)",
+            "cannot take handle from shop: RuntimeError: handle; fix what is shown above",
+        ),
+    ],
+)
+def test_whatever_a_module_raises_is_told(source: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(source)
+    with started("shop:handle", processes=1, cwd=tmp_path) as processes:
+        lines = processes.end()
+    assert any("LoadError: " in line and reason in line for line in lines)
+
+
+def test_a_supervisor_that_is_ended_before_it_serves_says_so_once(tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    (tmp_path / "shop.py").write_text("import tasks\ntasks.wait_for_file('go on')\n1 / 0\n")
+    path = {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    with started("shop:handle", processes=1, cwd=tmp_path, environment=path) as processes:
+        wait_until(lambda: begun(go_on), "the import")
+        processes.send(signal.SIGTERM)
+        processes.expect("draining")
+        go_on.touch()
+        lines = processes.end()
+    # It had taken nothing that could be cut off.
+    assert lines[-1] == "finished: True"
+    assert sum("cannot import shop" in line for line in lines) == 1
+    assert not any("listening" in line for line in lines)
 
 
 def test_workers_that_cannot_be_replaced_go_on(tmp_path: Path) -> None:

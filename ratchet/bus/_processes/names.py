@@ -27,8 +27,9 @@ Handler = Callable[..., Any]
 CODECS: Final[dict[str, Codec[Any, Any]]] = {"text": codecs.text, "json": codecs.json}
 """Those of `ratchet.bus.codecs` that are codecs, and not functions that make one."""
 
-# Characters of each text that is told to another process.
-_MOST_TEXT: Final = 8_000
+# Characters of each text that is told to another process: two such texts, with twelve bytes for a
+# character at worst, are one message.
+_MOST_TEXT: Final = 5_000
 
 
 class LoadError(ImportError):
@@ -123,7 +124,7 @@ def load_context(name: str | None, arguments: Sequence[object] = ()) -> ssl.SSLC
         try:
             made = made(*arguments)
         except Exception as error:
-            raise LoadError(f"{name} failed: {type(error).__name__}: {error}", _trace(error)) from error
+            raise LoadError(f"{name} failed: {_text_of(error)}", _trace(error)) from error
     try:
         check_context(made, server_side=True)
     except (TypeError, ValueError) as error:
@@ -140,10 +141,15 @@ def load(name: str, form: str = "MODULE:NAME") -> Any:
         form: how the user was told to write it, for texts.
     """
     module, _, attribute = name.partition(":")
+    imported = _imported(module)
     try:
-        return attrgetter(attribute)(_imported(module))
+        return attrgetter(attribute)(imported)
     except AttributeError as error:
         raise LoadError(f"the module {module} has no {attribute}; check {form}") from error
+    except Exception as error:
+        # Of a `__getattr__` of the module's own.
+        text = f"cannot take {attribute} from {module}: {_text_of(error)}; fix what is shown above"
+        raise LoadError(text, _trace(error)) from error
 
 
 def _imported(name: str) -> ModuleType:
@@ -157,8 +163,16 @@ def _imported(name: str) -> ModuleType:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise LoadError(f"there is no module {missing}, here or installed; check its name") from error
-        text = f"cannot import {name}: {type(error).__name__}: {error}; fix what is shown above"
+        text = f"cannot import {name}: {_text_of(error)}; fix what is shown above"
         raise LoadError(text, _trace(error)) from error
+
+
+def _text_of(error: BaseException) -> str:
+    """An error in one line, or its type alone if it cannot be shown."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def _trace(error: BaseException) -> str:

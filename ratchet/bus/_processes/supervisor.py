@@ -143,16 +143,16 @@ class Supervisor:
         """
         with self._kernel as kernel:
             try:
-                for place in self._places:
-                    place.worker = self._start(place.number)
+                self._start_first()
                 self._wait_for_first()
                 for place in self._places:
                     kernel.attach_background(self._keep, place)
                 kernel.attach_background(self._replace_when_wanted)
                 accepting = kernel.attach_background(self._accept)
-                systemd.notify("READY=1")
-                if on_ready is not None:
-                    kernel.attach_background(on_ready, self)
+                if not self._stopping.is_set():
+                    systemd.notify("READY=1")
+                    if on_ready is not None:
+                        kernel.attach_background(on_ready, self)
                 self._stopping.wait()
                 systemd.notify("STOPPING=1")
                 _logger.info("draining; a second signal ends at once")
@@ -175,6 +175,17 @@ class Supervisor:
         self._error = self._error or error
         self.stop()
 
+    def _start_first(self) -> None:
+        """Start a worker at each place; raises `ChildProcessError` if that cannot be done."""
+        for place in self._places:
+            try:
+                place.worker = self._start(place.number)
+            except OSError as error:
+                reason = error.strerror or error
+                raise ChildProcessError(
+                    error.errno, f"cannot start worker {place.number}: {reason}"
+                ) from error
+
     def _wait_for_first(self) -> None:
         """Wait until each place has had a worker that is ready, or failed; raises if all have failed."""
         first = list(self._workers)
@@ -185,7 +196,9 @@ class Supervisor:
         if self._stopping.is_set() or any(worker.started.value for worker in first):
             self._serves = True
             for worker in failed:
-                _log_failure(worker)
+                # The others are still to end, which tells of them as well.
+                if worker.ended.is_set():
+                    _log_failure(worker)
             return
         if failed and failed[0].failure is not None:
             raise LoadError(*failed[0].failure)
@@ -251,9 +264,8 @@ class Supervisor:
         elif worker.told_to_end and worker.status == 0:
             _logger.info("%s has ended", worker)
         else:
-            # One that was never ready had taken nothing.
-            cut_off = worker.told_to_end and bool(worker.started.value)
-            self._all_finished = self._all_finished and not cut_off
+            # One that has not begun to serve has taken nothing.
+            self._all_finished = self._all_finished and not (worker.told_to_end and worker.has_served)
             _logger.warning("%s %s", worker, worker.how_it_ended)
 
     def _let_go(self, worker: WorkerProcess) -> None:

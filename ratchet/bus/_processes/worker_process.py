@@ -180,7 +180,7 @@ class WorkerProcess:
             return f"was killed, because it was not ready within {self.late:g} s"
         if status < 0:
             return f"was killed by signal {-status}"
-        if self.told_to_end and status == 1:
+        if self.told_to_end and self.has_served and status == 1:
             return "has ended, and work was cut off"
         return f"has ended by itself, with status {status}"
 
