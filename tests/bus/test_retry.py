@@ -44,6 +44,7 @@ REFUSED = ("Rejected", "the server has too much to do", "")
         ({"attempts": True}, TypeError),
         ({"back_off": -1}, ValueError),
         ({"back_off": "1"}, TypeError),
+        ({"back_off": 10**400}, ValueError),
         ({"most": float("inf")}, ValueError),
         ({"most": float("nan")}, ValueError),
         ({"budget": None}, TypeError),

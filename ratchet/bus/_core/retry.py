@@ -11,7 +11,7 @@ How a request is sent is not known here.
 from __future__ import annotations
 
 import logging
-import math
+import sys
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +85,8 @@ class Retry:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{name} must be a number of {unit}, not {value!r}")
-            if not 0 <= value < math.inf:
+            # An int may be more than any float.
+            if not 0 <= value <= sys.float_info.max:
                 raise ValueError(f"{name} must be a number of {unit} from 0 on, not {value!r}")
 
     def pause_before(self, attempt: int) -> float:
