@@ -17,6 +17,7 @@ from ratchet.cli import connection
 from ratchet.cli.common import (
     FAILED,
     INTERRUPTED,
+    MOST_AT_ONCE,
     Commands,
     Failure,
     address,
@@ -102,14 +103,14 @@ example:
     )
     parser.add_argument(
         "--connections",
-        type=whole_number(1),
+        type=whole_number(1, MOST_AT_ONCE),
         default=1,
         metavar="COUNT",
         help="how many connections (default: %(default)s)",
     )
     parser.add_argument(
         "--in-flight",
-        type=whole_number(1),
+        type=whole_number(1, MOST_AT_ONCE),
         default=32,
         metavar="COUNT",
         help="how many requests to keep in flight on each connection (default: %(default)s)",

@@ -12,6 +12,7 @@ from ratchet import _clock
 from ratchet.cli.client import Client, new_client, what_happened
 from ratchet.cli.common import (
     FAILED,
+    MOST_AT_ONCE,
     USAGE,
     Commands,
     Failure,
@@ -112,7 +113,7 @@ example:
     )
     parser.add_argument(
         "--in-flight",
-        type=whole_number(1),
+        type=whole_number(1, MOST_AT_ONCE),
         default=32,
         metavar="COUNT",
         help="with --ndjson: how many requests may be unanswered at a time (default: %(default)s)",

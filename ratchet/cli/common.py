@@ -19,6 +19,9 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 
+MOST_AT_ONCE: Final = 1_000_000
+"""The most threads, connections or requests that a command is asked for: more do not fit into memory."""
+
 # Far more than anybody waits; more than that, clocks cannot hold.
 _MAX_SECONDS: Final = 1e9
 

@@ -20,10 +20,11 @@ from ratchet.bus._core.address import parse
 from ratchet.bus._processes.ending import Ending, log_death
 from ratchet.bus._processes.names import CODECS, LoadError, is_name, load_codec, load_handler
 from ratchet.bus._processes.pid_file import PidFileError
-from ratchet.bus._processes.serving import settings_of, supervise
+from ratchet.bus._processes.serving import MOST_PROCESSES, settings_of, supervise
 from ratchet.bus._processes.supervisor import Supervisor
 from ratchet.cli.common import (
     FAILED,
+    MOST_AT_ONCE,
     USAGE,
     Commands,
     Failure,
@@ -88,7 +89,7 @@ example:
     )
     parser.add_argument(
         "--workers",
-        type=whole_number(1),
+        type=whole_number(1, MOST_AT_ONCE),
         default=64,
         metavar="COUNT",
         help="how many requests are handled at once (default: %(default)s)",
@@ -127,7 +128,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--processes",
-        type=whole_number(1),
+        type=whole_number(1, MOST_PROCESSES),
         metavar="COUNT",
         help="how many worker processes (default: 1)",
     )

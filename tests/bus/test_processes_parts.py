@@ -42,6 +42,7 @@ def test_who_dies_young_is_replaced_later_and_later_and_who_has_lived_at_once() 
         ({"handler": "repr"}, ValueError, 'handler must be a name such as "shop.prices:handler", not'),
         ({"handler": "__main__:handle"}, ValueError, "in a module that other processes can import"),
         ({"processes": 0}, ValueError, "processes must be a number above 0, not 0"),
+        ({"processes": 10**30}, ValueError, "processes must be a number up to 10000, not 1000000"),
         ({"workers": True}, ValueError, "workers must be a number above 0, not True"),
         ({"codec": codecs.json}, TypeError, "codec must be 'text', 'json' or a name"),
         ({"codec": "msgpack"}, ValueError, 'codec must be a name such as "shop.prices:codec"'),
@@ -149,6 +150,29 @@ def test_which_socket_of_a_service_manager_is_taken(
     first, rest = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
     assert taken in first
     assert rest == "False"
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [
+        ("two", "LISTEN_FDS must be a number of sockets, not 'two'"),
+        ("-1", "LISTEN_FDS must be a number of sockets, not '-1'"),
+        ("1", "the descriptor 3, which the service manager has opened, is no socket"),
+    ],
+)
+def test_what_is_passed_must_be_sockets(count: str, reason: str) -> None:
+    program = """
+import os, sys
+os.dup2(os.open(os.devnull, os.O_RDONLY), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[1])
+from ratchet.bus._core.address import parse
+from ratchet.bus._processes.systemd import passed_socket
+passed_socket(parse("127.0.0.1:0"))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, count], capture_output=True, text=True, check=False
+    )
+    assert f"ValueError: {reason}" in ended.stderr
 
 
 def test_without_a_service_manager_nothing_is_taken_or_told(monkeypatch: pytest.MonkeyPatch) -> None:

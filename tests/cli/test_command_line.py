@@ -99,6 +99,7 @@ ADDRESS = "127.0.0.1:9"
         f"call {ADDRESS} --codec xml",
         f"call {ADDRESS} --codec json --json",
         f"call {ADDRESS} --in-flight 0",
+        f"call {ADDRESS} --in-flight {10**30}",
         f"call --wait {ADDRESS}",
         f"serve {ADDRESS}",
         f"serve module {ADDRESS}",
@@ -116,6 +117,9 @@ ADDRESS = "127.0.0.1:9"
         f"bench {ADDRESS} --seconds 0",
         f"bench {ADDRESS} --connections 1.5",
         f"bench {ADDRESS} --in-flight 0",
+        f"bench {ADDRESS} --connections {10**30}",
+        f"serve shop:handle {ADDRESS} --workers {10**30}",
+        f"serve shop:handle {ADDRESS} --processes {10**30}",
         f"stats {ADDRESS} --every 0",
     ],
 )

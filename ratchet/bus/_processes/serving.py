@@ -25,6 +25,9 @@ from ratchet.bus._socket.accept import SocketListener
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus.codecs import check_callable
 
+MOST_PROCESSES: Final = 10_000
+"""More than any machine has use for, and few enough that the system, and not memory, ends the attempt."""
+
 _NO_SIGNALS: Final[Mapping[signal.Signals, Callable[[Supervisor], object]]] = {}
 
 
@@ -201,7 +204,9 @@ def _listener(endpoint: Endpoint) -> tuple[SocketListener, int]:
 def process_count(processes: int | None) -> int:
     """How many processes there are to be: by default, one for each processor that this one may use."""
     if processes is not None:
-        return check_count(processes, "processes")
+        if check_count(processes, "processes") > MOST_PROCESSES:
+            raise ValueError(f"processes must be a number up to {MOST_PROCESSES}, not {processes}")
+        return processes
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -31,14 +31,18 @@ def passed_socket(endpoint: Endpoint) -> socket.socket | None:
     """The listening socket that the service manager has opened for us; None if it has not.
 
     The only one is taken whatever its address: the unit's file decides.  Of several, it is the
-    one that listens on `endpoint`.  Raises `ValueError` if none of them does, or it does not listen.
+    one that listens on `endpoint`.  Raises `ValueError` if none of them does, or it does not listen,
+    or they are no sockets.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
-    count = int(os.environ.get("LISTEN_FDS", "0"))
+    number = os.environ.get("LISTEN_FDS", "0")
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
-    passed = [socket.socket(fileno=_FIRST_DESCRIPTOR + index) for index in range(count)]
+    if not (number.isascii() and number.isdigit()):
+        raise ValueError(f"LISTEN_FDS must be a number of sockets, not {number!r}")
+    count = int(number)
+    passed = [_socket_at(_FIRST_DESCRIPTOR + index) for index in range(count)]
     fitting = [one for one in passed if count == 1 or listening_address(one) == endpoint.address]
     for one in passed:
         one.set_inheritable(False)
@@ -53,6 +57,14 @@ def passed_socket(endpoint: Endpoint) -> socket.socket | None:
         check_listens(fitting[0])
         return fitting[0]
     return None
+
+
+def _socket_at(descriptor: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        text = f"the descriptor {descriptor}, which the service manager has opened, is no socket"
+        raise ValueError(f"{text}: {error.strerror}") from error
 
 
 def notify(*lines: str) -> None:
