@@ -35,7 +35,7 @@ def _run(program: Channel, first: Message) -> None:
     except LoadError as error:
         program.send(error.to_message())
     except OSError as error:
-        program.send({"kind": "cannot", "text": str(error)})
+        program.send({"kind": "cannot", "text": error.strerror or str(error)})
 
 
 def _serve(program: Channel, supervisor: Supervisor) -> None:
