@@ -13,9 +13,9 @@ import gevent
 import pytest
 from gevent import socket
 
-from helpers import LONG, wait_until
+from helpers import LONG, in_os_thread, wait_until
 from processes.supervised import HERE
-from ratchet import bus
+from ratchet import WrongThread, bus
 from ratchet.bus import codecs
 from ratchet.bus._core.address import address_of
 from ratchet.bus._processes import beside_program, worker
@@ -62,6 +62,30 @@ def test_what_on_ready_raises_ends_it_and_comes_out() -> None:
 
     with pytest.raises(LookupError, match="no such thing"):
         bus.serve_processes("127.0.0.1:0", "tasks:pid", 1, on_ready=fail)
+
+
+def test_what_ends_the_program_is_not_taken_for_the_end_of_the_listener(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def leave(supervisor: bus.Supervisor) -> None:
+        sys.exit(3)
+
+    with pytest.raises(SystemExit):
+        bus.serve_processes("127.0.0.1:0", "tasks:pid", 1, codec="json", on_ready=leave)
+    assert "has shut" not in caplog.text
+
+
+def test_a_supervisor_is_for_one_os_thread() -> None:
+    refused: list[Any] = []
+
+    def use(supervisor: bus.Supervisor) -> None:
+        for call in (supervisor.stats, supervisor.replace_workers, supervisor.dump, supervisor.stop):
+            refused.append(in_os_thread(call))
+        supervisor.stop()
+
+    assert bus.serve_processes("127.0.0.1:0", "tasks:pid", 1, codec="json", on_ready=use) is True
+    assert [type(error) for error in refused] == [WrongThread] * 4
+    assert "this Supervisor belongs to another OS thread" in str(refused[0])
 
 
 def test_a_supervisor_that_is_interrupted_leaves_nobody_behind() -> None:

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from typing import Final
 
 from gevent.event import Event
+from gevent.hub import get_hub
 
 from ratchet import _clock
+from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.stats import NOTHING, Stats, total
 from ratchet.bus._processes import placing, systemd
@@ -56,7 +58,7 @@ class Place:
 class Supervisor:
     """The workers that serve one address; see `serve_processes`, whose `on_ready` gets it.
 
-    Its calls are for threads of the OS thread that it runs in.
+    Its calls are for the OS thread in which that runs; in another one, they raise `WrongThread`.
 
     Attributes:
         address: where it listens, in a form that `connect` takes.
@@ -64,6 +66,7 @@ class Supervisor:
 
     def __init__(self, listener: Listener, family: int, processes: int, settings: Settings) -> None:
         self.address: Address = listener.address
+        self._hub = get_hub()
         self._listener = listener
         self._kernel = Ratchet(errh=self._on_death)
         self._drain_timeout = settings.drain_timeout
@@ -103,6 +106,7 @@ class Supervisor:
         A worker that computes does not answer, and is counted as it was when it answered last.
         What a worker has counted since then is lost when it is killed.
         """
+        check_hub(self._hub, self)
         asked = [
             self._kernel.attach_background(worker.ask_for_stats, _STATS_TIMEOUT) for worker in self._workers
         ]
@@ -113,6 +117,7 @@ class Supervisor:
 
         If a new one cannot be started, the old one stays, and so do those after it.  Does not block.
         """
+        check_hub(self._hub, self)
         self._replacement_wanted.set()
 
     def stop(self) -> None:
@@ -120,6 +125,7 @@ class Supervisor:
 
         Called again, it ends them at once.
         """
+        check_hub(self._hub, self)
         if self._stopping.is_set():
             self._hurried.set()
         self._stopping.set()
@@ -127,6 +133,7 @@ class Supervisor:
 
     def dump(self) -> None:
         """Have each worker write to stderr what its threads do.  Does not block."""
+        check_hub(self._hub, self)
         for worker in self._workers:
             worker.dump()
 
@@ -161,6 +168,8 @@ class Supervisor:
                 self._listener.close()
                 self._end_all()
             finally:
+                # If an exception has struck, nobody is to be started or to accept any more, either.
+                self._stopping.set()
                 self._listener.close()
                 # None is left, unless an exception has struck.
                 for worker in list(self._workers):
@@ -362,6 +371,8 @@ class Supervisor:
     def _accept(self) -> None:
         """A thread: accept clients as long as it can."""
         self._acceptor.run()
+        if self._stopping.is_set():
+            return
         _logger.error("another process has shut %s down", format_address(self.address))
         self.stop()
 
