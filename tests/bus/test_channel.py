@@ -11,7 +11,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from helpers import LONG, turns, wait_until
+from helpers import LONG, output_of, turns, wait_until
 from ratchet.bus._core.address import Address
 from ratchet.bus._processes.acceptor import Acceptor
 from ratchet.bus._processes.channel import Channel, ChannelClosed, channel_pair
@@ -106,6 +106,50 @@ def test_a_client_that_has_gone_costs_nothing(channels: tuple[Channel, Channel])
     with pytest.raises(NotListening):
         listener.accept()
     listener.close()
+
+
+def test_without_a_descriptor_a_client_waits_until_there_is_one() -> None:
+    program = """
+    import resource, socket
+    from ratchet.bus._processes.channel import Channel, channel_pair
+    from ratchet.bus._processes.listener import ChannelListener
+    from ratchet.bus._socket.accept import Exhausted
+
+    ours, theirs = socket.socketpair()
+    with channel_pair() as (one, descriptor):
+        listener = ChannelListener(Channel(socket.dup(descriptor)), socket.AF_UNIX, "unix:/x", None, int)
+    one.send_socket(theirs.fileno(), "unix:")
+    theirs.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    for _ in range(2):
+        try:
+            listener.accept()
+        except Exhausted as error:
+            print("exhausted:", error.__cause__, listener.received)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    transport, _ = listener.accept()
+    ours.sendall(b"x")
+    print(transport.receive(1), listener.received)
+    transport.close()
+    ours.close()
+    one.close()
+    listener.close()
+    """
+    exhausted = "exhausted: [Errno 24] Too many open files 0\n"
+    assert output_of(program) == f"{exhausted}{exhausted}b'x' 1\n"
+
+
+def test_a_client_that_was_lost_on_its_way_is_no_end(channels: tuple[Channel, Channel]) -> None:
+    one, other = channels
+    listener = ChannelListener(other, socket.AF_UNIX, "unix:/x", None, lambda: None)
+    # As the system hands it over that has no descriptor for it.
+    assert one.send({"kind": "no socket"})
+    with pytest.raises(ConnectionAbortedError, match="Too many open files"):
+        listener.accept()
+    assert listener.received == 1
+    with pytest.raises(BlockingIOError):
+        listener.accept()
 
 
 def test_a_client_that_nobody_takes_waits_and_those_behind_it_too() -> None:

@@ -24,6 +24,7 @@ from gevent.monkey import get_original
 
 from ratchet import _clock
 from ratchet.bus._core.address import Address
+from ratchet.bus._socket.accept import OUT_OF_SOMETHING
 
 Message: TypeAlias = "dict[str, Any]"
 """A message; `kind` says what the rest of it is."""
@@ -39,6 +40,10 @@ _FULL: Final = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, e
 
 class ChannelClosed(Exception):
     """The process at the other end has closed the channel, or has died."""
+
+
+class SocketLost(ConnectionAbortedError):
+    """A socket was handed over, and the system had no descriptor for it."""
 
 
 class Channel:
@@ -117,25 +122,31 @@ class Channel:
     def receive_socket(self) -> tuple[int, Address]:
         """The next socket that was handed over, and its peer.  Does not block.
 
-        Raises `BlockingIOError` if there is none, and `ChannelClosed`.
+        Raises `BlockingIOError` if there is none, `ChannelClosed`, `SocketLost`, and `OSError` as long
+        as this process has no descriptor left.
         """
         received: list[tuple[bytes, list[tuple[int, int, bytes]], int, Any]] = []
         try:
+            # Of a socket for which there is no descriptor, only the message would come.
+            self._socket.dup().close()
             # In one call of C: between two, a signal handler might raise and leak the descriptor.
             received.extend(starmap(self._socket.recvmsg, _RECEIVE))
             data, ancillary, _, _ = received[0]
             descriptors = _descriptors_in(ancillary)
-            if len(descriptors) != 1:
+            if not data:
                 raise ChannelClosed
+            if len(descriptors) != 1:
+                raise SocketLost(errno.EMFILE, os.strerror(errno.EMFILE))
             return descriptors[0], received_address(json.loads(data))
         except BaseException as error:
             for _, ancillary, _, _ in received:
                 for descriptor in _descriptors_in(ancillary):
                     with suppress(OSError):
                         os.close(descriptor)
-            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
-                raise ChannelClosed from error
-            raise
+            passes = isinstance(error, (BlockingIOError, SocketLost))
+            if passes or not isinstance(error, OSError) or error.errno in OUT_OF_SOMETHING:
+                raise
+            raise ChannelClosed from error
 
 
 # The arguments of `recvmsg`: bytes of data and of ancillary data, and that children get no descriptor.

@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Callable
 
 from ratchet.bus._core.address import Address
-from ratchet.bus._processes.channel import Channel, ChannelClosed
-from ratchet.bus._socket.accept import NotListening, take_client
+from ratchet.bus._processes.channel import Channel, ChannelClosed, SocketLost
+from ratchet.bus._socket.accept import OUT_OF_SOMETHING, Exhausted, NotListening, take_client
 from ratchet.bus._socket.transport import Transport
 
 
@@ -61,12 +61,23 @@ class ChannelListener:
             )
         except ChannelClosed as error:
             raise NotListening from error
+        except SocketLost:
+            # It is gone, but it has come: the supervisor counts those that are still on their way.
+            self._count_client()
+            raise
+        except OSError as error:
+            if error.errno in OUT_OF_SOMETHING:
+                raise Exhausted from error
+            raise
 
     def _note_client(self, peer: Address) -> Address:
         """Count a client that has come, and return its address as it is."""
+        self._count_client()
+        return peer
+
+    def _count_client(self) -> None:
         self.received += 1
         self._on_received()
-        return peer
 
     def close(self) -> None:
         """See `Listener`."""

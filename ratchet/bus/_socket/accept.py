@@ -32,7 +32,8 @@ from ratchet.bus._socket.transport import Socket, Transport, raw_of
 _SystemSocket: Callable[..., _socket.socket] = get_original("socket", "SocketType")
 
 _ONCE: Final = ((),)
-_OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+OUT_OF_SOMETHING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of a system that may have room again before long."""
 
 
 class Exhausted(Exception):
@@ -177,7 +178,7 @@ class SocketListener:
             # Reuse the listener's attributes; saves a getsockopt for each.
             return take_client(self._raw._accept, self._attributes, self._address_of, self._ssl_context)
         except OSError as error:
-            if error.errno in _OUT_OF_SOMETHING:
+            if error.errno in OUT_OF_SOMETHING:
                 raise Exhausted from error
             if error.errno == errno.EINVAL:
                 raise NotListening from error
