@@ -119,3 +119,14 @@ def test_no_descriptors_are_left_of_connections_that_have_gone() -> None:
                     assert answer(clients[0]) >= before[1] + 10
                 wait_until(lambda: open_descriptors(processes, client) == before, "what was there before")
         processes.stop()
+
+
+def test_a_worker_that_is_stuck_does_not_swallow_the_clients_of_all() -> None:
+    with serving("tasks:pid", processes=2) as processes, ExitStack() as stack:
+        os.kill(processes.pids[1], signal.SIGSTOP)
+        clients = [stack.enter_context(bus.connect(processes.address, codec=codecs.json)) for _ in range(100)]
+        sent = [client.send_request(None, timeout=LONG) for client in clients]
+        wait_until(lambda: sum(each.done for each in sent) >= 80, "the other one's clients")
+        os.kill(processes.pids[1], signal.SIGCONT)
+        assert {each.recv_response() for each in sent} == set(processes.pids.values())
+        processes.stop()

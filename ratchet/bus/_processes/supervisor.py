@@ -363,7 +363,9 @@ class Supervisor:
         loads = [worker.load if worker else 0 for worker in workers]
         for index in placing.order_of(loads, self._last):
             worker = workers[index]
-            if worker is not None and worker.hand_over(descriptor, peer):
+            if worker is None or (worker.is_behind and not self._stopping.is_set()):
+                continue
+            if worker.hand_over(descriptor, peer):
                 self._last = index
                 return True
         return False

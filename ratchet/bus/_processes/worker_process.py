@@ -32,6 +32,9 @@ from ratchet.kernel import Ratchet
 _START_TIMEOUT: Final = 60.0
 # Seconds until a worker that does not read is told again.
 _SAY_AGAIN: Final = 0.05
+# Clients that a worker was given and has not taken, beyond which others are given to other workers:
+# the channel takes hundreds, and one that computes, or is stuck, does not look.
+_MOST_UNTAKEN: Final = 16
 # Seconds to receive what a worker said before it ended.
 _LAST_WORDS: Final = 1.0
 
@@ -98,6 +101,11 @@ class WorkerProcess:
         return f"worker {self.number} (pid {self.process.pid})"
 
     @property
+    def has_served(self) -> bool:
+        """Whether it has begun to serve, though it may have ended since."""
+        return bool(self.started.value)
+
+    @property
     def load(self) -> int:
         """How many connections it has or is about to have, without those that are moving."""
         return self._sent - self._received + self._open - self.moving
@@ -106,6 +114,11 @@ class WorkerProcess:
     def moving(self) -> int:
         """How many of its clients were told to go elsewhere, or are about to be, and are still there."""
         return self._leaving + self._asked - self._asked_known
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it does not take the clients that it is given."""
+        return self._sent - self._received >= _MOST_UNTAKEN
 
     def hand_over(self, descriptor: int, peer: Address) -> bool:
         """Give it a connection; False if it cannot take it.  Does not block."""
