@@ -20,7 +20,7 @@ from ratchet.bus._core.address import parse
 from ratchet.bus._processes.ending import Ending, log_death
 from ratchet.bus._processes.names import CODECS, LoadError, is_name, load_codec, load_handler
 from ratchet.bus._processes.pid_file import PidFileError
-from ratchet.bus._processes.serving import MOST_PROCESSES, settings_of, supervise
+from ratchet.bus._processes.serving import MOST_PROCESSES, fill_standard_descriptors, settings_of, supervise
 from ratchet.bus._processes.supervisor import Supervisor
 from ratchet.cli.common import (
     FAILED,
@@ -183,6 +183,7 @@ def run_processes(arguments: argparse.Namespace) -> bool:
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("ratchet.processes").setLevel(logging.INFO)
     try:
+        fill_standard_descriptors()
         with ExitStack() as opened:
             counters: Server | None = None
             if arguments.stats is not None:

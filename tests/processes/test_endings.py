@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from gevent import socket
+from gevent.subprocess import Popen
 
 from helpers import LONG, wait_until
 from processes.load import Load
@@ -277,3 +278,19 @@ def test_a_pid_file_is_there_while_it_runs(tmp_path: Path) -> None:
             assert f"process {processes.process.pid} is running" in second.end()[-1]
         processes.stop()
     assert not file.exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_a_program_without_stdin_or_stdout_ends_as_any_other(closed: str, folder: Path) -> None:
+    address = f"unix:{folder}/socket"
+    command = (
+        f"exec {sys.executable} -m ratchet serve tasks:pid {address} --codec json --processes 1 {closed}"
+    )
+    process = Popen(["sh", "-c", command], cwd=HERE)
+    try:
+        with bus.connect(address, codec=codecs.json) as client:
+            client.call(None, timeout=LONG)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=LONG) == 0
+    finally:
+        process.kill()

@@ -19,7 +19,7 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._opening import connect
 from ratchet.bus._processes.channel import Channel, ChannelClosed, channel_pair
 from ratchet.bus._processes.names import LoadError, load_codec
-from ratchet.bus._processes.serving import process_count, settings_of
+from ratchet.bus._processes.serving import fill_standard_descriptors, process_count, settings_of
 from ratchet.bus._processes.worker_process import environment, python
 from ratchet.bus._socket.client import ClientBus
 
@@ -89,6 +89,7 @@ def processes(
 @contextmanager
 def _supervisor(first: dict[str, Any], drain_timeout: float) -> Iterator[Channel]:
     """Start a supervisor in a process of its own, and end it on leaving; blocks until it has ended."""
+    fill_standard_descriptors()
     with channel_pair() as (channel, its_end):
         channel.send_first(first)
         process = _Popen(

@@ -25,6 +25,8 @@ from ratchet.bus._socket.accept import SocketListener
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus.codecs import check_callable
 
+# The descriptor of stderr.
+_LAST_STANDARD: Final = 2
 MOST_PROCESSES: Final = 10_000
 """More than any machine has use for, and few enough that the system, and not memory, ends the attempt."""
 
@@ -169,6 +171,7 @@ def supervise(
     count, pid_file = process_count(processes), checked_path(pid_file)
     if reload:
         check_reload()
+    fill_standard_descriptors()
     with PidFile(pid_file):
         listener, family = _listener(endpoint)
         try:
@@ -199,6 +202,17 @@ def _listener(endpoint: Endpoint) -> tuple[SocketListener, int]:
         return SocketListener(passed), int(passed.family)
     socket, file = open_listener(endpoint)
     return SocketListener(socket, None, file, opened_here=True), int(socket.family)
+
+
+def fill_standard_descriptors() -> None:
+    """Have 0, 1 and 2 lead to /dev/null if they are closed; before anything else is opened.
+
+    Otherwise a socket of this process gets such a number, and every process that it starts takes
+    that for its own stdin, stdout or stderr.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def process_count(processes: int | None) -> int:
