@@ -198,7 +198,7 @@ class ServerBus(ServerSide[Request, Response]):
             return False
         for connection in list(self._admission.connections):
             if connection.stream.state is StreamState.OPEN:
-                # Casts that came since the drain began.
+                # Casts that came too late to be run are counted before it is said how the drain went.
                 connection.stream.input.read_all()
         if len(self._intake.inbox):
             return False
