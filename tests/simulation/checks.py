@@ -144,8 +144,8 @@ def _retries(plan: Plan, journal: Journal) -> Iterator[str]:
 
 
 def _attempts(transaction: Any) -> int:
-    """How often a request was sent."""
-    return getattr(transaction, "attempts", 1)
+    """How often a request was sent; that is not counted where nothing is sent again."""
+    return getattr(transaction, "attempts", 0) or 1
 
 
 def _attempts_allowed(client: ClientPlan) -> int:
