@@ -204,11 +204,12 @@ class OutgoingRequest(Numbered):
 
     def keep_to_send_again(self, content: Any, flags: int) -> None:
         """Keep what travels: it may be sent again."""
-        self.content = content
         self.flags = flags
         self.attempts = 1
         self.doubtful = False
         self.deadline: float | None = None
+        # Last, for it says that the others are there.
+        self.content = content
 
     def load(self) -> None:
         """Decode the response; may block."""

@@ -22,6 +22,7 @@ from gevent.hub import Hub
 
 from ratchet import _clock
 from ratchet._chance import chance
+from ratchet._interrupts import settle_soon
 from ratchet._log import bus_logger, log_soon
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.deadline import time_left
@@ -259,6 +260,12 @@ class Retrier(ClientRoute):
             self.sender.send_again(transaction)
         except BusError as error:
             self._fail(transaction, error)
+        except gevent.GreenletExit:
+            # It has ended meanwhile.
+            raise
+        except BaseException:
+            settle_soon(self.hub)
+            raise
         if self._is_attempt(gevent.getcurrent(), transaction):
             self._waiting.pop(transaction, None)
 

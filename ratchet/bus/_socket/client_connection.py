@@ -129,11 +129,15 @@ class ClientConnection(ClientRoute):
     def send(
         self, owner: object, request: Request, flags: int, arg: int, content: Content
     ) -> ClientTransaction[Request, Any]:
-        """Send a request of its client, whose content is checked; does not block."""
+        """Send a request of its client, whose content is checked; does not block.
+
+        That it may be sent again is for the caller to say, once it can give it up; of a cast,
+        which nobody gives up, it is said here.
+        """
         transaction: ClientTransaction[Request, Any] = _native.new(ClientTransaction)
         # Nobody waits for a cast, so it keeps no client alive.
         transaction.begin(None if flags & heads.ONE_WAY else owner, self, request, self.decode)
-        if self.retries:
+        if flags & heads.ONE_WAY and self.retries:
             transaction.keep_to_send_again(content, flags)
         self._write(transaction, flags & heads.FLAGS, arg, content)
         return transaction

@@ -106,14 +106,15 @@ class Sender(RequestSender):
             if connection.protocol.narrow:
                 connection.protocol.check_size(content)
             self.tries += 1
-            if deadline is None:
-                return connection.send(owner, request, flags, 0, content)
-            milliseconds = self._milliseconds_until(deadline)
+            milliseconds = 0 if deadline is None else self._milliseconds_until(deadline)
             if flags & wire.ONE_WAY:
                 # Only how long it waited was bounded: it is over when it is sent.
                 return connection.send(owner, request, flags, 0, content)
             transaction = connection.send(owner, request, flags, milliseconds, content)
-            transaction.end_at(deadline)
+            if connection.retries:
+                transaction.keep_to_send_again(content, flags)
+            if deadline is not None:
+                transaction.end_at(deadline)
             return transaction
         except BaseException as error:
             if transaction is not None:
