@@ -67,7 +67,8 @@ def test_the_kernel_sees_one_poll_one_recv_and_one_send_and_under_load_far_less(
         if not mark.endswith(ALONE):
             assert all(0 < seen[name] <= bound for name, bound in bounds.items()), (mark, seen)
             continue
-        assert seen == bounds, mark
+        # A side that the system has kept waiting reads once more.
+        assert seen == pytest.approx(bounds, abs=1.5 / EXCHANGES[ALONE]), mark
         # Before each poll, gevent's loop looks whether the process has forked.
         assert figures.pop("getpid", 0) <= seen["poll"], mark
         # Python takes memory from the system, and gives it back, in big pieces.
