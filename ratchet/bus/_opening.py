@@ -16,7 +16,14 @@ from ratchet.bus._core.limits import Limits, check_above_zero, checked_limits
 from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.retry import Retry, checked_retry
 from ratchet.bus._socket.client import ClientBus, ClientBusWithMiddleware, check_connected
-from ratchet.bus._socket.discovery import Addresses, Discovery, check_source, name_of, targets_of
+from ratchet.bus._socket.discovery import (
+    Addresses,
+    Discovery,
+    check_source,
+    name_by,
+    name_of,
+    targets_of,
+)
 from ratchet.bus._socket.listen import check_listens
 from ratchet.bus._socket.network import listener, listener_on
 from ratchet.bus._socket.server import ServerBus
@@ -354,7 +361,7 @@ def connect(
     places = [] if source is not None else targets_of(address, ssl_context)
     encode, decode = client_functions(request_to_bus, response_from_bus, codec)
     limits, retry = checked_limits(limits), checked_retry(retry)
-    name = name_of(address)
+    name = name_of(places) if source is None else name_by(source)
     make = _maker(middleware)
 
     def begin(servers: Servers) -> None:

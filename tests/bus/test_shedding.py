@@ -14,7 +14,7 @@ from ratchet import bus
 from ratchet.bus import codecs
 from ratchet.bus._socket import wire
 from ratchet.bus._socket.server import admission_of
-from ratchet.bus._socket.shedding import count_leaving, shed
+from ratchet.bus._socket.shedding import shed
 from raw_peer import RawPeer
 
 
@@ -43,7 +43,7 @@ def test_a_client_is_sent_away_and_comes_again(server: bus.ServerBus[Any, Any]) 
         assert shed(admission_of(server), 5) == 1
         wait_until(lambda: client.call(None, timeout=LONG) != before, "another connection")
         wait_until(lambda: server.stats().connections == 1, "the end of the first one")
-        assert count_leaving(admission_of(server)) == 0
+        assert len(admission_of(server).leaving) == 0
     server.close()
     serving.get(timeout=LONG)
 
@@ -56,7 +56,7 @@ def test_what_was_sent_before_is_run_and_what_comes_after_is_refused(server: bus
         peer.request(3, flags=wire.ONE_WAY)
         wait_until(lambda: server.stats().queued == 2, "what is sent before")
         assert shed(admission_of(server), 1) == 1
-        assert count_leaving(admission_of(server)) == 1
+        assert len(admission_of(server).leaving) == 1
         # It is told once.
         assert shed(admission_of(server), 1) == 0
         peer.request(4)

@@ -38,7 +38,7 @@ from ratchet.bus._processes.names import LoadError, load_codec, load_context, lo
 from ratchet.bus._processes.settings import settings_from
 from ratchet.bus._processes.signals import on_signals
 from ratchet.bus._socket.server import ServerBus, admission_of
-from ratchet.bus._socket.shedding import count_leaving, shed
+from ratchet.bus._socket.shedding import shed
 from ratchet.bus.codecs import server_functions
 from ratchet.kernel import Ratchet
 
@@ -123,7 +123,7 @@ class Reporter:
             "kind": "counts",
             "received": self._listener.received,
             "open": len(self._admission.connections),
-            "leaving": count_leaving(self._admission),
+            "leaving": len(self._admission.leaving),
             "asked": self.asked,
         }
         if not self.say(counts):

@@ -11,6 +11,7 @@ cdef class Admission:
     cdef public object limits
     cdef public Budget budget
     cdef public dict connections
+    cdef public dict leaving
     cdef public object hello
     cdef public object on_connection_lost
     cdef public object lost_casts

@@ -26,6 +26,7 @@ class Admission:
         limits: the server's own.
         budget: the memory for its requests.
         connections: those that are open, each a `budget.Holder`, in the order in which they came.
+        leaving: those of them that were told to go elsewhere, while the server goes on.
         hello: the server's own HELLO, as a frame.
         on_connection_lost: hub callback, called after each connection that has gone; None for nobody.
         lost_casts: casts that came too late for a drain to run them.
@@ -42,6 +43,7 @@ class Admission:
         most = countable(max(limits.max_queued_bytes, limits.max_message))
         self.budget = Budget(intake.requests.hub, most, limits.stall_timeout)
         self.connections: dict[Any, None] = {}
+        self.leaving: dict[Any, None] = {}
         self.hello = b""
         self.on_connection_lost: Callable[[], object] | None = None
         self.lost_casts = 0

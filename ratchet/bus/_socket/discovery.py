@@ -65,15 +65,16 @@ def check_source(source: Callable[..., object]) -> None:
         raise TypeError(f"address must be callable without arguments, and {source!r} is not")
 
 
-def name_of(addresses: Addresses) -> str:
+def name_of(targets: list[Target]) -> str:
     """The servers of a client, for people."""
-    if callable(addresses):
-        return f"the servers of {safe_repr(addresses)}"
-    if not isinstance(addresses, list):
-        return format_address(parse(addresses).address)
-    named = [format_address(parse(each).address) for each in addresses[:_MOST_NAMED]]
-    others = len(addresses) - len(named)
+    named = [format_address(target.address) for target in targets[:_MOST_NAMED]]
+    others = len(targets) - len(named)
     return ", ".join(named) + (f" and {others} others" if others else "")
+
+
+def name_by(source: Callable[..., object]) -> str:
+    """The servers of a client that a function names, for people."""
+    return f"the servers of {safe_repr(source)}"
 
 
 class Discovery:

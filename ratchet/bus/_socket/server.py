@@ -173,6 +173,7 @@ class ServerBus(ServerSide[Request, Response]):
         for connection in self._admission.connections:
             connection.stream.leave_to_parent()
         self._admission.connections.clear()
+        self._admission.leaving.clear()
         self._admission.budget.leave_to_parent()
         if self._acceptor is not None:
             self._acceptor.close()

@@ -13,7 +13,6 @@ cdef class ServerConnection(Route):
     cdef public Admission admission
     cdef public Budget budget
     cdef public Gate gate
-    cdef public bint leaving
     cdef public ServerProtocol protocol
     cdef public Share share
     cdef public MessageStream stream

@@ -46,17 +46,15 @@ class ServerConnection(Route):
     """One connected client.
 
     Attributes:
-        leaving: whether it has been told to go elsewhere, while the server goes on.
     """
 
-    __slots__ = ("admission", "budget", "gate", "leaving", "protocol", "share", "stream")
+    __slots__ = ("admission", "budget", "gate", "protocol", "share", "stream")
 
     def __init__(self, admission: Admission, transport: Transport, peer: Address) -> None:
         super().__init__(in_process=False, peer=peer, flow=_NO_FLOW)
         self.admission = admission
         self.budget = admission.budget
         limits = admission.limits
-        self.leaving = False
         self.share = Share(admission.budget, self)
         self.gate = Gate(admission, self.share)
         self.protocol = ServerProtocol(limits, admission.hello, peer)
@@ -215,7 +213,7 @@ class ServerConnection(Route):
         if not self.protocol.extended:
             return False
         # First: a request that comes after the word must not be run.
-        self.leaving = True
+        self.admission.leaving[self] = None
         self.go_away()
         return True
 
@@ -327,7 +325,7 @@ class ServerConnection(Route):
         budget.taken += size
         if share.begun_size:
             share.drop_begun()
-        if self.leaving and not request.one_way:
+        if self.admission.leaving and self in self.admission.leaving and not request.one_way:
             # It was told that this one will not be run.
             request.refuse_draining()
         elif let_in:
@@ -437,5 +435,6 @@ class ServerConnection(Route):
         if admission.requests.drain_waiters:
             admission.requests.wake_drain()
         admission.connections.pop(self, None)
+        admission.leaving.pop(self, None)
         if admission.on_connection_lost is not None:
             admission.on_connection_lost()

@@ -17,7 +17,7 @@ def shed(admission: Admission, count: int) -> int:
 
     Does not block.  Returns how many were told, which are fewer if the others cannot be.
     """
-    staying = [connection for connection in admission.connections if not connection.leaving]
+    staying = [connection for connection in admission.connections if connection not in admission.leaving]
     staying.sort(key=attrgetter("share.unfinished"))
     told = 0
     for connection in staying:
@@ -27,8 +27,3 @@ def shed(admission: Admission, count: int) -> int:
         connection.stream.input.read_now()
         told += not connection.stream.closed and connection.send_away()
     return told
-
-
-def count_leaving(admission: Admission) -> int:
-    """Count the connections that were sent away and are still open."""
-    return sum(connection.leaving for connection in admission.connections)
