@@ -202,6 +202,9 @@ class Retrier(ClientRoute):
     @property
     def casts(self) -> int:
         """How many casts are among them."""
+        if not self._waiting:
+            # As almost always; closing a connection for one request asks three times.
+            return 0
         return sum(bool(transaction.flags & CAST) for transaction in list(self._waiting))
 
     @property
