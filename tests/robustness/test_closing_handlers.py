@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from robustness.samples import play_sample
+from robustness.samples import SECONDS, play_sample
 
 EVERY = 23
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(SECONDS + 10)
 def test_a_bus_that_a_signal_handler_closes_at_any_line_lets_every_call_end() -> None:
     every, offset = str(EVERY), str(random.randint(1, EVERY))
     printed = play_sample("closing_handlers", "--every", every, "--offset", offset)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from robustness.samples import play_sample
+from robustness.samples import SECONDS, play_sample
 from robustness.scenarios import KINDS
 
-STRIDE = 397
-"""One line of so many: 20 to 240 interrupts for each kind of bus."""
+STRIDE = 797
+"""One line of so many: 10 to 120 interrupts for each kind of bus."""
 
 
 @pytest.mark.long
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(SECONDS + 10)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_at_any_line_leaves_the_bus_usable_and_every_outcome_true(kind: str) -> None:
     play_sample("interrupts", "--kind", kind, "--stride", str(STRIDE), "--most", "5")

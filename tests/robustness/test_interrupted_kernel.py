@@ -7,14 +7,14 @@ import re
 
 import pytest
 
-from robustness.samples import play_sample
+from robustness.samples import SECONDS, play_sample
 
 EVERY = 59
 """Which part of the lines is taken: each time another one, so that in the end it is all of them."""
 
 
 @pytest.mark.long
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(SECONDS + 10)
 def test_an_exception_at_any_line_leaves_the_scheduler_usable_and_nothing_behind() -> None:
     every, offset = str(EVERY), str(random.randint(1, EVERY))
     printed = play_sample("interrupted_kernel", "--every", every, "--offset", offset)
