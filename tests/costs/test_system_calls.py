@@ -103,18 +103,18 @@ def test_a_connection_for_one_request_takes_no_call_that_gevents_sockets_would_n
     trace = ["strace", "-ff", "-o", str(tmp_path / "trace")]
     run_alone([*trace, sys.executable, "-c", CONNECT_AND_CLOSE, str(tmp_path / "socket")])
     (readings,) = [readings for path in tmp_path.glob("trace*") if (readings := readings_in(path))]
-    # What is done once, by the first of them, comes before the first mark.  A side that is late polls once
-    # more, and so the cheapest round is what a connection costs.
+    # What is done once, by the first of them, comes before the first mark.  A side that is late polls or
+    # reads once more, and so the cheapest round is what a connection costs.
     marks = readings["both"]
     assert len(marks) == ROUNDS + 1
     cheapest = min((after - before for before, after in pairwise(marks)), key=Counter.total)
     seen = {name: count / CONNECTIONS for name, count in cheapest.items()}
-    # Of the reads one is only a late side's, but on a busy machine that is many a connection, in each round.
     at_most = {
         "socket": 1, "connect": 1, "accept4": 1, "getsockname": 1, "ioctl": 1, "close": 2,
-        "send": 2, "recv": 4, "poll": 4, "getpid": 4, "epoll_ctl": 3, "fcntl": 2,
+        "send": 2, "recv": 3, "poll": 4, "getpid": 4, "epoll_ctl": 3, "fcntl": 2,
     }  # fmt: skip
     # No greenlet is made for it, which would take a call to get its memory, and one to give it back.
     others = sum(count for name, count in seen.items() if name not in at_most)
     assert others < 0.3, seen
-    assert {name: seen.get(name, 0) for name, most in at_most.items() if seen.get(name, 0) > most + 0.1} == {}
+    # On a busy machine a side is late for some connections of every round; a call too many is one for each.
+    assert {name: seen.get(name, 0) for name, most in at_most.items() if seen.get(name, 0) > most + 0.5} == {}
