@@ -94,6 +94,18 @@ def test_many_connections_are_even_although_workers_are_killed() -> None:
         processes.stop()
 
 
+def test_connections_are_even_again_when_clients_have_left_unevenly() -> None:
+    with serving(processes=2) as processes, connected(16, processes.address) as clients:
+        first = answer(clients[0])
+        there = [client for client in clients if answer(client) == first]
+        assert len(there) == 8
+        left = [client for client in clients if client not in there]
+        for client in there:
+            client.close()
+        wait_until_spread(left, 3, 5, 2)
+        processes.stop()
+
+
 def test_stats_are_those_of_all_workers_also_of_those_that_have_ended() -> None:
     with serving() as processes:
         with connected(4, processes.address) as clients:

@@ -32,6 +32,8 @@ from ratchet.kernel import Ratchet, Thread
 
 # Seconds that a worker has beyond its own drain time-out, before it is killed; and to end at once.
 _GRACE: Final = 1.0
+# Seconds between two looks at how connections are spread, while they come and go.
+_BETWEEN_LOOKS: Final = 1.0
 # Seconds to wait for what a worker counts: one that computes does not answer.
 _STATS_TIMEOUT: Final = 1.0
 
@@ -85,6 +87,8 @@ class Supervisor:
         # Set when a worker has said anything or has ended, and by `stop`.
         self._changed = Event()
         self._acceptor = Acceptor(listener, self._hand_over, self._changed)
+        # Set when a worker's connections have come or gone.
+        self._counted = Event()
         self._replacement_wanted = Event()
         self._stopping = Event()
         self._hurried = Event()
@@ -155,6 +159,7 @@ class Supervisor:
                 for place in self._places:
                     kernel.attach_background(self._keep, place)
                 kernel.attach_background(self._replace_when_wanted)
+                kernel.attach_background(self._keep_even)
                 accepting = kernel.attach_background(self._accept)
                 if not self._stopping.is_set():
                     systemd.notify("READY=1")
@@ -256,6 +261,8 @@ class Supervisor:
             case "ready":
                 _logger.info("%s is ready", worker)
                 self._rebalance()
+            case "counts":
+                self._counted.set()
             case "leave":
                 self._kernel.attach_background(self._let_go, worker)
             case "died":
@@ -326,6 +333,17 @@ class Supervisor:
         place.worker = new
         self._end(old)
         return True
+
+    def _keep_even(self) -> None:
+        """A thread: look now and then, while connections come and go, whether they are spread evenly.
+
+        Clients may leave unevenly; and one that has not said anything yet cannot be sent away.
+        """
+        while True:
+            self._counted.wait()
+            _clock.sleep(_BETWEEN_LOOKS)
+            self._counted.clear()
+            self._rebalance()
 
     def _rebalance(self) -> None:
         """Have workers with more than their share send clients away: to those who have fewer."""
