@@ -17,6 +17,7 @@ from ratchet.cli.common import (
     Commands,
     Failure,
     address,
+    codec_name,
     complain,
     put,
     request_bytes,
@@ -25,7 +26,7 @@ from ratchet.cli.common import (
     whole_number,
 )
 from ratchet.cli.connection import add_client_tls, client_context
-from ratchet.cli.forms import Form, FormError, Response, codec_name, form_of
+from ratchet.cli.forms import CODEC_NAMES, Form, FormError, Response, form_of
 from ratchet.cli.ndjson import Pipeline, lines_of
 from ratchet.errors import BusError, MessageTooLarge, Outcome, RemoteError
 
@@ -98,7 +99,7 @@ example:
     )
     forms.add_argument(
         "--codec",
-        type=codec_name,
+        type=codec_name(*CODEC_NAMES),
         metavar="CODEC",
         help="the codec of the server: json, msgpack, text, or MODULE:NAME for a ratchet.bus.Codec of yours",
     )

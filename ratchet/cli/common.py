@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, TextIO, TypeAlias
 
 from ratchet.bus._core.address import Address, TcpEndpoint, parse
-from ratchet.bus._processes.names import LoadError
+from ratchet.bus._processes.names import LoadError, is_name
 
 # Exit statuses that all commands have; the last two are what a shell reports
 # for a program that the signal has ended.
@@ -183,6 +183,19 @@ def request_bytes(argument: str) -> bytes:
         raise cannot_read(argument, error) from error
     # The very bytes that were typed.
     return os.fsencode(argument)
+
+
+def codec_name(*known: str) -> Callable[[str], str]:
+    """The type of --codec: one of the known names, or MODULE:NAME."""
+
+    def check(text: str) -> str:
+        if text not in known and not is_name(text):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} names no codec; write {', '.join(known)}, or MODULE:NAME, as in shop.wire:codec"
+            )
+        return text
+
+    return check
 
 
 def cannot_load(error: LoadError) -> Failure:

@@ -7,7 +7,6 @@ response that cannot be shown in its form is not lost: `call` writes it as it ca
 
 from __future__ import annotations
 
-import argparse
 import base64
 import dataclasses
 import json
@@ -20,9 +19,9 @@ from ratchet.bus.codecs import PeerAddress, decoder, encoder, required_arguments
 from ratchet.cli.common import Failure, cannot_load
 from ratchet.errors import Outcome
 
-__all__ = ["Form", "FormError", "Response", "codec_name", "form_of", "one_line", "parse_json"]
+__all__ = ["CODEC_NAMES", "Form", "FormError", "Response", "form_of", "one_line", "parse_json"]
 
-_NAMES: Final = ("json", "msgpack", "text")
+CODEC_NAMES: Final = ("json", "msgpack", "text")
 
 
 class Response(NamedTuple):
@@ -70,7 +69,7 @@ def form_of(codec: str | None, *, checked: bool, lines: bool) -> Form:
     """The form that the options of `call` ask for; blocks while a codec is imported.
 
     Args:
-        codec: what `codec_name` returned; None for none.
+        codec: one of `CODEC_NAMES`, or MODULE:NAME; None for none.
         checked: whether requests and responses are JSON also without a codec.
         lines: whether each is JSON on one line.
 
@@ -159,17 +158,8 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def codec_name(text: str) -> str:
-    """The type of --codec: a name of `ratchet.bus.codecs`, or MODULE:NAME."""
-    if text not in _NAMES and not names.is_name(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} names no codec; write {', '.join(_NAMES)}, or MODULE:NAME, as in shop.wire:codec"
-        )
-    return text
-
-
 def load_codec(name: str) -> Codec[Any, Any]:
-    """Make or import the codec of a `codec_name`; blocks.  Raises `Failure`."""
+    """Make or import the codec of such a name; blocks.  Raises `Failure`."""
     if name == "msgpack":
         try:
             return codecs.msgpack(object, object)

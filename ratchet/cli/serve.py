@@ -30,6 +30,7 @@ from ratchet.cli.common import (
     Failure,
     address,
     cannot_load,
+    codec_name,
     complain,
     reason,
     say,
@@ -43,7 +44,6 @@ from ratchet.kernel import Ratchet
 __all__ = ["add_to", "run"]
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 Handler = Callable[..., object]
 Server = ServerBus[Any, Any]
@@ -96,7 +96,7 @@ example:
     )
     parser.add_argument(
         "--codec",
-        type=codec_name,
+        type=codec_name("bytes", *CODECS),
         default="bytes",
         help="what requests and responses are: bytes, text, json, or MODULE:NAME for a ratchet.bus.Codec of"
         " yours (default: %(default)s)",
@@ -149,16 +149,6 @@ def handler_name(text: str) -> str:
     return text
 
 
-def codec_name(text: str) -> str:
-    """The type of --codec."""
-    if text != "bytes" and text not in CODECS and not is_name(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} names no codec; write bytes, {', '.join(CODECS)}, or MODULE:NAME,"
-            " as in shop.wire:codec"
-        )
-    return text
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it; blocks.  Raises `Failure`."""
     if arguments.processes or arguments.pid_file is not None or arguments.reload:
@@ -183,6 +173,7 @@ def run_processes(arguments: argparse.Namespace) -> bool:
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("ratchet.processes").setLevel(logging.INFO)
     try:
+        # The socket of the counters comes before those for which `supervise` does so.
         fill_standard_descriptors()
         with ExitStack() as opened:
             counters: Server | None = None
