@@ -403,20 +403,16 @@ class RetryClosed(Scenario):
     def play(self, stage: Stage, client: Any) -> None:
         stage.send(client, stage.request(mark=REFUSED))
         stage.let_retry(client)
+        self.end(client)
+
+    def end(self, client: Any) -> None:
         client.close()
 
 
-class RetryDrained(Scenario):
+class RetryDrained(RetryClosed):
     """The client is drained with a request that is to be sent again."""
 
-    kinds = TELLING
-    retry = LATE
-    stays_connected = False
-    closes_client = True
-
-    def play(self, stage: Stage, client: Any) -> None:
-        stage.send(client, stage.request(mark=REFUSED))
-        stage.let_retry(client)
+    def end(self, client: Any) -> None:
         client.drain()
 
 
