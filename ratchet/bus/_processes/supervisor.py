@@ -207,7 +207,7 @@ class Supervisor:
             self._changed.clear()
             self._changed.wait()
         failed = [worker for worker in first if worker.failure is not None]
-        if self._stopping.is_set() or any(worker.started.value for worker in first):
+        if self._stopping.is_set() or any(worker.has_served for worker in first):
             self._serves = True
             for worker in failed:
                 # The others are still to end, which tells of them as well.
@@ -244,7 +244,7 @@ class Supervisor:
             worker.ended.wait()
             if place.worker is worker and not worker.told_to_end:
                 # One that was never ready has failed in starting, however long it took.
-                age = _clock.monotonic() - worker.since if worker.started.value else 0.0
+                age = _clock.monotonic() - worker.since if worker.has_served else 0.0
                 place.back_off.note_death(age)
 
     def _start(self, number: int) -> WorkerProcess:

@@ -43,10 +43,7 @@ _NO_FLOW: Final[Flow] = Flow()
 
 
 class ServerConnection(Route):
-    """One connected client.
-
-    Attributes:
-    """
+    """One connected client."""
 
     __slots__ = ("admission", "budget", "gate", "protocol", "share", "stream")
 
