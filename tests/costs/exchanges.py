@@ -8,23 +8,19 @@ A call of `getsid` is what a counter can be told to look for; nothing else here 
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
 import gevent
 
-from costs.measure import BODY, CALL, STYLES, Client, Run, asking, local_bus
+from costs.measure import BODY, CALL, STYLES, Client, Run, asking, local_bus, undisturbed
 from helpers import LONG
-from ratchet import _clock
 from ratchet import bus as ratchet_bus
 
 MARK: Final = "getsid"
@@ -82,24 +78,6 @@ CASES: Final[dict[str, Callable[[], AbstractContextManager[Run]]]] = {
 def mark() -> None:
     """Let whoever counts note how many there are so far."""
     os.getsid(0)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let nothing depend on the time: no slice of it ends, and no hub is late.  Collect no garbage."""
-    clocks = _clock.monotonic, _clock.wall_time
-    interval = sys.getswitchinterval()
-    try:
-        gc.collect()
-        gc.disable()
-        _clock.monotonic, _clock.wall_time = (repeat(clock()).__next__ for clock in clocks)
-        # For so long, gevent runs callbacks without a poll.
-        sys.setswitchinterval(LONG)
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-        _clock.monotonic, _clock.wall_time = clocks
-        gc.enable()
 
 
 def main(exchanges: int = EXCHANGES) -> None:

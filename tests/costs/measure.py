@@ -20,6 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ import gevent
 import greenlet
 
 from helpers import LONG, PACKAGE, turns
-from ratchet import RemoteError
+from ratchet import RemoteError, _clock
 from ratchet import bus as ratchet_bus
 from ratchet.bus import ClientBus, LocalBus
 from ratchet.bus._core.faults import Reason
@@ -76,6 +77,24 @@ WAYS = {
 }
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let nothing depend on the time: no slice of it ends, and no hub is late.  Collect no garbage."""
+    clocks = _clock.monotonic, _clock.wall_time
+    interval = sys.getswitchinterval()
+    try:
+        gc.collect()
+        gc.disable()
+        _clock.monotonic, _clock.wall_time = (repeat(clock()).__next__ for clock in clocks)
+        # For so long, gevent runs callbacks without a poll.
+        sys.setswitchinterval(LONG)
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        _clock.monotonic, _clock.wall_time = clocks
+        gc.enable()
+
+
 def costs_of_an_exchange(counts: Counts, run: Run, exchanges: int, runs: int = RUNS) -> Figures:
     """By how much each count grows with each exchange of `run`, at the cheapest of so many `runs`."""
 
@@ -89,7 +108,8 @@ def costs_of_an_exchange(counts: Counts, run: Run, exchanges: int, runs: int = R
         return least
 
     run(exchanges)
-    short, long = cheapest(exchanges), cheapest(2 * exchanges)
+    with undisturbed():
+        short, long = cheapest(exchanges), cheapest(2 * exchanges)
     return {name: (long[name] - short[name]) / exchanges for name in counts}
 
 
