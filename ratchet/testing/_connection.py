@@ -75,6 +75,11 @@ class ConnectionEnd:
         """See `PipeEnd`."""
         return not (self._closed or self._broken)
 
+    @property
+    def broken(self) -> bool:
+        """Whether it was reset."""
+        return self._broken
+
     def touch(self) -> None:
         """See `PipeEnd`."""
         for descriptor in self.descriptors:

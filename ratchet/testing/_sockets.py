@@ -96,6 +96,9 @@ class MemorySocket(_SocketBase, Transport):
     def undelivered(self) -> int:
         return self._end.outgoing.undelivered if self._is_open else 0
 
+    def is_broken(self) -> bool:
+        return not self._is_open or self._end.broken
+
     def awaited_answer(self) -> tuple[int, float] | None:
         if not self.undelivered():
             return None

@@ -32,6 +32,7 @@ class Watched:
         self.moving = True
         self.bytes = 1000
         self.tries = 0
+        self.broken = False
 
     def expects_move(self) -> bool:
         return True
@@ -39,6 +40,9 @@ class Watched:
     def undelivered(self) -> int:
         self.bytes -= self.moving
         return self.bytes
+
+    def is_broken(self) -> bool:
+        return self.broken
 
     tells_answers = True
 
@@ -61,8 +65,8 @@ def stall_watch(watched: Watched) -> Watch:
     return watch
 
 
-def delivery_watch(watched: Watched) -> Watch:
-    watch = DeliveryWatch(gevent.get_hub(), watched.undelivered, watched.end)
+def delivery_watch(watched: Any) -> Watch:
+    watch = DeliveryWatch(gevent.get_hub(), watched, watched.end)
     watch.begin()
     watched.moving = False
     return watch
@@ -228,15 +232,21 @@ def test_a_late_hub_is_no_stall(watched: Watched) -> None:
     watch.close()
 
 
-def test_all_that_is_delivered_already_is_told_at_once(watched: Watched) -> None:
+def test_all_that_is_delivered_already_is_told_at_once(watched: Any) -> None:
     watched.bytes = 1
-    DeliveryWatch(gevent.get_hub(), watched.undelivered, watched.end).begin()
+    DeliveryWatch(gevent.get_hub(), watched, watched.end).begin()
     assert watched.over == 1
 
 
-def test_a_delivery_that_goes_on_is_not_given_up(watched: Watched) -> None:
+def test_a_connection_that_was_reset_delivers_nothing_more(watched: Any) -> None:
+    watched.broken = True
+    DeliveryWatch(gevent.get_hub(), watched, watched.end).begin()
+    assert watched.over == 1
+
+
+def test_a_delivery_that_goes_on_is_not_given_up(watched: Any) -> None:
     watched.bytes = 20
-    watch = DeliveryWatch(gevent.get_hub(), watched.undelivered, watched.end)
+    watch = DeliveryWatch(gevent.get_hub(), watched, watched.end)
     watch.begin()
     wait_until(lambda: watched.over)
     assert watched.bytes == 0

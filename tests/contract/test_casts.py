@@ -166,6 +166,25 @@ def test_draining_a_client_in_vain_says_so(open_client: OpenClient, caplog: pyte
         client.cast("after it")
 
 
+@pytest.mark.parametrize("kind", ["tcp"])
+def test_a_reset_that_nobody_has_read_yet_is_a_loss_to_a_client_that_drains(
+    open_client: OpenClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: Any = open_client()
+    client, server = opened
+    output = client._servers.places[0].current.stream.output
+    while not output.undelivered:
+        client.cast(LARGE)
+    wait_until(lambda: not output.unsent, "the kernel to have it all")
+    assert output.undelivered
+    # With this much unread.
+    server.close()
+    with caplog.at_level(logging.WARNING, "ratchet"):
+        assert client.drain(LONG) is False
+        wait_until(lambda: caplog.records, "a line in the log")
+    assert any("cast" in record.getMessage() for record in caplog.records)
+
+
 @on_every_kind
 def test_draining_a_client_on_which_nothing_is_open_ends_at_once(bus: Bus) -> None:
     client: Any = bus.client

@@ -51,7 +51,7 @@ class Linger:
         self._transport = transport
         self._on_undelivered = on_undelivered
         self._reader = loop_of(hub).io(transport.fileno(), _READ, ref=False)
-        self._delivery = DeliveryWatch(hub, transport.undelivered, self._on_delivery_end)
+        self._delivery = DeliveryWatch(hub, transport, self._on_delivery_end)
 
     def begin(self) -> None:
         """End the sending, and leave the rest to the hub."""

@@ -139,7 +139,7 @@ class MessageStream(Stream):
             self.abort()
             return
         if self._delivery is None:
-            self._delivery = DeliveryWatch(self._hub, self._transport.undelivered, self._close_delivered)
+            self._delivery = DeliveryWatch(self._hub, self._transport, self._close_delivered)
         self._delivery.begin()
 
     def _close_delivered(self) -> None:

@@ -133,17 +133,26 @@ class Transport:
         return self._raw.sendmsg(buffers)
 
     def undelivered(self) -> int:
-        """Count the sent bytes that the peer's kernel has not got yet; 0 where that cannot be told."""
+        """Count the sent bytes that the peer's kernel has not got; 0 where that cannot be told.
+
+        What a reset has thrown away is among them for good.
+        """
         if not self._is_internet:
             return 0  # what is sent is delivered
         try:
-            # The system goes on counting what a reset has thrown away.
-            self._raw.getpeername()
             answer = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, bytes(_C_INT.size))
         except (OSError, ValueError):
-            return 0  # it is closed, or broken
+            return 0  # it is closed
         (count,) = _C_INT.unpack(answer)
         return int(count)
+
+    def is_broken(self) -> bool:
+        """Whether nothing more can be delivered: it was reset, or both sides have ended it."""
+        try:
+            self._raw.getpeername()
+        except OSError:
+            return True
+        return False
 
     @property
     def tells_answers(self) -> bool:
