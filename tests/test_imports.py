@@ -115,6 +115,7 @@ for client_module in (
     "client",
 ):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
+allow_in_order("bus._broker", "url", BUS_CORE)
 ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET}
 # Worker processes, and what starts them: programs that use the bus over sockets.
 BUS_PROCESSES = allow_in_order(
