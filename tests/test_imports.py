@@ -118,7 +118,7 @@ for client_module in (
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 allow_in_order(
     "bus._broker",
-    "url topology message",
+    "url topology message frames",
     BUS_CORE | {"_version"},
 )
 ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET}
@@ -189,7 +189,7 @@ ALLOWED |= {
 # What may be imported from outside the standard library, and where.
 OUTSIDE = {"gevent", "greenlet"}
 # These import it as they are imported, because only whoever wants a broker imports them.
-OVER_A_BROKER = [f"bus._broker.{name}" for name in ("message", "topology")]
+OVER_A_BROKER = [f"bus._broker.{name}" for name in ("frames", "message", "topology")]
 OPTIONAL = {
     **{name: {"pamqp"} for name in OVER_A_BROKER},
     "bus.codecs": {"msgspec"},

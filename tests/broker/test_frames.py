@@ -1,0 +1,317 @@
+"""Frames of AMQP: bytes to methods and messages and back, with pamqp on the other side."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pamqp import base, body, frame, header, heartbeat
+from pamqp.commands import Basic, Channel, Connection, Queue
+
+from ratchet.bus._broker import frames
+from ratchet.bus._broker.frames import Decoder, Delivery, Event, Heartbeat, Returned
+from ratchet.errors import MessageTooLarge, ProtocolError
+
+MAX_MESSAGE = 1000
+PROPERTIES = Basic.Properties(correlation_id="7", headers={"deadline": 2**40, "metadata": {"a": "b"}})
+DELIVER = Basic.Deliver("requests", 2**40, True, "ratchet.requests", "a.b")
+
+
+def header_frame(size: int, properties: Basic.Properties = PROPERTIES) -> bytes:
+    return frame.marshal(header.ContentHeader(0, size, properties), 1)
+
+
+def body_frame(piece: bytes) -> bytes:
+    return frame.marshal(body.ContentBody(piece), 1)
+
+
+def message(method: base.Frame, *pieces: bytes) -> bytes:
+    """What pamqp makes of a message whose body comes in these pieces."""
+    head = frame.marshal(method, 1) + header_frame(sum(map(len, pieces)))
+    return head + b"".join(map(body_frame, pieces))
+
+
+def raw(kind: int, channel: int, payload: bytes, end: bytes = b"\xce") -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + end
+
+
+def plain(event: Event) -> Any:
+    """An event that can be compared."""
+    return (event.name, dict(event)) if isinstance(event, base.Frame) else (type(event).__name__, event)
+
+
+def delivery(content: bytes | None, size: int | None = None) -> Delivery:
+    known = len(content or b"") if size is None else size
+    return Delivery("requests", 2**40, True, PROPERTIES, content, known)
+
+
+BEAT = heartbeat.Heartbeat.marshal()
+BLOCKED = frame.marshal(Connection.Blocked("memory"), 0)
+SAMPLES: list[tuple[bytes, list[Event]]] = [
+    (BEAT, [Heartbeat()]),
+    (BLOCKED, [Connection.Blocked("memory")]),
+    (frame.marshal(Queue.DeclareOk("q", 1, 2), 1), [Queue.DeclareOk("q", 1, 2)]),
+    (frame.marshal(Basic.Ack(5, True), 1), [Basic.Ack(5, True)]),
+    (message(DELIVER), [delivery(b"")]),
+    (message(DELIVER, b"body"), [delivery(b"body")]),
+    (message(DELIVER, b"bo", b"", b"d", b"y"), [delivery(b"body")]),
+    (message(DELIVER, b"x" * MAX_MESSAGE), [delivery(b"x" * MAX_MESSAGE)]),
+    # Over the limit: read to its end, and dropped.
+    (message(DELIVER, b"x" * (MAX_MESSAGE + 1)), [delivery(None, MAX_MESSAGE + 1)]),
+    (message(DELIVER, *[b"x" * 300] * 4), [delivery(None, 1200)]),
+    (
+        message(Basic.Return(312, "NO_ROUTE", "ratchet.requests", "a.b"), b"body"),
+        [Returned(312, "NO_ROUTE", PROPERTIES)],
+    ),
+    # What is about the connection may come in the middle of a message.
+    (
+        frame.marshal(DELIVER, 1)
+        + BEAT
+        + header_frame(4)
+        + BLOCKED
+        + body_frame(b"bo")
+        + BEAT
+        + body_frame(b"dy"),
+        [Heartbeat(), Connection.Blocked("memory"), Heartbeat(), delivery(b"body")],
+    ),
+]
+ALL = b"".join(data for data, _ in SAMPLES)
+ALL_EVENTS = [plain(event) for _, events in SAMPLES for event in events]
+
+
+def fed(data: bytes, *cuts: int) -> tuple[list[Any], Decoder]:
+    """The events of bytes that come in pieces."""
+    decoder = Decoder(MAX_MESSAGE)
+    events: list[Any] = []
+    for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        events += map(plain, decoder.feed(data[start:stop]))
+    return events, decoder
+
+
+@pytest.mark.parametrize(("data", "events"), SAMPLES)
+def test_whole(data: bytes, events: list[Event]) -> None:
+    decoded, decoder = fed(data)
+    assert decoded == [plain(event) for event in events]
+    assert (decoder.error, decoder.partial) == (None, False)
+
+
+@pytest.mark.parametrize(("data", "events"), SAMPLES)
+def test_byte_by_byte(data: bytes, events: list[Event]) -> None:
+    decoded, decoder = fed(data, *range(1, len(data)))
+    assert decoded == [plain(event) for event in events]
+    assert (decoder.error, decoder.partial) == (None, False)
+
+
+@pytest.mark.parametrize(("data", "events"), SAMPLES)
+def test_with_trailing_bytes(data: bytes, events: list[Event]) -> None:
+    rest = SAMPLES[5][0]
+    for size in range(1, len(rest)):
+        decoded, decoder = fed(data + rest[:size])
+        assert decoded == [plain(event) for event in events]
+        assert (decoder.error, decoder.partial) == (None, True)
+        assert [plain(event) for event in decoder.feed(rest[size:])] == [plain(SAMPLES[5][1][0])]
+
+
+@settings(deadline=None, database=None)
+@given(st.sets(st.integers(0, len(ALL))))
+def test_cut_anywhere(cuts: set[int]) -> None:
+    assert fed(ALL, *sorted(cuts))[0] == ALL_EVENTS
+
+
+def test_an_empty_piece_changes_nothing() -> None:
+    assert fed(ALL, 5, 5, 5)[0] == ALL_EVENTS
+
+
+WRONG: list[tuple[bytes, str]] = [
+    (b"AMQP\x00\x00\x09\x01", "speaks another version of AMQP"),
+    (b"HTTP/1.1 400 Bad Request", "unknown kind 72"),
+    (raw(4, 0, b""), "unknown kind 4"),
+    (raw(1, 2, b"\x00\x3c\x00\x50"), "channel 2, which is not open"),
+    (raw(1, 1, b"x" * frames.MAX_FRAME), "a frame of 131080 bytes is over 131072"),
+    (b"\x03\x00\x01\xff\xff\xff\xff", "a frame of 4294967303 bytes is over 131072"),
+    (raw(8, 0, b"", end=b"\x00"), "a frame without its end"),
+    (raw(1, 1, b"\x00\x3c\x00"), "without a method"),
+    (raw(1, 1, b"\x00\x3c\x00\x00"), "the unknown method 60.0"),
+    (raw(1, 1, b"\x00\x3c\x00\x50"), "the method 60.80 cannot be read"),
+    (raw(1, 0, b"\x00\x0a\x00\x3c\x04\xff\xff\xff\xff"), "the method 10.60 cannot be read"),
+    (frame.marshal(DELIVER, 0), "the method 60.60 on the channel 0"),
+    (frame.marshal(Connection.Blocked(""), 1), "the method 10.60 on the channel 1"),
+    (header_frame(4), "an unexpected frame of the kind 2"),
+    (body_frame(b"body"), "an unexpected frame of the kind 3"),
+    (frame.marshal(DELIVER, 1) + body_frame(b"body"), "an unexpected frame of the kind 3"),
+    (frame.marshal(DELIVER, 1) + header_frame(4) * 2, "an unexpected frame of the kind 2"),
+    (body_frame(b""), "an unexpected frame of the kind 3"),
+    (frame.marshal(DELIVER, 1) + raw(2, 0, b"\0" * 14), "an unexpected frame of the kind 2"),
+    (frame.marshal(DELIVER, 1) + raw(2, 1, b"\0" * 11), "the header of a message is cut off"),
+    (frame.marshal(DELIVER, 1) * 2, "the method 60.60 in the middle of a message"),
+    (frame.marshal(DELIVER, 1) + header_frame(4) + body_frame(b"bodyx"), "longer than the 4 bytes"),
+    (frame.marshal(DELIVER, 1) + header_frame(4) + body_frame(b"bod") * 2, "longer than the 4 bytes"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "text"), WRONG)
+def test_what_is_wrong_is_one_error_and_nothing_comes_after_it(wrong: bytes, text: str) -> None:
+    for cuts in [(), range(1, len(ALL + wrong), 7)]:
+        events, decoder = fed(ALL + wrong, *cuts)
+        assert events == ALL_EVENTS
+        assert isinstance(decoder.error, ProtocolError)
+        assert text in decoder.error.message
+        error = decoder.error
+        assert decoder.feed(ALL) == []
+        assert decoder.error is error
+        assert not decoder.partial
+
+
+def test_a_frame_is_no_larger_than_was_agreed() -> None:
+    decoder = Decoder(10**6)
+    decoder.frame_max = frames.MIN_FRAME
+    assert decoder.feed(message(DELIVER, b"x" * (4096 - 8)))
+    assert decoder.error is None
+    assert decoder.feed(message(DELIVER, b"x" * (4096 - 7))) == []
+    assert str(decoder.error).startswith("a frame of 4097 bytes is over 4096")
+
+
+UNREADABLE = [
+    struct.pack(">H", 1 << 10),  # it ends before the correlation id
+    struct.pack(">H", 1 << 10) + b"\x02\xff\xff",  # which is not UTF-8
+    struct.pack(">HI", 1 << 13, 100),  # headers that are cut off
+    struct.pack(">HI", 1 << 13, 3) + b"\x01a?",  # one of no known type
+    struct.pack(">HI", 1 << 13, 11) + b"\x01aT" + b"\xff" * 8,  # a time that no calendar has
+    struct.pack(">HQ", 1 << 6, 2**63),
+    b"\xff\xff" * 3,  # flags without an end
+]
+
+
+def nested(depth: int) -> bytes:
+    """Headers with arrays within arrays."""
+    value = b""
+    for _ in range(depth):
+        value = b"A" + struct.pack(">I", len(value)) + value
+    return struct.pack(">HI", 1 << 13, len(value) + 2) + b"\x01a" + value
+
+
+@pytest.mark.parametrize("properties", [*UNREADABLE, nested(20_000)])
+def test_a_message_with_unreadable_properties_comes_without_them(properties: bytes) -> None:
+    content = raw(2, 1, struct.pack(">HHQ", 60, 0, 4) + properties) + body_frame(b"body")
+    events, decoder = fed(frame.marshal(DELIVER, 1) + content + message(DELIVER))
+    assert decoder.error is None
+    assert events == [
+        ("Delivery", Delivery("requests", 2**40, True, None, b"body", 4)),
+        plain(delivery(b"")),
+    ]
+
+
+def test_what_is_dropped_takes_no_memory() -> None:
+    decoder = Decoder(MAX_MESSAGE)
+    piece = body_frame(b"x" * 100_000)
+    decoder.feed(frame.marshal(DELIVER, 1) + header_frame(2**62))
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            assert decoder.feed(piece) == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert decoder.error is None
+    assert peak < 1_000_000
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_memory_than_its_bytes() -> None:
+    decoder = Decoder(100_000)
+    pieces = (body_frame(b"x") + body_frame(b"")) * 1000
+    decoder.feed(frame.marshal(DELIVER, 1) + header_frame(100_000))
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            decoder.feed(pieces)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert decoder.error is None
+    assert held < 100_000
+
+
+@settings(deadline=None, database=None, max_examples=300)
+@given(st.data())
+def test_garbage_is_decoded_or_one_error(data: st.DataObject) -> None:
+    garbage = bytearray(ALL)
+    for place in data.draw(st.lists(st.integers(0, len(ALL) - 1), max_size=5)):
+        garbage[place] = data.draw(st.integers(0, 255))
+    decoder = Decoder(MAX_MESSAGE)
+    events: list[Event] = []
+    for start in range(0, len(garbage), 500):
+        events += decoder.feed(bytes(garbage[start : start + 500]))
+    assert decoder.error is None or isinstance(decoder.error, ProtocolError)
+    assert len(events) <= 3 * len(ALL_EVENTS)
+
+
+@settings(deadline=None, database=None, max_examples=300)
+@given(st.sampled_from([0, 1]), st.sampled_from([1, 2, 3, 8]), st.binary(max_size=60))
+def test_any_frame_is_decoded_or_one_error(channel: int, kind: int, payload: bytes) -> None:
+    decoder = Decoder(MAX_MESSAGE)
+    decoder.feed(frame.marshal(DELIVER, 1))
+    assert len(decoder.feed(raw(kind, channel, payload))) <= 1
+    assert decoder.error is None or isinstance(decoder.error, ProtocolError)
+
+
+def as_pamqp_reads(sent: frames.Frame) -> list[tuple[int, Any, int]]:
+    """Channel, frame and size of each frame."""
+    data = sent if isinstance(sent, bytes) else b"".join(sent)
+    found = []
+    while data:
+        size, channel, value = frame.unmarshal(data)
+        found.append((channel, value, size))
+        data = data[size:]
+    return found
+
+
+@pytest.mark.parametrize(
+    "method", [Basic.Ack(5), Channel.Open(), Queue.Declare(queue="a", arguments={"b": 1})]
+)
+def test_a_method_has_the_channel(method: base.Frame) -> None:
+    ((channel, value, _),) = as_pamqp_reads(frames.method(method))
+    assert (channel, plain(value)) == (1, plain(method))
+
+
+def test_a_method_about_the_connection_has_none() -> None:
+    method = Connection.TuneOk(1, 2, 3)
+    ((channel, value, _),) = as_pamqp_reads(frames.method(method))
+    assert (channel, plain(value)) == (0, plain(method))
+
+
+@pytest.mark.parametrize("size", [0, 1, 4087, 4088, 4089, 3 * 4088, 3 * 4088 + 1, 100_000])
+def test_a_message_is_split_into_frames_that_the_peer_takes(size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    publish = Basic.Publish(exchange="ratchet.requests", routing_key="a.b", mandatory=True)
+    method, head, *pieces = as_pamqp_reads(frames.publish(publish, PROPERTIES, content, 4096))
+    assert {channel for channel, _, _ in [method, head, *pieces]} == {1}
+    assert plain(method[1]) == plain(publish)
+    assert (head[1].body_size, head[1].properties) == (size, PROPERTIES)
+    assert b"".join(value.value for _, value, _ in pieces) == content
+    assert all(0 < length <= 4096 for _, _, length in pieces)
+    assert len(pieces) == -(-size // 4088)
+
+
+def test_a_large_body_is_not_copied() -> None:
+    content = b"x" * 100_000
+    sent = frames.publish(Basic.Publish(), PROPERTIES, content, frames.MAX_FRAME)
+    assert any(piece is content for piece in sent)
+
+
+def test_a_short_message_is_one_piece() -> None:
+    assert isinstance(frames.publish(Basic.Publish(), PROPERTIES, b"body", frames.MAX_FRAME), bytes)
+
+
+def test_properties_that_no_frame_holds_are_refused() -> None:
+    properties = Basic.Properties(headers={"metadata": {"a": "x" * 5000}})
+    with pytest.raises(MessageTooLarge, match="are over the broker's limit of 4088"):
+        frames.publish(Basic.Publish(), properties, b"", 4096)
+
+
+def test_the_first_word_and_the_sign_of_life_are_those_of_amqp() -> None:
+    assert header.ProtocolHeader().marshal() == frames.PROTOCOL_HEADER
+    assert frames.HEARTBEAT_FRAME == BEAT
