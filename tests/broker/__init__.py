@@ -1,0 +1,1 @@
+"""The bus over a broker: its parts, each without one."""
