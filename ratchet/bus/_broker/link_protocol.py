@@ -85,6 +85,7 @@ class LinkProtocol:
         "_decoder",
         "_heard",
         "_listener",
+        "_publishing",
         "_replies",
         "_said",
         "_silent_ticks",
@@ -119,6 +120,8 @@ class LinkProtocol:
         self.version: tuple[int, ...] = ()
         self.heartbeat = heartbeat
         self.published = 0
+        # Whether a message is about to be written and numbered.
+        self._publishing = False
         self.blocked: str | None = None
 
     def __repr__(self) -> str:
@@ -146,12 +149,15 @@ class LinkProtocol:
         self._check_open()
         frame = frames.publish(method, properties, body, self._decoder.frame_max)
         with _Unbroken(self):
-            number = self.published + 1
-            frame_number = self._send(frame)
-            if self.published + 1 != number:
-                # A signal handler has published in the middle of it: nobody knows which came first.
+            if self._publishing:
+                # A signal handler, in the middle of another call: nobody knows which comes first.
                 raise ConnectionLost("two messages were published at once")
-            self.published = number
+            self._publishing = True
+            frame_number = self._send(frame)
+            self.published = number = self.published + 1
+            self._publishing = False
+        # It may have lost its place meanwhile.
+        self._check_open()
         return frame_number, number
 
     def acknowledge(self, tag: int) -> None:
@@ -317,10 +323,8 @@ class LinkProtocol:
         self._send(frames.method(Connection.Open(self._url.vhost)))
 
     def _closed_by_broker(self, close: Connection.Close | Channel.Close) -> None:
-        code, text = (
-            close.reply_code or 0,
-            f"the broker closed the link: {close.reply_code} {close.reply_text}",
-        )
+        code = close.reply_code or 0
+        text = f"the broker closed the link: {code} {close.reply_text}"
         fatal = is_fatal(code, text, close.class_id or 0)
         self._end(LinkFailure((BusError if fatal else ConnectionLost)(text), fatal, code))
 
