@@ -14,15 +14,18 @@ from pamqp.commands import Basic, Channel, Connection, Queue
 
 from ratchet.bus._broker import frames
 from ratchet.bus._broker.frames import Decoder, Delivery, Event, Heartbeat, Returned
+from ratchet.bus._broker.properties import Properties
 from ratchet.errors import MessageTooLarge, ProtocolError
 
 MAX_MESSAGE = 1000
-PROPERTIES = Basic.Properties(correlation_id="7", headers={"deadline": 2**40, "metadata": {"a": "b"}})
+PROPERTIES = Properties(correlation_id="7", headers={"deadline": 2**40, "metadata": {"a": "b"}})
+# The same as pamqp has them.
+SENT = Basic.Properties(correlation_id="7", headers={"deadline": 2**40, "metadata": {"a": "b"}})
 DELIVER = Basic.Deliver("requests", 2**40, True, "ratchet.requests", "a.b")
 
 
-def header_frame(size: int, properties: Basic.Properties = PROPERTIES) -> bytes:
-    return frame.marshal(header.ContentHeader(0, size, properties), 1)
+def header_frame(size: int) -> bytes:
+    return frame.marshal(header.ContentHeader(0, size, SENT), 1)
 
 
 def body_frame(piece: bytes) -> bytes:
@@ -137,6 +140,8 @@ WRONG: list[tuple[bytes, str]] = [
     (raw(1, 1, b"\x00\x3c\x00"), "without a method"),
     (raw(1, 1, b"\x00\x3c\x00\x00"), "the unknown method 60.0"),
     (raw(1, 1, b"\x00\x3c\x00\x50"), "the method 60.80 cannot be read"),
+    (raw(1, 1, b"\x00\x3c\x00\x3c\x05req"), "the method 60.60 cannot be read"),
+    (raw(1, 1, b"\x00\x3c\x00\x3c\x01r\0\0"), "the method 60.60 cannot be read"),
     (raw(1, 0, b"\x00\x0a\x00\x3c\x04\xff\xff\xff\xff"), "the method 10.60 cannot be read"),
     (frame.marshal(DELIVER, 0), "the method 60.60 on the channel 0"),
     (frame.marshal(Connection.Blocked(""), 1), "the method 10.60 on the channel 1"),
@@ -181,7 +186,6 @@ UNREADABLE = [
     struct.pack(">HI", 1 << 13, 100),  # headers that are cut off
     struct.pack(">HI", 1 << 13, 3) + b"\x01a?",  # one of no known type
     struct.pack(">HI", 1 << 13, 11) + b"\x01aT" + b"\xff" * 8,  # a time that no calendar has
-    struct.pack(">HQ", 1 << 6, 2**63),
     b"\xff\xff" * 3,  # flags without an end
 ]
 
@@ -283,33 +287,50 @@ def test_a_method_about_the_connection_has_none() -> None:
     assert (channel, plain(value)) == (0, plain(method))
 
 
+def publish(content: bytes, frame_max: int = frames.MAX_FRAME, **fields: Any) -> frames.Frame:
+    properties = PROPERTIES._replace(**fields)
+    return frames.publish("ratchet.requests", "a.b", properties, content, mandatory=True, frame_max=frame_max)
+
+
 @pytest.mark.parametrize("size", [0, 1, 4087, 4088, 4089, 3 * 4088, 3 * 4088 + 1, 100_000])
 def test_a_message_is_split_into_frames_that_the_peer_takes(size: int) -> None:
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    publish = Basic.Publish(exchange="ratchet.requests", routing_key="a.b", mandatory=True)
-    method, head, *pieces = as_pamqp_reads(frames.publish(publish, PROPERTIES, content, 4096))
+    method, head, *pieces = as_pamqp_reads(publish(content, 4096))
     assert {channel for channel, _, _ in [method, head, *pieces]} == {1}
-    assert plain(method[1]) == plain(publish)
-    assert (head[1].body_size, head[1].properties) == (size, PROPERTIES)
+    assert plain(method[1]) == plain(
+        Basic.Publish(exchange="ratchet.requests", routing_key="a.b", mandatory=True)
+    )
+    assert (head[1].body_size, head[1].properties) == (size, SENT)
     assert b"".join(value.value for _, value, _ in pieces) == content
     assert all(0 < length <= 4096 for _, _, length in pieces)
     assert len(pieces) == -(-size // 4088)
 
 
+@pytest.mark.parametrize("mandatory", [False, True])
+def test_a_message_may_come_back_or_not(mandatory: bool) -> None:
+    sent = frames.publish("", "a", PROPERTIES, b"", mandatory=mandatory, frame_max=4096)
+    assert plain(as_pamqp_reads(sent)[0][1]) == plain(Basic.Publish(routing_key="a", mandatory=mandatory))
+
+
 def test_a_large_body_is_not_copied() -> None:
     content = b"x" * 100_000
-    sent = frames.publish(Basic.Publish(), PROPERTIES, content, frames.MAX_FRAME)
-    assert any(piece is content for piece in sent)
+    assert any(piece is content for piece in publish(content))
 
 
 def test_a_short_message_is_one_piece() -> None:
-    assert isinstance(frames.publish(Basic.Publish(), PROPERTIES, b"body", frames.MAX_FRAME), bytes)
+    assert isinstance(publish(b"body"), bytes)
 
 
 def test_properties_that_no_frame_holds_are_refused() -> None:
-    properties = Basic.Properties(headers={"metadata": {"a": "x" * 5000}})
     with pytest.raises(MessageTooLarge, match="are over the broker's limit of 4088"):
-        frames.publish(Basic.Publish(), properties, b"", 4096)
+        publish(b"", 4096, headers={"metadata": {"a": "x" * 5000}})
+
+
+def test_what_amqp_cannot_say_is_refused() -> None:
+    with pytest.raises(ValueError, match="a string of 256 bytes is over the 255 that AMQP can say"):
+        publish(b"", reply_to="x" * 256)
+    with pytest.raises(TypeError):
+        publish(b"", headers={"a": object()})
 
 
 def test_the_first_word_and_the_sign_of_life_are_those_of_amqp() -> None:

@@ -15,15 +15,17 @@ from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue
 from broker.scripted import HANDSHAKE, START, TUNE, Broker, content, opened, words
 from ratchet.bus._broker.frames import Delivery, Returned
 from ratchet.bus._broker.interfaces import CLOSED, OPEN, TRANSITIONS, LinkState
+from ratchet.bus._broker.properties import Properties
 from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError
 
-PROPERTIES = Basic.Properties(correlation_id="7")
-DELIVERY = content(Basic.Deliver("requests", 3, False, "", "a"), PROPERTIES, b"body")
-RETURN = content(Basic.Return(312, "NO_ROUTE", "", "a"), PROPERTIES, b"body")
+PROPERTIES = Properties(correlation_id="7")
+SENT = Basic.Properties(correlation_id="7")
+DELIVERY = content(Basic.Deliver("requests", 3, False, "", "a"), SENT, b"body")
+RETURN = content(Basic.Return(312, "NO_ROUTE", "", "a"), SENT, b"body")
 
 
 def publish(broker: Broker, data: bytes = b"body") -> tuple[int, int]:
-    return broker.link.publish(Basic.Publish(routing_key="a", mandatory=True), PROPERTIES, data)
+    return broker.link.publish("", "a", PROPERTIES, data)
 
 
 def closed(broker: Broker, code: int, text: str, cause: type[base.Frame] | None = None) -> None:
@@ -304,9 +306,8 @@ def test_messages_are_numbered_as_the_broker_confirms_them() -> None:
 
 def test_a_message_that_is_refused_at_home_has_no_number() -> None:
     broker = opened()
-    headers: Any = {"metadata": {"a": "x" * 140_000}}
     with pytest.raises(MessageTooLarge):
-        broker.link.publish(Basic.Publish(), Basic.Properties(headers=headers), b"")
+        broker.link.publish("", "a", Properties({"metadata": {"a": "x" * 140_000}}), b"")
     assert broker.heard == []
     assert publish(broker)[1] == 1
 
@@ -315,7 +316,7 @@ def test_what_the_broker_sends_is_told() -> None:
     broker = opened(max_message=3)
     broker.say(
         DELIVERY,
-        content(Basic.Deliver("control", 4, True, "", "a"), PROPERTIES, b""),
+        content(Basic.Deliver("control", 4, True, "", "a"), SENT, b""),
         RETURN,
         Connection.Blocked("low on memory"),
         Basic.Cancel("requests"),

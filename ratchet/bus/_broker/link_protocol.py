@@ -38,6 +38,7 @@ from ratchet.bus._broker.interfaces import (
     LinkListener,
     is_fatal,
 )
+from ratchet.bus._broker.properties import Properties
 from ratchet.bus._broker.url import BrokerUrl
 from ratchet.errors import BusError, ConnectionLost, ProtocolError
 
@@ -140,14 +141,18 @@ class LinkProtocol:
             self._replies.append((method.valid_responses[0], on_reply))
             self._send(frame)
 
-    def publish(self, method: Basic.Publish, properties: Basic.Properties, body: bytes) -> tuple[int, int]:
-        """Send a message.
+    def publish(
+        self, exchange: str, key: str, properties: Properties, body: bytes, *, mandatory: bool = True
+    ) -> tuple[int, int]:
+        """Send a message; see `frames.publish`.
 
         Returns the number of its frame in the outbox, and that of its confirm, if `Confirm.Select` was
         called before.  Raises `MessageTooLarge` for properties that are over the broker's limit.
         """
         self._check_open()
-        frame = frames.publish(method, properties, body, self._decoder.frame_max)
+        frame = frames.publish(
+            exchange, key, properties, body, mandatory=mandatory, frame_max=self._decoder.frame_max
+        )
         with _Unbroken(self):
             if self._publishing:
                 # A signal handler, in the middle of another call: nobody knows which comes first.

@@ -20,10 +20,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from pamqp.commands import Basic
-
+from ratchet.bus._broker.properties import Properties
 from ratchet.bus._core.faults import (
     MAX_ERROR_TEXT,
     MAX_METADATA,
@@ -33,8 +32,6 @@ from ratchet.bus._core.faults import (
     json_object,
 )
 from ratchet.errors import Outcome, ProtocolError
-
-Properties: TypeAlias = Basic.Properties
 
 _ERROR: Final = "error"
 _PERSISTENT: Final = 2
@@ -130,10 +127,10 @@ def request(message: Request, *, persistent: bool = True) -> tuple[Properties, b
     expiration = message.expiration
     properties = Properties(
         headers=headers or None,
-        delivery_mode=_PERSISTENT if persistent else None,
-        correlation_id=message.correlation_id or None,
-        reply_to=message.reply_to or None,
-        expiration=None if expiration is None else str(min(max(expiration, 0), _MAX_EXPIRATION)),
+        delivery_mode=_PERSISTENT if persistent else 0,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        expiration="" if expiration is None else str(min(max(expiration, 0), _MAX_EXPIRATION)),
     )
     return properties, _joined(message.parts)
 
@@ -155,7 +152,7 @@ def failure(message: Failure) -> tuple[Properties, bytes]:
         "outcome": message.outcome,
     }
     body = json.dumps({name: value for name, value in members.items() if value is not None})
-    return Properties(correlation_id=message.correlation_id, message_type=_ERROR), body.encode()
+    return Properties(correlation_id=message.correlation_id, type=_ERROR), body.encode()
 
 
 def cancel(message: Cancel) -> tuple[Properties, bytes]:
@@ -166,14 +163,12 @@ def cancel(message: Cancel) -> tuple[Properties, bytes]:
 def read_request(properties: Properties, body: bytes, max_parts: int) -> Request:
     """A request or cast that has come."""
     headers = properties.headers or {}
-    correlation_id = properties.correlation_id or ""
-    reply_to = properties.reply_to or ""
-    if reply_to and not correlation_id:
+    if properties.reply_to and not properties.correlation_id:
         raise ProtocolError("a request that wants an answer must have a correlation_id")
     return Request(
         parts=_read_parts(headers, body, max_parts),
-        correlation_id=correlation_id,
-        reply_to=reply_to,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
         expiration=_read_expiration(properties.expiration),
         deadline=_read_deadline(headers),
         metadata=_read_metadata(headers),
@@ -188,7 +183,7 @@ def read_reply(properties: Properties, body: bytes, max_parts: int) -> Answer | 
         raise ProtocolError("an answer must have a correlation_id")
     if "x-death" in headers:
         return _read_dead_letter(correlation_id, headers)
-    if properties.message_type == _ERROR:
+    if properties.type == _ERROR:
         return _read_failure(correlation_id, body)
     return Answer(correlation_id=correlation_id, parts=_read_parts(headers, body, max_parts))
 
@@ -247,7 +242,7 @@ def _read_metadata(headers: Mapping[str, Any]) -> dict[str, str]:
     return metadata
 
 
-def _read_expiration(expiration: str | None) -> int | None:
+def _read_expiration(expiration: str) -> int | None:
     if not expiration:
         return None
     # As the broker reads it; an endless number would take long.
