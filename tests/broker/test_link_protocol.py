@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -266,13 +267,39 @@ def test_answers_come_in_the_order_of_the_calls() -> None:
     assert replies[-1] == "Basic.CancelOk"
 
 
-def test_an_answer_to_another_call_is_an_error() -> None:
+def test_an_answer_may_overtake_another() -> None:
+    broker = opened()
+    answered: list[str] = []
+    for tag in ["control", "requests"]:
+        broker.link.call(
+            Basic.Consume(queue="q", consumer_tag=tag), lambda reply: answered.append(reply.consumer_tag)
+        )
+    broker.link.call(Confirm.Select(), lambda reply: answered.append(reply.name))
+    # A queue of its own process answers for each consumer.
+    broker.say(Confirm.SelectOk(), Basic.ConsumeOk("requests"), Basic.ConsumeOk("control"))
+    assert answered == ["Confirm.SelectOk", "requests", "control"]
+
+
+def test_answers_of_one_kind_come_in_order() -> None:
+    broker = opened()
+    answered: list[str] = []
+    for name in ["a", "b", "c"]:
+        broker.link.call(Queue.Declare(queue=name), partial(note_answer, answered, name))
+    broker.say(*[Queue.DeclareOk("q", 0, 0)] * 3)
+    assert answered == ["a", "b", "c"]
+
+
+def note_answer(answered: list[str], name: str, reply: Any) -> None:
+    answered.append(name)
+
+
+@pytest.mark.parametrize("wrong", [Basic.QosOk(), Basic.ConsumeOk("control"), Basic.CancelOk("requests")])
+def test_an_answer_to_no_call_is_an_error(wrong: base.Frame) -> None:
     broker = opened()
     replies: list[Any] = []
-    broker.link.call(Queue.Declare(queue="q"), replies.append)
-    broker.link.call(Basic.Qos(), replies.append)
-    broker.say(Basic.QosOk(), Queue.DeclareOk("q", 0, 0))
-    assert "unexpected Basic.QosOk" in str(broker.ended.error)
+    broker.link.call(Basic.Consume(queue="q", consumer_tag="requests"), replies.append)
+    broker.say(wrong, Basic.ConsumeOk("requests"))
+    assert f"unexpected {wrong.name}" in str(broker.ended.error)
     assert replies == []
 
 
@@ -415,7 +442,7 @@ def test_nothing_is_sent_or_told_behind_the_end() -> None:
     broker.link.close()
     broker.link.acknowledge(3)
     broker.link.reject(3)
-    with pytest.raises(ConnectionLost, match="is closed, and not open"):
+    with pytest.raises(ConnectionLost, match="is closed, and not open; nothing was sent"):
         publish(broker)
     with pytest.raises(ConnectionLost, match="is closed, and not open"):
         broker.link.call(Basic.Qos(), replies.append)
@@ -498,7 +525,7 @@ def test_two_messages_that_are_published_at_once_end_the_link(swallows: bool) ->
 
     broker.on_write = publish_another
     with pytest.raises(
-        ConnectionLost, match="is closed" if swallows else "two messages were published at once"
+        ConnectionLost, match="was lost while" if swallows else "two messages were published at once"
     ):
         publish(broker)
     assert broker.link.state is CLOSED

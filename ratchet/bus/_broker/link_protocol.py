@@ -15,7 +15,6 @@ No socket, no greenlet, no timer and no log may live here.  The owner has a time
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -40,9 +39,11 @@ from ratchet.bus._broker.interfaces import (
 )
 from ratchet.bus._broker.properties import Properties
 from ratchet.bus._broker.url import BrokerUrl
-from ratchet.errors import BusError, ConnectionLost, ProtocolError
+from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError
 
 OnReply: TypeAlias = Callable[[Any], None]
+_Reply: TypeAlias = "tuple[str, str | None]"
+"""The name of a method that answers, and the consumer that it is about, if any."""
 
 TICKS: Final = 2
 """How often in each heartbeat `tick` is called."""
@@ -112,8 +113,8 @@ class LinkProtocol:
         self._decoder = Decoder(max_message)
         self._listener = listener
         self._write = write
-        # For each method that the broker is to answer: by which method, and who is told.
-        self._replies: deque[tuple[str, OnReply]] = deque()
+        # For each method that the broker is to answer: by which one, and who is told.
+        self._replies: list[tuple[_Reply, OnReply]] = []
         self._heard = self._said = True
         self._silent_ticks = 0
         self.state = GREETING
@@ -133,12 +134,15 @@ class LinkProtocol:
         self._write(frames.PROTOCOL_HEADER)
 
     def call(self, method: base.Frame, on_reply: OnReply) -> None:
-        """Send a method that the broker answers; `on_reply` gets the answer, unless the link ends before."""
+        """Send a method that the broker answers; `on_reply` gets the answer, unless the link ends before.
+
+        A consumer needs a tag, by which its answer is known.
+        """
         self._check_open()
         assert method.synchronous, method
         frame = frames.method(method)
         with _Unbroken(self):
-            self._replies.append((method.valid_responses[0], on_reply))
+            self._replies.append((_reply_to(method, method.valid_responses[0]), on_reply))
             self._send(frame)
 
     def publish(
@@ -161,8 +165,9 @@ class LinkProtocol:
             frame_number = self._send(frame)
             self.published = number = self.published + 1
             self._publishing = False
-        # It may have lost its place meanwhile.
-        self._check_open()
+        if self.failure is not None:
+            # That handler has made it lose its place.
+            raise ConnectionLost("the link to the broker was lost while the message was published")
         return frame_number, number
 
     def acknowledge(self, tag: int) -> None:
@@ -229,7 +234,8 @@ class LinkProtocol:
 
     def _check_open(self) -> None:
         if self.state is not OPEN:
-            raise ConnectionLost(f"the link to the broker is {self.state.name.lower()}, and not open")
+            text = f"the link to the broker is {self.state.name.lower()}, and not open"
+            raise ConnectionLost(text, outcome=Outcome.NOT_SENT)
 
     def _send(self, frame: Frame) -> int:
         self._said = True
@@ -267,10 +273,18 @@ class LinkProtocol:
             self._listener.returned(event)
         elif isinstance(event, Basic.Cancel):
             self._listener.consumer_cancelled(event.consumer_tag or "")
-        elif self._replies and self._replies[0][0] == event.name:
-            self._replies.popleft()[1](event)
-        else:
-            raise _unexpected(event)
+        elif isinstance(event, base.Frame):
+            self._reply(event)
+
+    def _reply(self, event: base.Frame) -> None:
+        # Not always the first: a queue answers for itself, and the channel may be ahead of it.
+        found = _reply_to(event, event.name)
+        for index, (reply, on_reply) in enumerate(self._replies):
+            if reply == found:
+                del self._replies[index]
+                on_reply(event)
+                return
+        raise _unexpected(event)
 
     def _confirm(self, event: Basic.Ack | Basic.Nack) -> None:
         number = event.delivery_tag
@@ -364,6 +378,11 @@ class _Unbroken:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is not None and self._link.state is not CLOSED:
             self._link.lose_place(LinkFailure(ConnectionLost(f"interrupted by {kind.__name__}")))
+
+
+def _reply_to(method: base.Frame, name: str) -> _Reply:
+    """Under which a call and its answer, which has this name, find each other."""
+    return name, getattr(method, "consumer_tag", None)
 
 
 def _goodbye() -> Connection.Close:
