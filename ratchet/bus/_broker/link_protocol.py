@@ -273,7 +273,7 @@ class LinkProtocol:
             self._listener.returned(event)
         elif isinstance(event, Basic.Cancel):
             self._listener.consumer_cancelled(event.consumer_tag or "")
-        elif isinstance(event, base.Frame):
+        else:
             self._reply(event)
 
     def _reply(self, event: base.Frame) -> None:
@@ -358,8 +358,7 @@ class LinkProtocol:
 
     def lose_place(self, failure: LinkFailure) -> None:
         """End it, and tell nobody: the owner knows."""
-        if self.failure is None:
-            self.failure = failure
+        self.failure = failure
         self.state = CLOSED
         self._replies.clear()
 
