@@ -118,7 +118,7 @@ for client_module in (
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 allow_in_order(
     "bus._broker",
-    "url topology properties message frames interfaces link_protocol",
+    "url topology properties message frames interfaces handshake link_protocol",
     BUS_CORE | {"_version"},
 )
 ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET}
@@ -191,7 +191,7 @@ OUTSIDE = {"gevent", "greenlet"}
 # These import it as they are imported, because only whoever wants a broker imports them.
 OVER_A_BROKER = [
     f"bus._broker.{name}"
-    for name in ("frames", "interfaces", "link_protocol", "message", "properties", "topology")
+    for name in ("frames", "handshake", "interfaces", "link_protocol", "message", "properties", "topology")
 ]
 OPTIONAL = {
     **{name: {"pamqp"} for name in OVER_A_BROKER},

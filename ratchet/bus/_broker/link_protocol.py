@@ -14,16 +14,13 @@ No socket, no greenlet, no timer and no log may live here.  The owner has a time
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from pamqp import base
 from pamqp.commands import Basic, Channel, Connection
-from pamqp.common import FieldTable
 
-from ratchet._version import __version__
-from ratchet.bus._broker import frames
+from ratchet.bus._broker import frames, handshake
 from ratchet.bus._broker.frames import Decoder, Delivery, Event, Frame, Heartbeat, Returned
 from ratchet.bus._broker.interfaces import (
     CLOSED,
@@ -51,14 +48,6 @@ TICKS: Final = 2
 _SILENT: Final = 2
 
 _SUCCESS: Final = 200
-
-_CAPABILITIES: Final[FieldTable] = {
-    "authentication_failure_close": True,
-    "basic.nack": True,
-    "connection.blocked": True,
-    "consumer_cancel_notify": True,
-    "publisher_confirms": True,
-}
 
 
 _HANDSHAKE: Final = tuple(method for _, method in TRANSITIONS)
@@ -298,10 +287,16 @@ class LinkProtocol:
         if after is None:
             raise _unexpected(event)
         if isinstance(event, Connection.Start):
-            if not self._log_in(event):
+            if refusal := handshake.check_start(event):
+                self._end(LinkFailure(BusError(refusal), fatal=True))
                 return
+            self.version = handshake.version(event)
+            self._send(frames.method(handshake.start_ok(self._url)))
         elif isinstance(event, Connection.Tune):
-            self._tune(event)
+            tune_ok = handshake.tune_ok(event, self.heartbeat)
+            self._decoder.frame_max, self.heartbeat = tune_ok.frame_max, tune_ok.heartbeat
+            self._send(frames.method(tune_ok))
+            self._send(frames.method(Connection.Open(self._url.vhost)))
         elif isinstance(event, Connection.OpenOk):
             self._send(frames.method(Channel.Open()))
         elif isinstance(event, Connection.CloseOk):
@@ -310,36 +305,6 @@ class LinkProtocol:
         self.state = after
         if after is OPEN:
             self._listener.link_opened()
-
-    def _log_in(self, start: Connection.Start) -> bool:
-        if (start.version_major, start.version_minor) != (0, 9):
-            raise ProtocolError(
-                f"the broker speaks AMQP {start.version_major}.{start.version_minor}, not 0.9"
-            )
-        offered = str(start.mechanisms).split()
-        if "PLAIN" not in offered:
-            text = f"the broker accepts no login by name and password, only {', '.join(offered)}"
-            self._end(LinkFailure(BusError(text), fatal=True))
-            return False
-        self.version = _version((start.server_properties or {}).get("version"))
-        properties: FieldTable = {
-            "product": "ratchet",
-            "version": __version__,
-            "capabilities": _CAPABILITIES,
-        }
-        login = f"\0{self._url.user}\0{self._url.password}"
-        self._send(frames.method(Connection.StartOk(properties, "PLAIN", login, "en_US")))
-        return True
-
-    def _tune(self, tune: Connection.Tune) -> None:
-        # 0 is the broker's word for no limit.
-        frame_max = min(tune.frame_max or frames.MAX_FRAME, frames.MAX_FRAME)
-        if frame_max < frames.MIN_FRAME:
-            raise ProtocolError(f"the broker takes frames of {frame_max} bytes, less than every peer has to")
-        self._decoder.frame_max = frame_max
-        self.heartbeat = min(self.heartbeat, tune.heartbeat or 0)
-        self._send(frames.method(Connection.TuneOk(1, frame_max, self.heartbeat)))
-        self._send(frames.method(Connection.Open(self._url.vhost)))
 
     def _closed_by_broker(self, close: Connection.Close | Channel.Close) -> None:
         code = close.reply_code or 0
@@ -391,9 +356,3 @@ def _goodbye() -> Connection.Close:
 def _unexpected(event: Event) -> ProtocolError:
     name = event.name if isinstance(event, base.Frame) else type(event).__name__
     return ProtocolError(f"the broker sent an unexpected {name}")
-
-
-def _version(text: object) -> tuple[int, ...]:
-    """The numbers of a version; of "4.0.0-rc.1", those before the dash."""
-    match = re.match(r"\d{1,9}(\.\d{1,9})*", text, re.ASCII) if isinstance(text, str) else None
-    return tuple(map(int, match[0].split("."))) if match else ()
