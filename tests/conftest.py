@@ -15,6 +15,9 @@ marked `uncounted`: counting takes three times as long as such a test.
 
 A test that needs what only Python's own functions have, such as lines that can be traced, is
 marked `pure`, and is skipped where the compiled modules run.
+
+A test that needs a RabbitMQ node is marked `broker`.  It runs where such tests are asked for, with
+`-m broker`, and is skipped if RabbitMQ is not installed.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import pytest
 import ratchet.bus._processes.beside_program
 import ratchet.bus._processes.worker
 import ratchet.cli
+from broker.nodes import MISSING, Cluster, Node, cluster
 from helpers import LONG, PACKAGE, active_watchers, wait_until
 from ratchet import _pause, _sigwait, _turns, kernel
 from ratchet.testing import virtual_time
@@ -45,6 +49,10 @@ busy machine the kernel may hand it over a little later.
 """
 
 
+_BROKER_TIMEOUT = 140
+"""Seconds for a test with a broker, nodes that start included; the watchdog in C comes a little later."""
+
+
 _tracer = pytest.StashKey[Any]()
 """What `sys.settrace()` was given before the tests: nothing, or the tracer of coverage or a debugger."""
 
@@ -53,13 +61,19 @@ _tracer = pytest.StashKey[Any]()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long whatever the processors do, so that nobody waits for it at the end.
 
-    Skip what the compiled build cannot do.
+    Skip what the compiled build cannot do, and what needs a broker where there is none.
     """
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if ratchet.build_info().compiled:
         for item in items:
             if item.get_closest_marker("pure") is not None:
                 item.add_marker(pytest.mark.skip(reason="it needs the pure build"))
+    for item in items:
+        if item.get_closest_marker("broker") is not None:
+            if MISSING:
+                item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(MISSING)}"))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_BROKER_TIMEOUT))
 
 
 def pytest_report_header() -> str:
@@ -185,3 +199,33 @@ def sockets() -> Iterator[Callable[[Any], Any]]:
     yield remember
     for each in opened:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def _node_of_the_run() -> Iterator[Cluster]:
+    with cluster(tls=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def _cluster_of_the_run() -> Iterator[Cluster]:
+    with cluster(3) as made:
+        yield made
+
+
+@pytest.fixture
+def broker_node(_node_of_the_run: Cluster) -> Node:
+    """A RabbitMQ node that all tests of the run share, with TLS, too.
+
+    What a test makes there stays, so each takes names of its own.  It may kill and stop the node: the next
+    one gets it running, with the same data.
+    """
+    _node_of_the_run.heal()
+    return _node_of_the_run.nodes[0]
+
+
+@pytest.fixture
+def broker_cluster(_cluster_of_the_run: Cluster) -> Cluster:
+    """A cluster of three that all tests of the run share as they do `broker_node`: at first it is whole."""
+    _cluster_of_the_run.heal()
+    return _cluster_of_the_run
