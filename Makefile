@@ -46,11 +46,12 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo compiled test coverage instructions sim soak interrupts chaos rolling memory check docs changelog clean
+.PHONY: help bench demo compiled test test-broker coverage instructions sim soak interrupts chaos rolling memory check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make test   run the tests, on the compiled build if there is a C compiler; PYTEST_ARGS goes to pytest"
+	@echo "make test-broker  run those that need a broker, on RabbitMQ nodes that they start and end; PYTEST_ARGS, too"
 	@echo "make coverage  run the tests on the pure build, and report what they cover"
 	@echo "make compiled  compile what has changed; with RATCHET_PURE_PYTHON=1, every command does without"
 	@echo "make instructions  count the processor's instructions for an exchange, on both builds, in two minutes"
@@ -80,6 +81,11 @@ compiled: $(VENV)/installed-dev
 test: $(BUILD)
 	@echo "== test: pytest, $$($(VENV)/bin/python -m ratchet --version)"
 	@$(BYTECODE) $(VENV)/bin/pytest $(PARALLEL) $(PYTEST_ARGS)
+
+# One after the other: nodes take seconds of a processor to start, and the tests share theirs.
+test-broker: $(BUILD)
+	@echo "== test-broker: pytest with RabbitMQ nodes, $$($(VENV)/bin/python -m ratchet --version)"
+	@$(BYTECODE) $(VENV)/bin/pytest -m broker -rs $(PYTEST_ARGS)
 
 coverage: $(VENV)/installed-dev
 	@echo "== coverage: pytest with branch coverage, on the pure build"
