@@ -1,1 +1,1 @@
-"""The bus over a broker: its bytes and its link by themselves, and real nodes, which the tests start and end."""
+"""The bus over a broker: its bytes and its link by themselves, and real nodes, started by the tests."""
