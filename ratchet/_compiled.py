@@ -61,10 +61,10 @@ MODULES: Final = (
     "ratchet.bus._socket.slots",
     "ratchet.bus._socket.stall",
     "ratchet.bus._socket.stream",
-    "ratchet.bus._socket.tls",
-    "ratchet.bus._socket.transport",
     "ratchet.bus._socket.wire",
     "ratchet.bus._socket.writers",
+    "ratchet.bus._transport.tls",
+    "ratchet.bus._transport.transport",
     "ratchet.kernel",
     "ratchet.thread",
 )

@@ -14,9 +14,9 @@ from gevent.monkey import get_original
 
 from helpers import LONG, turns
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, parse
-from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.listen import open_listener
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.dial import dial
+from ratchet.bus._transport.transport import Transport
 
 
 def ipv6_works() -> bool:

@@ -13,8 +13,8 @@ from helpers import LONG, PACKAGE, output_of
 from ratchet import _clock
 from ratchet._chance import chance
 from ratchet.bus._core.address import Address
-from ratchet.bus._socket.dial import Dialer
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.dial import Dialer
+from ratchet.bus._transport.transport import Transport
 
 DRAWN = 10
 

@@ -97,13 +97,17 @@ ALLOWED["bus._core.inbox"].add("_sleep")
 # The kinds of bus know nothing of each other.
 ALLOWED["bus._local_routes"] = BUS_CORE | {"_native"}
 ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}
+# What speaks over a socket stands on these.
+BUS_TRANSPORT = allow_in_order(
+    "bus._transport", "transport tls delivery acknowledge linger dial failure", BUS_CORE
+)
 BUS_SOCKET = allow_in_order(
     "bus._socket",
-    "read_size pages heads slots table wire outbox protocol transport tls stall delivery acknowledge linger"
-    " dial listen accept network descriptor memory large budget interfaces writers output input stream"
-    " casts plain admission shedding gate server_connection server failure loss client_connection many"
-    " connections servers discovery sender dropped client",
-    BUS_CORE,
+    "read_size pages heads slots table wire outbox protocol stall listen accept network descriptor memory"
+    " large budget interfaces writers output input stream casts plain admission shedding gate"
+    " server_connection server loss client_connection many connections servers discovery sender dropped"
+    " client",
+    BUS_TRANSPORT,
 )
 for client_module in (
     "client_connection",
@@ -119,7 +123,7 @@ for client_module in (
 allow_in_order(
     "bus._broker",
     "url topology properties message frames interfaces handshake link_protocol",
-    BUS_CORE | {"_version"},
+    BUS_TRANSPORT | {"_version"},
 )
 ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET}
 # Worker processes, and what starts them: programs that use the bus over sockets.
@@ -149,8 +153,8 @@ ALLOWED |= {
     "cli.connection": {
         "_clock",
         "bus._core.address",
-        "bus._socket.dial",
-        "bus._socket.transport",
+        "bus._transport.dial",
+        "bus._transport.transport",
         "cli.common",
     },
     "cli.latency": set(),
@@ -178,7 +182,7 @@ ALLOWED |= {
     },
     "cli.ndjson": {*ERRORS, "_clock", "bus", "cli.client", "cli.common", "cli.forms"},
     "cli.call": {"_clock", "cli.client", "cli.common", "cli.connection", "cli.forms", "cli.ndjson", *ERRORS},
-    "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._socket.transport"},
+    "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._transport.transport"},
     "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
     "cli.stats": {*ERRORS, "_clock", "cli.client", "cli.common", "cli.connection", "cli.forms"},
     "cli.completion": {"cli.common"},

@@ -28,8 +28,8 @@ from ratchet.bus._socket.listen import check_listens
 from ratchet.bus._socket.network import listener, listener_on
 from ratchet.bus._socket.server import ServerBus
 from ratchet.bus._socket.servers import Servers
-from ratchet.bus._socket.tls import check_context, transport_of
-from ratchet.bus._socket.transport import Socket
+from ratchet.bus._transport.tls import check_context, transport_of
+from ratchet.bus._transport.transport import Socket
 from ratchet.bus.codecs import Codec, FromBus, ToBus, client_functions, server_functions
 
 Request = TypeVar("Request")

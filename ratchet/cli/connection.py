@@ -10,8 +10,8 @@ from gevent.hub import Hub, get_hub
 
 from ratchet import _clock
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
-from ratchet.bus._socket.dial import dial
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.dial import dial
+from ratchet.bus._transport.transport import Transport
 from ratchet.cli.common import USAGE, Failure, reason
 
 __all__ = [

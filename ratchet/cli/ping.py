@@ -15,7 +15,7 @@ from gevent import socket
 from ratchet import _clock
 from ratchet.bus import Limits
 from ratchet.bus._socket import wire
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.transport import Transport
 from ratchet.cli.common import (
     FAILED,
     Commands,

@@ -21,7 +21,7 @@ from ratchet import _clock
 from ratchet._loop import Watcher
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, format_address, parse
-from ratchet.bus._socket.dial import Dial
+from ratchet.bus._transport.dial import Dial
 from ratchet.testing._connection import ConnectionEnd, SocketName, new_connection, os_error
 from ratchet.testing._faults import Faults, Line
 from ratchet.testing._owner import Owner, living_owner

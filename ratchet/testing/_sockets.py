@@ -18,7 +18,7 @@ from typing import Final
 from ratchet._wait import check_hub
 from ratchet.bus._core.address import Address
 from ratchet.bus._socket.accept import NotListening
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.transport import Transport
 from ratchet.testing._connection import ConnectionEnd, SocketName, new_connection, os_error
 from ratchet.testing._faults import Faults, Line
 from ratchet.testing._owner import Owner

@@ -16,9 +16,9 @@ from endpoints import at, received
 from helpers import LONG, output_of, wait_until
 from ratchet.bus._core.address import TcpEndpoint, UnixEndpoint
 from ratchet.bus._socket.accept import NotListening, SocketListener
-from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.listen import open_listener
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.dial import dial
+from ratchet.bus._transport.transport import Transport
 from robustness.leaks import open_descriptors
 
 can_shut_down = pytest.mark.skipif(
@@ -114,7 +114,7 @@ def test_being_out_of_descriptors_is_no_fault_of_a_client() -> None:
     from gevent import socket
     from ratchet.bus._core.address import TcpEndpoint
     from ratchet.bus._socket.accept import Exhausted, SocketListener
-    from ratchet.bus._socket.dial import dial
+    from ratchet.bus._transport.dial import dial
     from ratchet.bus._socket.listen import open_listener
 
     listener = SocketListener(open_listener(TcpEndpoint("127.0.0.1", 0))[0])

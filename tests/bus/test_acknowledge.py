@@ -12,9 +12,9 @@ import pytest
 from gevent import socket
 
 from helpers import active_watchers, burn, wait_until
-from ratchet.bus._socket import acknowledge
-from ratchet.bus._socket.acknowledge import AcknowledgeWatch
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport import acknowledge
+from ratchet.bus._transport.acknowledge import AcknowledgeWatch
+from ratchet.bus._transport.transport import Transport
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how the peer answers")
 

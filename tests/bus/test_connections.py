@@ -13,7 +13,7 @@ from ratchet.bus import Limits
 from ratchet.bus._core.address import format_address
 from ratchet.bus._socket.client import ClientBus
 from ratchet.bus._socket.servers import Servers
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import Decode, Encode, client_functions
 
 

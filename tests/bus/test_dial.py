@@ -17,9 +17,9 @@ from certificates import client_context
 from endpoints import at, exchange, fill_backlog, listen, needs_ipv6
 from helpers import LONG, active_watchers, output_of, turns, wait_until
 from ratchet.bus._core.address import Address, TcpEndpoint
-from ratchet.bus._socket.dial import Dialer, dial
-from ratchet.bus._socket.tls import will_never_work
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.dial import Dialer, dial
+from ratchet.bus._transport.tls import will_never_work
+from ratchet.bus._transport.transport import Transport
 from robustness.leaks import open_descriptors
 
 
@@ -104,7 +104,7 @@ def test_a_forked_child_dials_numbers_and_listens_on_them_although_its_threads_a
     program = """
     import os, gevent
     from ratchet.bus._core.address import Address, TcpEndpoint
-    from ratchet.bus._socket.dial import Dialer, dial
+    from ratchet.bus._transport.dial import Dialer, dial
     from ratchet.bus._socket.listen import open_listener
 
     listener, _ = open_listener(TcpEndpoint("localhost", 0))  # starts the threads of the resolver
@@ -194,7 +194,7 @@ def silent(sockets: Callable[[Any], Any]) -> tuple[str, int]:
 
 
 def test_connecting_is_bounded_in_time(silent: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratchet.bus._socket.dial._CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("ratchet.bus._transport.dial._CONNECT_TIMEOUT", 0.1)
     before = open_descriptors(), active_watchers()
     with pytest.raises(TimeoutError, match=r"no connection within 0\.1 s"):
         dial(TcpEndpoint(*silent))
@@ -226,7 +226,7 @@ def test_a_full_backlog_of_a_unix_socket_is_an_error_at_once(
 def test_the_whole_handshake_is_bounded_in_time_and_not_each_step(
     sockets: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratchet.bus._socket.dial._CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("ratchet.bus._transport.dial._CONNECT_TIMEOUT", 0.2)
     listener = sockets(listen(TcpEndpoint("127.0.0.1", 0)))
 
     def drip() -> None:
@@ -295,7 +295,7 @@ def client() -> Client:
 
 @pytest.fixture(autouse=True)
 def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratchet.bus._socket.dial._FIRST_BACK_OFF", 0.001)
+    monkeypatch.setattr("ratchet.bus._transport.dial._FIRST_BACK_OFF", 0.001)
 
 
 def close_all(network: Network) -> None:
@@ -320,7 +320,7 @@ def test_a_dialer_tries_until_there_is_a_connection_and_no_longer(client: Client
 def test_the_pause_before_an_attempt_doubles_and_is_bounded(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratchet.bus._socket.dial._LAST_BACK_OFF", 0.004)
+    monkeypatch.setattr("ratchet.bus._transport.dial._LAST_BACK_OFF", 0.004)
     network = Network(*[ConnectionRefusedError() for _ in range(4)])
     seen: list[float] = []
 

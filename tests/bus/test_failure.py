@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from ratchet import ConnectionLost, Outcome, Rejected
-from ratchet.bus._socket.failure import Failure
+from ratchet.bus._transport.failure import Failure
 
 
 def certificate_refused() -> ssl.SSLError:

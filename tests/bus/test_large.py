@@ -20,8 +20,8 @@ from ratchet.bus._socket import wire
 from ratchet.bus._socket.large import LargePart
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message, encode
+from ratchet.bus._transport.transport import Transport
 from ratchet.errors import BusError
 
 MIB = 1 << 20

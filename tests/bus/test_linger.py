@@ -12,9 +12,9 @@ from gevent import socket
 
 from helpers import active_watchers, burn, output_of, wait_until
 from ratchet import Ratchet, bus, testing, thread
-from ratchet.bus._socket.delivery import DeliveryWatch
-from ratchet.bus._socket.linger import _lingering, linger
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.delivery import DeliveryWatch
+from ratchet.bus._transport.linger import _lingering, linger
+from ratchet.bus._transport.transport import Transport
 from robustness.leaks import open_descriptors
 
 MUCH = 256 * 1024
@@ -135,8 +135,8 @@ def test_a_program_that_ends_waits_until_its_peer_has_all() -> None:
     program = f"""
     import os, socket, sys
     import gevent
-    from ratchet.bus._socket.linger import linger
-    from ratchet.bus._socket.transport import Transport
+    from ratchet.bus._transport.linger import linger
+    from ratchet.bus._transport.transport import Transport
 
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * 1024)

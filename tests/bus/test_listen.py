@@ -17,8 +17,8 @@ from gevent import socket
 from endpoints import at, exchange, fill_backlog, listen, needs_ipv6, on_linux, received
 from helpers import LONG, wait_until
 from ratchet.bus._core.address import TcpEndpoint, UnixEndpoint
-from ratchet.bus._socket.dial import dial
 from ratchet.bus._socket.listen import SocketFile, listening_address, open_listener
+from ratchet.bus._transport.dial import dial
 from robustness.leaks import open_descriptors
 
 

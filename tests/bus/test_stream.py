@@ -28,8 +28,8 @@ from ratchet.bus._socket.interfaces import CLOSING
 from ratchet.bus._socket.listen import open_listener
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message, encode
+from ratchet.bus._transport.transport import Transport
 from ratchet.errors import BusError, ConnectionLost, MessageTooLarge, ProtocolError
 
 NO_ROOM = 0

@@ -19,8 +19,8 @@ from gevent import socket
 from certificates import authority, client_context
 from helpers import LONG, wait_until
 from ratchet.bus._core.address import TcpEndpoint
-from ratchet.bus._socket.dial import dial
-from ratchet.bus._socket.tls import TlsTransport, begin_tls, quiet_end, refused_us, will_never_work
+from ratchet.bus._transport.dial import dial
+from ratchet.bus._transport.tls import TlsTransport, begin_tls, quiet_end, refused_us, will_never_work
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 of_each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: str(version.name))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ratchet.bus._socket.tls import TlsTransport
+from ratchet.bus._transport.tls import TlsTransport
 
 RECORD = 16 * 1024
 

@@ -14,10 +14,10 @@ import pytest
 from helpers import active_watchers, burn, wait_until
 from ratchet import _clock
 from ratchet.bus._core.watch import Watch
-from ratchet.bus._socket import acknowledge, delivery
-from ratchet.bus._socket.acknowledge import AcknowledgeWatch
-from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.stall import StallWatch
+from ratchet.bus._transport import acknowledge, delivery
+from ratchet.bus._transport.acknowledge import AcknowledgeWatch
+from ratchet.bus._transport.delivery import DeliveryWatch
 
 
 class Interrupt(BaseException):

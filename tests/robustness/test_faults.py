@@ -16,7 +16,7 @@ from helpers import LONG, wait_until
 from ratchet import BusError, BusTimeout, ConnectionLost, Outcome
 from ratchet import bus as ratchet_bus
 from ratchet.bus import ClientBus, Limits
-from ratchet.bus._socket.dial import dial
+from ratchet.bus._transport.dial import dial
 from robustness.faulty_proxy import FAULTS, FaultyProxy
 from robustness.leaks import open_descriptors
 

@@ -558,7 +558,7 @@ class Disconnected(Scene):
 def test_an_error_in_send_request_while_not_connected_leaves_nothing_behind(
     timeout: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratchet.bus._socket.dial._FIRST_BACK_OFF", 0.005)
+    monkeypatch.setattr("ratchet.bus._transport.dial._FIRST_BACK_OFF", 0.005)
 
     @contextmanager
     def open_scene() -> Iterator[Scene]:

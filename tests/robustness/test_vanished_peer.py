@@ -21,7 +21,7 @@ import pytest
 
 from helpers import LONG, PACKAGE, wait_until
 from ratchet import bus as ratchet_bus
-from ratchet.bus._socket import acknowledge, transport
+from ratchet.bus._transport import acknowledge, transport
 
 BOUND = 3.0
 """Seconds until a peer is given up, with the constants below.  Idle: 1 s of silence
@@ -44,10 +44,10 @@ SHORTENED = """
 import signal, sys, time
 import gevent
 from ratchet import BusError, ConnectionLost, bus
-from ratchet.bus._socket import acknowledge
-from ratchet.bus._socket import transport
+from ratchet.bus._transport import acknowledge
+from ratchet.bus._transport import transport
 from ratchet.bus._core.address import TcpEndpoint
-from ratchet.bus._socket.dial import dial
+from ratchet.bus._transport.dial import dial
 
 transport._KEEPALIVE_IDLE = transport._KEEPALIVE_INTERVAL = 1
 transport._KEEPALIVE_PROBES = 2

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ratchet import BusClosed, BusTimeout, Cancelled, Outcome
-from ratchet.bus._socket.linger import _lingering
+from ratchet.bus._transport.linger import _lingering
 from simulation.journal import ClientRecord, Ending, Journal, LifeRecord, Violation
 from simulation.plan import Act, Ask, ClientPlan, Plan, Task, client_name
 

@@ -25,7 +25,6 @@ from ratchet.bus._core.incoming_states import ANSWERING, CANCELLED, UNENDED
 from ratchet.bus._socket import stream
 from ratchet.bus._socket.casts import Casts
 from ratchet.bus._socket.client_connection import ClientConnection
-from ratchet.bus._socket.dial import Dialer
 from ratchet.bus._socket.gate import Gate
 from ratchet.bus._socket.input import Input
 from ratchet.bus._socket.outbox import Outbox
@@ -33,6 +32,7 @@ from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.protocol import ClientProtocol, ServerProtocol
 from ratchet.bus._socket.server_connection import ServerConnection
 from ratchet.bus._socket.stall import StallWatch
+from ratchet.bus._transport.dial import Dialer
 
 Method = Callable[..., Any]
 

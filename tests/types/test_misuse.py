@@ -18,7 +18,7 @@ SECONDS = 80.0
 MISUSES = """
 from ratchet import bus
 from ratchet.bus import codecs
-from ratchet.bus._socket.dial import dial
+from ratchet.bus._transport.dial import dial
 
 server = bus.listen("127.0.0.1:0")
 client = bus.connect(server.address)

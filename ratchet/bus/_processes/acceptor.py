@@ -14,7 +14,7 @@ from gevent.event import Event
 from ratchet import _clock
 from ratchet.bus._core.address import Address
 from ratchet.bus._socket.accept import Exhausted, Listener, NotListening
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.transport import Transport
 
 # How many clients are accepted before other threads get their turn.
 _MOST_ACCEPTS: Final = 100

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ratchet.bus._core.address import Address
 from ratchet.bus._processes.channel import Channel, ChannelClosed, SocketLost
 from ratchet.bus._socket.accept import OUT_OF_SOMETHING, Exhausted, NotListening, take_client
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.transport import Transport
 
 
 class ChannelListener:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from ratchet.bus import codecs
 from ratchet.bus._core.middleware import refuse_coroutine
 from ratchet.bus._core.serving import wants_transaction
-from ratchet.bus._socket.tls import check_context
+from ratchet.bus._transport.tls import check_context
 from ratchet.bus.codecs import Codec
 
 Handler = Callable[..., Any]

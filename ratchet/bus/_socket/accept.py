@@ -24,8 +24,8 @@ from gevent.monkey import get_original
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, address_of, format_address
 from ratchet.bus._socket.listen import SocketFile, listening_address
-from ratchet.bus._socket.tls import begin_tls, quiet_end
-from ratchet.bus._socket.transport import Socket, Transport, raw_of
+from ratchet.bus._transport.tls import begin_tls, quiet_end
+from ratchet.bus._transport.transport import Socket, Transport, raw_of
 
 # Not gevent's: nobody waits in the calls of an accepted socket, and it takes a fraction of
 # the memory.  Nor Python's, which is made of this one: half the memory, and 1 us less.

@@ -18,7 +18,7 @@ from ratchet.bus._core.address import format_address
 from ratchet.bus._core.outgoing import OutgoingRequest
 from ratchet.bus._socket.protocol import ClientProtocol
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.tls import refused_us
+from ratchet.bus._transport.tls import refused_us
 from ratchet.errors import reason_of
 
 # Seconds without an answer of a plain server, after which no more are waited for.

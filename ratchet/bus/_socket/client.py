@@ -31,7 +31,7 @@ from ratchet.bus._socket.connections import CASTS_NOT_SENT
 from ratchet.bus._socket.dropped import DroppedClient
 from ratchet.bus._socket.sender import Sender
 from ratchet.bus._socket.servers import Servers
-from ratchet.bus._socket.transport import Socket
+from ratchet.bus._transport.transport import Socket
 from ratchet.bus.codecs import Decode, Encode
 
 Request = TypeVar("Request")

@@ -35,8 +35,8 @@ from ratchet.bus._socket.plain import DEFERRED, PlainSender
 from ratchet.bus._socket.protocol import DRAINING, ClientProtocol, Content
 from ratchet.bus._socket.read_size import READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Message
+from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import Decode, body_of
 from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError, Rejected, reason_of
 

@@ -24,10 +24,10 @@ from ratchet.bus._core.retry import Retrier
 from ratchet.bus._core.side import Life
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket.client_connection import ClientConnection
-from ratchet.bus._socket.dial import Dial, Dialer
-from ratchet.bus._socket.failure import Failure
 from ratchet.bus._socket.protocol import DRAINING
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.dial import Dial, Dialer
+from ratchet.bus._transport.failure import Failure
+from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import Decode
 from ratchet.errors import reason_of
 

@@ -38,7 +38,7 @@ cdef enum:
 
 cdef inline object direct(object transport):
     import _socket
-    from ratchet.bus._socket.transport import Transport
+    from ratchet.bus._transport.transport import Transport
     # Neither TLS, nor a socket of somebody's own.
     if type(transport) is not Transport:
         return None

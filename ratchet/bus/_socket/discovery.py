@@ -21,9 +21,9 @@ from ratchet._wait import new_wait, suspend
 from ratchet.bus._core.address import Address, UnixEndpoint, format_address, parse
 from ratchet.bus._core.middleware import refuse_coroutine
 from ratchet.bus._core.side import Life
-from ratchet.bus._socket.dial import Target
 from ratchet.bus._socket.network import dialer, dialing_waits
 from ratchet.bus._socket.servers import Servers
+from ratchet.bus._transport.dial import Target
 from ratchet.bus.codecs import required_arguments, required_keywords
 
 # To a type checker, which takes lists as invariant, a `list[str]` is not a `list[Address]`.

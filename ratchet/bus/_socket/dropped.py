@@ -14,8 +14,8 @@ from gevent.hub import Hub
 
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._socket.connections import CASTS_NOT_SENT
-from ratchet.bus._socket.linger import keep, let_go
 from ratchet.bus._socket.servers import Servers
+from ratchet.bus._transport.linger import keep, let_go
 
 
 class DroppedClient:

@@ -5,7 +5,7 @@ from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.large cimport LargePart
 from ratchet.bus._socket.output cimport Output
 from ratchet.bus._socket.stall cimport StallWatch
-from ratchet.bus._socket.transport cimport Transport
+from ratchet.bus._transport.transport cimport Transport
 from ratchet.bus._socket.wire cimport Decoder, Sink
 
 cimport cython

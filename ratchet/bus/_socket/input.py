@@ -29,8 +29,8 @@ from ratchet.bus._socket.large import LargePart
 from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE, next_size
 from ratchet.bus._socket.stall import StallWatch
-from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import LARGE, REQUESTS, Decoder, Message, Sink
+from ratchet.bus._transport.transport import Transport
 from ratchet.errors import ConnectionLost
 
 _READ: Final = 1  # libev's event bit

@@ -24,8 +24,8 @@ from gevent.monkey import get_original
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of
-from ratchet.bus._socket.dial import fitting, resolve
-from ratchet.bus._socket.transport import Socket
+from ratchet.bus._transport.dial import fitting, resolve
+from ratchet.bus._transport.transport import Socket
 
 _BACKLOG: Final = 1024
 # Seconds to wait for the lock of a directory, and between two tries.

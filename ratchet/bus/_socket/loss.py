@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ratchet.bus._core.outgoing import ClientRoute
 from ratchet.bus._socket.protocol import ClientProtocol
-from ratchet.bus._socket.tls import refused_us
+from ratchet.bus._transport.tls import refused_us
 from ratchet.errors import BusClosed, BusError, ConnectionLost, Outcome, ProtocolError, reason_of
 
 

@@ -15,9 +15,9 @@ from gevent.hub import get_hub
 
 from ratchet.bus._core.address import Endpoint, UnixEndpoint
 from ratchet.bus._socket.accept import Listener, SocketListener
-from ratchet.bus._socket.dial import Dial, dial
 from ratchet.bus._socket.listen import open_listener
-from ratchet.bus._socket.transport import Socket
+from ratchet.bus._transport.dial import Dial, dial
+from ratchet.bus._transport.transport import Socket
 
 
 class Network(Protocol):

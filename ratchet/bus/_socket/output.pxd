@@ -2,7 +2,7 @@ from ratchet.bus._socket cimport descriptor, heads, wire
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.outbox cimport Outbox
 from ratchet.bus._socket.stall cimport StallWatch
-from ratchet.bus._socket.transport cimport Transport
+from ratchet.bus._transport.transport cimport Transport
 from ratchet.bus._socket.writers cimport Writers
 
 cimport cython

@@ -23,14 +23,14 @@ from ratchet._log import bus_logger, log_soon
 from ratchet._loop import Watcher, loop_of
 from ratchet.bus._core.limits import Limits, countable
 from ratchet.bus._socket import descriptor, heads, wire
-from ratchet.bus._socket.acknowledge import AcknowledgeWatch
 from ratchet.bus._socket.interfaces import BROKEN, CLOSING, OPEN, Stream, StreamOwner
 from ratchet.bus._socket.outbox import Buffer, Outbox, size_of
 from ratchet.bus._socket.stall import StallWatch
-from ratchet.bus._socket.tls import TlsTransport
-from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame
 from ratchet.bus._socket.writers import Writers
+from ratchet.bus._transport.acknowledge import AcknowledgeWatch
+from ratchet.bus._transport.tls import TlsTransport
+from ratchet.bus._transport.transport import Transport
 
 _WRITE: Final = 2  # libev's event bit
 # Seconds from which on the hub is late for a connection on which much goes on: what has

@@ -29,9 +29,9 @@ from ratchet.bus._socket import wire
 from ratchet.bus._socket.accept import Exhausted, Listener, NotListening
 from ratchet.bus._socket.admission import Admission
 from ratchet.bus._socket.interfaces import StreamState
-from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.server_connection import ServerConnection
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.linger import linger
+from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import Decode, Encode, body_of, parts_of
 from ratchet.errors import BusClosed, Outcome
 

@@ -33,8 +33,8 @@ from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING
 from ratchet.bus._socket.protocol import GivenUp, ServerProtocol, used_twice
 from ratchet.bus._socket.read_size import HEAD_READ_SIZE, READ_SIZE
 from ratchet.bus._socket.stream import MessageStream
-from ratchet.bus._socket.transport import Transport
 from ratchet.bus._socket.wire import Frame, Message
+from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import body_of, parts_of
 from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError, reason_of
 

@@ -24,9 +24,9 @@ from ratchet.bus._core.side import Life
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._socket.client_connection import ClientConnection
 from ratchet.bus._socket.connections import Connections, Waiters
-from ratchet.bus._socket.dial import Target
-from ratchet.bus._socket.failure import Failure
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.dial import Target
+from ratchet.bus._transport.failure import Failure
+from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import Decode
 from ratchet.errors import BusTimeout
 

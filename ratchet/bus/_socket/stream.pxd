@@ -1,7 +1,7 @@
 from ratchet.bus._socket.input cimport Input
 from ratchet.bus._socket.interfaces cimport Stream
 from ratchet.bus._socket.output cimport Output
-from ratchet.bus._socket.transport cimport Transport
+from ratchet.bus._transport.transport cimport Transport
 
 cdef class MessageStream(Stream):
     cdef object _hub

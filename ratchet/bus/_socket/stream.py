@@ -17,14 +17,14 @@ from gevent.hub import Hub, get_hub
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.peer import Peer
-from ratchet.bus._socket.delivery import DeliveryWatch
 from ratchet.bus._socket.input import Input
 from ratchet.bus._socket.interfaces import BROKEN, CLOSED, CLOSING, OPEN, Stream, StreamOwner
-from ratchet.bus._socket.linger import linger
 from ratchet.bus._socket.output import Output
 from ratchet.bus._socket.read_size import READ_SIZE
-from ratchet.bus._socket.tls import TlsTransport, quiet_end, refused_us
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.delivery import DeliveryWatch
+from ratchet.bus._transport.linger import linger
+from ratchet.bus._transport.tls import TlsTransport, quiet_end, refused_us
+from ratchet.bus._transport.transport import Transport
 from ratchet.errors import BusError, ConnectionLost
 
 # What a peer that went away can have left behind: about what a socket's buffer takes.

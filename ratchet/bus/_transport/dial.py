@@ -26,8 +26,8 @@ from ratchet import _clock
 from ratchet._chance import chance
 from ratchet._loop import AnyGreenlet
 from ratchet.bus._core.address import Address, Endpoint, UnixEndpoint, address_of, check_host
-from ratchet.bus._socket.tls import begin_tls
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.tls import begin_tls
+from ratchet.bus._transport.transport import Transport
 
 Dial = Callable[[], tuple[Transport, Address]]
 """Connects to the server once; blocks, except to a Unix socket without TLS."""

@@ -6,7 +6,7 @@ Nothing is decided here about connecting again.
 from __future__ import annotations
 
 from ratchet.bus._core.deadline import in_words
-from ratchet.bus._socket.tls import refused_us, will_never_work
+from ratchet.bus._transport.tls import refused_us, will_never_work
 from ratchet.errors import BusError, BusTimeout, ConnectionLost, Outcome, Rejected, reason_of
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from gevent.hub import Hub
 
 from ratchet.bus._core.watch import Watch
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.transport import Transport
 
 # How often it is asked, in seconds.
 _LOOK: Final = 3.0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ratchet.bus._core.peer import Peer, PeerCertificate
-from ratchet.bus._socket.transport import Socket, Transport, set_options
+from ratchet.bus._transport.transport import Socket, Transport, set_options
 
 # What TLS puts into one record.
 _RECORD_SIZE: Final = 16 * 1024

@@ -18,8 +18,8 @@ from gevent.hub import Hub, get_hub
 from ratchet import _alive, _clock
 from ratchet._loop import loop_of
 from ratchet.bus._core.side import after_last_close
-from ratchet.bus._socket.delivery import DeliveryWatch
-from ratchet.bus._socket.transport import Transport
+from ratchet.bus._transport.delivery import DeliveryWatch
+from ratchet.bus._transport.transport import Transport
 
 _READ: Final = 1  # libev's event bit
 # Seconds for which a program that ends waits for its peers, and between two looks.
