@@ -161,6 +161,14 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
         return self._incoming.metadata
 
     @property
+    def redelivered(self) -> bool:
+        """Whether another server may have begun it before this one.
+
+        Only over a broker, and only if `broker_server` was told to `redeliver`.
+        """
+        return self._incoming.route.was_redelivered(self._incoming)
+
+    @property
     def remaining(self) -> float | None:
         """Seconds left of the client's timeout, not below 0; None if there is none."""
         return time_left(self._incoming.deadline)

@@ -81,6 +81,10 @@ class Route(Recipient):
         """The client, as somebody vouches for it; by default nobody does."""
         return None
 
+    def was_redelivered(self, request: IncomingRequest) -> bool:
+        """Whether another server may have had a request before; by default none ever has."""
+        return False
+
     def is_writable(self, request: IncomingRequest) -> bool:
         """Whether the answer of a request would not have to wait until the client reads."""
         raise NotImplementedError

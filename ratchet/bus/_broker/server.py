@@ -1,0 +1,181 @@
+"""The server's side of a bus over a broker.
+
+It takes requests from the queue of its service, which other servers may share.  Taking and answering
+them belongs to every bus's server side; `server_link` knows what comes on a link, and `connection` how
+there comes to be one.
+
+In a forked child it is dead, with the parent's link, until the child takes a request from it: then
+it connects for itself.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
+
+from ratchet._wait import check_hub
+from ratchet.bus._broker.connection import Connection
+from ratchet.bus._broker.server_link import Desk, ServerLink
+from ratchet.bus._broker.url import BrokerUrl
+from ratchet.bus._core.handle import ServerTransaction
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.middleware import Middleware
+from ratchet.bus._core.server import ServerSide
+from ratchet.bus._core.side import CLOSED, INHERITED, OPEN
+from ratchet.bus._core.stats import Stats
+from ratchet.bus.codecs import Decode, Encode
+from ratchet.errors import BusClosed, BusError, Outcome
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class BrokerServer(ServerSide[Request, Response]):
+    """The server's side of a bus over a broker; see `broker_server`.
+
+    `with bus:` closes it on leaving.  It belongs to the OS thread that made it: its calls
+    raise `WrongThread` in another one.
+    """
+
+    address = None
+    """It listens nowhere: clients find it by the service's name."""
+
+    def __init__(
+        self,
+        url: BrokerUrl,
+        service: str,
+        decode: Decode[Request],
+        encode: Encode[Response],
+        limits: Limits,
+        ssl_context: ssl.SSLContext | None,
+        heartbeat: int,
+        prefetch: int,
+        redeliver: int,
+    ) -> None:
+        super().__init__(decode, encode)
+        desk = Desk(self._hub, self._intake, service, url, limits, heartbeat, prefetch, redeliver)
+        # First: it is the name of the bus.
+        self._connection: Connection[ServerLink] = Connection(
+            self._hub, f"{service} at {url}", url, ssl_context, partial(ServerLink, desk), self._on_change
+        )
+        self._connection.start()
+
+    @property
+    def name(self) -> str:
+        return self._connection.name
+
+    def __repr__(self) -> str:
+        life = self._intake.life
+        state = self._connection.state if life is OPEN else life.name.lower()
+        return (
+            f"<BrokerServer at {id(self):#x} of {self.name}: {state}, queued={len(self._intake.inbox)},"
+            f" in_flight={len(self._intake.requests.in_flight)}>"
+        )
+
+    # Each raises the `BusError` of a broker that will never let this side in.
+
+    def recv_request(
+        self, timeout: float | None = None
+    ) -> tuple[ServerTransaction[Request, Response], Request]:
+        try:
+            return super().recv_request(timeout)
+        except BusClosed as closed:
+            raise self._reason(closed) from None
+
+    def recv_requests(
+        self, most: int, timeout: float | None = None
+    ) -> list[tuple[ServerTransaction[Request, Response], Request]]:
+        try:
+            return super().recv_requests(most, timeout)
+        except BusClosed as closed:
+            raise self._reason(closed) from None
+
+    def serve(
+        self, handler: Callable[..., Response], workers: int = 64, *, middleware: Iterable[Middleware] = ()
+    ) -> None:
+        super().serve(handler, workers, middleware=middleware)
+        if self._connection.fatal is not None:
+            raise self._reason(BusClosed())
+
+    def _reason(self, closed: BusClosed) -> BusError:
+        fatal = self._connection.fatal
+        if fatal is None:
+            return closed
+        return BusError(f"{fatal.message} ({self.name})", outcome=Outcome.NOT_RUN)
+
+    def close(self) -> None:
+        """Close at once.
+
+        A thread that waits in `recv_request` gets `BusClosed`, and one that handles a request
+        in `serve` or `with transaction:` is interrupted.  What no thread has taken is refused; a
+        client whose request was taken gets `Abandoned`, or another server takes it if the queue
+        is meant to redeliver.  Does not block.  Closing twice is fine.
+        """
+        check_hub(self._hub, self)
+        if self._intake.life is not CLOSED:
+            super().close()
+
+    def _close(self) -> int:
+        """See `ServerSide`."""
+        self._intake.life = CLOSED
+        left = self._intake.inbox.close()
+        for request in left:
+            if not request.one_way:
+                request.refuse_draining()
+        # From here on nothing is acknowledged: the broker has it again.
+        self._connection.close()
+        casts = self._intake.drop_casts()
+        for request in (*left, *self._intake.requests.in_flight):
+            request.cancel()
+        self._intake.inbox.remove(left)
+        self._intake.let_go()
+        self._intake.requests.wake_drain()
+        return casts
+
+    def _on_change(self) -> None:
+        """Hub callback: there is a link, or none any more."""
+        if self._connection.fatal is not None and self._intake.life < CLOSED:
+            self._close()
+        elif self._intake.requests.drain_waiters.waits:
+            self._intake.requests.wake_drain()
+
+    def stats(self) -> Stats:
+        parked = sum(len(link.parked) for link in list(self._connection.all))
+        return self._intake.stats(int(self._connection.current is not None), parked)
+
+    def _refuse_new(self) -> None:
+        self._connection.stop()
+        for link in list(self._connection.all):
+            link.stop_taking()
+
+    def _finished(self) -> bool:
+        if self._intake.requests.in_flight or not all(link.is_done for link in self._connection.all):
+            return False
+        # The broker's goodbye comes behind all that it has got.
+        self._connection.close()
+        return not self._connection.all
+
+    def _leaves_work(self) -> bool:
+        return super()._leaves_work() or any(link.unsent for link in self._connection.all)
+
+    def _settle(self) -> None:
+        if self._intake.life is CLOSED:
+            self._close()
+        self._connection.settle()
+        super()._settle()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._connection.leave_to_parent()
+        if self._intake.life < CLOSED:
+            # Dead, until `_revive`.
+            self._intake.inbox.closed = True
+            self._intake.life = INHERITED
+
+    def _revive(self) -> None:
+        if self._intake.life is INHERITED:
+            self._connection.start_again()
+            self._intake.inbox.closed = False
+            self._intake.life = OPEN

@@ -1,0 +1,468 @@
+"""The requests that a server has taken from its queue on one link, and the way of their answers.
+
+A request is the broker's until it is acknowledged, behind its answer and on the same channel.  If the
+link goes before that, the broker tells the client, or gives the request to another server, so nothing
+that came on a link outlives it but a cast that is being run.  A message that was with another server
+before is not run again, unless the queue is meant to redeliver.
+
+A cancel goes to all servers of a service, because nobody knows which of them has the request, or will.
+Those that are not for a request here are remembered, in case the request comes later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, Final
+
+from gevent.hub import Hub
+from pamqp.commands import Basic, Confirm
+
+from ratchet import _clock
+from ratchet._log import bus_logger, log_soon
+from ratchet._wait import WaitQueue
+from ratchet.bus._broker import message, topology
+from ratchet.bus._broker.connection import Connection
+from ratchet.bus._broker.frames import Delivery, Returned
+from ratchet.bus._broker.interfaces import LinkFailure
+from ratchet.bus._broker.link import Link
+from ratchet.bus._broker.message import Answer, Failure, Request
+from ratchet.bus._broker.url import BrokerUrl
+from ratchet.bus._core.address import Address
+from ratchet.bus._core.deadline import time_left
+from ratchet.bus._core.fair_queue import Flow
+from ratchet.bus._core.faults import ErrorTexts, Reason, check_size
+from ratchet.bus._core.incoming import IncomingRequest, Route
+from ratchet.bus._core.incoming_states import ANSWERING, QUEUED, UNENDED
+from ratchet.bus._core.intake import Intake
+from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.side import OPEN
+from ratchet.bus._transport.transport import Transport
+from ratchet.errors import Outcome, ProtocolError, reason_of
+
+# How many cancels are remembered that came before their requests, or for another server's.
+_MOST_CANCELS: Final = 10_000
+_GIVEN_UP_BEFORE: Final = "the request was given up before it ran"
+_GIVEN_UP_WHILE: Final = "the request was given up while it ran"
+_ANOTHERS: Final = "another server had the request, and is gone"
+
+
+class Desk:
+    """What the links of one server share.
+
+    Args:
+        hub: the server's.
+        intake: takes the requests.
+        service: the service that it serves.
+        url: the broker.
+        limits: the server's.
+        heartbeat: seconds between signs of life.
+        prefetch: how many requests it holds that are not answered.
+        redeliver: as for `topology.request_arguments`.
+
+    Attributes:
+        cancels: those that were for no request here, by `reply_to` and `correlation_id`.
+    """
+
+    __slots__ = (
+        "cancels",
+        "heartbeat",
+        "hub",
+        "intake",
+        "limits",
+        "prefetch",
+        "redeliver",
+        "service",
+        "url",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        intake: Intake,
+        service: str,
+        url: BrokerUrl,
+        limits: Limits,
+        heartbeat: int,
+        prefetch: int,
+        redeliver: int,
+    ) -> None:
+        self.hub = hub
+        self.intake = intake
+        self.service = service
+        self.url = url
+        self.limits = limits
+        self.heartbeat = heartbeat
+        self.prefetch = prefetch
+        self.redeliver = redeliver
+        self.cancels: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def set_up(self) -> topology.Methods:
+        """What a link declares before it is ready."""
+        return [
+            *topology.exchanges(),
+            *topology.service_queues(self.service, self.limits.max_queued, self.redeliver),
+            *topology.take_cancels(self.service),
+            *topology.take_requests(self.service, self.prefetch),
+        ]
+
+    def remember_cancel(self, key: tuple[str, str]) -> None:
+        """Note a cancel for a request that may come later."""
+        self.cancels[key] = None
+        if len(self.cancels) > _MOST_CANCELS:
+            self.cancels.popitem(last=False)
+
+
+class AnswerRoute(Route):
+    """The way back to one client, by way of one link.
+
+    Attributes:
+        link: the link.
+        reply_to: the client's queue; empty for casts.
+        open: the client's requests that are not acknowledged, by their `correlation_id`.
+    """
+
+    __slots__ = ("link", "open", "reply_to")
+
+    def __init__(self, link: ServerLink, reply_to: str) -> None:
+        super().__init__(in_process=False, peer=reply_to or None, flow=Flow())
+        self.link = link
+        self.reply_to = reply_to
+        self.open: dict[str, IncomingRequest] = {}
+
+    def was_redelivered(self, request: IncomingRequest) -> bool:
+        return bool(request.id & 1)
+
+    def is_writable(self, request: IncomingRequest) -> bool:
+        return not self.link.link.stream.above_high_water
+
+    def park(self, request: IncomingRequest) -> None:
+        self.link.parked[request] = None
+
+    def send(self, request: IncomingRequest, message_parts: Any) -> bool:
+        link, limits = self.link, self.link.desk.limits
+        check_size(message_parts, limits.max_message, limits.max_parts, self.peer)
+        if link.link.stream.above_high_water and not link.wait_until_writable(request):
+            return False
+        # The client may have given up while a codec blocked, or while this waited.
+        if request.state is not ANSWERING:
+            return False
+        id = link.correlation_of(request)
+        if id is None:
+            return False
+        properties, body = message.answer(Answer(correlation_id=id, parts=message_parts))
+        link.publish_answer(self.peer, properties, body, mandatory=True)
+        return True
+
+    def fail(
+        self, request: IncomingRequest, reason: Reason, texts: ErrorTexts, outcome: Outcome | None
+    ) -> bool:
+        id = self.link.correlation_of(request)
+        if id is None:
+            return False
+        failure = Failure(correlation_id=id, reason=reason, texts=texts, outcome=outcome)
+        self.link.publish_answer(self.peer, *message.failure(failure), mandatory=False)
+        return True
+
+    def give_up(self, request: IncomingRequest) -> None:
+        self.link.cancel(request)
+
+    def released(self, request: IncomingRequest) -> None:
+        self.link.finish(request)
+
+
+class ServerLink:
+    """The requests of one link.
+
+    A request's `id` is twice the number of its delivery, and 1 more if it was delivered before.
+
+    Attributes:
+        desk: what it shares with others of the server.
+        link: the link.
+        parked: requests whose answers would only wait to be sent.
+    """
+
+    __slots__ = (
+        "_confirm_from",
+        "_connection",
+        "_given_back",
+        "_open",
+        "_routes",
+        "_takes",
+        "_writers",
+        "desk",
+        "link",
+        "parked",
+    )
+
+    def __init__(
+        self, desk: Desk, connection: Connection[ServerLink], transport: Transport, peer: Address
+    ) -> None:
+        self.desk = desk
+        self._connection = connection
+        # The clients that have requests here.
+        self._routes: dict[str, AnswerRoute] = {}
+        # What is not acknowledged, with its `correlation_id`.
+        self._open: dict[int, tuple[IncomingRequest, str]] = {}
+        self.parked: dict[IncomingRequest, None] = {}
+        self._writers = WaitQueue()
+        # Whether the broker still sends requests: None once it has been told to stop.
+        self._takes: bool | None = True
+        # The number of the last message that is not confirmed, once others are; and the casts that
+        # were given back, by the numbers of their messages.
+        self._confirm_from: int | None = None
+        self._given_back: dict[int, int] = {}
+        self.link = Link(
+            desk.hub, transport, peer, desk.url, desk.limits, desk.heartbeat, self, desk.set_up()
+        )
+
+    def __repr__(self) -> str:
+        return f"<ServerLink at {id(self):#x}: unanswered={len(self._open)}, {self.link!r}>"
+
+    def correlation_of(self, request: IncomingRequest) -> str | None:
+        """The `correlation_id` of a request that can be answered; None if it cannot any more."""
+        found = self._open.get(request.id)
+        return found[1] if found is not None and found[0] is request and self.link.is_open else None
+
+    def publish_answer(self, reply_to: Any, properties: Any, body: bytes, *, mandatory: bool) -> None:
+        """Send an answer; one that is `mandatory` is counted if its client is gone."""
+        self.link.publish(topology.DEFAULT_EXCHANGE, reply_to, properties, body, mandatory=mandatory)
+
+    def wait_until_writable(self, request: IncomingRequest) -> bool:
+        """Wait until the broker takes more; blocks.  False if the request's time is over before that."""
+        while self.link.stream.above_high_water and self.link.is_open:
+            if not self._writers.wait("send_response", self.link, time_left(request.deadline)):
+                self.cancel(request)
+                return False
+        return True
+
+    def finish(self, request: IncomingRequest) -> None:
+        """Acknowledge a request that needs nothing more; the second time, do nothing."""
+        found = self._open.get(request.id)
+        if found is None or found[0] is not request:
+            return
+        self.link.acknowledge(request.id >> 1)
+        self._forget(request, found[1])
+
+    def _forget(self, request: IncomingRequest, correlation_id: str) -> None:
+        self.parked.pop(request, None)
+        route = request.route
+        assert isinstance(route, AnswerRoute)
+        if route.open.get(correlation_id) is request:
+            del route.open[correlation_id]
+            if not route.open:
+                self._routes.pop(route.reply_to, None)
+        self._open.pop(request.id, None)
+
+    def cancel(self, request: IncomingRequest) -> None:
+        """Its client wants no answer any more, and is told whether it ran; also a hub callback."""
+        correlation_id = self.correlation_of(request)
+        if correlation_id is None or request.state not in UNENDED:
+            return
+        queued = request.state is QUEUED
+        reason = Reason.OUT_OF_TIME if queued else Reason.CANCELLED
+        texts = ("Cancelled", _GIVEN_UP_BEFORE if queued else _GIVEN_UP_WHILE, "")
+        failure = Failure(correlation_id=correlation_id, reason=reason, texts=texts)
+        if not request.one_way:
+            # First: the request is acknowledged behind it.
+            self.publish_answer(request.route.peer, *message.failure(failure), mandatory=False)
+        if request.cancel():
+            self.desk.intake.inbox.remove((request,))
+
+    # Of the server.
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no more requests come, and what was given back has arrived."""
+        return (self._takes is False and not self._given_back) or not self.link.is_open
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that have not left, and casts that are to be given back."""
+        return self.link.stream.unsent + len(self._given_back)
+
+    def stop_taking(self) -> None:
+        """Have no more requests come; does not block.  The second time, do nothing."""
+        if not self.link.ready:
+            self.link.close()
+            return
+        if self._takes and self.link.is_open:
+            self.link.call(Basic.Cancel(consumer_tag=topology.REQUESTS_TAG), self._on_stopped)
+            self._takes = None
+        inbox = self.desk.intake.inbox
+        casts = [request for request, _ in self._open.values() if request.one_way and request.state is QUEUED]
+        for request, _ in list(self._open.values()):
+            if request.state is QUEUED and not request.one_way:
+                request.refuse_draining()
+        inbox.remove(casts)
+        self._give_back(casts)
+
+    def _on_stopped(self, answer: object) -> None:
+        self._takes = False
+        self.desk.intake.requests.wake_drain()
+
+    def _give_back(self, casts: Iterable[IncomingRequest]) -> None:
+        """Have other servers run them: a copy first, and when the broker has that, the acknowledgement.
+
+        To return them would count as a delivery, and so be their end.
+        """
+        for request in casts:
+            if not self.link.is_open:
+                return
+            if self._confirm_from is None:
+                # Only now: until here it would cost a word for each answer.
+                self.link.call(Confirm.Select(), _ignore)
+                self._confirm_from = self.link.published
+            properties, body = message.request(Request(parts=request.message, metadata=request.metadata))
+            _, number = self.link.publish(
+                topology.REQUESTS, topology.cast_key(self.desk.service), properties, body, mandatory=False
+            )
+            self._given_back[number] = request.id >> 1
+            self._forget(request, self._open[request.id][1])
+        self.desk.intake.requests.wake_drain()
+
+    def leave_to_parent(self) -> None:
+        self._writers.clear()
+        self._open.clear()
+        self._routes.clear()
+        self.parked.clear()
+
+    def settle(self) -> None:
+        for request, _ in list(self._open.values()):
+            if request.state not in UNENDED:
+                self.finish(request)
+        self.writable()
+
+    # See `LinkUser`.
+
+    def link_ready(self) -> None:
+        self._connection.on_ready(self)
+
+    def link_lost(self, failure: LinkFailure) -> None:
+        intake = self.desk.intake
+        left = [request for request, _ in self._open.values()]
+        self._open.clear()
+        self._routes.clear()
+        self.parked.clear()
+        self._given_back.clear()
+        intake.inbox.remove([request for request in left if request.state is QUEUED])
+        for request in left:
+            # The broker has them again; only a cast that runs is run to its end.
+            if not request.one_way:
+                request.cancel()
+        if self._writers.waits:
+            self.desk.hub.loop.run_callback(self._writers.wake_all)
+        self._connection.on_lost(self, failure)
+        intake.requests.wake_drain()
+
+    def writable(self) -> None:
+        if self._writers.waits:
+            self.desk.hub.loop.run_callback(self._writers.wake_all)
+        for request in list(self.parked):
+            if request.state is QUEUED and self.desk.intake.life is OPEN:
+                self.desk.intake.inbox.put(request)
+            self.parked.pop(request, None)
+
+    def blocked(self, reason: str | None) -> None:
+        """Answers wait in the socket until the broker takes them."""
+
+    def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
+        if self._confirm_from is None:
+            return
+        number += self._confirm_from
+        for each in [each for each in self._given_back if each == number or (multiple and each < number)]:
+            tag = self._given_back.pop(each)
+            if accepted:
+                self.link.acknowledge(tag)
+            # Or else it becomes a dead letter when the link ends, and is not lost.
+        self.desk.intake.requests.wake_drain()
+
+    def returned(self, returned: Returned) -> None:
+        # The client has gone.
+        self.desk.intake.requests.counters.dropped_late += 1
+
+    def delivered(self, delivery: Delivery) -> None:
+        if delivery.consumer_tag == topology.CONTROL_TAG:
+            self._on_cancel(delivery)
+            return
+        request = self._receive(delivery)
+        if request is None:
+            return
+        desk, correlation_id = self.desk, self._open[request.id][1]
+        assert delivery.properties is not None
+        key = delivery.properties.reply_to, correlation_id
+        if key in desk.cancels:
+            del desk.cancels[key]
+            request.refuse(Reason.OUT_OF_TIME, ("Cancelled", _GIVEN_UP_BEFORE, ""))
+        elif delivery.redelivered and not desk.redeliver:
+            if request.one_way:
+                # For people to look at.
+                self._forget(request, correlation_id)
+                self.link.reject(delivery.tag)
+            else:
+                request.refuse(Reason.ABANDONED, ("Abandoned", _ANOTHERS, ""))
+        elif desk.intake.life is OPEN:
+            desk.intake.inbox.put(request)
+        elif request.one_way:
+            self._give_back((request,))
+        else:
+            request.refuse_draining()
+
+    def _receive(self, delivery: Delivery) -> IncomingRequest | None:
+        """The request that has come; None if it is of no use, and so a dead letter."""
+        try:
+            if delivery.properties is None:
+                raise ProtocolError("its properties cannot be read")
+            if delivery.body is None:
+                limit = self.desk.limits.max_message
+                raise ProtocolError(f"its {delivery.size} bytes are over the limit of {limit}")
+            received = message.read_request(delivery.properties, delivery.body, self.desk.limits.max_parts)
+        except ProtocolError as error:
+            self.desk.intake.requests.counters.broken += 1
+            text = "a request to %s is of no use: %s"
+            log_soon(bus_logger, logging.WARNING, text, self._connection.name, reason_of(error))
+            self.link.reject(delivery.tag)
+            return None
+        route = self._routes.get(received.reply_to)
+        if route is None:
+            route = self._routes[received.reply_to] = AnswerRoute(self, received.reply_to)
+        deadline, half_time = None, 0.0
+        left = received.remaining(_clock.wall_time())
+        if left is not None:
+            now = _clock.monotonic()
+            deadline, half_time = now + left, now + left / 2
+        request = IncomingRequest(
+            self.desk.intake.requests,
+            route,
+            received.parts,
+            not received.reply_to,
+            deadline,
+            delivery.tag << 1 | delivery.redelivered,
+            None,
+            half_time,
+        )
+        if received.metadata:
+            request.metadata = received.metadata
+        self._open[request.id] = request, received.correlation_id
+        route.open[received.correlation_id] = request
+        return request
+
+    def _on_cancel(self, delivery: Delivery) -> None:
+        try:
+            if delivery.properties is None:
+                return
+            cancel = message.read_cancel(delivery.properties)
+        except ProtocolError:
+            # Anybody may send one; nothing comes of it.
+            return
+        route = self._routes.get(cancel.reply_to)
+        request = None if route is None else route.open.get(cancel.correlation_id)
+        if request is None:
+            self.desk.remember_cancel((cancel.reply_to, cancel.correlation_id))
+        else:
+            self.cancel(request)
+
+
+def _ignore(answer: object) -> None:
+    pass
