@@ -120,12 +120,18 @@ for client_module in (
     "client",
 ):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
-allow_in_order(
+BUS_BROKER = allow_in_order(
     "bus._broker",
-    "url topology properties message frames interfaces handshake link_protocol",
+    "url topology properties message frames interfaces handshake link_protocol stream link connection"
+    " client_link sender client server_link server",
     BUS_TRANSPORT | {"_version"},
 )
-ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET}
+for server_module in ("server_link", "server"):
+    ALLOWED[f"bus._broker.{server_module}"] -= {
+        f"bus._broker.{name}" for name in ("client_link", "sender", "client")
+    }
+ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET, "bus._broker.url"}
+ALLOWED["bus._broker_opening"] = {*BUS_CORE, *BUS_BROKER}
 # Worker processes, and what starts them: programs that use the bus over sockets.
 BUS_PROCESSES = allow_in_order(
     "bus._processes",
@@ -143,7 +149,7 @@ TESTING = allow_in_order(
 )
 ALLOWED |= {
     "testing": TESTING,
-    "bus": {*BUS_CORE, *BUS_SOCKET, *BUS_PROCESSES, "bus._local", "bus._opening"},
+    "bus": {*BUS_CORE, *BUS_SOCKET, *BUS_PROCESSES, "bus._broker_opening", "bus._local", "bus._opening"},
     # The package itself only names what the others have.
     "": {*ERRORS, "_build", "_fork", "_version", "kernel", "thread", "bus"},
     # The only module that needs pytest, and that nobody imports but pytest.
@@ -195,7 +201,23 @@ OUTSIDE = {"gevent", "greenlet"}
 # These import it as they are imported, because only whoever wants a broker imports them.
 OVER_A_BROKER = [
     f"bus._broker.{name}"
-    for name in ("frames", "handshake", "interfaces", "link_protocol", "message", "properties", "topology")
+    for name in (
+        "client",
+        "client_link",
+        "connection",
+        "frames",
+        "handshake",
+        "interfaces",
+        "link",
+        "link_protocol",
+        "message",
+        "properties",
+        "sender",
+        "server",
+        "server_link",
+        "stream",
+        "topology",
+    )
 ]
 OPTIONAL = {
     **{name: {"pamqp"} for name in OVER_A_BROKER},

@@ -1,4 +1,4 @@
-"""A message bus of requests and responses: the same calls within a process and over sockets.
+"""A message bus of requests and responses: the same calls within a process, over sockets and a broker.
 
 send_request -> recv_request -> send_response -> recv_response
 
@@ -6,6 +6,7 @@ This module only names what the others have.
 """
 
 from ratchet.bus import codecs
+from ratchet.bus._broker_opening import broker_client, broker_server
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.limits import Limits
@@ -35,6 +36,8 @@ __all__ = [
     "ServerTransaction",
     "Stats",
     "Supervisor",
+    "broker_client",
+    "broker_server",
     "codecs",
     "connect",
     "listen",
@@ -57,6 +60,8 @@ for _public in (
     ServerTransaction,
     Stats,
     Supervisor,
+    broker_client,
+    broker_server,
     connect,
     listen,
     new_client,

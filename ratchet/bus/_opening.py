@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, TypeVar, overload
 
+from ratchet.bus._broker.url import is_broker_url
 from ratchet.bus._core.address import Address, format_address, parse
 from ratchet.bus._core.limits import Limits, check_above_zero, checked_limits
 from ratchet.bus._core.middleware import Middleware, checked_middleware
@@ -36,6 +37,12 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 _DEFAULT_RETRY: Final = Retry()
+
+
+def _refuse_broker(address: object, function: str, other: str) -> None:
+    """Refuse a broker's URL, and do not show it: it has a password."""
+    if is_broker_url(address):
+        raise ValueError(f"{function} does not take a broker's URL; write bus.{other}(url, service)")
 
 
 def _maker(middleware: Iterable[Middleware]) -> Callable[..., ClientBus[Any, Any]]:
@@ -244,6 +251,7 @@ def listen(
 
         6
     """
+    _refuse_broker(address, "listen", "broker_server")
     endpoint = parse(address)
     decode, encode = server_functions(request_from_bus, response_to_bus, codec)
     check_context(ssl_context, server_side=True)
@@ -355,6 +363,8 @@ def connect(
     """
     check_context(ssl_context, server_side=False)
     check_above_zero(connections, "connections")
+    for each in address if isinstance(address, list) else [address]:
+        _refuse_broker(each, "connect", "broker_client")
     source = address if callable(address) else None
     if source is not None:
         check_source(source)
