@@ -179,7 +179,7 @@ class BrokerSender(RequestSender):
         if link is not None:
             link.link.stream.read_if_late()
             link = self.connection.current
-        if link is None or self.senders.waits or link.obstacle:
+        if link is None or self.life is not OPEN or self.senders.waits or link.obstacle:
             return self._wait_for_link(owner, deadline)
         return link
 

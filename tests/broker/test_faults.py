@@ -1,0 +1,153 @@
+"""What becomes of requests over a broker when a part dies or freezes: real processes, real signals."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from typing import Any
+
+import gevent
+import pytest
+
+from broker.nodes import Node
+from broker.services import Service
+from callers import Caller
+from helpers import LONG, wait_until
+from ratchet import Abandoned, BusError, BusTimeout, ConnectionLost, Outcome, bus
+from ratchet.bus import Retry
+
+pytestmark = pytest.mark.broker
+
+
+def failure(call: Any) -> tuple[type[BaseException], Outcome]:
+    """The type and the outcome of the error that a call raises."""
+    with pytest.raises(BusError) as caught:
+        call()
+    return type(caught.value), caught.value.outcome
+
+
+def test_a_server_that_is_killed_abandons_what_it_ran_and_what_it_had_prefetched(service: Service) -> None:
+    server, client = service.process(workers=1), service.client(retry=Retry())
+    service.wait_for_processes(client, server)
+    sent = [client.send_request(["sleep", 60], timeout=60), client.send_request(["echo"], timeout=60)]
+    wait_until(lambda: f"{server.pid} sleep 60" in server.runs, "the handler")
+    began = time.monotonic()
+    server.kill()
+    assert [failure(each.recv_response) for each in sent] == [(Abandoned, Outcome.UNKNOWN)] * 2
+    assert time.monotonic() - began < 5
+
+
+def test_with_redeliver_another_server_answers_for_one_that_is_killed(service: Service) -> None:
+    server = service.process(redeliver=2)
+    client = service.client(retry=Retry())
+    service.wait_for_processes(client, server)
+    sent = client.send_request(["die once"], timeout=60)
+    wait_until(lambda: server.ended, "the server's death")
+    other = service.process(redeliver=2)
+    assert sent.recv_response(LONG) == [other.pid, True]
+
+
+def test_a_poison_message_kills_as_many_servers_as_it_may_and_is_abandoned(service: Service) -> None:
+    servers = [service.process(redeliver=1)]
+    client = service.client(retry=Retry())
+    service.wait_for_processes(client, *servers)
+    sent = client.send_request(["die"], timeout=60)
+    wait_until(lambda: servers[0].ended, "the first server's death")
+    servers.append(service.process(redeliver=1))
+    assert failure(lambda: sent.recv_response(LONG)) == (Abandoned, Outcome.UNKNOWN)
+    wait_until(lambda: servers[1].ended, "the second server's death")
+
+
+def test_of_two_servers_the_other_one_goes_on_when_one_is_killed(service: Service) -> None:
+    servers = [service.process(prefetch=1), service.process(prefetch=1)]
+    client = service.client(retry=Retry())
+    service.wait_for_processes(client, *servers)
+    servers[0].kill()
+    # It has made as many retries as it may while there was no server.
+    client = service.client(retry=Retry())
+    for _ in range(20):
+        assert client.call(["echo"], timeout=LONG, idempotent=True)[0] == servers[1].pid
+
+
+def test_a_server_that_is_frozen_runs_nothing_late(service: Service) -> None:
+    server, client = service.process(), service.client(retry=Retry())
+    service.wait_for_processes(client, server)
+    server.signal(signal.SIGSTOP)
+    assert failure(lambda: client.call(["echo"], timeout=0.3))[0] is BusTimeout
+    before = len(server.runs)
+    server.signal(signal.SIGCONT)
+    service.wait_for_processes(client, server)
+    # That one alone; what it had was over, or cancelled.
+    assert len(server.runs) == before + 1
+
+
+def test_a_broker_that_is_frozen_is_noticed_and_the_hub_goes_on(broker_node: Node, service: Service) -> None:
+    server, client = service.server(heartbeat=1), service.client(heartbeat=1)
+    sent = client.send_request("first")
+    server.recv_request(LONG)
+    ticks: list[float] = []
+
+    def tick() -> None:
+        while True:
+            ticks.append(time.monotonic())
+            gevent.sleep(0.01)
+
+    ticking = gevent.spawn(tick)
+    broker_node.stop()
+    try:
+        assert failure(lambda: sent.recv_response(LONG)) == (ConnectionLost, Outcome.UNKNOWN)
+        assert failure(lambda: client.call("second", timeout=0.1)) == (BusTimeout, Outcome.NOT_SENT)
+    finally:
+        broker_node.go_on()
+        ticking.kill()
+    assert max(after - before for before, after in itertools.pairwise(ticks)) < 0.5
+    gevent.spawn(server.serve, lambda request: request)
+    assert client.call("third", timeout=LONG) == "third"
+
+
+def test_casts_outlive_the_only_node_and_run_once(broker_node: Node, service: Service) -> None:
+    server = service.server()
+    server.close()
+    client = service.client(retry=Retry(attempts=100, back_off=0.1, most=1))
+    for number in range(5):
+        client.cast(number, timeout=LONG)
+    broker_node.restart()
+    client.wait_connected(LONG)
+    server = service.server()
+    assert sorted(server.recv_request(LONG)[1] for _ in range(5)) == [0, 1, 2, 3, 4]
+    with pytest.raises(BusTimeout):
+        server.recv_request(timeout=0.2)
+
+
+def test_a_memory_alarm_holds_requests_up_and_they_were_not_sent(broker_node: Node, service: Service) -> None:
+    server, client = service.server(), service.client()
+    gevent.spawn(server.serve, lambda request: request)
+    assert client.call("before", timeout=LONG) == "before"
+    broker_node.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        # The broker says so after the first message that it does not take.
+        assert failure(lambda: client.call("first", timeout=1))[0] is BusTimeout
+        with pytest.raises(BusTimeout, match="takes nothing for now") as caught:
+            client.call("second", timeout=0.2)
+        assert caught.value.outcome is Outcome.NOT_SENT
+        waiting = Caller(lambda: client.call("third", timeout=60)).started()
+    finally:
+        broker_node.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
+    assert waiting.result() == "third"
+
+
+def test_a_hundred_links_leave_nothing_behind(broker_node: Node, service: Service) -> None:
+    server = service.server()
+    gevent.spawn(server.serve, lambda request: request)
+
+    def exchange() -> None:
+        with bus.broker_client(service.url, service.name) as client:
+            assert client.call(b"1", timeout=LONG) == b"1"
+
+    exchange()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(100):
+        exchange()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the descriptors of links")
