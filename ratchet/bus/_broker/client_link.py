@@ -12,6 +12,7 @@ import math
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
@@ -51,6 +52,8 @@ from ratchet.errors import (
     reason_of,
 )
 
+# Seconds, of 49 days: the longest time that a broker takes.
+_FOREVER: Final = 0xFFFFFFFF / 1000
 _LAST_WORDS: Final = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
 # From here on a request may go back to its queue, and its dead letter not say so.
 _UNCOUNTED_RETURNS: Final = (4, 0)
@@ -229,6 +232,8 @@ class ClientLink(ClientRoute):
             # Only how long it waited was bounded: it is over when it is sent.
             return Request(parts=content.parts, correlation_id=key, metadata=content.metadata)
         left = time_left(transaction.deadline)
+        if left is not None and left > _FOREVER:
+            left = None
         if left == 0:
             text = f"the time of the request was over before it could be sent to {self._name}"
             raise BusTimeout(text, outcome=Outcome.NOT_SENT)
@@ -256,7 +261,9 @@ class ClientLink(ClientRoute):
             properties, body = message.cancel(
                 Cancel(correlation_id=str(transaction.id), reply_to=self._reply_to)
             )
-            self.link.publish(topology.CONTROL, self._options.service, properties, body, mandatory=False)
+            # It fails if a signal handler cancels in the middle of a publish: then the link ends.
+            with suppress(ConnectionLost):
+                self.link.publish(topology.CONTROL, self._options.service, properties, body, mandatory=False)
 
     def ask_for_last_word(self, transaction: OutgoingRequest) -> bool:
         if not self.link.is_open or transaction.frame_number > self.link.stream.sent:

@@ -24,7 +24,7 @@ from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import ENDED, IDEMPOTENT, OutgoingRequest
 from ratchet.bus._core.side import INHERITED, OPEN, Life
 from ratchet.bus.codecs import Encode
-from ratchet.errors import BusClosed, BusTimeout, Outcome
+from ratchet.errors import BusClosed, BusTimeout, ConnectionLost, Outcome
 
 
 class BrokerSender(RequestSender):
@@ -121,6 +121,9 @@ class BrokerSender(RequestSender):
         except BaseException as error:
             if transaction is not None:
                 transaction.cancel()
+            if isinstance(error, ConnectionLost):
+                # By a signal handler that has closed the bus, perhaps.
+                self.check_open()
             if not isinstance(error, Exception) or isinstance(error, (RecursionError, MemoryError)):
                 settle_soon(self._hub)
             raise
@@ -145,6 +148,7 @@ class BrokerSender(RequestSender):
                 # It was not sent; the next call says why, if it is not the first one.
                 many.outcomes[index:] = []
                 if index == begun:
+                    self.check_open()
                     raise
                 return
             self.tries += 1

@@ -68,7 +68,9 @@ class BrokerServer(ServerSide[Request, Response]):
 
     def __repr__(self) -> str:
         life = self._intake.life
-        state = self._connection.state if life is OPEN else life.name.lower()
+        state = life.name.lower()
+        if life is OPEN:
+            state += f" and {self._connection.state}"
         return (
             f"<BrokerServer at {id(self):#x} of {self.name}: {state}, queued={len(self._intake.inbox)},"
             f" in_flight={len(self._intake.requests.in_flight)}>"
