@@ -284,6 +284,39 @@ def test_a_response_over_the_client_s_limit_has_run(service: Service) -> None:
     assert client.call(10, timeout=LONG) == "x" * 10
 
 
+def test_closing_a_server_abandons_what_was_taken_and_refuses_the_rest(service: Service) -> None:
+    server, client = service.server(), service.client()
+    sent = [client.send_request(number) for number in range(3)]
+    transaction, _ = server.recv_request(LONG)
+    wait_until(lambda: server.stats().queued == 2)
+    server.close()
+    assert transaction.cancelled is True
+    assert failure(sent[0].recv_response) == (Abandoned, Outcome.UNKNOWN)
+    assert [failure(each.recv_response) for each in sent[1:]] == [(Rejected, Outcome.NOT_RUN)] * 2
+    stats = server.stats()
+    assert (stats.failed, stats.cancelled, stats.in_flight) == (2, 1, 0)
+
+
+def test_a_server_that_drains_in_vain_says_so_and_its_clients_are_told(service: Service) -> None:
+    server, client = service.server(), service.client()
+    serving = gevent.spawn(server.serve, lambda seconds: gevent.sleep(seconds))
+    sent = client.send_request(LONG)
+    wait_until(lambda: server.stats().in_flight == 1)
+    assert server.drain(timeout=0.01) is False
+    assert failure(sent.recv_response) == (Abandoned, Outcome.UNKNOWN)
+    serving.join(LONG)
+    assert serving.ready()
+
+
+def test_an_idle_server_drains_at_once_and_later_requests_wait_for_another_one(service: Service) -> None:
+    server, client = service.server(), service.client()
+    assert server.drain(LONG) is True
+    sent = client.send_request("first")
+    other = service.server()
+    gevent.spawn(other.serve, lambda request: request)
+    assert sent.recv_response(LONG) == "first"
+
+
 def test_a_drain_finishes_what_was_taken_and_refuses_the_rest(service: Service) -> None:
     server, client = service.server(), service.client()
     first, second = client.send_request("first"), client.send_request("second")

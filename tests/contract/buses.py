@@ -15,16 +15,19 @@ import gevent
 import pytest
 from gevent import socket
 
+from broker.services import Service
 from certificates import client_context, server_context
 from helpers import LONG, wait_until
 from ratchet import BusError
 from ratchet import bus as ratchet_bus
 from ratchet._wait import waiting_on
 from ratchet.bus import ClientBus, Codec, Limits, LocalBus, ServerBus, codecs
+from ratchet.bus._broker.client import BrokerClient
+from ratchet.bus._broker.server import BrokerServer
 from raw_peer import RawPeer
 
-Server = LocalBus[Any, Any] | ServerBus[Any, Any]
-Client = LocalBus[Any, Any] | ClientBus[Any, Any]
+Server = LocalBus[Any, Any] | ServerBus[Any, Any] | BrokerServer[Any, Any]
+Client = LocalBus[Any, Any] | ClientBus[Any, Any] | BrokerClient[Any, Any]
 AnyCodec = Codec[Any, Any]
 
 # The plain form cannot tell errors, metadata, deadlines and cancels.
@@ -38,14 +41,18 @@ WITH_CODEC = ("local-codec", *EXTENDED_SOCKETS)
 
 def each(*kinds: str) -> list[Any]:
     """The kinds as parameters; what Unix sockets reach is counted as covered over TCP, and not again."""
-    return [
-        pytest.param(kind, marks=pytest.mark.uncounted if kind.startswith("unix") else ()) for kind in kinds
-    ]
+    return [pytest.param(kind, marks=_marks_of(kind)) for kind in kinds]
 
 
-on_every_kind = pytest.mark.parametrize("kind", each(*TELLING, *PLAIN_SOCKETS))
+def _marks_of(kind: str) -> Any:
+    if kind == "broker":
+        return pytest.mark.broker
+    return pytest.mark.uncounted if kind.startswith("unix") else ()
+
+
+on_every_kind = pytest.mark.parametrize("kind", each(*TELLING, *PLAIN_SOCKETS, "broker"))
 on_local = pytest.mark.parametrize("kind", ["local"])
-on_each_with_codec = pytest.mark.parametrize("kind", each(*WITH_CODEC))
+on_each_with_codec = pytest.mark.parametrize("kind", each(*WITH_CODEC, "broker"))
 on_sockets = pytest.mark.parametrize("kind", each(*EXTENDED_SOCKETS))
 on_plain_sockets = pytest.mark.parametrize("kind", each(*PLAIN_SOCKETS))
 on_sockets_of_each_form = pytest.mark.parametrize("kind", each(*EXTENDED_SOCKETS, *PLAIN_SOCKETS))
@@ -95,8 +102,16 @@ def connected(address: Any, tls: Any = None) -> Any:
 class Bus:
     """Both sides of an open bus, whatever its kind."""
 
-    def __init__(self, kind: str, server: Server, client_options: dict[str, Any], stack: ExitStack) -> None:
+    def __init__(
+        self,
+        kind: str,
+        server: Server,
+        client_options: dict[str, Any],
+        stack: ExitStack,
+        service: Service | None = None,
+    ) -> None:
         self.kind = kind
+        self.service = service
         self.plain = is_plain(kind)
         self.server = server
         self._client_options = client_options
@@ -107,10 +122,18 @@ class Bus:
         """One more client; on a local bus, the same object again."""
         if isinstance(self.server, LocalBus):
             return self.server
+        if isinstance(self.server, BrokerServer):
+            return self.over_broker(**self._client_options)
         client: ClientBus[Any, Any] = ratchet_bus.new_client(
             self.connected(), plain=self.plain, **self._client_options
         )
         return self._stack.enter_context(client)
+
+    def over_broker(self, **options: Any) -> BrokerClient[Any, Any]:
+        """A client of the service."""
+        assert self.service is not None
+        client: BrokerClient[Any, Any] = self.service.client(**options)
+        return client
 
     def connected(self) -> Any:
         """A socket that is connected to the server, with TLS if the bus has it."""
@@ -158,9 +181,19 @@ def open_bus(
     limits: Limits | None = None,
     server_limits: Limits | None = None,
     middleware: Sequence[Callable[[Any, Any, Any], Any]] = (),
+    broker: str = "",
 ) -> Iterator[Bus]:
-    """Both sides of a bus; each option goes to the kinds that know it."""
+    """Both sides of a bus; each option goes to the kinds that know it.
+
+    `broker` is the URL of a node.
+    """
     with ExitStack() as stack:
+        if kind == "broker":
+            service = Service(broker, stack)
+            taking = service.server(codec=codec, limits=server_limits or limits)
+            options = {"codec": codec, "limits": limits, "middleware": middleware}
+            yield Bus(kind, taking, options, stack, service)
+            return
         if kind.startswith("local"):
             encoded = codec if kind == "local-codec" else None
             local: LocalBus[Any, Any] = stack.enter_context(

@@ -6,10 +6,13 @@ from typing import Any
 
 from contract.buses import Bus, client_tls
 from ratchet import bus as ratchet_bus
+from ratchet.bus import Retry
 
 
 def connect(bus: Bus, **options: Any) -> Any:
     """A client that nothing here keeps or closes; on a local bus, the bus."""
+    if bus.kind == "broker":
+        return bus.over_broker(**{"retry": Retry(), **options})
     address: Any = bus.server.address
     if address is None:
         return bus.server

@@ -22,6 +22,7 @@ from ratchet import (
 )
 from ratchet import bus as ratchet_bus
 from ratchet.bus import Codec, Limits, codecs
+from ratchet.bus._broker.client import BrokerClient
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "call": lambda client: client.call("a", LONG),
@@ -375,10 +376,10 @@ def test_a_handlers_deadline_holds_behind_it(open_bus: OpenBus, start: Start, lo
 def test_everything_else_is_as_without_it(open_bus: OpenBus, start: Start, log: Log) -> None:
     bus = open_bus(middleware=[log])
     bus.client.wait_connected(LONG)
-    assert isinstance(bus.client, (ratchet_bus.ClientBus, ratchet_bus.LocalBus))
-    assert repr(bus.client).startswith(("<ClientBus at", "<LocalBus at"))
+    assert isinstance(bus.client, (ratchet_bus.ClientBus, ratchet_bus.LocalBus, BrokerClient))
+    assert repr(bus.client).startswith(("<ClientBus at", "<LocalBus at", "<BrokerClient at"))
     bus.check_works()
-    if isinstance(bus.client, ratchet_bus.ClientBus):
+    if not isinstance(bus.client, ratchet_bus.LocalBus):
         assert bus.client.drain(LONG) is True
 
 
@@ -408,6 +409,10 @@ def test_wrong_middleware_is_refused_at_the_call_that_opens(bus: Bus, middleware
     if bus.kind == "local":
         with pytest.raises(TypeError, match=text):
             ratchet_bus.new_local(middleware=middleware)
+        return
+    if bus.kind == "broker":
+        with pytest.raises(TypeError, match=text):
+            ratchet_bus.broker_client("amqp://localhost/", "any", middleware=middleware)
         return
     with bus.connected() as socket, pytest.raises(TypeError, match=text):
         ratchet_bus.new_client(socket, middleware=middleware)

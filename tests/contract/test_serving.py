@@ -422,7 +422,8 @@ def test_drain_finishes_and_answers_what_was_taken_then_closes(bus: Bus, start: 
     assert [transaction.recv_response(LONG) for transaction in sent] == list(range(5))
     assert draining.result() is True
     assert server.result() is None
-    wait_until(lambda: bus.client.stats().connections == 0)
+    # That of a broker's client is to the broker.
+    wait_until(lambda: bus.client.stats().connections == (bus.kind == "broker"))
 
 
 def test_drain_rejects_requests_that_no_thread_has_taken_as_not_run(bus: Bus, start: Start) -> None:
