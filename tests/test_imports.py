@@ -99,14 +99,13 @@ ALLOWED["bus._local_routes"] = BUS_CORE | {"_native"}
 ALLOWED["bus._local"] = {*BUS_CORE, "bus._local_routes"}
 # What speaks over a socket stands on these.
 BUS_TRANSPORT = allow_in_order(
-    "bus._transport", "transport tls delivery acknowledge linger dial failure", BUS_CORE
+    "bus._transport", "transport tls delivery acknowledge linger dropped dial failure", BUS_CORE
 )
 BUS_SOCKET = allow_in_order(
     "bus._socket",
     "read_size pages heads slots table wire outbox protocol stall listen accept network descriptor memory"
     " large budget interfaces writers output input stream casts plain admission shedding gate"
-    " server_connection server loss client_connection many connections servers discovery sender dropped"
-    " client",
+    " server_connection server loss client_connection many connections servers discovery sender client",
     BUS_TRANSPORT,
 )
 for client_module in (
@@ -116,7 +115,6 @@ for client_module in (
     "servers",
     "discovery",
     "sender",
-    "dropped",
     "client",
 ):
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}

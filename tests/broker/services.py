@@ -181,7 +181,9 @@ class Service:
         self.url = url
         self.name = f"test-{uuid4().hex[:12]}"
         self._stack = stack
+        self._clients: list[Any] = []
         stack.callback(self._delete)
+        stack.callback(self._close_clients)
 
     def _delete(self) -> None:
         queues = topology.request_queue(self.name), topology.dead_queue(self.name)
@@ -198,9 +200,17 @@ class Service:
         """A client that is connected; it does not retry."""
         given = {"codec": codecs.json, "retry": None, **options}
         client = bus.broker_client(url or self.url, self.name, **given)
-        self._stack.callback(client.close)
+        self._clients.append(client)
         client.wait_connected(20)
         return client
+
+    def forget(self, client: Any) -> None:
+        """Keep a client no longer, and do not close it."""
+        self._clients.remove(client)
+
+    def _close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
 
     def process(self, prefetch: int = 128, redeliver: int = 0, workers: int = 64) -> ServerProcess:
         """A server in a process of its own, which takes requests."""

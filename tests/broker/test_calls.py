@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import ssl
 from typing import Any
 
@@ -357,6 +358,15 @@ def test_a_client_that_drains_waits_for_its_answers(service: Service) -> None:
     server.recv_request(LONG)[0].send_response("done")
     assert draining.result() is True
     assert sent.recv_response() == "done"
+
+
+def test_a_client_that_is_dropped_closes_its_link(service: Service) -> None:
+    client: Any = service.client()
+    service.forget(client)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        client = None
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) < before, "the end of its link")
 
 
 def test_a_wrong_password_is_told_at_the_next_call_and_never_shown(broker_node: Node) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from helpers import raising_once
 from ratchet import Ratchet, bus, testing, thread
-from ratchet.bus._socket import dropped
 from ratchet.bus._socket.connections import Connections
-from ratchet.bus._socket.dropped import DroppedClient
+from ratchet.bus._transport import dropped
+from ratchet.bus._transport.dropped import DroppedClient
 
 PLACES = [
     (DroppedClient, "close_soon"),

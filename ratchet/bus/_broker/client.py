@@ -7,6 +7,7 @@ comes to be a link in `connection`.
 from __future__ import annotations
 
 import ssl
+import warnings
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from ratchet.bus._core.middleware import Middleware
 from ratchet.bus._core.retry import Retrier, Retry
 from ratchet.bus._core.side import CLOSED, DRAINING, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
+from ratchet.bus._transport.dropped import DroppedClient
 from ratchet.bus.codecs import Decode, Encode
 
 Request = TypeVar("Request")
@@ -54,7 +56,7 @@ class BrokerClient(ClientSide[Request, Response]):
         self._counters = Counters()
         self._limits = limits
         self._retrier = Retrier(self._hub, self._counters, name, retry)
-        self._sender: BrokerSender = BrokerSender(self._hub, name, encode, limits)
+        self._sender: BrokerSender = BrokerSender(self._hub, name, encode, limits, self._retrier)
         self._retrier.sender = self._sender
         options = ClientOptions(
             self._hub,
@@ -122,19 +124,10 @@ class BrokerClient(ClientSide[Request, Response]):
         """
         check_hub(self._hub, self)
         try:
-            self._close()
+            self._sender.close()
         except BaseException:
             settle_soon(self._hub)
             raise
-
-    def _close(self) -> None:
-        self._sender.life = max(self._sender.life, CLOSED)
-        # First, so that nothing that fails now is sent again.
-        self._retrier.close()
-        for link in list(self._connection.all):
-            link.close()
-        self._connection.close()
-        self._sender.wake()
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
@@ -146,6 +139,19 @@ class BrokerClient(ClientSide[Request, Response]):
                 wait_until_done("with", self, self._casts_are_confirmed, deadline)
         finally:
             self.close()
+
+    def __del__(self) -> None:
+        # Nobody can call it any more, and no request is open.
+        sender: BrokerSender | None = getattr(self, "_sender", None)
+        if sender is None or sender.life >= CLOSED or not self._connection.needs_close:
+            return
+        try:
+            DroppedClient(self._hub, sender).close_soon()
+        except BaseException:
+            # From `__del__` it is only printed, and nothing would close the link later.
+            DroppedClient(self._hub, sender).close_soon()
+            raise
+        warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
 
     def _casts_are_confirmed(self) -> bool:
         """Whether no thread is in the middle of a cast."""
@@ -164,13 +170,10 @@ class BrokerClient(ClientSide[Request, Response]):
 
     def _after_fork(self) -> None:
         self._sender.leave_to_parent()
-        self._retrier.active = False
-        self._connection.leave_to_parent()
-        self._retrier.leave_to_parent()
 
     def _settle(self) -> None:
         if self._sender.life is CLOSED:
-            self._close()
+            self._sender.close()
         self._connection.settle()
         self._retrier.settle()
         self._sender.settle()

@@ -116,6 +116,11 @@ class Connection(Generic[AnyUser]):
             return "connected"
         return ("connecting" if self.wanted else "lost") + self.failure.suffix
 
+    @property
+    def needs_close(self) -> bool:
+        """Whether the loop keeps anything of it alive."""
+        return self.wanted or bool(self.all)
+
     def start(self) -> None:
         """Connect, and again whenever the link is lost; does not block."""
         self.wanted = True

@@ -22,7 +22,8 @@ from ratchet.bus._core.faults import MADE_BEFORE_FORK, check_size, copy_metadata
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import ENDED, IDEMPOTENT, OutgoingRequest
-from ratchet.bus._core.side import INHERITED, OPEN, Life
+from ratchet.bus._core.retry import Retrier
+from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, Life
 from ratchet.bus.codecs import Encode
 from ratchet.errors import BusClosed, BusTimeout, ConnectionLost, Outcome
 
@@ -43,6 +44,7 @@ class BrokerSender(RequestSender):
         "_hub",
         "_limits",
         "_name",
+        "_retrier",
         "_wake_scheduled",
         "awaiting_link",
         "connection",
@@ -53,11 +55,12 @@ class BrokerSender(RequestSender):
 
     connection: Connection[ClientLink]
 
-    def __init__(self, hub: Hub, name: str, encode: Encode[Any], limits: Limits) -> None:
+    def __init__(self, hub: Hub, name: str, encode: Encode[Any], limits: Limits, retrier: Retrier) -> None:
         self._hub = hub
         self._name = name
         self._encode = encode
         self._limits = limits
+        self._retrier = retrier
         self._wake_scheduled = False
         self.life = Life.OPEN
         self.senders = WaitQueue()
@@ -246,8 +249,25 @@ class BrokerSender(RequestSender):
         self._wake_scheduled = False
         self.wake()
 
+    def close(self) -> int:
+        """Close the link, and end what is open; also from a hub callback.
+
+        Returns 0: a cast that is not confirmed still has a thread that waits for that.
+        """
+        self.life = max(self.life, CLOSED)
+        # First, so that nothing that fails now is sent again.
+        self._retrier.close()
+        for link in list(self.connection.all):
+            link.close()
+        self.connection.close()
+        self.wake()
+        return 0
+
     def leave_to_parent(self) -> None:
-        """In a forked child: those who wait are the parent's."""
+        """In a forked child: all is the parent's."""
         self.life = INHERITED
         self.senders.clear()
         self.awaiting_link.clear()
+        self._retrier.active = False
+        self.connection.leave_to_parent()
+        self._retrier.leave_to_parent()

@@ -27,10 +27,9 @@ from ratchet.bus._core.middleware import Middleware
 from ratchet.bus._core.retry import Retrier, Retry
 from ratchet.bus._core.side import CLOSED, INHERITED, OPEN, wait_until_done
 from ratchet.bus._core.stats import Counters, Stats
-from ratchet.bus._socket.connections import CASTS_NOT_SENT
-from ratchet.bus._socket.dropped import DroppedClient
 from ratchet.bus._socket.sender import Sender
 from ratchet.bus._socket.servers import Servers
+from ratchet.bus._transport.dropped import CASTS_NOT_SENT, DroppedClient
 from ratchet.bus._transport.transport import Socket
 from ratchet.bus.codecs import Decode, Encode
 

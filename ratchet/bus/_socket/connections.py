@@ -31,8 +31,6 @@ from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import Decode
 from ratchet.errors import reason_of
 
-CASTS_NOT_SENT = "casts not sent when the bus to %s was closed: %d"
-
 # Seconds after which a failure counts about a third (1/e) as much, and so does the time of an answer.
 _MEMORY: Final = 5.0
 # The weight of the last answer in the average of how long answers take.
