@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from tempfile import TemporaryFile
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from gevent.event import Event
 from gevent.hub import get_hub
 from pamqp.commands import Queue
 
-from broker.processes import end
+from broker.processes import end, listens
 from helpers import wait_until
 from ratchet import BusError, bus
 from ratchet.bus import codecs
@@ -57,7 +58,7 @@ class Declared:
         parsed = parse(url)
         self.done = False
         self.failure: LinkFailure | None = None
-        transport, peer = dial(parsed.endpoints[0])
+        transport, peer = dial(next(each for each in parsed.endpoints if listens(each.port)))
         self.link = Link(get_hub(), transport, peer, parsed, checked_limits(None), 0, self, methods)
         self.link.open()
         wait_until(lambda: self.failure is not None, "the end of a link")
@@ -85,15 +86,13 @@ class ServerProcess:
 
     def __init__(self, url: str, service: str, prefetch: int, redeliver: int, workers: int) -> None:
         arguments = [url, service, str(prefetch), str(redeliver), str(workers)]
+        self._output = TemporaryFile()  # noqa: SIM115  # closed in `close`
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=self._output,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
-        self._output = b""
 
     @property
     def pid(self) -> int:
@@ -106,9 +105,9 @@ class ServerProcess:
     @property
     def runs(self) -> list[str]:
         """What it has begun to run, a line for each."""
-        assert self._process.stdout is not None
-        self._output += self._process.stdout.read() or b""
-        return self._output.decode().splitlines()
+        # Where the process writes is not moved by that.
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode().splitlines()
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -118,8 +117,7 @@ class ServerProcess:
 
     def close(self) -> None:
         self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._output.close()
 
 
 class Proxy:
