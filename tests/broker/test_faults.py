@@ -10,13 +10,15 @@ from typing import Any
 
 import gevent
 import pytest
+from pamqp.commands import Queue
 
 from broker.nodes import Node
-from broker.services import Service
+from broker.services import Declared, Service
 from callers import Caller
-from helpers import LONG, wait_until
+from helpers import LONG, output_of, wait_until
 from ratchet import Abandoned, BusError, BusTimeout, ConnectionLost, Outcome, bus
 from ratchet.bus import Retry
+from ratchet.bus._broker.topology import dead_queue, request_queue
 
 pytestmark = pytest.mark.broker
 
@@ -151,3 +153,68 @@ def test_a_hundred_links_leave_nothing_behind(broker_node: Node, service: Servic
     for _ in range(100):
         exchange()
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the descriptors of links")
+
+
+_FORKING = """
+import os, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+from ratchet import BusClosed, bus
+from ratchet.bus import codecs
+
+server = bus.broker_server({url!r}, {service!r}, codec=codecs.json, prefetch=1)
+client = bus.broker_client({url!r}, {service!r}, codec=codecs.json, retry=bus.Retry(attempts=100))
+before = client.send_request("before")
+taken, request = server.recv_request({long})
+asked = client.send_request("for the child")
+
+def child():
+    for call in (client.call, client.send_request, client.cast, before.recv_response):
+        try:
+            call(1)
+        except BusClosed as error:
+            assert "fork" in str(error), error
+        else:
+            raise AssertionError(call)
+    assert taken.cancelled
+    # The parent's may hold one, and holds that.
+    transaction, request = server.recv_request({long})
+    assert request == "for the child", request
+    assert transaction.send_response("by the child")
+    assert server.drain({long}), "the drain"
+
+pid = os.fork()
+if not pid:
+    try:
+        child()
+        os._exit(0)
+    except BaseException as error:
+        os.write(2, repr(error).encode())
+    os._exit(1)
+print(asked.recv_response({long}))
+taken.send_response("by the parent")
+print(before.recv_response({long}), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+client.close()
+server.close()
+"""
+
+
+def test_a_forked_child_connects_for_itself_and_leaves_the_parent_s_links_alone(service: Service) -> None:
+    program = _FORKING.format(url=service.url, service=service.name, long=LONG)
+    assert output_of(program) == "by the child\nby the parent 0\n"
+
+
+@pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()\n"])
+def test_a_program_that_is_patched_or_not_does_the_same(service: Service, patch: str) -> None:
+    program = f"""
+from ratchet import Ratchet, bus
+with Ratchet() as kernel:
+    server = bus.broker_server({service.url!r}, "{service.name}-patched")
+    client = bus.broker_client({service.url!r}, "{service.name}-patched", retry=bus.Retry(attempts=100))
+    kernel.attach_background(server.serve, bytes.upper)
+    print(client.call(b"hello", timeout={LONG}))
+    print(client.drain({LONG}), server.drain({LONG}))
+"""
+    assert output_of(patch + program) == "b'HELLO'\nTrue True\n"
+    Declared(
+        service.url, [Queue.Delete(queue=of(f"{service.name}-patched")) for of in (request_queue, dead_queue)]
+    )
