@@ -186,10 +186,6 @@ class Link:
             # A program that ends now gives the hub no other turn.
             self.stream.flush()
 
-    def fail(self, error: BusError) -> None:
-        """End it at once, because of what the broker does."""
-        self._end(LinkFailure(error))
-
     def leave_to_parent(self) -> None:
         """In a forked child: the socket is the parent's."""
         self.ended = LinkFailure(None)

@@ -17,7 +17,13 @@ from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
 from ratchet.bus._broker.client_link import ClientLink, Content
 from ratchet.bus._broker.connection import Connection
 from ratchet.bus._core.client import ClientTransaction, RequestSender
-from ratchet.bus._core.deadline import in_words, inherited_deadline, request_deadline, time_left
+from ratchet.bus._core.deadline import (
+    deadline_after,
+    in_words,
+    inherited_deadline,
+    request_deadline,
+    time_left,
+)
 from ratchet.bus._core.faults import MADE_BEFORE_FORK, check_size, copy_metadata
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.many import ManyRequests
@@ -206,7 +212,7 @@ class BrokerSender(RequestSender):
 
     def wait_connected(self, owner: object, timeout: float | None) -> None:
         """Wait until there is a link; see `ClientSide.wait_connected`."""
-        deadline = request_deadline(timeout) if timeout is not None else None
+        deadline = deadline_after(timeout)
         while True:
             self.check_open()
             if self.connection.current is not None:

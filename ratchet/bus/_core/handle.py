@@ -117,7 +117,7 @@ class ServerTransaction(HeldRequest, TypeParameters[Request, Response]):
 
     @property
     def from_(self) -> PeerAddress:
-        """The peer's address; None on a local bus."""
+        """The peer's address; over a broker the name of its queue; None on a local bus."""
         return self._incoming.route.peer
 
     @property
