@@ -46,7 +46,7 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo compiled test test-broker coverage instructions sim soak interrupts chaos rolling memory check docs changelog clean
+.PHONY: help bench demo compiled test test-broker coverage instructions sim soak interrupts chaos chaos-broker rolling memory check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
@@ -60,6 +60,7 @@ help:
 	@echo "make soak   let many clients come and go for SECONDS ($(SECONDS)), and see what is left"
 	@echo "make interrupts  raise an exception at every line of the library, in an hour; ARGS goes to it"
 	@echo "make chaos  kill, stop and cut off processes for SECONDS ($(SECONDS)), and check every outcome"
+	@echo "make chaos-broker  the same over a broker: servers and RabbitMQ nodes, for SECONDS ($(SECONDS))"
 	@echo "make rolling  replace servers under load for a minute each over TCP, Unix and TLS; ARGS goes to it"
 	@echo "make memory look for wrong accesses to memory in the compiled build; it needs gcc, and half an hour"
 	@echo "make bench  measure it side by side with its peers, in ten minutes; with QUICK=1, in one"
@@ -110,6 +111,10 @@ interrupts: $(VENV)/installed-dev
 chaos: $(BUILD)
 	@echo "== chaos: processes that are killed, stopped and cut off for $(SECONDS) s"
 	@PYTHONPATH=tests $(VENV)/bin/python -W error -m robustness.chaos --seconds $(SECONDS) $(ARGS)
+
+chaos-broker: $(BUILD)
+	@echo "== chaos-broker: servers and nodes that are killed and stopped for $(SECONDS) s"
+	@PYTHONPATH=tests $(VENV)/bin/python -m broker.chaos $(SECONDS) $(ARGS)
 
 rolling: $(BUILD)
 	@echo "== rolling: three servers, whose processes are replaced under load"
