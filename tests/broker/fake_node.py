@@ -1,0 +1,120 @@
+"""A node that answers every method and takes every message, on a real socket, without RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import socket
+from pamqp import base, frame
+from pamqp.commands import Basic, Channel, Connection, Queue
+
+from broker.scripted import START, TUNE, words
+from helpers import wait_until
+
+_HEADER = 8  # bytes
+
+
+class FakeNode:
+    """Listens on loopback.
+
+    Attributes:
+        heard: what its clients have said, as pamqp reads it.
+        greeting: what it says first; None for nothing.
+        answer: called with each frame before the node answers; false if it is not to.
+    """
+
+    def __init__(self, greeting: base.Frame | bytes | None = START) -> None:
+        self.heard: list[Any] = []
+        self.greeting = greeting
+        self.answer: Callable[[Any], bool] = lambda value: True
+        self._confirms = False
+        self._published = 0
+        self._sockets: list[Any] = []
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"amqp://{self.address}/"
+        self._threads: list[Any] = [gevent.spawn(self._accept)]
+
+    def close(self) -> None:
+        """End it, and all of its links."""
+        gevent.killall(self._threads)
+        for each in (*self._sockets, self._listener):
+            each.close()
+
+    @property
+    def links(self) -> int:
+        """How many clients have come."""
+        return len(self._sockets)
+
+    def names(self) -> list[str]:
+        """The names of the methods that it has heard."""
+        return [value.name for value in self.heard if isinstance(value, base.Frame)]
+
+    def say(self, *values: Any) -> None:
+        """Say methods, or bytes, to the client that came last."""
+        self._sockets[-1].sendall(words(*values))
+
+    def wait_for(self, name: str, count: int = 1) -> None:
+        """Wait until it has heard so many methods of this name."""
+        wait_until(lambda: self.names().count(name) >= count, f"{count} of {name}")
+
+    def _accept(self) -> None:
+        while True:
+            link, _ = self._listener.accept()
+            # Nothing is held up for 40 ms, in which virtual time would go on.
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets.append(link)
+            self._threads.append(gevent.spawn(self._serve, link))
+
+    def _serve(self, link: Any) -> None:
+        data = b""
+        while len(data) < _HEADER:
+            data += link.recv(65536)
+        data = data[_HEADER:]
+        self._confirms, self._published = False, 0
+        if self.greeting is not None:
+            link.sendall(words(self.greeting))
+        while True:
+            try:
+                size, _, value = frame.unmarshal(data)
+            except Exception:
+                more = link.recv(65536)
+                if not more:
+                    return
+                data += more
+                continue
+            data = data[size:]
+            self.heard.append(value)
+            if self.answer(value):
+                link.sendall(b"".join(words(each) for each in self._answers(value)))
+
+    def _answers(self, value: Any) -> list[base.Frame]:
+        match value:
+            case Connection.StartOk():
+                return [TUNE]
+            case Connection.Open():
+                return [Connection.OpenOk()]
+            case Connection.Close():
+                return [Connection.CloseOk()]
+            case Channel.Open():
+                return [Channel.OpenOk()]
+            case Queue.Declare():
+                return [Queue.DeclareOk(value.queue or "amq.gen-1", 0, 0)]
+            case Basic.Consume():
+                return [Basic.ConsumeOk(value.consumer_tag)]
+            case Basic.Cancel():
+                return [Basic.CancelOk(value.consumer_tag)]
+            case Basic.Publish() if self._confirms:
+                self._published += 1
+                return [Basic.Ack(self._published)]
+        if getattr(value, "name", "") == "Confirm.Select":
+            self._confirms = True
+        if isinstance(value, base.Frame) and value.synchronous:
+            name = value.valid_responses[0]
+            group, _, method = name.partition(".")
+            return [getattr(getattr(__import__("pamqp.commands", fromlist=[group]), group), method)()]
+        return []

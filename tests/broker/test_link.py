@@ -1,0 +1,181 @@
+"""A link, and making it again, with a node that says what a test has it say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pamqp.commands import Basic, Channel, Connection
+
+from broker.fake_node import FakeNode
+from broker.scripted import START
+from callers import Caller
+from helpers import LONG, wait_until
+from ratchet import BusClosed, BusError, BusTimeout, ConnectionLost, Outcome, ProtocolError, Rejected, bus
+
+
+@pytest.fixture
+def clients() -> Iterator[list[Any]]:
+    """Closes what is put in, in the end: clients, and before that the nodes."""
+    made: list[Any] = []
+    yield made
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def node(clients: list[Any]) -> FakeNode:
+    """A node that answers everything."""
+    return started(clients)
+
+
+def started(clients: list[Any], greeting: Any = START) -> FakeNode:
+    """A node that begins with this; nothing for None."""
+    node = FakeNode(greeting)
+    clients.append(node)
+    return node
+
+
+def connected(node: FakeNode, clients: list[Any], **options: Any) -> Any:
+    client = bus.broker_client(node.url, "any", **{"retry": None, **options})
+    clients.append(client)
+    client.wait_connected(LONG)
+    return client
+
+
+def failure(call: Any) -> tuple[type[BaseException], Outcome]:
+    with pytest.raises(BusError) as caught:
+        call()
+    return type(caught.value), caught.value.outcome
+
+
+def test_a_cast_returns_when_it_is_confirmed(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients)
+    node.answer = lambda value: not isinstance(value, Basic.Publish)
+    casting = Caller(lambda: client.cast(b"x")).started()
+    node.wait_for("Basic.Publish")
+    assert not casting.thread.ready()
+    node.say(Basic.Ack(1))
+    assert casting.result() is None
+
+
+def test_one_confirm_may_stand_for_several(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients)
+    node.answer = lambda value: not isinstance(value, Basic.Publish)
+    casting = [Caller(lambda: client.cast(b"x")).started() for _ in range(3)]
+    node.wait_for("Basic.Publish", 3)
+    node.say(Basic.Ack(2, True), Basic.Nack(3, False))
+    assert [each.result() for each in casting[:2]] == [None, None]
+    assert isinstance(casting[2].result(), Rejected)
+
+
+def test_a_cast_that_is_not_confirmed_in_time_is_unknown(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients)
+    node.answer = lambda value: not isinstance(value, Basic.Publish)
+    assert failure(lambda: client.cast(b"x", timeout=0.05)) == (BusTimeout, Outcome.UNKNOWN)
+    node.say(Basic.Ack(1))
+    node.answer = lambda value: True
+    assert client.stats().in_flight == 0
+
+
+def test_what_is_cancelled_before_it_leaves_was_not_sent_and_keeps_its_number(
+    node: FakeNode, clients: list[Any]
+) -> None:
+    client = connected(node, clients)
+    sent = client.send_request(b"never sent")
+    sent.cancel()
+    assert failure(sent.recv_response)[1] is Outcome.NOT_SENT
+    client.cast(b"confirmed as the second")
+    published = [value for value in node.heard if isinstance(value, Basic.Publish)]
+    assert [value.exchange for value in published] == ["", "ratchet.requests"]
+
+
+def test_while_the_broker_blocks_nothing_is_sent(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients)
+    node.say(Connection.Blocked("low on memory"))
+    with pytest.raises(BusTimeout, match="low on memory"):
+        wait_until(lambda: client.cast(b"x", timeout=0.05))
+    waiting = Caller(lambda: client.cast(b"y", timeout=LONG)).started()
+    node.say(Connection.Unblocked())
+    assert waiting.result() is None
+
+
+def test_nodes_are_tried_in_turn(node: FakeNode, clients: list[Any]) -> None:
+    client = bus.broker_client(f"amqp://127.0.0.1:1,{node.address}/", "any", retry=None)
+    clients.append(client)
+    client.wait_connected(LONG)
+    client.cast(b"x")
+
+
+def test_a_broker_that_is_too_old_is_told_at_the_next_call(clients: list[Any]) -> None:
+    node = started(clients, Connection.Start(server_properties={"version": "3.8.9"}, mechanisms="PLAIN"))
+    client = bus.broker_client(node.url, "any", retry=None)
+    clients.append(client)
+    with pytest.raises(BusError, match=r"3\.8\.9"):
+        client.call(b"x", timeout=LONG)
+    assert node.links == 1
+
+
+def test_what_is_no_broker_is_said_and_tried_again(clients: list[Any]) -> None:
+    node = started(clients, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    client = bus.broker_client(node.url, "any", retry=None)
+    clients.append(client)
+    wait_until(lambda: node.links > 1, "another try")
+    with pytest.raises(BusTimeout, match="unknown kind"):
+        client.call(b"x", timeout=0.01)
+
+
+def test_a_link_that_breaks_the_protocol_ends_what_is_open(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients)
+    sent = client.send_request(b"x")
+    node.wait_for("Basic.Publish")
+    node.say(b"\x09\x00\x00\x00\x00\x00\x00\xce")
+    assert failure(sent.recv_response) == (ProtocolError, Outcome.UNKNOWN)
+    wait_until(lambda: node.links == 2 and client.stats().connections == 1, "another link")
+    client.cast(b"y")
+
+
+def test_a_channel_that_is_closed_ends_the_link_and_another_one_is_made(
+    node: FakeNode, clients: list[Any]
+) -> None:
+    client = connected(node, clients)
+    sent = client.send_request(b"x")
+    node.wait_for("Basic.Publish")
+    node.say(Channel.Close(541, "INTERNAL_ERROR", 0, 0))
+    with pytest.raises(ConnectionLost, match="541 INTERNAL_ERROR"):
+        sent.recv_response()
+    wait_until(lambda: client.stats().connections == 1, "another link")
+
+
+def test_closing_a_client_says_goodbye_and_ends_what_is_open(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients)
+    sent = client.send_request(b"x")
+    node.wait_for("Basic.Publish")
+    client.close()
+    assert failure(sent.recv_response) == (BusClosed, Outcome.UNKNOWN)
+    node.wait_for("Connection.Close")
+    published = [value for value in node.heard if isinstance(value, Basic.Publish)]
+    assert [value.exchange for value in published] == ["ratchet.requests", "ratchet.control"]
+
+
+@pytest.mark.virtual_time
+def test_a_goodbye_that_is_not_answered_ends_in_time(clients: list[Any]) -> None:
+    node = started(clients)
+    client = connected(node, clients)
+    node.answer = lambda value: not isinstance(value, Connection.Close)
+    before = len(os.listdir("/proc/self/fd"))
+    client.close()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) < before, "the end of the socket")
+
+
+@pytest.mark.virtual_time
+def test_a_broker_that_does_not_greet_is_given_up_and_dialed_again(clients: list[Any]) -> None:
+    node = started(clients, None)
+    client = bus.broker_client(node.url, "any", retry=None)
+    clients.append(client)
+    wait_until(lambda: node.links == 1)
+    node.greeting = START
+    client.wait_connected(LONG)
+    assert node.links == 2
