@@ -422,3 +422,11 @@ def test_wrong_arguments_are_refused_at_the_call() -> None:
             bus.broker_server(url, given.pop("service"), codec=codecs.json, **given)
     with pytest.raises(ValueError, match="ssl_context"):
         bus.broker_client("amqps://localhost/", "any")
+
+
+def test_a_broker_that_is_not_trusted_is_told_at_the_next_call(broker_node: Node) -> None:
+    context = ssl.create_default_context()
+    with bus.broker_client(broker_node.tls_url, "any", ssl_context=context) as client:
+        with pytest.raises(ConnectionLost, match="certificate") as caught:
+            client.call(b"", timeout=LONG)
+        assert caught.value.outcome is Outcome.NOT_SENT

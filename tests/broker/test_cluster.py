@@ -23,7 +23,10 @@ pytestmark = pytest.mark.broker
 def service(broker_cluster: Cluster) -> Iterator[Service]:
     """A service on all nodes of the cluster."""
     with ExitStack() as stack:
-        yield Service(broker_cluster.url, stack)
+        service = Service(broker_cluster.url, stack)
+        # Before its queues are deleted.
+        stack.callback(broker_cluster.heal)
+        yield service
 
 
 def call_until_answered(client: Any, request: Any) -> Any:
