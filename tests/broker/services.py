@@ -191,7 +191,7 @@ class Service:
         """A server that is connected."""
         server = bus.broker_server(url or self.url, self.name, **{"codec": codecs.json, **options})
         self._stack.callback(server.close)
-        wait_until(lambda: server.stats().connections, f"a connection of {server!r}")
+        server.wait_connected(20)
         return server
 
     def client(self, url: str | None = None, **options: Any) -> Any:

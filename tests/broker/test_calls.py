@@ -95,6 +95,14 @@ def test_not_connected_a_request_waits_for_its_time_and_was_not_sent() -> None:
             client.cast(b"", timeout=0.1)
 
 
+def test_not_connected_a_server_waits_for_its_time_or_its_end() -> None:
+    with bus.broker_server("amqp://127.0.0.1:1/", "nobody") as server:
+        with pytest.raises(BusTimeout, match="refused"):
+            server.wait_connected(timeout=0.1)
+        waiting = Caller(server.wait_connected).started()
+    assert isinstance(waiting.result(), BusClosed)
+
+
 def test_while_the_window_is_full_a_request_waits_for_its_time_and_was_not_sent(service: Service) -> None:
     server, client = service.server(), service.client(limits=Limits(max_in_flight=2))
     first = [client.send_request(number) for number in range(2)]
@@ -372,7 +380,11 @@ def test_a_client_that_is_dropped_closes_its_link(service: Service) -> None:
 def test_a_wrong_password_is_told_at_the_next_call_and_never_shown(broker_node: Node) -> None:
     url = f"amqp://guest:hush@{broker_node.address}/"
     with bus.broker_client(url, "any") as client, bus.broker_server(url, "any") as server:
-        for call in (lambda: client.call(b"", timeout=LONG), lambda: server.recv_request(LONG)):
+        for call in (
+            lambda: client.call(b"", timeout=LONG),
+            lambda: server.wait_connected(LONG),
+            lambda: server.recv_request(LONG),
+        ):
             with pytest.raises(BusError, match="403") as caught:
                 call()
             assert not isinstance(caught.value, BusTimeout)
@@ -426,7 +438,11 @@ def test_wrong_arguments_are_refused_at_the_call() -> None:
 
 def test_a_broker_that_is_not_trusted_is_told_at_the_next_call(broker_node: Node) -> None:
     context = ssl.create_default_context()
-    with bus.broker_client(broker_node.tls_url, "any", ssl_context=context) as client:
-        with pytest.raises(ConnectionLost, match="certificate") as caught:
-            client.call(b"", timeout=LONG)
-        assert caught.value.outcome is Outcome.NOT_SENT
+    with (
+        bus.broker_client(broker_node.tls_url, "any", ssl_context=context) as client,
+        bus.broker_server(broker_node.tls_url, "any", ssl_context=context) as server,
+    ):
+        for call in (lambda: client.call(b"", timeout=LONG), lambda: server.wait_connected(LONG)):
+            with pytest.raises(ConnectionLost, match="certificate") as caught:
+                call()
+            assert caught.value.outcome is Outcome.NOT_SENT

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from ratchet._wait import check_hub
+from ratchet._wait import WaitQueue, check_hub, check_timeout
 from ratchet.bus._broker.connection import Connection
 from ratchet.bus._broker.server_link import Desk, ServerLink
 from ratchet.bus._broker.url import BrokerUrl
+from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import ServerTransaction
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.middleware import Middleware
@@ -55,6 +56,7 @@ class BrokerServer(ServerSide[Request, Response]):
         redeliver: int,
     ) -> None:
         super().__init__(decode, encode)
+        self._awaiting_link = WaitQueue()
         desk = Desk(self._hub, self._intake, service, url, limits, heartbeat, prefetch, redeliver)
         # First: it is the name of the bus.
         self._connection: Connection[ServerLink] = Connection(
@@ -75,6 +77,35 @@ class BrokerServer(ServerSide[Request, Response]):
             f"<BrokerServer at {id(self):#x} of {self.name}: {state}, queued={len(self._intake.inbox)},"
             f" in_flight={len(self._intake.requests.in_flight)}>"
         )
+
+    def wait_connected(self, timeout: float | None = None) -> None:
+        """Wait until the broker knows this server and the queue of its service; blocks.
+
+        From then on a client's request finds the queue.
+
+        Args:
+            timeout: seconds; None for ever.
+
+        Raises `BusTimeout`, with the reason, when the time is over; `BusError` for what no retry
+        mends, such as a wrong password, and `ConnectionLost` for a broker that is not trusted; and
+        `BusClosed` if the bus is draining or closed.
+        """
+        check_hub(self._hub, self)
+        check_timeout(timeout)
+        self._revive()
+        deadline = deadline_after(timeout)
+        while True:
+            life = self._intake.life
+            if life is not OPEN:
+                text = f"the bus of {self.name} is {life.name.lower()}"
+                raise self._reason(BusClosed(text, outcome=Outcome.NOT_SENT))
+            if self._connection.current is not None:
+                return
+            hopeless = self._connection.hopeless()
+            if hopeless is not None:
+                raise hopeless
+            if not self._awaiting_link.wait("wait_connected", self, time_left(deadline)):
+                raise self._connection.failure.not_connected(timeout or 0.0, silent=False)
 
     # Each raises the `BusError` of a broker that will never let this side in.
 
@@ -134,10 +165,16 @@ class BrokerServer(ServerSide[Request, Response]):
         self._intake.inbox.remove(left)
         self._intake.let_go()
         self._intake.requests.wake_drain()
+        self._wake_awaiting()
         return casts
+
+    def _wake_awaiting(self) -> None:
+        if self._awaiting_link.waits:
+            self._hub.loop.run_callback(self._awaiting_link.wake_all)
 
     def _on_change(self) -> None:
         """Hub callback: there is a link, or none any more."""
+        self._wake_awaiting()
         if self._connection.fatal is not None and self._intake.life < CLOSED:
             self._close()
         elif self._intake.requests.drain_waiters.waits:
@@ -149,6 +186,7 @@ class BrokerServer(ServerSide[Request, Response]):
 
     def _refuse_new(self) -> None:
         self._connection.stop()
+        self._wake_awaiting()
         for link in list(self._connection.all):
             link.stop_taking()
 
@@ -170,6 +208,7 @@ class BrokerServer(ServerSide[Request, Response]):
 
     def _after_fork(self) -> None:
         super()._after_fork()
+        self._awaiting_link.clear()
         self._connection.leave_to_parent()
         if self._intake.life < CLOSED:
             # Dead, until `_revive`.
