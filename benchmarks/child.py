@@ -14,7 +14,9 @@ import importlib
 import json
 import os
 import sys
-import threading
+
+# That of the system, also where gevent has taken its place since.
+from _thread import start_new_thread
 from typing import Any
 
 
@@ -40,7 +42,7 @@ def ready(address: str, *processes: int) -> None:
 
     It never comes back to read the next task, so a thread waits for the end.
     """
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    start_new_thread(end_with_parent, ())
     answer(value=[address, processes or [os.getpid()]])
 
 

@@ -55,7 +55,7 @@ TAKEN = "MiB above idle, at most"
 BY_THE_CLOCK = {EXCHANGES: "exchanges/s", THROUGHPUT: "MiB/s", TIME: "µs per thread"}
 """The units that count CPU time, and those that count what passes by the clock meanwhile."""
 
-RATES = {EXCHANGES, SERVED, THROUGHPUT, ANSWERED, NOT_RUN}
+RATES = {EXCHANGES, BY_THE_CLOCK[EXCHANGES], SERVED, THROUGHPUT, ANSWERED, NOT_RUN}
 """The units of which more is better; of the others, less is."""
 
 

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import ratchet
-from benchmarks import programs
+from benchmarks import programs, rabbitmq
 from benchmarks.install import requirements
 
 # What draws the plot says nothing about the figures.
@@ -28,7 +28,8 @@ def describe() -> dict[str, str]:
         name, _, _ = requirement.partition("[")
         if name not in _NO_PEERS:
             facts[name] = version(name)
-    return facts | {name: programs.version(name) for name in programs.PROGRAMS}
+    facts |= {name: programs.version(name) for name in programs.PROGRAMS}
+    return facts | {"RabbitMQ": rabbitmq.version()}
 
 
 def build() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from benchmarks import rabbitmq
 from benchmarks.common import (
     MESSAGE,
     ORDER,
@@ -29,6 +30,10 @@ Local = bus.LocalBus[bytes, bytes]
 Batch = list[tuple[bus.ServerTransaction[bytes, bytes], bytes]]
 
 ROOM_FOR_HEADS = 1024
+
+BROKER_SERVICE = "echo"
+BROKER_PREFETCH = 256
+BROKER_TIMEOUT = 10.0
 
 
 def answer(server: bus.ServerBus[bytes, bytes] | Local) -> None:
@@ -219,3 +224,20 @@ def attach(seconds: float, threads: int, pauses: bool) -> Figures:
     kernel = Ratchet(fill)
     kernel.loop()
     return figures
+
+
+def serve_by_broker(ready: Callable[..., None], workers: int) -> None:
+    """A server over a broker, which echoes with `serve` and that many workers."""
+    url = rabbitmq.node_url()
+    server = bus.broker_server(url, BROKER_SERVICE, prefetch=BROKER_PREFETCH)
+    server.wait_connected()
+    ready(url, os.getpid())
+    Ratchet(partial(server.serve, echo, workers)).loop()
+
+
+def broker_calls(seconds: float, server: Server, threads: int) -> Figures:
+    """Threads that share a client over a broker, one call of each at a time."""
+    with bus.broker_client(server[0], BROKER_SERVICE) as client, Ratchet() as kernel:
+        exchange = partial(client.call, MESSAGE, BROKER_TIMEOUT)
+        assert exchange() == MESSAGE
+        return closed_loop([exchange] * threads, seconds, server, kernel.attach)

@@ -54,7 +54,7 @@ def start_server(name: str, arguments: Callable[[int], list[str]]) -> tuple[int,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=_end_with_parent,
+        preexec_fn=end_with_parent,
     )
     end = time.monotonic() + _PATIENCE
     while True:
@@ -70,8 +70,9 @@ def start_server(name: str, arguments: Callable[[int], list[str]]) -> tuple[int,
 def run(name: str, arguments: list[str]) -> None:
     """Run one to its end; blocks."""
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    subprocess.run([find(name), *arguments], check=True, preexec_fn=_end_with_parent, **quiet)
+    subprocess.run([find(name), *arguments], check=True, preexec_fn=end_with_parent, **quiet)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """For a child, before it becomes a program: be killed when its parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -17,6 +17,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("one_connection",),
     ("many_connections", "shared_connection", "in_flight", "call_many"),
     ("processes",),
+    ("over_a_broker",),
     ("connect_and_close",),
     ("big_messages",),
     ("idle_memory",),
