@@ -30,7 +30,7 @@ QUEUE = Queue("kombu.echo", durable=True, queue_arguments={"x-queue-type": "quor
 PREFETCH = 256
 EXPIRATION = 10.0
 
-CONNECTIONS = 64
+CONNECTIONS = 16
 """In a pool."""
 
 
