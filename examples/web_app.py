@@ -4,6 +4,9 @@
     python examples/web_app.py --serve 127.0.0.1:7000  only the workers ...
     python examples/web_app.py --bus 127.0.0.1:7000    ... and only the web server
 
+The address may be that of a broker, amqp://guest:guest@localhost/?service=primes, where any
+number of workers may serve.
+
 Each prints where it listens.  On SIGTERM or SIGINT it finishes what it has
 begun, and ends; a second signal ends it at once.  `gunicorn_app.py` has the same
 application under gunicorn.
@@ -22,7 +25,7 @@ from functools import partial
 from itertools import chain
 from math import isqrt
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from flask import Flask, Response, request
 from gevent.pywsgi import WSGIHandler, WSGIServer
@@ -41,7 +44,6 @@ HEARTBEAT = 0.5
 
 Span = list[int]
 """The numbers from the first up to, and not including, the second."""
-Bus = bus.ClientBus[Span, int] | bus.LocalBus[Span, int]
 CODEC: bus.Codec[Span, int] = bus.codecs.json
 
 
@@ -69,6 +71,14 @@ def primes_between(first: int, last: int) -> int:
 
 
 # The client's side: it asks, and tells the browser.
+
+
+class Bus(Protocol):
+    """What is needed of a client's side, whatever kind of bus it is."""
+
+    def send_request(self, request: Span, timeout: float) -> bus.ClientTransaction[Span, int]: ...
+    def drain(self, timeout: float) -> bool: ...
+    def stats(self) -> bus.Stats: ...
 
 
 class Progress(NamedTuple):
@@ -172,10 +182,17 @@ def describe(error: BusError) -> str:
 # Either side as a program.
 
 
+def service_of(address: str) -> str:
+    """The service that the address of a broker names; nothing if it is that of a socket."""
+    return address.partition("?service=")[2]
+
+
 def open_bus(address: str | None) -> Bus:
     """The bus to the server at `address`, or else to workers in this process."""
     if address is not None:
         # Whoever looks at the page is told at once, and may try again.
+        if service := service_of(address):
+            return bus.broker_client(address, service, codec=CODEC, retry=None)
         return bus.connect(address, codec=CODEC, retry=None)
     server, client = bus.new_local()
     thread.attach_background(server.serve, handle)
@@ -206,9 +223,14 @@ def run(where: str, serve: Callable[[], object], stop: Callable[[], object]) -> 
 
 
 def serve_bus(address: str) -> None:
-    with bus.listen(address, codec=CODEC) as server:
-        run(address_of(server), partial(server.serve, handle), partial(server.drain, SECONDS_TO_DRAIN))
-        print(server.stats(), flush=True)
+    if service := service_of(address):
+        with bus.broker_server(address, service, codec=CODEC) as workers:
+            run(workers.name, partial(workers.serve, handle), partial(workers.drain, SECONDS_TO_DRAIN))
+            print(workers.stats(), flush=True)
+    else:
+        with bus.listen(address, codec=CODEC) as server:
+            run(address_of(server), partial(server.serve, handle), partial(server.drain, SECONDS_TO_DRAIN))
+            print(server.stats(), flush=True)
 
 
 def serve_web(port: int, address: str | None) -> None:
@@ -223,8 +245,10 @@ def serve_web(port: int, address: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A web page that has prime numbers counted over a bus.")
     parser.add_argument("--port", type=int, default=0, help="where the web server listens (a free port)")
-    parser.add_argument("--bus", metavar="ADDRESS", help="where a server counts: HOST:PORT or unix:PATH")
-    parser.add_argument("--serve", metavar="ADDRESS", help="be that server, and no web server")
+    parser.add_argument("--bus", metavar="ADDRESS", help="where a server counts: as for --serve")
+    parser.add_argument(
+        "--serve", metavar="ADDRESS", help="be that server: HOST:PORT, unix:PATH or a broker's"
+    )
     arguments = parser.parse_args()
     logging.basicConfig()
     if arguments.serve is not None:

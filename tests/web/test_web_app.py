@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import gevent
 import pytest
 from gevent.event import Event
 
+from broker.nodes import Node
 from helpers import LONG, wait_until
 from ratchet import (
     Abandoned,
@@ -41,6 +43,21 @@ def web_app(kind: str, directory: Path) -> Iterator[Program]:
         assert web.end() == ""
         if kind != "local":
             assert workers.end().startswith("Stats(")
+
+
+@pytest.mark.broker
+def test_a_count_goes_over_a_broker(broker_node: Node, tmp_path: Path) -> None:
+    address = f"{broker_node.url}?service=primes-{uuid4().hex}"
+    with (
+        running(tmp_path / "workers", WEB_APP, "--serve", address) as workers,
+        running(tmp_path / "web", WEB_APP, "--bus", address) as web,
+    ):
+        # Until the workers are there, there is no such service; the page does not try again by itself.
+        wait_until(lambda: web.get("/primes?below=10")[0] == 200, "the workers")
+        with web.getting("/primes?below=1000000") as response:
+            assert list(events(response))[-1] == {"done": 1_000_000, "primes": 78_498}
+        assert web.end() == ""
+        assert workers.end().startswith("Stats(")
 
 
 @contextmanager
