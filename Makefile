@@ -46,10 +46,11 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo compiled test test-broker coverage instructions sim soak interrupts chaos chaos-broker rolling memory check docs changelog clean
+.PHONY: help bench demo demo-broker compiled test test-broker coverage instructions sim soak interrupts chaos chaos-broker rolling memory check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
+	@echo "make demo-broker  a service over a RabbitMQ node of the demo's own, one of whose servers is killed"
 	@echo "make test   run the tests, on the compiled build if there is a C compiler; PYTEST_ARGS goes to pytest"
 	@echo "make test-broker  run those that need a broker, on RabbitMQ nodes that they start and end; PYTEST_ARGS, too"
 	@echo "make coverage  run the tests on the pure build, and report what they cover"
@@ -72,6 +73,10 @@ help:
 demo: $(VENV)/installed
 	@echo "== demo: checksums of every file in $(FOLDER)" >&2
 	@$(VENV)/bin/python examples/checksum_demo.py "$(FOLDER)"
+
+demo-broker: $(VENV)/installed-amqp
+	@echo "== demo-broker: a service over a broker, one of whose servers is killed" >&2
+	@$(VENV)/bin/python examples/broker_demo.py
 
 # In any case: RATCHET_TRACE or CFLAGS may have changed.
 compiled: $(VENV)/installed-dev
@@ -173,6 +178,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(VENV)/installed-docs: $(VENV)/installed
 	@echo "== setup: installing Sphinx into $(VENV)"
 	@$(PIP_INSTALL_PURE) '.[docs]'
+	@touch $@
+
+$(VENV)/installed-amqp: $(VENV)/installed
+	@echo "== setup: installing what speaks to a broker into $(VENV)" >&2
+	@$(PIP_INSTALL_PURE) '.[amqp]'
 	@touch $@
 
 # A peer that cannot be installed is noted there, and shown as missing.

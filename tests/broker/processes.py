@@ -39,9 +39,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def processes_of(folder: Path) -> list[int]:
-    """The ids of the processes whose home is `folder`, whoever started them."""
-    home = f"HOME={folder}".encode()
+def processes_of(folder: Path, variable: str = "HOME") -> list[int]:
+    """The ids of the processes whose home is `folder`, whoever started them.
+
+    With another variable, those that have the folder there.
+    """
+    wanted = f"{variable}={folder}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -50,7 +53,7 @@ def processes_of(folder: Path) -> list[int]:
             except OSError:
                 # It has ended, or is another user's.
                 continue
-            if home in variables.split(b"\0"):
+            if wanted in variables.split(b"\0"):
                 found.append(int(entry.name))
     return found
 

@@ -36,6 +36,10 @@ class Program:
         assert line.endswith("\n"), f"ended in the midst of {line!r}; {self.errors()}"
         return line.removesuffix("\n")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

@@ -9,6 +9,8 @@ import pytest
 from examples.programs import EXAMPLES, output_of
 
 NAMES = (
+    "broker_client.py",
+    "broker_server.py",
     "chat.py",
     "local_bus.py",
     "proxy.py",
