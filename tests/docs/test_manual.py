@@ -6,6 +6,8 @@ above it with their names.  What it prints is what the next `text` block shows, 
 `...` stands for anything; without such a block it prints nothing.  A block that
 defines tests is run by pytest.  A command is looked up, and not run, unless its page
 shows what it prints.
+
+A program that names the URL of a broker runs with the tests' own node in its place.
 """
 
 from __future__ import annotations
@@ -18,16 +20,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 import ratchet
+from broker.nodes import Node
 from docs.pages import BLOCK, CHECKOUT, PAGES, Block, blocks_of, docstrings
 from helpers import LONG, PACKAGE
 
 MAKEFILE = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+
+# Where the reader's broker is.
+BROKER = "amqp://guest:guest@localhost/"
 
 # The reader's Python, with warnings as errors.
 PYTHON = [sys.executable, "-W", "error"]
@@ -38,6 +45,8 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
 }
 
+PACKAGES = ["gevent-ratchet", "gevent-ratchet[amqp]", "gevent-ratchet[msgpack]", "trustme"]
+
 ON_PAGES = {name: blocks_of(text, name) for name, text in PAGES.items()}
 # The pages that show what commands print.
 TERMINALS = {
@@ -47,6 +56,7 @@ TERMINALS = {
 }
 BLOCKS = [block for name, blocks in ON_PAGES.items() if name not in TERMINALS for block in blocks]
 BLOCKS += [block for name, line, text in docstrings() for block in blocks_of(text, name, line)]
+WITH_BROKER = [block for block in BLOCKS if block.language == "python" and BROKER in block.text]
 
 
 def run(command: list[str], folder: Path, where: str) -> str:
@@ -93,7 +103,7 @@ def check_commands(block: Block, folder: Path) -> None:
             case ["make", target, *_]:
                 known = re.search(rf"^{target}:", MAKEFILE, re.M) is not None
             case ["pip", "install", package]:
-                known = package in ("gevent-ratchet", "gevent-ratchet[msgpack]", "trustme")
+                known = package in PACKAGES
             case ["python", "-m", "trustme"]:
                 run([*PYTHON, "-m", "trustme", "--quiet"], folder, block.where)
                 known = True
@@ -104,7 +114,9 @@ def check_commands(block: Block, folder: Path) -> None:
         assert known, f"{block.where}: {line}"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.where)
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block not in WITH_BROKER], ids=lambda block: block.where
+)
 def test_a_block_works_as_pasted(block: Block, tmp_path: Path) -> None:
     for above in block.commands:
         check_commands(above, tmp_path)
@@ -114,6 +126,16 @@ def test_a_block_works_as_pasted(block: Block, tmp_path: Path) -> None:
         check_commands(block, tmp_path)
     else:
         check_program(block, tmp_path)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("block", WITH_BROKER, ids=lambda block: block.where)
+def test_a_block_with_a_broker_works_as_pasted(block: Block, broker_node: Node, tmp_path: Path) -> None:
+    if re.search(r"^import pika$", block.text, re.M):
+        pytest.importorskip("pika")
+    ours = replace(block, text=block.text.replace(BROKER, broker_node.url))
+    ours.output = block.output
+    check_program(ours, tmp_path)
 
 
 @contextmanager
