@@ -51,6 +51,8 @@ nitpick_ignore_regex = [
     ("py:class", r"(.*\.|~)?(Arguments|Object|Positional|Ready|Request|Response|Result|Self)"),
     ("py:class", r"(.*\.)?(Address|Addresses|ErrorHandler|FromBus|Listener|MemoryListener|MemorySocket)"),
     ("py:class", r"(.*\.)?(Middleware|Range|Settings|Socket|ToBus)"),
+    # What the two functions return has no name for users.
+    ("py:class", r"(.*\.)?Broker(Client|Server)"),
     # A class with parameters keeps the module that it had when it was given them.
     ("py:class", r"ratchet\.bus\._local\.LocalBus"),
 ]
