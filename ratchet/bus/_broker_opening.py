@@ -83,7 +83,7 @@ def broker_server(
             most once, and the client is told.  With more it may run so many times more, and
             `transaction.redelivered` says so.
         heartbeat: seconds between signs of life, of which two that are missing end the connection; 0
-            for none.
+            for none.  The broker's own counts if it is shorter.
 
     All servers of a service must give the same `max_queued` and `redeliver`: the queue has them.
 
