@@ -35,7 +35,7 @@ SCHEDULER = {
 }
 PLUGIN = "testing.plugin"
 COMMANDS = ("call", "serve", "ping", "bench", "stats")
-COMMAND = {"_clock", "bus", "cli.common", "cli.connection"}
+COMMAND = {"_clock", "bus", "cli.address", "cli.common", "cli.connection"}
 ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "_compiled": set(),
@@ -153,19 +153,38 @@ ALLOWED |= {
     # The only module that needs pytest, and that nobody imports but pytest.
     PLUGIN: {*TESTING, "", "bus", "testing"},
     # The command line is one more program: it uses the library and is used by nobody.
-    "cli.common": {"bus._core.address", "bus._processes.names"},
+    "cli.common": {"bus._processes.names"},
+    "cli.address": {
+        "bus",
+        "bus._broker.url",
+        "bus._core.address",
+        "bus._core.client",
+        "bus._core.server",
+        "cli.common",
+    },
     "cli.connection": {
         "_clock",
         "bus._core.address",
         "bus._transport.dial",
         "bus._transport.transport",
+        "cli.address",
         "cli.common",
+    },
+    # Only what a broker's address needs imports it, as it needs pamqp.
+    "cli.broker": {
+        *COMMAND,
+        *ERRORS,
+        "bus._broker.interfaces",
+        "bus._broker.link",
+        "bus._broker.topology",
     },
     "cli.latency": set(),
     "cli.serve": {
         *COMMAND,
+        *ERRORS,
         "_log",
         "bus._core.address",
+        "bus._core.server",
         "bus._processes.ending",
         "bus._processes.names",
         "bus._processes.pid_file",
@@ -177,18 +196,46 @@ ALLOWED |= {
     "cli.forms": {"bus", "bus._processes.names", "bus.codecs", "cli.common", "errors"},
     "cli.client": {
         *ERRORS,
+        "_clock",
         "bus",
         "bus._core.address",
+        "bus._core.client",
         "bus.codecs",
+        "cli.address",
+        "cli.broker",
         "cli.common",
         "cli.connection",
         "cli.forms",
     },
     "cli.ndjson": {*ERRORS, "_clock", "bus", "cli.client", "cli.common", "cli.forms"},
-    "cli.call": {"_clock", "cli.client", "cli.common", "cli.connection", "cli.forms", "cli.ndjson", *ERRORS},
-    "cli.ping": {*COMMAND, *ERRORS, "bus._core.address", "bus._socket.wire", "bus._transport.transport"},
-    "cli.bench": {*COMMAND, *ERRORS, "kernel", "thread", "cli.latency"},
-    "cli.stats": {*ERRORS, "_clock", "cli.client", "cli.common", "cli.connection", "cli.forms"},
+    "cli.call": {
+        "_clock",
+        "cli.address",
+        "cli.client",
+        "cli.common",
+        "cli.connection",
+        "cli.forms",
+        "cli.ndjson",
+        *ERRORS,
+    },
+    "cli.ping": {
+        *COMMAND,
+        *ERRORS,
+        "bus._core.address",
+        "bus._socket.wire",
+        "bus._transport.transport",
+        "cli.broker",
+    },
+    "cli.bench": {*COMMAND, *ERRORS, "bus._core.client", "kernel", "thread", "cli.client", "cli.latency"},
+    "cli.stats": {
+        *ERRORS,
+        "_clock",
+        "cli.address",
+        "cli.client",
+        "cli.common",
+        "cli.connection",
+        "cli.forms",
+    },
     "cli.completion": {"cli.common"},
     "cli": {"_build", "_version", "cli.common", "cli.completion", *(f"cli.{name}" for name in COMMANDS)},
     "__main__": {"cli"},
@@ -198,30 +245,34 @@ ALLOWED |= {
 OUTSIDE = {"gevent", "greenlet"}
 # These import it as they are imported, because only whoever wants a broker imports them.
 OVER_A_BROKER = [
-    f"bus._broker.{name}"
-    for name in (
-        "client",
-        "client_link",
-        "connection",
-        "frames",
-        "handshake",
-        "interfaces",
-        "link",
-        "link_protocol",
-        "message",
-        "properties",
-        "sender",
-        "server",
-        "server_link",
-        "stream",
-        "topology",
-    )
+    "cli.broker",
+    *(
+        f"bus._broker.{name}"
+        for name in (
+            "client",
+            "client_link",
+            "connection",
+            "frames",
+            "handshake",
+            "interfaces",
+            "link",
+            "link_protocol",
+            "message",
+            "properties",
+            "sender",
+            "server",
+            "server_link",
+            "stream",
+            "topology",
+        )
+    ),
 ]
 OPTIONAL = {
     **{name: {"pamqp"} for name in OVER_A_BROKER},
     "bus.codecs": {"msgspec"},
     "bus._local": {"typing_extensions"},
     "bus._processes.reload": {"watchfiles"},
+    "cli.address": {"pamqp"},
     "cli.completion": {"shtab"},
     PLUGIN: {"pytest"},
 }

@@ -33,7 +33,8 @@ def new_parser() -> Parser:
         prog="ratchet",
         description="Call, serve, ping, load and watch a message bus of requests and responses.",
         epilog="""\
-ADDRESS is HOST:PORT, [IPv6]:PORT or unix:PATH.
+ADDRESS is HOST:PORT, [IPv6]:PORT, unix:PATH or, for a service over RabbitMQ,
+amqp://USER:PASSWORD@HOST:PORT,HOST2:PORT/VHOST?service=NAME, or amqps://.
 
 example:
   ratchet serve shop.prices:handle 127.0.0.1:4000 &

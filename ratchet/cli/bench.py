@@ -12,15 +12,17 @@ from typing import Any, Final
 import gevent
 
 from ratchet import _clock, thread
-from ratchet.bus import ClientBus, Limits, connect
+from ratchet.bus import Limits
+from ratchet.bus._core.client import ClientSide
 from ratchet.cli import connection
+from ratchet.cli.address import FORMS, BrokerAddress, address, check, open_client
+from ratchet.cli.client import what_happened
 from ratchet.cli.common import (
     FAILED,
     INTERRUPTED,
     MOST_AT_ONCE,
     Commands,
     Failure,
-    address,
     put,
     put_json,
     request_bytes,
@@ -52,7 +54,8 @@ figures are those of the two together.""",
         epilog="""\
 With --json, stdout has one line:
   address, connections, in_flight
-                 as they were given; in_flight is on each connection
+                 as they were given, the address of a broker without the login;
+                 in_flight is on each connection
   request_bytes  the size of each request
   seconds        how long it was measured
   answered, per_second
@@ -79,7 +82,7 @@ example:
         "address",
         type=address,
         metavar="ADDRESS",
-        help="where the server listens: HOST:PORT, [IPv6]:PORT or unix:PATH",
+        help=f"where the server listens: {FORMS}",
     )
     parser.add_argument(
         "request",
@@ -144,8 +147,8 @@ def run(arguments: argparse.Namespace) -> int:
             kernel.attach_background(load.show_progress, arguments.seconds)
             kernel.attach(load.measure, arguments.seconds)
     if arguments.json:
-        given = {name: getattr(arguments, name) for name in ("address", "connections", "in_flight")}
-        put_json({**given, **load.figures()})
+        given = {name: getattr(arguments, name) for name in ("connections", "in_flight")}
+        put_json({"address": str(arguments.address), **given, **load.figures()})
     else:
         put("".join(f"{line}\n" for line in load.report()))
     if load.interrupted:
@@ -153,19 +156,24 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if load.errors or not load.latencies.count else 0
 
 
-def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[ClientBus[bytes, bytes]]:
+def connected(arguments: argparse.Namespace, connections: ExitStack) -> list[ClientSide[bytes, bytes]]:
     """The connections, made again when they are lost; blocks until all are there.  Raises `Failure`."""
+    check(arguments.address, plain=arguments.plain)
     context = connection.client_context(arguments)
     # The first one shows why there is no connection, if there is none.
     transport, _ = connection.connect(arguments.address, arguments.timeout, context)
     transport.close()
     clients = [
-        connections.enter_context(
-            connect(arguments.address, plain=arguments.plain, ssl_context=context, retry=None)
-        )
+        connections.enter_context(open_client(arguments.address, None, context, plain=arguments.plain))
         for _ in range(arguments.connections)
     ]
     end = _clock.monotonic() + arguments.timeout
+    if isinstance(arguments.address, BrokerAddress):
+        try:
+            # It shows whether the broker lets this side in.
+            clients[0].wait_connected(arguments.timeout)
+        except BusError as error:
+            raise Failure(what_happened(error, arguments.address, arguments.timeout)) from error
     while not all(client.stats().connections for client in clients):
         if _clock.monotonic() > end:
             raise Failure(
@@ -197,7 +205,7 @@ class Load:
         self._seconds = 0.0
         self._unfinished = 0
 
-    def work(self, client: ClientBus[bytes, bytes]) -> None:
+    def work(self, client: ClientSide[bytes, bytes]) -> None:
         """One thread of the load: one request after the other."""
         clock, add = _clock.monotonic, self.latencies.add
         while True:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ratchet import _clock
+from ratchet.cli.address import FORMS, address, check
 from ratchet.cli.client import Client, new_client, what_happened
 from ratchet.cli.common import (
     FAILED,
@@ -16,7 +17,6 @@ from ratchet.cli.common import (
     USAGE,
     Commands,
     Failure,
-    address,
     codec_name,
     complain,
     put,
@@ -82,7 +82,7 @@ example:
         "address",
         type=address,
         metavar="ADDRESS",
-        help="where the server listens: HOST:PORT, [IPv6]:PORT or unix:PATH",
+        help=f"where the server listens: {FORMS}",
     )
     parser.add_argument(
         "request",
@@ -189,6 +189,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Send the request and write the response, or many of each; blocks.  Raises `Failure`."""
     if arguments.metadata and arguments.plain:
         raise Failure("the plain form carries no metadata; leave out --metadata or --plain", USAGE)
+    check(arguments.address, plain=arguments.plain)
     form = form_of(arguments.codec, checked=arguments.json, lines=arguments.ndjson)
     return call_each(arguments, form) if arguments.ndjson else call_once(arguments, form)
 

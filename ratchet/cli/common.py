@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TextIO, TypeAlias
 
-from ratchet.bus._core.address import Address, TcpEndpoint, parse
 from ratchet.bus._processes.names import LoadError, is_name
 
 # Exit statuses that all commands have; the last two are what a shell reports
@@ -22,6 +22,8 @@ BROKEN_PIPE: Final = 141
 MOST_AT_ONCE: Final = 1_000_000
 """The most threads, connections or requests that a command is asked for: more do not fit into memory."""
 
+# The beginning of a broker's URL, up to the last "@" that could end its password.
+_LOGIN: Final = re.compile("(amqps?:).*@", re.DOTALL)
 # Far more than anybody waits; more than that, clocks cannot hold.
 _MAX_SECONDS: Final = 1e9
 
@@ -42,6 +44,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
+        # It may quote what was given: the URL of a broker has a password, and may stand in the wrong place.
+        message = _LOGIN.sub(r"\1//...@", message)
         complain(f"{message}; see '{self.prog} --help'")
         raise SystemExit(USAGE)
 
@@ -121,28 +125,6 @@ def put_json(value: object) -> None:
 def reason(error: BaseException) -> str:
     """The text of an error, without its number."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def address(text: str) -> str:
-    """The type of ADDRESS."""
-    try:
-        endpoint = parse(text)
-        if isinstance(endpoint, TcpEndpoint):
-            # What the system is asked for; a name that has no such form is none.
-            endpoint.host.encode("idna")
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not an address; write HOST:PORT, [IPv6]:PORT or unix:PATH"
-        ) from None
-    return text
-
-
-def shown_address(address: Address) -> str:
-    """An address of the library, as `address` takes it."""
-    if isinstance(address, str):
-        return address
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def seconds(text: str) -> float:

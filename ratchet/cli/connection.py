@@ -12,6 +12,7 @@ from ratchet import _clock
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
 from ratchet.bus._transport.dial import dial
 from ratchet.bus._transport.transport import Transport
+from ratchet.cli.address import BrokerAddress, Place
 from ratchet.cli.common import USAGE, Failure, reason
 
 __all__ = [
@@ -28,8 +29,9 @@ def add_client_tls(parser: argparse.ArgumentParser) -> None:
     """Add the options that `client_context` reads."""
     group = parser.add_argument_group(
         "TLS",
-        "Each of these turns TLS on.  The server's certificate is checked, and on a\n"
-        "Unix socket, which has no host name, only its authority.",
+        "Each of these turns TLS on; a broker has TLS if its URL begins with amqps://.\n"
+        "The server's certificate is checked, and on a Unix socket, which has no host\n"
+        "name, only its authority.",
     )
     group.add_argument(
         "--tls", action="store_true", help="trust the certificate authorities that the system trusts"
@@ -42,24 +44,37 @@ def add_client_tls(parser: argparse.ArgumentParser) -> None:
 
 def add_server_tls(parser: argparse.ArgumentParser) -> None:
     """Add the options that `server_context` reads."""
-    group = parser.add_argument_group("TLS")
-    group.add_argument("--cert", metavar="FILE", help="turn TLS on, with this certificate, a PEM file")
+    group = parser.add_argument_group(
+        "TLS", "A broker, of which the server is a client, has TLS if its URL\nbegins with amqps://."
+    )
+    group.add_argument(
+        "--cert",
+        metavar="FILE",
+        help="turn TLS on, with this certificate, a PEM file; a broker is presented with it",
+    )
     group.add_argument("--key", metavar="FILE", help="its private key, if it is in a separate file")
     group.add_argument(
         "--client-ca",
         metavar="FILE",
         help="let in only clients with a certificate from an authority in this PEM file",
     )
+    group.add_argument(
+        "--ca",
+        metavar="FILE",
+        help="trust a broker by the authorities in this PEM file, in place of those that the system trusts",
+    )
 
 
 def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     """Make the TLS context that the options ask for; None for no TLS.  Raises `Failure`."""
+    place: Place = arguments.address
     options = (arguments.tls, arguments.ca, arguments.cert, arguments.key, arguments.insecure)
-    if not any(options):
+    if not _has_tls(place, any(options)):
         return None
     context = _new_context(ssl.Purpose.SERVER_AUTH, arguments.ca)
     _load_certificate(context, arguments.cert, arguments.key)
-    if arguments.insecure or isinstance(parse(arguments.address), UnixEndpoint):
+    on_unix_socket = not isinstance(place, BrokerAddress) and isinstance(parse(place), UnixEndpoint)
+    if arguments.insecure or on_unix_socket:
         # A Unix socket has no host name that a certificate could be for.
         context.check_hostname = False
     if arguments.insecure:
@@ -67,8 +82,24 @@ def client_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def server_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """Make the TLS context that the options ask for; None for no TLS.  Raises `Failure`."""
+def _has_tls(place: Place, asked: bool) -> bool:
+    """Whether TLS is spoken, where options ask for it or not.  Raises `Failure`."""
+    if not isinstance(place, BrokerAddress):
+        return asked
+    if asked and not place.broker.tls:
+        raise Failure("TLS with a broker needs a URL that begins with amqps://, not amqp://", USAGE)
+    return place.broker.tls
+
+
+def server_context(arguments: argparse.Namespace, place: Place) -> ssl.SSLContext | None:
+    """Make the TLS context of a server at `place`, as the options ask; None for no TLS.  Raises `Failure`."""
+    if isinstance(place, BrokerAddress):
+        # There, the server connects as clients do.
+        if not _has_tls(place, any((arguments.ca, arguments.cert, arguments.key))):
+            return None
+        context = _new_context(ssl.Purpose.SERVER_AUTH, arguments.ca)
+        _load_certificate(context, arguments.cert, arguments.key)
+        return context
     if arguments.cert is None:
         if arguments.key is not None or arguments.client_ca is not None:
             raise Failure("--key and --client-ca are for TLS, which needs --cert FILE too", USAGE)
@@ -125,8 +156,8 @@ def keep_hub_quiet() -> None:
     get_hub().NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
 
 
-def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Address]:
-    """Connect once; blocks for `timeout` seconds at most.
+def connect(address: Place, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Address]:
+    """Connect once, to the first node that takes it if it is a broker; blocks for `timeout` seconds at most.
 
     Returns what `dial` returns.  Raises `Failure`, which says why it failed.
     """
@@ -134,16 +165,25 @@ def connect(address: str, timeout: float, context: ssl.SSLContext | None) -> tup
     try:
         # Looking up a host name knows no time-out of its own.
         with _clock.Timeout(timeout, TimeoutError()):
-            return dial(parse(address), context)
+            if not isinstance(address, BrokerAddress):
+                return dial(parse(address), context)
+            *others, last = address.broker.endpoints
+            for endpoint in others:
+                try:
+                    return dial(endpoint, context)
+                except OSError:
+                    continue
+            return dial(last, context)
     except (OSError, ValueError) as error:
         raise Failure(_why(error, address, context is not None)) from error
 
 
-def _why(error: Exception, address: str, tls: bool) -> str:
+def _why(error: Exception, place: Place, tls: bool) -> str:
     """Explain why a connection failed, and what to do about it."""
+    address, whose = (place.broker, "broker") if isinstance(place, BrokerAddress) else (place, "server")
     match error:
         case ConnectionRefusedError():
-            return f"nothing listens on {address} ({reason(error)}); is the server running?"
+            return f"nothing listens on {address} ({reason(error)}); is the {whose} running?"
         case FileNotFoundError():
             return f"there is no socket {address} ({reason(error)}); is the server running?"
         case socket.gaierror():
@@ -156,9 +196,8 @@ def _why(error: Exception, address: str, tls: bool) -> str:
                 " name its authority with --ca FILE"
             )
         case ssl.SSLError():
-            return f"cannot speak TLS with {address} ({_tls_reason(error)}); does the server use TLS?"
+            return f"cannot speak TLS with {address} ({_tls_reason(error)}); does the {whose} use TLS?"
         case ConnectionError() if tls:
-            return (
-                f"{address} disconnected during the TLS handshake ({reason(error)}); does the server use TLS?"
-            )
+            happened = f"{address} disconnected during the TLS handshake ({reason(error)})"
+            return f"{happened}; does the {whose} use TLS?"
     return f"cannot connect to {address} ({reason(error)}); check the address"

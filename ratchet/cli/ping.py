@@ -8,25 +8,25 @@ import statistics
 from collections import deque
 from collections.abc import Iterator
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gevent import socket
 
 from ratchet import _clock
 from ratchet.bus import Limits
+from ratchet.bus._core.address import Address
 from ratchet.bus._socket import wire
 from ratchet.bus._transport.transport import Transport
+from ratchet.cli.address import FORMS, BrokerAddress, Place, address, check, shown_address
 from ratchet.cli.common import (
     FAILED,
     Commands,
     Failure,
-    address,
     put,
     put_json,
     reason,
     say,
     seconds,
-    shown_address,
     whole_number,
 )
 from ratchet.cli.connection import add_client_tls, client_context, connect
@@ -47,10 +47,13 @@ def add_to(commands: Commands) -> None:
         description="""\
 Send a PING every second, and print how long its PONG took, until Ctrl-C.  The
 server answers by itself, whatever its handler does; one that speaks only the
-plain form, as servers in Lua do, does not.  A lost connection is made again.""",
+plain form, as servers in Lua do, does not.  A lost connection is made again.
+
+Over a broker, the broker itself answers: how many servers take requests, and
+how many requests wait for one.  If there is no server, that is no answer.""",
         epilog="""\
 With --json, stdout has one line, after the last PING:
-  address        where the PINGs went
+  address        where the PINGs went; of a broker, without the login
   sent, received, lost
                  how many; each that is lost is reported on stderr
   seconds        how long it took
@@ -70,7 +73,7 @@ example:
         "address",
         type=address,
         metavar="ADDRESS",
-        help="where the server listens: HOST:PORT, [IPv6]:PORT or unix:PATH",
+        help=f"where the server listens: {FORMS}",
     )
     parser.add_argument(
         "-c", "--count", type=whole_number(1), metavar="COUNT", help="stop after so many (default: go on)"
@@ -100,6 +103,7 @@ example:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ping until enough are sent, or Ctrl-C; blocks.  Raises `Failure`."""
+    check(arguments.address)
     pinger = Pinger(arguments.address, arguments.timeout, client_context(arguments))
     try:
         pinger.connect()
@@ -122,6 +126,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if pinger.received else FAILED
 
 
+class Line(Protocol):
+    """A connection on which PINGs are sent.
+
+    Attributes:
+        peer: who answers.
+    """
+
+    peer: Address
+
+    def round_trip(self, sequence: int) -> tuple[float, str]:
+        """Seconds until the answer came, and what else is to be shown of it; blocks."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class Pinger:
     """Sends PINGs over a connection that it makes again when it is lost.
 
@@ -129,21 +149,24 @@ class Pinger:
         received: how many were answered in time.
     """
 
-    def __init__(self, address: str, timeout: float, context: ssl.SSLContext | None) -> None:
+    def __init__(self, address: Place, timeout: float, context: ssl.SSLContext | None) -> None:
         self.received = 0
         self._lost = 0
         self._address = address
         self._timeout = timeout
         self._context = context
-        self._transport: Transport | None = None
+        self._line: Line | None = None
         self._times: deque[float] = deque(maxlen=_KEPT_TIMES)
 
-    def connect(self) -> Transport:
+    def connect(self) -> Line:
         """Connect to the server; blocks.  Raises `Failure`."""
-        limits = Limits()
-        self._transport, self._peer = connect(self._address, self._timeout, self._context)
-        self._decoder = wire.Decoder(limits.max_message, limits.max_parts)
-        return self._transport
+        if isinstance(self._address, BrokerAddress):
+            from ratchet.cli.broker import BrokerLine
+
+            self._line = BrokerLine(self._address, self._timeout, self._context)
+        else:
+            self._line = SocketLine(self._address, self._timeout, self._context)
+        return self._line
 
     def ping(self, number: int | None, interval: float) -> Iterator[tuple[bool, str]]:
         """Send `number` PINGs, or go on for ever; blocks.
@@ -160,26 +183,30 @@ class Pinger:
     def send(self, sequence: int) -> tuple[bool, str]:
         """Send one PING, and return what `ping` does; blocks."""
         try:
-            transport = self._transport or self.connect()
-            seconds: float | None = _clock.with_timeout(
-                self._timeout, self._round_trip, transport, sequence, timeout_value=None
+            line = self._line or self.connect()
+            answer: tuple[float, str] | None = _clock.with_timeout(
+                self._timeout, line.round_trip, sequence, timeout_value=None
             )
         except (Failure, OSError, BusError) as error:
             self.close()
             self._lost += 1
             return False, f"no pong: seq={sequence} {reason(error)}"
-        if seconds is None:
+        if answer is None:
             self._lost += 1
             return False, f"no pong: seq={sequence} within {self._timeout:g} s"
+        seconds, more = answer
         self.received += 1
         self._times.append(seconds)
-        return True, f"pong from {shown_address(self._peer)}: seq={sequence} time={seconds * 1000:.3f} ms"
+        return (
+            True,
+            f"pong from {shown_address(line.peer)}: seq={sequence} time={seconds * 1000:.3f} ms{more}",
+        )
 
     def figures(self, seconds: float) -> dict[str, Any]:
         """The object of `--json`."""
         times = self._times
         return {
-            "address": self._address,
+            "address": str(self._address),
             "sent": self.received + self._lost,
             "received": self.received,
             "lost": self._lost,
@@ -208,25 +235,38 @@ class Pinger:
             text += f"rtt min/avg/max/mdev = {shown} ms\n"
         return text
 
-    def _round_trip(self, transport: Transport, sequence: int) -> float:
-        """Seconds until the PONG came; blocks."""
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+class SocketLine:
+    """A connection to a server; blocks until it is there.  Raises `Failure`."""
+
+    def __init__(self, address: str, timeout: float, context: ssl.SSLContext | None) -> None:
+        limits = Limits()
+        self._transport, self.peer = connect(address, timeout, context)
+        self._decoder = wire.Decoder(limits.max_message, limits.max_parts)
+
+    def round_trip(self, sequence: int) -> tuple[float, str]:
+        """See `Line`."""
         # A PONG that comes too late has the id of an older PING.
         id = sequence & wire.MAX_ID
         began = _clock.monotonic()
         # Does not wait: so few bytes fit, unless the connection is stuck.
-        transport.send(wire.encode(wire.PING, 0, id, 0, ()))
+        self._transport.send(wire.encode(wire.PING, 0, id, 0, ()))
         while True:
-            messages = self._decoder.feed(receive(transport))
+            messages = self._decoder.feed(receive(self._transport))
             if any(message[0] == wire.PONG and message[2] == id for message in messages):
-                return _clock.monotonic() - began
+                return _clock.monotonic() - began, ""
             if self._decoder.error is not None:
                 raise self._decoder.error
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        """See `Line`."""
+        self._transport.close()
 
 
 def receive(transport: Transport) -> bytes:

@@ -15,38 +15,42 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 
-from ratchet.bus import Codec, ServerBus, codecs, listen
+from ratchet import _clock
+from ratchet.bus import Codec, ServerBus, codecs
 from ratchet.bus._core.address import parse
+from ratchet.bus._core.server import ServerSide
 from ratchet.bus._processes.ending import Ending, log_death
 from ratchet.bus._processes.names import CODECS, LoadError, is_name, load_codec, load_handler
 from ratchet.bus._processes.pid_file import PidFileError
 from ratchet.bus._processes.serving import MOST_PROCESSES, fill_standard_descriptors, settings_of, supervise
 from ratchet.bus._processes.supervisor import Supervisor
+from ratchet.cli.address import FORMS, BrokerAddress, Place, address, check, open_server, shown_address
 from ratchet.cli.common import (
     FAILED,
     MOST_AT_ONCE,
     USAGE,
     Commands,
     Failure,
-    address,
     cannot_load,
     codec_name,
     complain,
     reason,
     say,
     seconds,
-    shown_address,
     whole_number,
 )
 from ratchet.cli.connection import add_server_tls, server_context
+from ratchet.errors import BusError
 from ratchet.kernel import Ratchet
 
 __all__ = ["add_to", "run"]
 
+# Seconds between two looks at whether there is a connection.
+_LOOK: Final = 0.05
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 Handler = Callable[..., object]
-Server = ServerBus[Any, Any]
+Server = ServerSide[Any, Any]
 
 
 def add_to(commands: Commands) -> None:
@@ -58,6 +62,9 @@ def add_to(commands: Commands) -> None:
 Answer each request with HANDLER(request), or HANDLER(request, transaction) if
 it requires two arguments.  What it returns is the response; what it raises
 goes to the client, and to the log on stderr.
+
+Over a broker, requests come from the queue of the service, which any number of
+servers share.
 
 MODULE is imported from the current folder or from what is installed, after
 gevent.monkey.patch_all(): while a handler waits in a blocking call of the
@@ -72,8 +79,9 @@ signals:
 
 exit status:
   0  everything that was taken is finished
-  1  it cannot listen there, the PID file belongs to another process, no worker
-     process could begin, or work was cut off in the end
+  1  it cannot listen there, the broker refuses it, the PID file belongs to
+     another process, no worker process could begin, or work was cut off in the
+     end
   2  the command line is wrong, or a file or module that it names
 
 example:
@@ -85,7 +93,7 @@ example:
         "address",
         type=address,
         metavar="ADDRESS",
-        help="where to listen: HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free one",
+        help=f"where to serve: {FORMS}; port 0 takes a free one",
     )
     parser.add_argument(
         "--workers",
@@ -112,7 +120,7 @@ example:
         "--stats",
         type=address,
         metavar="ADDRESS",
-        help="serve the server's counters there, for 'ratchet stats'; with TLS if the server has it",
+        help="serve the server's counters there, for 'ratchet stats'; the options of TLS are for them, too",
     )
     add_server_tls(parser)
     add_processes(parser)
@@ -151,7 +159,8 @@ def handler_name(text: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it; blocks.  Raises `Failure`."""
-    if arguments.processes or arguments.pid_file is not None or arguments.reload:
+    check_places(arguments)
+    if with_processes(arguments):
         finished = run_processes(arguments)
     else:
         finished = run_here(arguments)
@@ -159,6 +168,29 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     complain("work was cut off in the end; --drain-timeout allows it more time")
     return FAILED
+
+
+def with_processes(arguments: argparse.Namespace) -> bool:
+    """Whether worker processes are to serve."""
+    return bool(arguments.processes or arguments.pid_file is not None or arguments.reload)
+
+
+def check_places(arguments: argparse.Namespace) -> None:
+    """Refuse what does not go together.  Raises `Failure`."""
+    places = [place for place in (arguments.address, arguments.stats) if place is not None]
+    for place in places:
+        check(place)
+    over_a_broker = [isinstance(place, BrokerAddress) for place in places]
+    if over_a_broker[0] and with_processes(arguments):
+        raise Failure(
+            "worker processes share a socket, which a broker takes the place of; leave out --processes,"
+            " --pid-file and --reload, and start 'ratchet serve' as often as you want processes",
+            USAGE,
+        )
+    if arguments.client_ca is not None and all(over_a_broker):
+        raise Failure("--client-ca is for those who connect, and nobody does; leave it out", USAGE)
+    if arguments.ca is not None and not any(over_a_broker):
+        raise Failure("--ca is for a broker, and there is none; for clients, write --client-ca", USAGE)
 
 
 def codec_of(arguments: argparse.Namespace) -> str | None:
@@ -169,7 +201,7 @@ def codec_of(arguments: argparse.Namespace) -> str | None:
 def run_processes(arguments: argparse.Namespace) -> bool:
     """Serve by worker processes.  False if work was cut off.  Raises `Failure`."""
     # Checked here, so that what is wrong with it is said once, and not by every worker.
-    context = server_context(arguments)
+    context = server_context(arguments, arguments.address)
     logging.basicConfig(format=LOG_FORMAT)
     logging.getLogger("ratchet.processes").setLevel(logging.INFO)
     try:
@@ -178,7 +210,7 @@ def run_processes(arguments: argparse.Namespace) -> bool:
         with ExitStack() as opened:
             counters: Server | None = None
             if arguments.stats is not None:
-                counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
+                counters = opened.enter_context(new_counters(arguments))
             settings = settings_of(
                 arguments.handler,
                 arguments.workers,
@@ -213,7 +245,7 @@ def tell_ready(counters: Server | None, supervisor: Supervisor) -> None:
     """A thread: say that the workers serve, and serve their counters, if these have a bus."""
     say(f"listening on {shown_address(supervisor.address)}")
     if counters is not None:
-        say(f"serving stats on {shown_address(counters.address)}")
+        say(f"serving stats on {counters.name}")
         counters.serve(lambda _: supervisor.stats()._asdict(), 1)
 
 
@@ -226,22 +258,27 @@ def dump_processes(supervisor: Supervisor) -> None:
 def run_here(arguments: argparse.Namespace) -> bool:
     """Serve by this process alone.  False if work was cut off.  Raises `Failure`."""
     monkey.patch_all()
-    context = server_context(arguments)
+    context = server_context(arguments, arguments.address)
     handler, codec = load(arguments.handler, codec_of(arguments))
     # After the import, which may have set logging up in its own way.
     logging.basicConfig(format=LOG_FORMAT)
     with ExitStack() as opened:
-        server = opened.enter_context(new_server(arguments.address, codec, context))
+        server = opened.enter_context(new_server(arguments.address, codec, context, arguments.workers))
         counters: Server | None = None
         if arguments.stats is not None:
-            counters = opened.enter_context(new_server(arguments.stats, codecs.json, context))
+            counters = opened.enter_context(new_counters(arguments))
         return serve(server, handler, arguments.workers, arguments.drain_timeout, counters)
 
 
-def new_server(address: str, codec: Any, context: ssl.SSLContext | None) -> Server:
-    """Listen on an address; blocks while a host name is looked up.  Raises `Failure`."""
+def new_counters(arguments: argparse.Namespace) -> Server:
+    """The bus of the counters; blocks while a host name is looked up.  Raises `Failure`."""
+    return new_server(arguments.stats, codecs.json, server_context(arguments, arguments.stats), 1)
+
+
+def new_server(address: Place, codec: Any, context: ssl.SSLContext | None, workers: int) -> Server:
+    """Open a server; blocks while a host name is looked up.  Raises `Failure`."""
     try:
-        return listen(address, codec=codec, ssl_context=context)
+        return open_server(address, codec, context, workers=workers)
     except OSError as error:
         raise Failure(cannot_listen(address, error)) from error
 
@@ -254,7 +291,7 @@ def load(handler: str, codec: str | None) -> tuple[Handler, Codec[Any, Any] | No
         raise cannot_load(error) from error
 
 
-def cannot_listen(address: str, error: OSError) -> str:
+def cannot_listen(address: Place, error: OSError) -> str:
     """Explain why a server cannot listen, and what to do about it."""
     match error.errno:
         case errno.EADDRINUSE:
@@ -283,12 +320,26 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             gevent.signal_handler(number, Stop(ending))
         gevent.signal_handler(signal.SIGUSR1, lambda: say(f"{server!r}\n{kernel.dump()}"))
-        say(f"listening on {shown_address(server.address)}")
+        if isinstance(server, ServerBus):
+            say(f"listening on {server.name}")
+        else:
+            kernel.attach_background(tell_connected, server)
         if counters is not None:
-            say(f"serving stats on {shown_address(counters.address)}")
+            say(f"serving stats on {counters.name}")
             kernel.attach_background(counters.serve, lambda _: server.stats()._asdict(), 1)
-        server.serve(handler, workers)
+        try:
+            server.serve(handler, workers)
+        except BusError as error:
+            # A broker will never let it in.
+            raise Failure(error.message) from error
         return ending.finish()
+
+
+def tell_connected(server: Server) -> None:
+    """A thread: say that requests are taken, once the broker has let the server in."""
+    while not server.stats().connections:
+        _clock.sleep(_LOOK)
+    say(f"serving {server.name}")
 
 
 class Stop:

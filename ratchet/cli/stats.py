@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ratchet import _clock
+from ratchet.cli.address import FORMS, address, check
 from ratchet.cli.client import new_client, what_happened
-from ratchet.cli.common import Commands, Failure, address, complain, put, put_json, seconds
+from ratchet.cli.common import Commands, Failure, complain, put, put_json, seconds
 from ratchet.cli.connection import add_client_tls, client_context
 from ratchet.cli.forms import parse_json
 from ratchet.errors import BusError
@@ -50,7 +51,7 @@ example:
         "address",
         type=address,
         metavar="ADDRESS",
-        help="where the program serves its counters: HOST:PORT, [IPv6]:PORT or unix:PATH",
+        help=f"where the program serves its counters: {FORMS}",
     )
     parser.add_argument("--json", action="store_true", help="write a JSON object on one line")
     parser.add_argument(
@@ -69,6 +70,7 @@ example:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the counters once, or until Ctrl-C; blocks.  Raises `Failure`."""
+    check(arguments.address)
     context = client_context(arguments)
     show(counters(arguments, context), arguments.json)
     while arguments.every is not None:

@@ -138,7 +138,7 @@ def test_a_file_that_does_not_fit(
     monkeypatch.chdir(folder)
     arguments = new_parser().parse_args(["serve", "builtins:repr", "127.0.0.1:0", *options.split()])
     with pytest.raises(Failure) as failure:
-        server_context(arguments)
+        server_context(arguments, arguments.address)
     assert failure.value.status == 2
     assert advice in str(failure.value)
 

@@ -22,6 +22,8 @@ _EXPECTED: Final = 'expected "amqp://user:password@host:5672,host2:5672/vhost"'
 _HOST: Final = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
 # What precedes the port, so that an error can name it: a port that is none may be a password.
 _BEFORE_PORT: Final = re.compile(r"\[[^\]]*\]|[^:]*")
+# With a port and nothing else, it is a host that is called so.
+_MEANT: Final = re.compile("amqps?:(?![0-9]+$)")
 _BAD_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 _LONGEST_VHOST: Final = 127
 # A word of a key and of a queue's name: a dot would end the one, and make one of two names of the other.
@@ -56,7 +58,7 @@ class BrokerUrl:
 
 def is_broker_url(address: object) -> bool:
     """Whether an address is meant for a broker."""
-    return isinstance(address, str) and address.startswith(("amqp:", "amqps:"))
+    return isinstance(address, str) and _MEANT.match(address) is not None
 
 
 def parse(url: object) -> BrokerUrl:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ratchet import _clock
 from ratchet._log import log_error
-from ratchet.bus._socket.server import ServerBus
+from ratchet.bus._core.server import ServerSide
 from ratchet.kernel import Ratchet, Thread
 
 _logger: Final = logging.getLogger("ratchet.serve")
@@ -22,7 +22,7 @@ class Ending:
         timeout: seconds that what was taken has to end.
     """
 
-    def __init__(self, kernel: Ratchet, server: ServerBus[Any, Any], timeout: float) -> None:
+    def __init__(self, kernel: Ratchet, server: ServerSide[Any, Any], timeout: float) -> None:
         self._kernel = kernel
         self._server = server
         self._timeout = timeout
