@@ -141,7 +141,7 @@ def test_bench_and_the_counters(ratchet: Ratchet, broker_node: Node, name: str) 
 @pytest.mark.parametrize("command", ["call", "ping", "bench", "stats", "serve"])
 def test_a_wrong_password_is_said_and_not_shown(broker_node: Node, name: str, command: str) -> None:
     url = f"amqp://guest:hush@{broker_node.address}/?service={name}"
-    program = run(command, *(["handlers:echo"] if command == "serve" else []), url)
+    program = run(command, *(["builtins:repr"] if command == "serve" else []), url)
     assert program.returncode == (3 if command == "call" else 1)
     assert program.stdout == b""
     said = program.stderr.decode().splitlines()[-1]
