@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -9,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import wait_until
+from ratchet import bus
 from ratchet.bus._broker.url import BrokerUrl, check_service, is_broker_url, parse
 from ratchet.bus._core.address import TcpEndpoint
 
@@ -114,7 +118,31 @@ def test_anything_but_a_string_is_refused(url: object) -> None:
 
 
 def test_other_addresses_are_not_meant_for_a_broker() -> None:
-    assert not any(map(is_broker_url, ["localhost:5672", "unix:/amqp", "amqp.example.org:80"]))
+    assert not any(
+        map(is_broker_url, ["localhost:5672", "unix:/amqp", "amqp.example.org:80", "amqp:5672", "amqps:0"])
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://me:hush@host/?service=a", "amqps://me:hush@host:1", "amqp:me:hush@host"]
+)
+def test_the_makers_of_sockets_name_those_of_a_broker(url: str) -> None:
+    def refused(call: Callable[[], object], maker: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(f"write bus.{maker}(url, service)")) as raised:
+            call()
+        assert "hush" not in str(raised.value)
+
+    refused(lambda: bus.listen(url), "broker_server")
+    refused(lambda: bus.connect(url), "broker_client")
+    refused(lambda: bus.connect(["localhost:80", url]), "broker_client")
+
+
+def test_a_function_that_returns_a_broker_s_url_is_logged_without_the_password(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with bus.connect(lambda: ["amqp://me:hush@host/?service=a"]):
+        wait_until(lambda: "amqp://...@host" in caplog.text, "the log")
+    assert "hush" not in caplog.text
 
 
 def test_no_text_shows_the_password() -> None:

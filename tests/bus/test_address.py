@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ def test_a_text_that_is_no_address_is_a_value_error_that_shows_it(address: str) 
     with pytest.raises(ValueError, match="expected") as raised:
         parse(address)
     assert repr(address) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://me:hush@host", "http://me:hu@sh@host:80", "amqp://me:hush@host/v?x=1"]
+)
+def test_a_url_is_shown_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match=re.escape("://...@host")) as raised:
+        parse(url)
+    assert "sh@" not in str(raised.value)
 
 
 def test_a_path_is_absolute_from_then_on(folder: Path) -> None:

@@ -22,6 +22,8 @@ Address: TypeAlias = "tuple[str, int] | str"
 """As a user writes it, and as `server.address` says it."""
 
 _LABEL: Final = re.compile("[A-Za-z0-9_-]{1,63}")
+# In a URL; greedy, because there may be an "@" in a password.
+_LOGIN: Final = re.compile("://.*@", re.DOTALL)
 _LONGEST_NAME: Final = 253
 # What an absolute path may hold that is left out as it is parsed.
 _UNTIDY: Final = re.compile(r"//|/\.(/|$)|/$")
@@ -63,17 +65,24 @@ def parse(address: object) -> Endpoint:
             return UnixEndpoint(_checked_path(address.removeprefix("unix:"), address))
         host, colon, port = address.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit():
-            raise ValueError(f"the address {address!r} has no port number; {expected}")
+            raise ValueError(f"the address {_without_login(address)!r} has no port number; {expected}")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise ValueError(f"the address {address!r} is ambiguous; write IPv6 as [host]:port")
+            raise ValueError(
+                f"the address {_without_login(address)!r} is ambiguous; write IPv6 as [host]:port"
+            )
         return _checked(host, int(port), address)
     if isinstance(address, tuple) and len(address) == 2:
         host, port_number = address
         if isinstance(host, str) and isinstance(port_number, int) and not isinstance(port_number, bool):
             return _checked(host, port_number, address)
     raise TypeError(f"{address!r} is not an address; {expected}")
+
+
+def _without_login(address: str) -> str:
+    """An address that is none, for an error: it may be a URL, and have a password."""
+    return _LOGIN.sub("://...@", address)
 
 
 def _checked(host: str, port: int, address: object) -> TcpEndpoint:
