@@ -120,7 +120,7 @@ for client_module in (
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 BUS_BROKER = allow_in_order(
     "bus._broker",
-    "url topology properties message frames interfaces handshake link_protocol stream link connection"
+    "url topology tables properties message frames interfaces handshake link_protocol stream link connection"
     " client_link sender client server_link server",
     BUS_TRANSPORT | {"_version"},
 )

@@ -185,9 +185,21 @@ UNREADABLE = [
     struct.pack(">H", 1 << 10) + b"\x02\xff\xff",  # which is not UTF-8
     struct.pack(">HI", 1 << 13, 100),  # headers that are cut off
     struct.pack(">HI", 1 << 13, 3) + b"\x01a?",  # one of no known type
-    struct.pack(">HI", 1 << 13, 11) + b"\x01aT" + b"\xff" * 8,  # a time that no calendar has
+    struct.pack(">HI", 1 << 13, 3) + b"\x01aT" + b"\xff" * 8,  # one that is larger than its table
+    struct.pack(">HI3sI", 1 << 13, 50_007, b"\x01aA", 50_000) + b"V" * 50_000,  # more than are read
     b"\xff\xff" * 3,  # flags without an end
 ]
+
+
+def test_the_properties_of_a_greeting_may_be_many_and_other_methods_are_short() -> None:
+    many: dict[str, Any] = {f"{number:04}": "x" for number in range(8_000)}
+    decoder = Decoder(MAX_MESSAGE)
+    (start,) = decoder.feed(frame.marshal(Connection.Start(server_properties=many, mechanisms="PLAIN"), 0))
+    assert isinstance(start, Connection.Start)
+    assert (start.version_major, start.version_minor, start.server_properties) == (0, 9, many)
+    assert (start.mechanisms, start.locales) == ("PLAIN", "en_US")
+    assert decoder.feed(frame.marshal(Connection.Secure("x" * 4096), 0)) == []
+    assert str(decoder.error).startswith("the method 10.20 cannot be read: it has 4104 bytes")
 
 
 def nested(depth: int) -> bytes:

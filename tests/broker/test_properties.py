@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from ratchet.bus._broker.properties import UNREADABLE, Properties, decode, encode
+from ratchet.bus._broker.properties import Properties, decode, encode
+from ratchet.bus._broker.tables import UNREADABLE
 
 NAMES = {"type": "message_type"}
 # All that this library does not know.

@@ -1,7 +1,8 @@
 """Bytes of AMQP 0-9-1 to methods and messages, and back.
 
 pamqp knows what is in a frame.  Only those of every message, publish and deliver, are made and read by
-hand: with pamqp, to publish takes twice as long, and to receive four times.
+hand: with pamqp, to publish takes twice as long, and to receive four times.  So are those with tables that
+may be large; see `tables`.
 
 A message is three kinds of frames: a method, a header with the size of the body and the
 properties, and the body in as many pieces as are needed.  `Decoder.feed` puts them together again.
@@ -20,14 +21,14 @@ from io import BytesIO
 from typing import Final, NamedTuple, TypeAlias
 
 from pamqp import base, commands
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Connection
 
-from ratchet.bus._broker.properties import (
+from ratchet.bus._broker.properties import Properties, decode, encode
+from ratchet.bus._broker.tables import (
     UNREADABLE,
-    Properties,
-    decode,
-    encode,
+    read_long_string,
     read_short_string,
+    read_table,
     short_string,
 )
 from ratchet.errors import MessageTooLarge, ProtocolError
@@ -46,6 +47,7 @@ _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _END: Final = b"\xce"
 _HEAD: Final = struct.Struct(">BHI")
 _INDEX: Final = struct.Struct(">I")
+_VERSION: Final = struct.Struct(">BB")
 _METHOD_HEAD: Final = struct.Struct(">BHII")
 _CONTENT_HEAD: Final = struct.Struct(">HHQ")
 _DELIVERY_HEAD: Final = struct.Struct(">QB")
@@ -137,6 +139,15 @@ def publish(
         piece = body[start : start + most] if len(body) > most else body
         pieces += (_HEAD.pack(_BODY, _CHANNEL, len(piece)), piece, _END)
     return pieces if len(body) >= _WORTH_NO_COPY else b"".join(pieces)
+
+
+def _start(payload: bytes) -> Connection.Start:
+    """The greeting of a broker, of which the properties may be long; raises one of `UNREADABLE`."""
+    major, minor = _VERSION.unpack_from(payload, _INDEX.size)
+    properties, position = read_table(payload, _INDEX.size + _VERSION.size)
+    mechanisms, position = read_long_string(payload, position)
+    locales, _ = read_long_string(payload, position)
+    return Connection.Start(major, minor, properties, mechanisms, locales)
 
 
 class _Content:
@@ -278,6 +289,11 @@ class Decoder:
                 tag, redelivered = _DELIVERY_HEAD.unpack_from(payload, position)
                 self._content = _Content((consumer_tag, tag, bool(redelivered)))
                 return None
+            if index == Connection.Start.index:
+                return _start(payload)
+            if len(payload) > MIN_FRAME:
+                # None that a broker has to say is longer.
+                raise ValueError(f"it has {len(payload)} bytes")
             value: base.Frame = maker()
             value.unmarshal(payload[_INDEX.size :])
         except UNREADABLE as error:

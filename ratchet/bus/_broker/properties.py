@@ -1,6 +1,6 @@
 """The properties of a message, to bytes and back.
 
-By hand, because these are most of what a message costs; see `frames.py`.  Tables are pamqp's all the same.
+By hand, because these are most of what a message costs; see `frames.py`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 from typing import Any, Final, NamedTuple
 
-from pamqp.decode import field_table as decode_table
 from pamqp.encode import field_table as encode_table
+
+from ratchet.bus._broker.tables import read_short_string, read_table, short_string
 
 # In the order in which they stand, with the bits that say which there are.
 _CONTENT_TYPE: Final = 1 << 15
@@ -27,12 +28,6 @@ _TYPE: Final = 1 << 5
 _MORE: Final = 1
 
 _FLAGS: Final = struct.Struct(">H")
-_LENGTH: Final = struct.Struct(">I")
-_LONGEST: Final = 255
-
-# What `decode` raises: on what is cut off, of no known type, not UTF-8; a time that no calendar has;
-# tables within tables.
-UNREADABLE: Final = (ValueError, TypeError, IndexError, OverflowError, OSError, RecursionError, struct.error)
 
 
 class Properties(NamedTuple):
@@ -44,25 +39,6 @@ class Properties(NamedTuple):
     reply_to: str = ""
     expiration: str = ""
     type: str = ""
-
-
-def short_string(text: str) -> bytes:
-    """A string of at most 255 bytes, as AMQP has them; raises `ValueError` for a longer one."""
-    data = text.encode()
-    if len(data) > _LONGEST:
-        raise ValueError(
-            f"a string of {len(data)} bytes is over the {_LONGEST} that AMQP can say: {text!r:.40}"
-        )
-    return bytes((len(data),)) + data
-
-
-def read_short_string(data: bytes, position: int) -> tuple[str, int]:
-    """The string at a position, and where it ends; raises one of `UNREADABLE`."""
-    start = position + 1
-    end = start + data[position]
-    if end > len(data):
-        raise ValueError("a string is cut off")
-    return data[start:end].decode(), end
 
 
 def encode(properties: Properties) -> bytes:
@@ -103,9 +79,7 @@ def decode(data: bytes, position: int) -> Properties:
         if flags & flag:
             _, position = read_short_string(data, position)
     if flags & _HEADERS:
-        size = _LENGTH.size + _LENGTH.unpack_from(data, position)[0]
-        _, headers = decode_table(data[position : position + size])
-        position += size
+        headers, position = read_table(data, position)
     if flags & _DELIVERY_MODE:
         delivery_mode = data[position]
         position += 1
