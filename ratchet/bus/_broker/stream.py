@@ -173,7 +173,7 @@ class ByteStream:
                 pass
             except OSError as error:
                 # What the broker said before it went says more.
-                self._loop.run_callback(self._read_rest, error)
+                self._loop.run_callback(self._read_rest, error, _LAST_READS)
                 self._broken = error
             self._sending = False
         except BaseException as error:
@@ -261,13 +261,12 @@ class ByteStream:
         finally:
             self._receiving = False
 
-    def _read_rest(self, error: BaseException) -> None:
-        """Hub callback: nothing can be sent any more; read what the broker said before."""
-        for _ in range(_LAST_READS):
-            if self.closed or not self._reader.active:
-                break
+    def _read_rest(self, error: BaseException, most: int) -> None:
+        """Hub callback: nothing can be sent any more; read what the broker said before, a piece a turn."""
+        if most and not self.closed and self._reader.active:
             self._on_readable()
-        if not self.closed:
+            self._loop.run_callback(self._read_rest, error, most - 1)
+        elif not self.closed:
             self._owner.connection_lost(error)
 
     def lose_place(self, error: BaseException) -> None:
