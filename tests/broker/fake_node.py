@@ -50,6 +50,10 @@ class FakeNode:
         """How many clients have come."""
         return len(self._sockets)
 
+    def pause(self) -> None:
+        """Read nothing more."""
+        gevent.killall(self._threads)
+
     def names(self) -> list[str]:
         """The names of the methods that it has heard."""
         return [value.name for value in self.heard if isinstance(value, base.Frame)]

@@ -71,6 +71,33 @@ def test_one_confirm_may_stand_for_several(node: FakeNode, clients: list[Any]) -
     assert isinstance(casting[2].result(), Rejected)
 
 
+def test_what_has_not_left_when_the_client_closes_was_not_sent_and_is_not(
+    node: FakeNode, clients: list[Any]
+) -> None:
+    client = connected(node, clients)
+    sent = client.send_request(b"sent", timeout=LONG)
+    node.wait_for("Basic.Publish")
+    unsent, cancelled = [client.send_request(b"unsent", timeout=LONG) for _ in range(2)]
+    sent.cancel()
+    client.close()
+    assert failure(unsent.recv_response) == (BusClosed, Outcome.NOT_SENT)
+    assert failure(cancelled.recv_response) == (BusClosed, Outcome.NOT_SENT)
+    node.wait_for("Connection.Close")
+    # The request, and its cancel.
+    assert node.names().count("Basic.Publish") == 2
+
+
+def test_what_has_begun_to_leave_when_the_client_closes_may_run(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients, limits=bus.Limits(high_water=100_000_000))
+    node.pause()
+    large = client.send_request(bytes(16_000_000), timeout=LONG)
+    wait_until(lambda: 0 < client._connection.current.link.stream.unsent < 16_000_000, "a part to leave")
+    small = client.send_request(b"small", timeout=LONG)
+    client.close()
+    assert failure(large.recv_response) == (BusClosed, Outcome.UNKNOWN)
+    assert failure(small.recv_response) == (BusClosed, Outcome.NOT_SENT)
+
+
 def test_a_cast_that_is_not_confirmed_in_time_is_unknown(node: FakeNode, clients: list[Any]) -> None:
     client = connected(node, clients)
     node.answer = lambda value: not isinstance(value, Basic.Publish)

@@ -11,7 +11,7 @@ import logging
 import math
 import uuid
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
@@ -104,6 +104,7 @@ class ClientLink(ClientRoute):
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_dropped",
         "_last_id",
         "_name",
         "_options",
@@ -131,6 +132,8 @@ class ClientLink(ClientRoute):
         client = uuid.uuid4().hex
         self._reply_to = topology.reply_queue(client)
         self._last_id = 0
+        # The numbers of the frames that do not leave, once this side has closed the link.
+        self._dropped: Set[int] | None = None
         self.open: dict[str, OutgoingRequest] = {}
         # By the numbers of their confirms, in order; cancels have numbers too, and are not here.
         self._unconfirmed: dict[int, str] = {}
@@ -290,8 +293,11 @@ class ClientLink(ClientRoute):
 
     def close(self) -> None:
         """End all, because the client closes; the servers are told that nobody waits any more."""
+        if self._dropped is None:
+            # They would leave before the goodbye.
+            self._dropped = self.link.stream.drop({each.frame_number for each in self.open.values()})
         for transaction in list(self.open.values()):
-            if transaction.route is self and transaction.frame_number <= self.link.stream.sent:
+            if transaction.route is self and transaction.frame_number not in self._dropped:
                 self._tell_cancelled(transaction)
         self._fail_open(LinkFailure(None))
         self.link.close()
@@ -322,11 +328,12 @@ class ClientLink(ClientRoute):
         self._fail_all(error_type, text, error)
 
     def _fail_all(self, error_type: type[BusError], text: str, cause: BaseException | None) -> None:
-        sent = self.link.stream.sent
+        sent, dropped = self.link.stream.sent, self._dropped
         for key, transaction in list(self.open.items()):
             # One that is sent again was interrupted before it was forgotten here.
             if transaction.route is self:
-                unsent = transaction.frame_number > sent
+                number = transaction.frame_number
+                unsent = number > sent if dropped is None else number in dropped
                 error = error_type(text, outcome=Outcome.NOT_SENT if unsent else Outcome.UNKNOWN)
                 error.__cause__ = cause
                 transaction.fail(error)

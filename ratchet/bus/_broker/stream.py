@@ -11,6 +11,7 @@ What the bytes mean is not known here.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from itertools import islice
 from typing import Final, Protocol, TypeAlias
 
@@ -150,6 +151,18 @@ class ByteStream:
                 self.unsent += len(instead) - _size_of(pieces)
                 return True
         return False
+
+    def drop(self, numbers: Set[int]) -> Set[int]:
+        """Do not send these frames; returns those of which nothing has left, or will."""
+        if self._sending:
+            # A signal handler in the middle of that: nobody knows how far it is.
+            return frozenset()
+        kept = [self._frames[0]] if self._begun else []
+        kept += [each for each in islice(self._frames, len(kept), None) if each[0] not in numbers]
+        dropped = {number for number, _ in self._frames if number in numbers} - {number for number, _ in kept}
+        self._frames = deque(kept)
+        self.unsent = sum(_size_of(pieces) for _, pieces in kept)
+        return dropped
 
     def read_if_late(self) -> None:
         """Read what has come while the hub did not run: the broker may have gone meanwhile."""
