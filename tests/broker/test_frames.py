@@ -198,8 +198,12 @@ def test_the_properties_of_a_greeting_may_be_many_and_other_methods_are_short() 
     assert isinstance(start, Connection.Start)
     assert (start.version_major, start.version_minor, start.server_properties) == (0, 9, many)
     assert (start.mechanisms, start.locales) == ("PLAIN", "en_US")
-    assert decoder.feed(frame.marshal(Connection.Secure("x" * 4096), 0)) == []
-    assert str(decoder.error).startswith("the method 10.20 cannot be read: it has 4104 bytes")
+    longest = Basic.Return(312, "x" * 255, "x" * 127, "x" * 255)
+    decoder.feed(frame.marshal(longest, 1))
+    assert decoder.error is None
+    decoder = Decoder(MAX_MESSAGE)
+    assert decoder.feed(frame.marshal(Connection.Secure("x" * 1024), 0)) == []
+    assert str(decoder.error).startswith("the method 10.20 cannot be read: it has 1032 bytes")
 
 
 def nested(depth: int) -> bytes:

@@ -57,6 +57,8 @@ FRAME_OVERHEAD: Final = _HEAD.size + len(_END)
 # channel that there is.
 _CONNECTION: Final = 10
 _CHANNEL: Final = 1
+# Bytes of the longest method of a broker's, but for its greeting: that has three strings of 255 bytes.
+_LONGEST_METHOD: Final = 1024
 # From so many bytes on, a piece of a body is not copied.
 _WORTH_NO_COPY: Final = 64 * 1024
 
@@ -291,8 +293,7 @@ class Decoder:
                 return None
             if index == Connection.Start.index:
                 return _start(payload)
-            if len(payload) > MIN_FRAME:
-                # None that a broker has to say is longer.
+            if len(payload) > _LONGEST_METHOD:
                 raise ValueError(f"it has {len(payload)} bytes")
             value: base.Frame = maker()
             value.unmarshal(payload[_INDEX.size :])

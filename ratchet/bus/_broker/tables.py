@@ -11,7 +11,7 @@ import struct
 from typing import Any, Final
 
 # What reading raises: for what is cut off, of no known type, not UTF-8, or over a bound.
-UNREADABLE: Final = (ValueError, TypeError, IndexError, RecursionError, struct.error)
+UNREADABLE: Final = (ValueError, TypeError, IndexError, struct.error)
 
 # Values of one table, those in the tables within it included: as many as attachments and entries of
 # metadata can be.
