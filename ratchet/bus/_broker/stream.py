@@ -68,7 +68,7 @@ class ByteStream:
 
     Attributes:
         written: the number of the frame that was written last.
-        sent: the number of the last frame that was sent as a whole.
+        sent: the number of the last frame that was sent as a whole, or may have been.
         unsent: bytes that are written and not sent.
         closed: whether the socket is closed.
     """
@@ -190,6 +190,8 @@ class ByteStream:
                 self._broken = error
             self._sending = False
         except BaseException as error:
+            # The kernel may have got all of them.
+            self.sent = self.written
             self.lose_place(error)
             raise
         if self.closed or self._broken is not None:
