@@ -153,6 +153,9 @@ class BrokerSender(RequestSender):
         for index in range(begun, len(many.requests)):
             try:
                 link.send(owner, many.requests[index], many.messages[index], many.deadline, flags, many)
+            except (RecursionError, MemoryError):
+                # They may have struck anywhere.
+                raise
             except Exception:
                 # It was not sent; the next call says why, if it is not the first one.
                 many.outcomes[index:] = []
