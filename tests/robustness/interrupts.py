@@ -40,7 +40,7 @@ from typing import Any
 import gevent
 from gevent.resolver.blocking import Resolver
 
-from helpers import active_watchers
+from helpers import active_watchers, wait_until
 from ratchet import Ratchet
 from robustness.leaks import live_greenlets, open_descriptors
 from robustness.line_events import watch_lines
@@ -162,6 +162,9 @@ class Theatre:
                     raise Failure(f"loop() raised {error!r}") from error
 
     def _play_and_check(self, stage: Stage, scenario: Scenario) -> None:
+        if stage.kind == "broker":
+            # A client does not learn whether they are there.
+            wait_until(lambda: all(server.stats().connections for server in stage.servers), "the servers")
         client = stage.connect() if scenario.connects else None
         if scenario.serves:
             stage.serve(scenario.workers)
@@ -305,7 +308,7 @@ def sweep(
     It ends early when `most` runs have failed.
     """
     name = f"{kind}, {type(scenario).__name__}"
-    if not scenario.stays_connected:
+    if not scenario.stays_connected or kind == "broker":
         # A cast would have to wait, which no signal handler may.
         errors = [error for error in errors if error is not None]
     result = Result()

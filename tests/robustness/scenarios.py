@@ -10,10 +10,12 @@ from ratchet import BusClosed
 from ratchet.bus import Retry
 from robustness.stage import LARGE, PLAIN, REFUSED, SMALL, UNREADABLE, WAITS, Failure, Stage
 
-TELLING = ("tcp", "unix", "tls")
+TELLING = ("tcp", "unix", "tls", "broker")
 """Kinds over which a server tells that a request has not run."""
 SOCKETS = (*TELLING, "tcp-plain")
 KINDS = ("local", *SOCKETS)
+SEVERAL = ("tcp", "unix", "tls")
+"""Kinds of which a client knows its servers, and sends a request to another one."""
 
 SOON = Retry(attempts=3, back_off=0.002)
 LATE = Retry(attempts=3, back_off=0.3)
@@ -262,9 +264,9 @@ class CloseServer(Scenario):
     workers = 1
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.start(stage.call, client, stage.request(mark=WAITS))
+        stage.start(stage.call, client, stage.request(mark=WAITS), stage.longest)
         stage.wait_until_begun()
-        stage.send(client, stage.request())
+        stage.send(client, stage.request(), stage.longest)
         stage.let_arrive()
         stage.server.close()
 
@@ -277,9 +279,9 @@ class DrainServer(Scenario):
     workers = 1
 
     def play(self, stage: Stage, client: Any) -> None:
-        stage.start(stage.call, client, stage.request(mark=WAITS))
+        stage.start(stage.call, client, stage.request(mark=WAITS), stage.longest)
         stage.wait_until_begun()
-        stage.send(client, stage.request())
+        stage.send(client, stage.request(), stage.longest)
         stage.let_arrive()
         stage.start(stage.release.set)
         stage.server.drain()
@@ -380,7 +382,7 @@ class RetryCancelled(Scenario):
 class RetryOutOfTime(Scenario):
     """The server is closed, and there is no other one to which a request may move in its time."""
 
-    kinds = TELLING
+    kinds = SEVERAL
     retry = SOON
     stays_connected = False
     closes_server = True
@@ -437,7 +439,7 @@ class RetryLost(Scenario):
 class MoveOfDrained(Scenario):
     """One of two servers drains, with requests in flight and in the queue, which go to the other one."""
 
-    kinds = TELLING
+    kinds = SEVERAL
     servers = 2
     retry = SOON
     stays_connected = False
@@ -458,7 +460,7 @@ class MoveOfDrained(Scenario):
 class MoveOfClosed(Scenario):
     """One of two servers is closed with requests in flight and in the queue."""
 
-    kinds = TELLING
+    kinds = SEVERAL
     servers = 2
     middleware = True
     retry = SOON

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -23,11 +24,12 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from broker.small_broker import SmallBroker
 from contract.buses import client_tls, is_plain, server_tls
 from helpers import PACKAGE
 from ratchet import Abandoned, BusError, ConnectionLost, Outcome, Ratchet, Rejected, RemoteError
 from ratchet import bus as ratchet_bus
-from ratchet.bus import Retry
+from ratchet.bus import Codec, Retry
 
 SMALL, LARGE = 20, 300_000
 """Bytes of a request, and of its response."""
@@ -123,6 +125,15 @@ class Attempt:
     ending: str | None = None
 
 
+_services = itertools.count()
+
+
+@cache
+def small_broker() -> SmallBroker:
+    """The one of all runs."""
+    return SmallBroker()
+
+
 def pass_on(request: Any, transaction: Any, proceed: Any) -> Any:
     """Middleware that changes nothing."""
     return proceed(request)
@@ -154,6 +165,7 @@ class Stage:
         self._descriptors = set(os.listdir("/proc/self/fd"))
         self._serving: dict[Any, gevent.Greenlet[Any, Any]] = {}
         self._numbers = itertools.count()
+        self._service = f"stage-{next(_services)}"
         self._retry = retry
         self._middleware = (pass_on, pass_on) if middleware else ()
         self._refused: set[bytes] = set()
@@ -166,6 +178,9 @@ class Stage:
         """A server, or a local bus."""
         if self.kind == "local":
             return ratchet_bus.new_local(middleware=self._middleware)[0]
+        if self.kind == "broker":
+            codec = Codec[Any, Any](bytes, self._read, bytes, bytes)
+            return ratchet_bus.broker_server(small_broker().url, self._service, codec=codec)
         address = f"unix:{path}" if self.kind == "unix" else "127.0.0.1:0"
         return ratchet_bus.listen(address, self._read, ssl_context=server_tls(self.kind))
 
@@ -174,7 +189,11 @@ class Stage:
     def connect(self) -> Any:
         """One more client; on a local bus, the same object again."""
         client: Any = self.server
-        if self.kind != "local":
+        if self.kind == "broker":
+            client = ratchet_bus.broker_client(
+                small_broker().url, self._service, retry=self._retry, middleware=self._middleware
+            )
+        elif self.kind != "local":
             addresses = [server.address for server in self.servers]
             client = ratchet_bus.connect(
                 addresses if len(addresses) > 1 else addresses[0],
@@ -257,7 +276,15 @@ class Stage:
             self.sent.append((attempt, transaction))
         return transaction
 
+    @property
+    def longest(self) -> float | None:
+        """Seconds for a request that may come after the server is closed: a broker keeps it for another."""
+        return 1.0 if self.kind == "broker" else None
+
     def receive(self, attempt: Attempt, transaction: Any, timeout: float | None = None) -> None:
+        if transaction is None:
+            # It was not sent.
+            return
         with self._ending_of(attempt):
             self._check_answer(attempt, transaction.recv_response(timeout))
 
@@ -277,7 +304,8 @@ class Stage:
 
     def let_retry(self, client: Any) -> None:
         """Until a request of the client's waits for its next attempt; or none will, because of the strike."""
-        while not len(client._servers.retrier) and not self.interrupt.place:
+        retrier = client._retrier if self.kind == "broker" else client._servers.retrier
+        while not len(retrier) and not self.interrupt.place:
             gevent.sleep(0.001)
 
     def cut(self) -> None:
