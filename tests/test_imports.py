@@ -121,10 +121,10 @@ for client_module in (
 BUS_BROKER = allow_in_order(
     "bus._broker",
     "url topology tables properties message frames interfaces handshake link_protocol stream link connection"
-    " client_link sender client server_link server",
+    " client_link sender client desk giving_back server_link server",
     BUS_TRANSPORT | {"_version"},
 )
-for server_module in ("server_link", "server"):
+for server_module in ("desk", "giving_back", "server_link", "server"):
     ALLOWED[f"bus._broker.{server_module}"] -= {
         f"bus._broker.{name}" for name in ("client_link", "sender", "client")
     }
@@ -252,7 +252,9 @@ OVER_A_BROKER = [
             "client",
             "client_link",
             "connection",
+            "desk",
             "frames",
+            "giving_back",
             "handshake",
             "interfaces",
             "link",

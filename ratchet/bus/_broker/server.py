@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from ratchet._wait import WaitQueue, check_hub, check_timeout
 from ratchet.bus._broker.connection import Connection
-from ratchet.bus._broker.server_link import Desk, ServerLink
+from ratchet.bus._broker.desk import Desk
+from ratchet.bus._broker.server_link import ServerLink
 from ratchet.bus._broker.url import BrokerUrl
 from ratchet.bus._core.deadline import deadline_after, time_left
 from ratchet.bus._core.handle import ServerTransaction

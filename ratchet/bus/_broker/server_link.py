@@ -5,113 +5,41 @@ link goes before that, the broker tells the client, or gives the request to anot
 that came on a link outlives it but a cast that is being run.  A message that was with another server
 before is not run again, unless the queue is meant to redeliver.
 
-A cancel goes to all servers of a service, because nobody knows which of them has the request, or will.
-Those that are not for a request here are remembered, in case the request comes later.
+Cancels that are for no request here are kept at the `desk`; see there.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final
 
-from gevent.hub import Hub
-from pamqp.commands import Basic, Confirm
+from pamqp.commands import Basic
 
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
 from ratchet.bus._broker import message, topology
 from ratchet.bus._broker.connection import Connection
+from ratchet.bus._broker.desk import Desk
 from ratchet.bus._broker.frames import Delivery, Returned
+from ratchet.bus._broker.giving_back import GivenBack
 from ratchet.bus._broker.interfaces import LinkFailure
 from ratchet.bus._broker.link import Link
-from ratchet.bus._broker.message import Answer, Failure, Request
-from ratchet.bus._broker.url import BrokerUrl
+from ratchet.bus._broker.message import Answer, Failure
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.fair_queue import Flow
 from ratchet.bus._core.faults import ErrorTexts, Reason, check_size
 from ratchet.bus._core.incoming import IncomingRequest, Route
 from ratchet.bus._core.incoming_states import ANSWERING, QUEUED, UNENDED
-from ratchet.bus._core.intake import Intake
-from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.side import OPEN
 from ratchet.bus._transport.transport import Transport
 from ratchet.errors import Outcome, ProtocolError, reason_of
 
-# How many cancels are remembered that came before their requests, or for another server's.
-_MOST_CANCELS: Final = 10_000
 _GIVEN_UP_BEFORE: Final = "the request was given up before it ran"
 _GIVEN_UP_WHILE: Final = "the request was given up while it ran"
 _ANOTHERS: Final = "another server had the request, and is gone"
-
-
-class Desk:
-    """What the links of one server share.
-
-    Args:
-        hub: the server's.
-        intake: takes the requests.
-        service: the service that it serves.
-        url: the broker.
-        limits: the server's.
-        heartbeat: seconds between signs of life.
-        prefetch: how many requests it holds that are not answered.
-        redeliver: as for `topology.request_arguments`.
-
-    Attributes:
-        cancels: those that were for no request here, by `reply_to` and `correlation_id`.
-    """
-
-    __slots__ = (
-        "cancels",
-        "heartbeat",
-        "hub",
-        "intake",
-        "limits",
-        "prefetch",
-        "redeliver",
-        "service",
-        "url",
-    )
-
-    def __init__(
-        self,
-        hub: Hub,
-        intake: Intake,
-        service: str,
-        url: BrokerUrl,
-        limits: Limits,
-        heartbeat: int,
-        prefetch: int,
-        redeliver: int,
-    ) -> None:
-        self.hub = hub
-        self.intake = intake
-        self.service = service
-        self.url = url
-        self.limits = limits
-        self.heartbeat = heartbeat
-        self.prefetch = prefetch
-        self.redeliver = redeliver
-        self.cancels: OrderedDict[tuple[str, str], None] = OrderedDict()
-
-    def set_up(self) -> topology.Methods:
-        """What a link declares before it is ready."""
-        return [
-            *topology.exchanges(),
-            *topology.service_queues(self.service, self.limits.max_queued, self.redeliver),
-            *topology.take_cancels(self.service),
-            *topology.take_requests(self.service, self.prefetch),
-        ]
-
-    def remember_cancel(self, key: tuple[str, str]) -> None:
-        """Note a cancel for a request that may come later."""
-        self.cancels[key] = None
-        if len(self.cancels) > _MOST_CANCELS:
-            self.cancels.popitem(last=False)
 
 
 class AnswerRoute(Route):
@@ -184,7 +112,6 @@ class ServerLink:
     """
 
     __slots__ = (
-        "_confirm_from",
         "_connection",
         "_given_back",
         "_open",
@@ -209,13 +136,10 @@ class ServerLink:
         self._writers = WaitQueue()
         # Whether the broker still sends requests: None once it has been told to stop.
         self._takes: bool | None = True
-        # The number of the last message that is not confirmed, once others are; and the casts that
-        # were given back, by the numbers of their messages.
-        self._confirm_from: int | None = None
-        self._given_back: dict[int, int] = {}
         self.link = Link(
             desk.hub, transport, peer, desk.url, desk.limits, desk.heartbeat, self, desk.set_up()
         )
+        self._given_back = GivenBack(self.link, desk.service)
 
     def __repr__(self) -> str:
         return f"<ServerLink at {id(self):#x}: unanswered={len(self._open)}, {self.link!r}>"
@@ -303,22 +227,11 @@ class ServerLink:
         self.desk.intake.requests.wake_drain()
 
     def _give_back(self, casts: Iterable[IncomingRequest]) -> None:
-        """Have other servers run them: a copy first, and when the broker has that, the acknowledgement.
-
-        To return them would count as a delivery, and so be their end.
-        """
+        """Have other servers run them."""
         for request in casts:
             if not self.link.is_open:
                 return
-            if self._confirm_from is None:
-                # Only now: until here it would cost a word for each answer.
-                self.link.call(Confirm.Select(), _ignore)
-                self._confirm_from = self.link.published
-            properties, body = message.request(Request(parts=request.message, metadata=request.metadata))
-            _, number = self.link.publish(
-                topology.REQUESTS, topology.cast_key(self.desk.service), properties, body, mandatory=False
-            )
-            self._given_back[number] = request.id >> 1
+            self._given_back.add(request.message, request.metadata, request.id >> 1)
             self._forget(request, self._open[request.id][1])
         self.desk.intake.requests.wake_drain()
 
@@ -368,14 +281,7 @@ class ServerLink:
         """Answers wait in the socket until the broker takes them."""
 
     def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
-        if self._confirm_from is None:
-            return
-        number += self._confirm_from
-        for each in [each for each in self._given_back if each == number or (multiple and each < number)]:
-            tag = self._given_back.pop(each)
-            if accepted:
-                self.link.acknowledge(tag)
-            # Or else it becomes a dead letter when the link ends, and is not lost.
+        self._given_back.confirmed(number, multiple, accepted)
         self.desk.intake.requests.wake_drain()
 
     def returned(self, returned: Returned) -> None:
@@ -462,7 +368,3 @@ class ServerLink:
             self.desk.remember_cancel((cancel.reply_to, cancel.correlation_id))
         else:
             self.cancel(request)
-
-
-def _ignore(answer: object) -> None:
-    pass

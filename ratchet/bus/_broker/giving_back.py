@@ -1,0 +1,62 @@
+"""Casts that a server has not run, and that others are to run in its place, because it drains.
+
+Each is published again, and only when the broker has the copy is it acknowledged.  To return it would
+count as a delivery, and so be its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pamqp.commands import Confirm
+
+from ratchet.bus._broker import message, topology
+from ratchet.bus._broker.link import Link
+from ratchet.bus._broker.message import Request
+
+
+class GivenBack:
+    """The casts of one link that were given back; as long as any copy is not confirmed, it is true."""
+
+    __slots__ = ("_before", "_link", "_service", "_tags")
+
+    def __init__(self, link: Link, service: str) -> None:
+        self._link = link
+        self._service = service
+        # The number of the last message that is not confirmed, once others are.
+        self._before: int | None = None
+        # Of the deliveries, by the numbers of their copies.
+        self._tags: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+    def add(self, parts: Sequence[bytes], metadata: Mapping[str, str], tag: int) -> None:
+        """Give back the cast of the delivery `tag`; does not block."""
+        if self._before is None:
+            # Only now: until here it would cost a word for each answer.
+            self._link.call(Confirm.Select(), _ignore)
+            self._before = self._link.published
+        properties, body = message.request(Request(parts=parts, metadata=metadata))
+        _, number = self._link.publish(
+            topology.REQUESTS, topology.cast_key(self._service), properties, body, mandatory=False
+        )
+        self._tags[number] = tag
+
+    def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
+        """See `LinkListener`; one that the broker refuses becomes a dead letter when the link ends."""
+        if self._before is None:
+            return
+        number += self._before
+        for each in [each for each in self._tags if each == number or (multiple and each < number)]:
+            tag = self._tags.pop(each)
+            if accepted:
+                self._link.acknowledge(tag)
+
+    def clear(self) -> None:
+        """The link has ended: the broker has them again."""
+        self._tags.clear()
+
+
+def _ignore(answer: object) -> None:
+    pass
