@@ -88,10 +88,10 @@ test: $(BUILD)
 	@echo "== test: pytest, $$($(VENV)/bin/python -m ratchet --version)"
 	@$(BYTECODE) $(VENV)/bin/pytest $(PARALLEL) $(PYTEST_ARGS)
 
-# One after the other: nodes take seconds of a processor to start, and the tests share theirs.
+# Two processes, whatever there are of processors: each has a node of its own, which takes seconds to start.
 test-broker: $(BUILD)
 	@echo "== test-broker: pytest with RabbitMQ nodes, $$($(VENV)/bin/python -m ratchet --version)"
-	@$(BYTECODE) $(VENV)/bin/pytest -m broker -rs $(PYTEST_ARGS)
+	@$(BYTECODE) $(VENV)/bin/pytest -m broker -rs --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 coverage: $(VENV)/installed-dev
 	@echo "== coverage: pytest with branch coverage, on the pure build"
