@@ -622,6 +622,8 @@ def test_ctrl_c_while_loop_waits_comes_out_of_loop_and_the_bus_stays_usable(bus:
     def press_ctrl_c() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
+    # The handshake is over: what strikes in the middle of that ends the connection.
+    bus.check_works()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         kernel = Ratchet(lambda: bus.take().send_response("answer"))
