@@ -190,7 +190,7 @@ $(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml ratchet/_version.py b
 	@echo "== setup: installing the package and its peers into $(BENCH_VENV)" >&2
 	@$(PYTHON) -m venv $(@D)
 	@$(PIP_INSTALL) setuptools wheel
-	@$(PIP_INSTALL_PURE) '.[compile]'
+	@$(PIP_INSTALL_PURE) '.[amqp,compile]'
 	@$(@D)/bin/python -m benchmarks.install
 	@touch $@
 
