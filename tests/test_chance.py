@@ -114,5 +114,6 @@ def test_nothing_else_draws_at_random() -> None:
         if "testing" not in path.parts
         if (modules := draws(path.read_text(encoding="utf-8")))
     }
-    # The name of a process must not come twice, however a run is seeded.
-    assert found == {"_chance.py": {"random"}, "bus/_socket/server.py": {"uuid"}}
+    # The name of a process, or of a queue, must not come twice, however a run is seeded.
+    names = {"bus/_broker/client_link.py": {"uuid"}, "bus/_socket/server.py": {"uuid"}}
+    assert found == {"_chance.py": {"random"}, **names}

@@ -25,6 +25,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.uncounted
 @settings(deadline=None, database=None)
 @given(st.dictionaries(st.text(max_size=5), values))
 def test_they_are_read_as_pamqp_writes_and_reads_them(table: dict[str, Any]) -> None:

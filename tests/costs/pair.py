@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 import gevent
 
-from costs.measure import BODY, CALL, FORK, MEASURING_TIME, asking, count_calls, polls
+from costs.measure import BODY, CALL, FORK, MEASURING_TIME, asking, count_calls, polls, undisturbed
 from helpers import LONG
 from ratchet import bus as ratchet_bus
 from ratchet.bus import ClientBus
@@ -90,7 +90,7 @@ def client_process(pipe: Connection) -> None:
     assert pipe.poll(LONG), "no server"
     address = pipe.recv()
     for load, exchanges in EXCHANGES.items():
-        with ratchet_bus.new_client(socket.create_connection(address)) as client:
+        with ratchet_bus.new_client(socket.create_connection(address)) as client, undisturbed():
             run = load_of(client, load)
             for _ in range(_RUNS if load == ALONE else 3):
                 run(exchanges)
@@ -115,7 +115,8 @@ def system_calls() -> dict[str, dict[str, float]]:
     with ratchet_bus.listen("127.0.0.1:0") as server:
         serving = gevent.spawn(server.serve, handle)
         ours.send(server.address)
-        gevent.socket.wait_read(ours.fileno(), MEASURING_TIME)
+        with undisturbed():
+            gevent.socket.wait_read(ours.fileno(), MEASURING_TIME)
         figures: dict[str, dict[str, float]] = {**ours.recv(), **side.figures()}
     serving.join(LONG)
     process.join(LONG)

@@ -79,6 +79,7 @@ CONNECTIONS = 40
 ROUNDS = 5
 CONNECT_AND_CLOSE = f"""
 import os, sys
+from costs.measure import undisturbed
 from ratchet import Ratchet, bus
 
 where = "unix:" + sys.argv[1]
@@ -90,7 +91,7 @@ def connect_and_close():
                 client.call(b"question")
         os.access("{MARK}both", os.F_OK)
 
-with bus.listen(where) as server, Ratchet() as kernel:
+with undisturbed(), bus.listen(where) as server, Ratchet() as kernel:
     kernel.attach_background(server.serve, bytes.upper, 1)
     kernel.attach(connect_and_close)
 """
@@ -103,8 +104,8 @@ def test_a_connection_for_one_request_takes_no_call_that_gevents_sockets_would_n
     trace = ["strace", "-ff", "-o", str(tmp_path / "trace")]
     run_alone([*trace, sys.executable, "-c", CONNECT_AND_CLOSE, str(tmp_path / "socket")])
     (readings,) = [readings for path in tmp_path.glob("trace*") if (readings := readings_in(path))]
-    # What is done once, by the first of them, comes before the first mark.  A side that is late polls or
-    # reads once more, and so the cheapest round is what a connection costs.
+    # What is done once, by the first of them, comes before the first mark.  A peer that is late may make a
+    # side poll once more, and so the cheapest round is what a connection costs.
     marks = readings["both"]
     assert len(marks) == ROUNDS + 1
     cheapest = min((after - before for before, after in pairwise(marks)), key=Counter.total)
