@@ -31,7 +31,7 @@ def new_parser() -> Parser:
     """The parser of the whole command line."""
     parser = Parser(
         prog="ratchet",
-        description="Call, serve, ping, load and watch a message bus of requests and responses.",
+        description="Call, serve, ping, measure and watch a message bus of requests and responses.",
         epilog="""\
 ADDRESS is HOST:PORT, [IPv6]:PORT, unix:PATH or, for a service over RabbitMQ,
 amqp://USER:PASSWORD@HOST:PORT,HOST2:PORT/VHOST?service=NAME, or amqps://.
