@@ -70,7 +70,7 @@ With --json, stdout has one line:
 
 exit status:
   0    every request was answered
-  1    some failed, or there is no connection to begin with
+  1    some failed, or it could not connect
   2    the command line is wrong, or a file that it names
   130  interrupted; what was measured until then is printed
 

@@ -62,7 +62,7 @@ With --json, stdout has one line, after the last PING:
 
 exit status:
   0  at least one PING was answered
-  1  none was, or there is no connection to begin with
+  1  none was, or it could not connect
   2  the command line is wrong, or a file that it names
 
 example:
@@ -76,7 +76,7 @@ example:
         help=f"where the server listens: {FORMS}",
     )
     parser.add_argument(
-        "-c", "--count", type=whole_number(1), metavar="COUNT", help="stop after so many (default: go on)"
+        "-c", "--count", type=whole_number(1), metavar="COUNT", help="stop after that many (default: go on)"
     )
     parser.add_argument(
         "-i",

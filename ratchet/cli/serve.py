@@ -72,16 +72,17 @@ standard library, the others go on.""",
         epilog="""\
 signals:
   SIGTERM, SIGINT  take no new requests, finish those that were taken, and end;
-                   the second one ends at once
+                   the second one stops everything immediately
   SIGUSR1          write to stderr what every thread does, and go on
-  SIGHUP           with --processes: replace them, one after the other, each by
-                   one that is ready before it drains
+  SIGHUP           with --processes, --reload or --pid-file: replace the worker
+                   processes one after the other, each by one that is ready
+                   before it drains; otherwise it ends the server
 
 exit status:
   0  everything that was taken is finished
   1  it cannot listen there, the broker refuses it, the PID file belongs to
-     another process, no worker process could begin, or work was cut off in the
-     end
+     another process, no worker process could start, or work was cut off at
+     shutdown
   2  the command line is wrong, or a file or module that it names
 
 example:
@@ -114,7 +115,7 @@ example:
         type=seconds,
         default=30.0,
         metavar="SECONDS",
-        help="how long to wait in the end for what was taken (default: %(default)g)",
+        help="how long to wait at shutdown for what was taken (default: %(default)g)",
     )
     parser.add_argument(
         "--stats",
@@ -166,7 +167,9 @@ def run(arguments: argparse.Namespace) -> int:
         finished = run_here(arguments)
     if finished:
         return 0
-    complain("work was cut off in the end; --drain-timeout allows it more time")
+    complain(
+        "work was cut off at shutdown; --drain-timeout allows it more time, unless a second signal stops it"
+    )
     return FAILED
 
 
@@ -353,4 +356,4 @@ class Stop:
             self._ending.close()
         else:
             self._ending.drain()
-            say("draining; a second signal ends at once")
+            say("draining; a second signal stops immediately")

@@ -121,6 +121,11 @@ def test_an_ambiguous_text_is_a_value_error_that_shows_how_to_write_ipv6(address
     assert repr(address) in str(raised.value)
 
 
+def test_a_port_without_a_host_is_a_value_error_that_says_so() -> None:
+    with pytest.raises(ValueError, match="'4000' has no host; expected"):
+        parse("4000")
+
+
 @pytest.mark.parametrize(
     "address", [("localhost", -1), ("localhost", 65536), "localhost:65536", "[::1]:99999"]
 )

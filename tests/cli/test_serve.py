@@ -146,7 +146,7 @@ def test_an_idle_server_ends_at_once(ending: signal.Signals, tmp_path: Path) -> 
     with serving("handlers:echo", address=f"unix:{tmp_path}/socket") as (server, _):
         server.send_signal(ending)
         assert server.wait(LONG) == 0
-        assert stderr_of(server).read() == "draining; a second signal ends at once\n"
+        assert stderr_of(server).read() == "draining; a second signal stops immediately\n"
         assert not (tmp_path / "socket").exists()
 
 
@@ -321,10 +321,10 @@ def test_processes_that_are_cut_off(tmp_path: Path) -> None:
             client.send_request(bytes(go_on), timeout=LONG)
             wait_for(begun(go_on), "the handler")
             server.terminate()
-            read_until(stderr_of(server), "draining; a second signal ends at once")
+            read_until(stderr_of(server), "draining; a second signal stops immediately")
             server.terminate()
             assert server.wait(LONG) == 1
-            assert "ratchet: work was cut off in the end" in stderr_of(server).read()
+            assert "ratchet: work was cut off at shutdown" in stderr_of(server).read()
 
 
 def test_processes_over_tls_show_the_certificate(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_processes_at_an_address_in_use_and_a_pid_file_that_cannot_be(tmp_path: 
 def test_reloading_needs_watchfiles() -> None:
     program = run("serve", "handlers:echo", "127.0.0.1:0", "--reload", cwd=HERE)
     assert program.returncode == 2
-    assert one_line(program) == "reload needs watchfiles; install gevent-ratchet[reload]"
+    assert one_line(program) == "reload needs watchfiles; pip install 'gevent-ratchet[reload]'"
 
 
 @pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")
@@ -426,7 +426,7 @@ def test_a_module_that_cannot_be_imported_is_shown_where(source: str, error: str
     assert program.returncode == 2
     *trace, line = program.stderr.decode().splitlines()
     assert line.startswith(f"ratchet: cannot import shop: {error}")
-    assert line.endswith("; fix what is shown above")
+    assert line.endswith("; fix what the traceback shows")
     files = [line for line in trace if line.startswith("  File ")]
     assert len(files) == 1
     assert f'{tmp_path}/shop.py", line 2' in files[0]

@@ -64,7 +64,7 @@ class Pool:
         status, lines, errors = self.program.end()
         assert (status, errors) == (0, "")
         first, *ends = lines
-        assert first == "draining; a second signal ends at once"
+        assert first == "draining; a second signal stops immediately"
         assert sorted(re.sub(r"worker \d", "worker", end) for end in ends) == sorted(
             f"worker (pid {pid}) has ended" for pid in self.workers
         )

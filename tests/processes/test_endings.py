@@ -175,14 +175,14 @@ def test_a_worker_that_dies_while_it_starts(tmp_path: Path) -> None:
     ("source", "reason"),
     [
         # What is too long is told by its end.
-        ("raise ValueError(chr(0x1F600) * 20_000)", f"{chr(0x1F600)}; fix what is shown above"),
+        ("raise ValueError(chr(0x1F600) * 20_000)", f"{chr(0x1F600)}; fix what the traceback shows"),
         (
             "class Unshown(Exception):\n    def __str__(self): raise ValueError\nraise Unshown\n",
-            "cannot import shop: Unshown; fix what is shown above",
+            "cannot import shop: Unshown; fix what the traceback shows",
         ),
         (
             "def __getattr__(name): raise RuntimeError(name)",
-            "cannot take handle from shop: RuntimeError: handle; fix what is shown above",
+            "cannot take handle from shop: RuntimeError: handle; fix what the traceback shows",
         ),
     ],
 )

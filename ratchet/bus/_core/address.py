@@ -65,7 +65,8 @@ def parse(address: object) -> Endpoint:
             return UnixEndpoint(_checked_path(address.removeprefix("unix:"), address))
         host, colon, port = address.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit():
-            raise ValueError(f"the address {_without_login(address)!r} has no port number; {expected}")
+            lacks = "no host" if address.isdigit() else "no port number"
+            raise ValueError(f"the address {_without_login(address)!r} has {lacks}; {expected}")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:

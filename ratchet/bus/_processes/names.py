@@ -148,7 +148,7 @@ def load(name: str, form: str = "MODULE:NAME") -> Any:
         raise LoadError(f"the module {module} has no {attribute}; check {form}") from error
     except Exception as error:
         # Of a `__getattr__` of the module's own.
-        text = f"cannot take {attribute} from {module}: {_text_of(error)}; fix what is shown above"
+        text = f"cannot take {attribute} from {module}: {_text_of(error)}; fix what the traceback shows"
         raise LoadError(text, _trace(error)) from error
 
 
@@ -163,7 +163,7 @@ def _imported(name: str) -> ModuleType:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise LoadError(f"there is no module {missing}, here or installed; check its name") from error
-        text = f"cannot import {name}: {_text_of(error)}; fix what is shown above"
+        text = f"cannot import {name}: {_text_of(error)}; fix what the traceback shows"
         raise LoadError(text, _trace(error)) from error
 
 

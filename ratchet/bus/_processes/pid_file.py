@@ -76,7 +76,9 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
-        raise BlockingIOError(error.errno, f"process {holder} is running") from error
+        raise BlockingIOError(
+            error.errno, f"process {holder} is running; stop it, or name another file"
+        ) from error
 
 
 def _is_at(descriptor: int, path: str) -> bool:

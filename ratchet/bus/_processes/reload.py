@@ -43,5 +43,5 @@ def _watchfiles() -> tuple[Any, Any]:
     try:
         from watchfiles import PythonFilter, watch
     except ImportError as error:
-        raise ImportError("reload needs watchfiles; install gevent-ratchet[reload]") from error
+        raise ImportError("reload needs watchfiles; pip install 'gevent-ratchet[reload]'") from error
     return watch, PythonFilter

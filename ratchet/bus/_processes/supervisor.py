@@ -167,7 +167,7 @@ class Supervisor:
                         kernel.attach_background(on_ready, self)
                 self._stopping.wait()
                 systemd.notify("STOPPING=1")
-                _logger.info("draining; a second signal ends at once")
+                _logger.info("draining; a second signal stops immediately")
                 accepting.kill()
                 self._acceptor.run_last()
                 self._listener.close()
