@@ -16,7 +16,7 @@ from broker.nodes import Node
 from broker.services import Declared, Service
 from callers import Caller
 from helpers import LONG, output_of, wait_until
-from ratchet import Abandoned, BusError, BusTimeout, ConnectionLost, Outcome, bus
+from ratchet import Abandoned, BusError, BusTimeout, ConnectionLost, Outcome, Rejected, bus
 from ratchet.bus import Retry
 from ratchet.bus._broker.topology import dead_queue, request_queue
 
@@ -49,6 +49,26 @@ def test_with_redeliver_another_server_answers_for_one_that_is_killed(service: S
     wait_until(lambda: server.ended, "the server's death")
     other = service.process(redeliver=2)
     assert sent.recv_response(LONG) == [other.pid, True]
+
+
+@pytest.mark.parametrize("end", ["drain", "close", "time"])
+def test_what_a_killed_server_may_have_run_is_unknown_where_another_one_refuses_it(
+    service: Service, end: str
+) -> None:
+    killed, client = service.process(redeliver=2, workers=1), service.client(retry=Retry())
+    service.wait_for_processes(client, killed)
+    sent = client.send_request(["sleep", 60], timeout=5 if end == "time" else 60)
+    wait_until(lambda: f"{killed.pid} sleep 60" in killed.runs, "the handler")
+    killed.kill()
+    # No thread takes anything from it.
+    other = service.server(redeliver=2)
+    wait_until(lambda: other.stats().queued == 1, "the request")
+    if end == "drain":
+        assert other.drain(LONG)
+    elif end == "close":
+        other.close()
+    error = BusTimeout if end == "time" else Rejected
+    assert failure(lambda: sent.recv_response(LONG)) == (error, Outcome.UNKNOWN)
 
 
 def test_a_poison_message_kills_as_many_servers_as_it_may_and_is_abandoned(service: Service) -> None:

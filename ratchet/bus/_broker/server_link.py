@@ -89,9 +89,21 @@ class AnswerRoute(Route):
         id = self.link.correlation_of(request)
         if id is None:
             return False
+        outcome = self.outcome_of(request, reason, outcome)
         failure = Failure(correlation_id=id, reason=reason, texts=texts, outcome=outcome)
         self.link.publish_answer(self.peer, *message.failure(failure), mandatory=False)
         return True
+
+    def outcome_of(
+        self, request: IncomingRequest, reason: Reason, outcome: Outcome | None = None
+    ) -> Outcome | None:
+        """What its client is told besides the reason; None where that says it.
+
+        Of a request that another server had, this one knows no more than whether it ran here.
+        """
+        if not self.was_redelivered(request) or (reason is Reason.HANDLER_RAISED and outcome is None):
+            return outcome
+        return Outcome.RAN if outcome is Outcome.RAN else Outcome.UNKNOWN
 
     def give_up(self, request: IncomingRequest) -> None:
         self.link.cancel(request)
@@ -187,10 +199,13 @@ class ServerLink:
         queued = request.state is QUEUED
         reason = Reason.OUT_OF_TIME if queued else Reason.CANCELLED
         texts = ("Cancelled", _GIVEN_UP_BEFORE if queued else _GIVEN_UP_WHILE, "")
-        failure = Failure(correlation_id=correlation_id, reason=reason, texts=texts)
         if not request.one_way:
+            route = request.route
+            assert isinstance(route, AnswerRoute)
+            outcome = route.outcome_of(request, reason)
+            failure = Failure(correlation_id=correlation_id, reason=reason, texts=texts, outcome=outcome)
             # First: the request is acknowledged behind it.
-            self.publish_answer(request.route.peer, *message.failure(failure), mandatory=False)
+            self.publish_answer(route.peer, *message.failure(failure), mandatory=False)
         if request.cancel():
             self.desk.intake.inbox.remove((request,))
 
