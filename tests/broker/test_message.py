@@ -117,6 +117,7 @@ def properties(**fields: Any) -> Properties:
     ("wrong", "text"),
     [
         (properties(correlation_id=""), "must have a correlation_id"),
+        (properties(reply_to="amq.rabbitmq.reply-to.g1.x"), "the reply_to must be the name of a queue"),
         (properties(headers={"parts": 3}), "'parts' must be a list of lengths"),
         (properties(headers={"parts": [True]}), "'parts' must be a list of lengths"),
         (properties(headers={"parts": [-1]}), "'parts' must be a list of lengths"),

@@ -39,6 +39,9 @@ _PERSISTENT: Final = 2
 _MAX_EXPIRATION: Final = 0xFFFFFFFF
 # Bytes of a name in a table; pamqp would cut longer ones.
 _MAX_NAME: Final = 128
+# How the broker writes that an answer is to go to a channel, and no queue.  It takes no dead letters, and
+# whoever answers to one that is made up loses the link: the broker cannot read it.
+_NO_QUEUE: Final = "amq.rabbitmq.reply-to"
 # Reasons of dead letters that only a delivery leads to.
 _AFTER_DELIVERY: Final = ("delivery_limit", "rejected")
 
@@ -165,6 +168,8 @@ def read_request(properties: Properties, body: bytes, max_parts: int) -> Request
     headers = properties.headers or {}
     if properties.reply_to and not properties.correlation_id:
         raise ProtocolError("a request that wants an answer must have a correlation_id")
+    if properties.reply_to.startswith(_NO_QUEUE):
+        raise ProtocolError(f"the reply_to must be the name of a queue, not {properties.reply_to[:40]!r}")
     return Request(
         parts=_read_parts(headers, body, max_parts),
         correlation_id=properties.correlation_id,
