@@ -135,6 +135,7 @@ WRONG: list[tuple[bytes, str]] = [
     (raw(4, 0, b""), "unknown kind 4"),
     (raw(1, 2, b"\x00\x3c\x00\x50"), "channel 2, which is not open"),
     (raw(1, 1, b"x" * frames.MAX_FRAME), "a frame of 131080 bytes is over 131072"),
+    (b"\x02\x00\x01\x00\x10\x00\x00", "a frame of 1048584 bytes is over 1048576"),
     (b"\x03\x00\x01\xff\xff\xff\xff", "a frame of 4294967303 bytes is over 131072"),
     (raw(8, 0, b"", end=b"\x00"), "a frame without its end"),
     (raw(1, 1, b"\x00\x3c\x00"), "without a method"),
@@ -178,6 +179,15 @@ def test_a_frame_is_no_larger_than_was_agreed() -> None:
     assert decoder.error is None
     assert decoder.feed(message(DELIVER, b"x" * (4096 - 7))) == []
     assert str(decoder.error).startswith("a frame of 4097 bytes is over 4096")
+
+
+def test_properties_may_be_larger_than_the_frames_that_were_agreed_on() -> None:
+    decoder = Decoder(10**6)
+    headers: dict[str, Any] = {"x": "y" * frames.MAX_FRAME}
+    head = frame.marshal(header.ContentHeader(0, 0, Basic.Properties(headers=headers)), 1)
+    (event,) = decoder.feed(frame.marshal(DELIVER, 1) + head)
+    assert isinstance(event, Delivery)
+    assert event.properties == Properties(headers=headers)
 
 
 UNREADABLE = [

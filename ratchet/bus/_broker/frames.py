@@ -43,6 +43,10 @@ MIN_FRAME: Final = 4096
 MAX_FRAME: Final = 131072
 """Bytes of the largest frame that this side takes."""
 
+# Bytes of the largest frame with properties.  The broker cuts bodies into frames, but no properties: it
+# adds to those of a dead letter, and other clients may have agreed on larger frames.
+_MAX_HEADER: Final = 1 << 20
+
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _END: Final = b"\xce"
 _HEAD: Final = struct.Struct(">BHI")
@@ -233,8 +237,9 @@ class Decoder:
             raise ProtocolError(f"a frame of the unknown kind {kind}")
         if channel > _CHANNEL:
             raise ProtocolError(f"a frame of the channel {channel}, which is not open")
-        if size + FRAME_OVERHEAD > self.frame_max:
-            raise ProtocolError(f"a frame of {size + FRAME_OVERHEAD} bytes is over {self.frame_max}")
+        most = _MAX_HEADER if kind == _HEADER else self.frame_max
+        if size + FRAME_OVERHEAD > most:
+            raise ProtocolError(f"a frame of {size + FRAME_OVERHEAD} bytes is over {most}")
         end: int = position + size + FRAME_OVERHEAD
         return end
 
