@@ -203,6 +203,7 @@ def test_a_wrong_password_is_fatal_and_in_no_text() -> None:
         (405, "RESOURCE_LOCKED", Queue.Declare, False),
         (406, "PRECONDITION_FAILED - inequivalent arg 'x-max-length'", Queue.Declare, True),
         (406, "PRECONDITION_FAILED - inequivalent arg 'type'", Exchange.Declare, True),
+        (406, "PRECONDITION_FAILED - queue limit in vhost 'a' (3) is reached", Queue.Declare, False),
         # A handler that took too long.
         (406, "PRECONDITION_FAILED - delivery acknowledgement timed out", None, False),
         (504, "CHANNEL_ERROR", Basic.Ack, False),

@@ -108,6 +108,8 @@ def is_fatal(code: int, text: str, method_class: int) -> bool:
     if code == _NOT_ALLOWED:
         # There is no such vhost, or it is not this user's; but a limit of connections is none for ever.
         return method_class == _SETTING_UP[0] and "limit" not in text
-    # An exchange that somebody has deleted is declared again, and a delivery that took too long to be
-    # acknowledged (406, too) is not this link's fault.
+    # An exchange that somebody has deleted is declared again, a limit of queues is none for ever, and a
+    # delivery that took too long to be acknowledged (406, too) is not this link's fault.
+    if code == _PRECONDITION_FAILED and "queue limit in vhost" in text:
+        return False
     return code in (_NOT_FOUND, _PRECONDITION_FAILED) and method_class in _SETTING_UP
