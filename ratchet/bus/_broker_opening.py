@@ -29,6 +29,7 @@ _DEFAULT_RETRY: Final = Retry()
 # What the broker can say.
 _MOST_PREFETCH: Final = 65_535
 _LONGEST_HEARTBEAT: Final = 65_535
+_MOST_REDELIVER: Final = 2**63 - 1
 
 
 @overload
@@ -100,6 +101,8 @@ def broker_server(
     if prefetch > _MOST_PREFETCH:
         raise ValueError(f"prefetch must be at most {_MOST_PREFETCH}, not {prefetch!r}")
     _check_from_zero(redeliver, "redeliver")
+    if redeliver > _MOST_REDELIVER:
+        raise ValueError(f"redeliver must be at most {_MOST_REDELIVER}, not {redeliver!r}")
     try:
         from ratchet.bus._broker.server import BrokerServer
     except ImportError as error:

@@ -426,6 +426,7 @@ def test_wrong_arguments_are_refused_at_the_call() -> None:
         (TypeError, {"prefetch": "1"}),
         (ValueError, {"prefetch": 0}),
         (ValueError, {"redeliver": -1}),
+        (ValueError, {"redeliver": 2**63}),
         (ValueError, {"heartbeat": 70_000}),
         (ValueError, {"ssl_context": ssl.create_default_context()}),
     ):

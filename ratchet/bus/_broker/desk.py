@@ -14,7 +14,7 @@ from gevent.hub import Hub
 from ratchet.bus._broker import topology
 from ratchet.bus._broker.url import BrokerUrl
 from ratchet.bus._core.intake import Intake
-from ratchet.bus._core.limits import Limits
+from ratchet.bus._core.limits import Limits, countable
 
 # How many cancels are remembered that came before their requests, or for another server's.
 _MOST_CANCELS: Final = 10_000
@@ -74,7 +74,7 @@ class Desk:
         """What a link declares before it is ready."""
         return [
             *topology.exchanges(),
-            *topology.service_queues(self.service, self.limits.max_queued, self.redeliver),
+            *topology.service_queues(self.service, countable(self.limits.max_queued), self.redeliver),
             *topology.take_cancels(self.service),
             *topology.take_requests(self.service, self.prefetch),
         ]

@@ -26,6 +26,7 @@ _BEFORE_PORT: Final = re.compile(r"\[[^\]]*\]|[^:]*")
 _MEANT: Final = re.compile("amqps?:(?![0-9]+$)")
 _BAD_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 _LONGEST_VHOST: Final = 127
+_MOST_BYTES: Final = 255
 # A word of a key and of a queue's name: a dot would end the one, and make one of two names of the other.
 _SERVICE: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 
@@ -116,8 +117,9 @@ def _endpoint(text: str, default_port: int) -> TcpEndpoint:
 
 def _vhost(path: str) -> str:
     vhost = _decoded(path, "vhost") or "/"
-    if len(vhost) > _LONGEST_VHOST:
-        raise ValueError(f"the vhost of a broker's URL must have at most {_LONGEST_VHOST} characters")
+    if len(vhost) > _LONGEST_VHOST or len(vhost.encode()) > _MOST_BYTES:
+        most = f"{_LONGEST_VHOST} characters, of {_MOST_BYTES} bytes"
+        raise ValueError(f"the vhost of a broker's URL must have at most {most}")
     return vhost
 
 
@@ -135,8 +137,10 @@ def _decoded(text: str, part: str) -> str:
     """A part of the URL without its percent-encoding."""
     try:
         decoded = None if _BAD_PERCENT.search(text) else unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        # Its text would show what cannot be decoded.
+        # As it is sent; half a surrogate cannot be.
+        (decoded or "").encode()
+    except UnicodeError:
+        # Its text would show what cannot be decoded, or encoded.
         decoded = None
     if decoded is None:
         raise ValueError(f"the {part} of a broker's URL must be percent-encoded UTF-8")
