@@ -120,11 +120,11 @@ for client_module in (
     ALLOWED[f"bus._socket.{client_module}"] -= {"bus._socket.server_connection", "bus._socket.server"}
 BUS_BROKER = allow_in_order(
     "bus._broker",
-    "url topology tables properties message frames interfaces handshake link_protocol stream link connection"
-    " client_link sender client desk giving_back server_link server",
+    "url topology tables properties message credit frames interfaces handshake link_protocol stream link"
+    " connection client_link sender client desk giving_back intake_end server_link server",
     BUS_TRANSPORT | {"_version"},
 )
-for server_module in ("desk", "giving_back", "server_link", "server"):
+for server_module in ("desk", "giving_back", "intake_end", "server_link", "server"):
     ALLOWED[f"bus._broker.{server_module}"] -= {
         f"bus._broker.{name}" for name in ("client_link", "sender", "client")
     }
@@ -252,10 +252,12 @@ OVER_A_BROKER = [
             "client",
             "client_link",
             "connection",
+            "credit",
             "desk",
             "frames",
             "giving_back",
             "handshake",
+            "intake_end",
             "interfaces",
             "link",
             "link_protocol",

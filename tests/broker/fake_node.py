@@ -12,6 +12,7 @@ from pamqp.commands import Basic, Channel, Connection, Queue
 
 from broker.scripted import START, TUNE, words
 from helpers import wait_until
+from ratchet.bus._broker.credit import Credit, CreditOk
 
 _HEADER = 8  # bytes
 
@@ -110,6 +111,8 @@ class FakeNode:
                 return [Queue.DeclareOk(value.queue or "amq.gen-1", 0, 0)]
             case Basic.Consume():
                 return [Basic.ConsumeOk(value.consumer_tag)]
+            case Credit():
+                return [CreditOk()]
             case Basic.Cancel():
                 return [Basic.CancelOk(value.consumer_tag)]
             case Basic.Publish() if self._confirms:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pamqp import base, body, frame, header
+from pamqp import base, body, commands, frame, header
 from pamqp.commands import Basic, Channel, Connection
 
+from ratchet.bus._broker.credit import Credit
 from ratchet.bus._broker.frames import Delivery, Frame, Returned
 from ratchet.bus._broker.interfaces import LinkFailure
 from ratchet.bus._broker.link_protocol import LinkProtocol
 from ratchet.bus._broker.url import parse
+
+# For the brokers of tests, which read what this side says by pamqp.
+commands.INDEX_MAPPING[Credit.index] = Credit
 
 URL = parse("amqp://me:hush@localhost/production")
 START = Connection.Start(

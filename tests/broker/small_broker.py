@@ -19,6 +19,7 @@ from pamqp import base, body, frame, header
 from pamqp.commands import Basic, Channel, Connection, Exchange, Queue
 
 from broker.scripted import START, TUNE, words
+from ratchet.bus._broker.credit import Credit, CreditOk
 
 _HEADER = 8  # bytes
 _PIECE = 131072 - 8
@@ -240,6 +241,9 @@ class Link:
                 self._say(Basic.ConsumeOk(value.consumer_tag))
                 queue = value.queue or self._last_declared
                 self._broker.consume(self, queue, value.consumer_tag, value.no_ack)
+            case Credit():
+                # What is given out is on its way already.
+                self._say(CreditOk())
             case Basic.Cancel():
                 self._broker.cancel(self, value.consumer_tag)
                 self._say(Basic.CancelOk(value.consumer_tag))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import ssl
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from broker.nodes import Node
 from broker.services import Service
@@ -346,6 +350,36 @@ def test_a_drain_gives_casts_that_nobody_has_taken_to_others(service: Service) -
     other = service.server(prefetch=10)
     assert server.drain(LONG) is True
     assert [other.recv_request(LONG)[1] for _ in range(3)] == [0, 1, 2]
+
+
+def test_drains_under_load_lose_nothing(service: Service) -> None:
+    runs: Counter[int] = Counter()
+    sent, numbers, ended = [0], itertools.count(), Event()
+    client = service.client(retry=Retry())
+
+    def run(number: int) -> None:
+        runs[number] += 1
+        gevent.sleep(0.005)
+
+    def ask(do: Any) -> None:
+        while not ended.is_set():
+            do(next(numbers), timeout=LONG)
+            sent[0] += 1
+
+    server = service.server()
+    gevent.spawn(server.serve, run)
+    callers = [Caller(partial(ask, do)).started() for do in [client.cast] * 12 + [client.call] * 4]
+    for _ in range(6):
+        gevent.sleep(0.3)
+        other = service.server()
+        gevent.spawn(other.serve, run)
+        assert server.drain(LONG) is True
+        server = other
+    ended.set()
+    for caller in callers:
+        caller.result()
+    wait_until(lambda: len(runs) == sent[0], "the last casts")
+    assert set(runs.values()) == {1}
 
 
 def test_requests_of_a_draining_server_go_to_another_one(service: Service) -> None:

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 from pamqp import base, commands
 from pamqp.commands import Basic, Connection
 
+from ratchet.bus._broker.credit import CreditOk
 from ratchet.bus._broker.properties import Properties, decode, encode
 from ratchet.bus._broker.tables import (
     UNREADABLE,
@@ -32,6 +33,8 @@ from ratchet.bus._broker.tables import (
     short_string,
 )
 from ratchet.errors import MessageTooLarge, ProtocolError
+
+_METHODS: Final = {**commands.INDEX_MAPPING, CreditOk.index: CreditOk}
 
 Frame: TypeAlias = "bytes | list[bytes]"
 """What is sent at once: bytes or, with a large body, pieces that are not worth a copy."""
@@ -287,7 +290,7 @@ class Decoder:
             raise ProtocolError(f"the method {name} on the channel {channel}")
         if self._content is not None and channel == _CHANNEL:
             raise ProtocolError(f"the method {name} in the middle of a message")
-        maker = commands.INDEX_MAPPING.get(index)
+        maker = _METHODS.get(index)
         if maker is None:
             raise ProtocolError(f"the unknown method {name}")
         try:

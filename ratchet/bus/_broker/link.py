@@ -8,6 +8,8 @@ middle of a call.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from gevent.hub import Hub
@@ -80,6 +82,7 @@ class Link:
     """
 
     __slots__ = (
+        "_held",
         "_hub",
         "_protocol",
         "_set_up",
@@ -107,6 +110,8 @@ class Link:
         self._user = user
         self._set_up = set_up
         self._unanswered = 0
+        # What is to be said of deliveries; None if that is said at once.
+        self._held: deque[tuple[Callable[[int], None], int]] | None = None
         self.peer = peer
         self.ready = False
         self.ended: LinkFailure | None = None
@@ -164,11 +169,29 @@ class Link:
 
     def acknowledge(self, tag: int) -> None:
         """See `LinkProtocol.acknowledge`."""
-        self._protocol.acknowledge(tag)
+        if self._held is None:
+            self._protocol.acknowledge(tag)
+        else:
+            self._held.append((self._protocol.acknowledge, tag))
 
     def reject(self, tag: int) -> None:
         """See `LinkProtocol.reject`."""
-        self._protocol.reject(tag)
+        if self._held is None:
+            self._protocol.reject(tag)
+        else:
+            self._held.append((self._protocol.reject, tag))
+
+    def hold_acknowledgements(self) -> None:
+        """Keep what `acknowledge` and `reject` are to say, until `release_acknowledgements`."""
+        if self._held is None:
+            self._held = deque()
+
+    def release_acknowledgements(self) -> None:
+        """Say what was held, if anything was."""
+        while self._held:
+            say, tag = self._held.popleft()
+            say(tag)
+        self._held = None
 
     def take_back(self, frame_number: int) -> bool:
         """Have a message not sent, of which nothing has left; False if that is too late."""

@@ -14,8 +14,6 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
-from pamqp.commands import Basic
-
 from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
 from ratchet._wait import WaitQueue
@@ -24,6 +22,7 @@ from ratchet.bus._broker.connection import Connection
 from ratchet.bus._broker.desk import Desk
 from ratchet.bus._broker.frames import Delivery, Returned
 from ratchet.bus._broker.giving_back import GivenBack
+from ratchet.bus._broker.intake_end import IntakeEnd
 from ratchet.bus._broker.interfaces import LinkFailure
 from ratchet.bus._broker.link import Link
 from ratchet.bus._broker.message import Answer, Failure
@@ -125,10 +124,10 @@ class ServerLink:
 
     __slots__ = (
         "_connection",
+        "_end",
         "_given_back",
         "_open",
         "_routes",
-        "_takes",
         "_writers",
         "desk",
         "link",
@@ -146,12 +145,11 @@ class ServerLink:
         self._open: dict[int, tuple[IncomingRequest, str]] = {}
         self.parked: dict[IncomingRequest, None] = {}
         self._writers = WaitQueue()
-        # Whether the broker still sends requests: None once it has been told to stop.
-        self._takes: bool | None = True
         self.link = Link(
             desk.hub, transport, peer, desk.url, desk.limits, desk.heartbeat, self, desk.set_up()
         )
         self._given_back = GivenBack(self.link, desk.service)
+        self._end = IntakeEnd(desk.hub, self.link, desk.intake.requests.wake_drain)
 
     def __repr__(self) -> str:
         return f"<ServerLink at {id(self):#x}: unanswered={len(self._open)}, {self.link!r}>"
@@ -214,7 +212,7 @@ class ServerLink:
     @property
     def is_done(self) -> bool:
         """Whether no more requests come, and what was given back has arrived."""
-        return (self._takes is False and not self._given_back) or not self.link.is_open
+        return (self._end.reached and not self._given_back) or not self.link.is_open
 
     @property
     def unsent(self) -> int:
@@ -226,9 +224,7 @@ class ServerLink:
         if not self.link.ready:
             self.link.close()
             return
-        if self._takes and self.link.is_open:
-            self.link.call(Basic.Cancel(consumer_tag=topology.REQUESTS_TAG), self._on_stopped)
-            self._takes = None
+        self._end.begin()
         inbox = self.desk.intake.inbox
         casts = [request for request, _ in self._open.values() if request.one_way and request.state is QUEUED]
         for request, _ in list(self._open.values()):
@@ -236,10 +232,6 @@ class ServerLink:
                 request.refuse_draining()
         inbox.remove(casts)
         self._give_back(casts)
-
-    def _on_stopped(self, answer: object) -> None:
-        self._takes = False
-        self.desk.intake.requests.wake_drain()
 
     def _give_back(self, casts: Iterable[IncomingRequest]) -> None:
         """Have other servers run them."""
@@ -251,6 +243,7 @@ class ServerLink:
         self.desk.intake.requests.wake_drain()
 
     def leave_to_parent(self) -> None:
+        self._end.forget()
         self._writers.clear()
         self._open.clear()
         self._routes.clear()
@@ -260,6 +253,7 @@ class ServerLink:
         for request, _ in list(self._open.values()):
             if request.state not in UNENDED:
                 self.finish(request)
+        self._end.settle()
         self.writable()
 
     # See `LinkUser`.
@@ -268,6 +262,7 @@ class ServerLink:
         self._connection.on_ready(self)
 
     def link_lost(self, failure: LinkFailure) -> None:
+        self._end.forget()
         intake = self.desk.intake
         left = [request for request, _ in self._open.values()]
         self._open.clear()
