@@ -71,6 +71,17 @@ def test_what_a_killed_server_may_have_run_is_unknown_where_another_one_refuses_
     assert failure(lambda: sent.recv_response(LONG)) == (error, Outcome.UNKNOWN)
 
 
+def test_what_a_killed_server_may_have_run_is_unknown_where_its_time_is_over_in_the_queue(
+    service: Service,
+) -> None:
+    killed, client = service.process(redeliver=2, workers=1), service.client(retry=Retry())
+    service.wait_for_processes(client, killed)
+    sent = client.send_request(["sleep", 60], timeout=5)
+    wait_until(lambda: f"{killed.pid} sleep 60" in killed.runs, "the handler")
+    killed.kill()
+    assert failure(lambda: sent.recv_response(LONG)) == (BusTimeout, Outcome.UNKNOWN)
+
+
 def test_a_poison_message_kills_as_many_servers_as_it_may_and_is_abandoned(service: Service) -> None:
     servers = [service.process(redeliver=1)]
     client = service.client(retry=Retry())

@@ -49,7 +49,7 @@ def plain(event: Event) -> Any:
 
 def delivery(content: bytes | None, size: int | None = None) -> Delivery:
     known = len(content or b"") if size is None else size
-    return Delivery("requests", 2**40, True, PROPERTIES, content, known)
+    return Delivery("requests", 2**40, True, "ratchet.requests", PROPERTIES, content, known)
 
 
 BEAT = heartbeat.Heartbeat.marshal()
@@ -230,7 +230,7 @@ def test_a_message_with_unreadable_properties_comes_without_them(properties: byt
     events, decoder = fed(frame.marshal(DELIVER, 1) + content + message(DELIVER))
     assert decoder.error is None
     assert events == [
-        ("Delivery", Delivery("requests", 2**40, True, None, b"body", 4)),
+        ("Delivery", Delivery("requests", 2**40, True, "ratchet.requests", None, b"body", 4)),
         plain(delivery(b"")),
     ]
 

@@ -354,8 +354,8 @@ def test_what_the_broker_sends_is_told() -> None:
     assert broker.link.blocked is None
     assert broker.told == [
         # Over the limit: it can still be rejected.
-        ("delivered", Delivery("requests", 3, False, PROPERTIES, None, 4)),
-        ("delivered", Delivery("control", 4, True, PROPERTIES, b"", 0)),
+        ("delivered", Delivery("requests", 3, False, "", PROPERTIES, None, 4)),
+        ("delivered", Delivery("control", 4, True, "", PROPERTIES, b"", 0)),
         ("returned", Returned(312, "NO_ROUTE", PROPERTIES)),
         ("blocked", "low on memory"),
         ("cancelled", "requests"),

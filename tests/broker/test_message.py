@@ -347,12 +347,12 @@ def test_the_methods_that_declare_a_service_are_these() -> None:
 
 
 def test_a_service_lasts_and_a_client_leaves_nothing() -> None:
-    requests = topology.service_queues("a", 10, 3)[0]
+    requests = topology.service_queues("a", 10, 0)[0]
     assert isinstance(requests, Queue.Declare)
     assert (requests.durable, requests.exclusive) == (True, False)
     assert requests.arguments == {
         "x-queue-type": "quorum",
-        "x-delivery-limit": 3,
+        "x-delivery-limit": 0,
         "x-dead-letter-exchange": "ratchet.dead",
         "x-max-length": 10,
         "x-overflow": "reject-publish",
@@ -365,3 +365,14 @@ def test_a_service_lasts_and_a_client_leaves_nothing() -> None:
 def test_the_keys_lead_where_the_queues_are_bound() -> None:
     assert topology.request_key("a", "b") == "a.b"
     assert topology.cast_key("a") == "a.cast"
+
+
+def test_dead_letters_of_a_service_that_redelivers_come_by_another_way() -> None:
+    declared, bound, requests = topology.service_queues("a", 10, 3)[:3]
+    assert isinstance(declared, Exchange.Declare)
+    assert isinstance(bound, Exchange.Bind)
+    assert isinstance(requests, Queue.Declare)
+    assert (bound.source, bound.destination, bound.routing_key) == (declared.exchange, topology.DEAD, "#")
+    assert requests.arguments is not None
+    assert requests.arguments["x-delivery-limit"] == 3
+    assert requests.arguments["x-dead-letter-exchange"] == declared.exchange != topology.DEAD

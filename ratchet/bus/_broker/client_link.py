@@ -417,7 +417,7 @@ class ClientLink(ClientRoute):
             elif isinstance(reply, Failure):
                 transaction.fail_at_server(reply.reason, reply.texts, reply.outcome)
             else:
-                self._on_dead_letter(transaction, reply)
+                self._on_dead_letter(transaction, reply, delivery.exchange)
         self.forget(transaction)
 
     def _on_answer(self, transaction: OutgoingRequest, answer: Answer) -> None:
@@ -427,13 +427,12 @@ class ClientLink(ClientRoute):
         else:
             transaction.succeed(body_of(answer.parts) if self._takes_bodies else answer.parts)
 
-    def _on_dead_letter(self, transaction: OutgoingRequest, letter: DeadLetter) -> None:
+    def _on_dead_letter(self, transaction: OutgoingRequest, letter: DeadLetter, exchange: str) -> None:
         """The broker has dropped a request."""
         match letter.reason:
             case "expired":
-                uncertain = letter.delivered or (
-                    letter.delivered is None and self.link.version >= _UNCOUNTED_RETURNS
-                )
+                returns = exchange == topology.DEAD_REDELIVER or self.link.version >= _UNCOUNTED_RETURNS
+                uncertain = letter.delivered or (letter.delivered is None and returns)
                 transaction.time_out(Outcome.UNKNOWN if uncertain else Outcome.NOT_RUN)
             case "rejected":
                 text = f"the request is over the server's limits ({self._name})"

@@ -77,6 +77,7 @@ class Delivery(NamedTuple):
         consumer_tag: which consumer.
         tag: the number by which it is acknowledged.
         redelivered: whether it may have been delivered before.
+        exchange: where it was published, or died to.
         properties: its properties; None if they cannot be read.
         body: its body; None if it is over the limit, and was dropped.
         size: bytes of the body.
@@ -85,6 +86,7 @@ class Delivery(NamedTuple):
     consumer_tag: str
     tag: int
     redelivered: bool
+    exchange: str
     properties: Properties | None
     body: bytes | None
     size: int
@@ -164,8 +166,8 @@ class _Content:
 
     __slots__ = ("body", "left", "method", "properties", "size")
 
-    def __init__(self, value: Basic.Return | tuple[str, int, bool]) -> None:
-        # The tuple is of a delivery: consumer tag, tag, redelivered.
+    def __init__(self, value: Basic.Return | tuple[str, int, bool, str]) -> None:
+        # The tuple is of a delivery: consumer tag, tag, redelivered, exchange.
         self.method = value
         self.properties: Properties | None = None
         # Unknown until the header has come.
@@ -297,7 +299,8 @@ class Decoder:
             if index == Basic.Deliver.index:
                 consumer_tag, position = read_short_string(payload, _INDEX.size)
                 tag, redelivered = _DELIVERY_HEAD.unpack_from(payload, position)
-                self._content = _Content((consumer_tag, tag, bool(redelivered)))
+                exchange, _ = read_short_string(payload, position + _DELIVERY_HEAD.size)
+                self._content = _Content((consumer_tag, tag, bool(redelivered), exchange))
                 return None
             if index == Connection.Start.index:
                 return _start(payload)

@@ -3,8 +3,9 @@
 A client publishes a request to `REQUESTS` under a key that names the service and itself.  It lies in
 the service's queue until a server takes it.  What the broker drops goes to `DEAD` under the same
 key, by which it finds the reply queue of its client; a cast has no client, and goes to a queue
-of its own, for people to look at.  Answers are published to the reply queue itself.  `CONTROL` takes
-cancels to all servers of a service.
+of its own, for people to look at.  Where requests are redelivered, it comes there by way of
+`DEAD_REDELIVER`: so the client knows that a server may have had it.  Answers are published to the
+reply queue itself.  `CONTROL` takes cancels to all servers of a service.
 
 Each list of methods is to be sent in its order; the broker answers each.  Nothing here is sent.
 """
@@ -21,6 +22,7 @@ Methods: TypeAlias = list[base.Frame]
 
 REQUESTS: Final = "ratchet.requests"
 DEAD: Final = "ratchet.dead"
+DEAD_REDELIVER: Final = "ratchet.dead.redeliver"
 CONTROL: Final = "ratchet.control"
 # The exchange that leads to the queue which a key names; the broker always has it.
 DEFAULT_EXCHANGE: Final = ""
@@ -84,7 +86,7 @@ def request_arguments(max_queued: int, redeliver: int) -> FieldTable:
         "x-queue-type": "quorum",
         # Some brokers take 20 for granted, others no limit.
         "x-delivery-limit": redeliver,
-        "x-dead-letter-exchange": DEAD,
+        "x-dead-letter-exchange": DEAD_REDELIVER if redeliver else DEAD,
         "x-max-length": max_queued,
         "x-overflow": "reject-publish",
     }
@@ -94,7 +96,12 @@ def service_queues(service: str, max_queued: int, redeliver: int) -> Methods:
     """Declare the queues of a service, and have its requests and dead casts come there."""
     requests, dead = request_queue(service), dead_queue(service)
     arguments = request_arguments(max_queued, redeliver)
+    again: Methods = [
+        Exchange.Declare(exchange=DEAD_REDELIVER, exchange_type="topic", durable=True),
+        Exchange.Bind(destination=DEAD, source=DEAD_REDELIVER, routing_key="#"),
+    ]
     return [
+        *(again if redeliver else ()),
         Queue.Declare(queue=requests, durable=True, arguments=arguments),
         Queue.Bind(queue=requests, exchange=REQUESTS, routing_key=f"{service}.*"),
         Queue.Declare(queue=dead, durable=True, arguments={"x-queue-type": "quorum"}),
