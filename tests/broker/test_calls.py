@@ -31,6 +31,8 @@ from ratchet import (
     bus,
 )
 from ratchet.bus import Limits, Retry, codecs
+from ratchet.bus._broker.properties import Properties
+from ratchet.bus._broker.topology import cast_key
 
 pytestmark = pytest.mark.broker
 
@@ -350,6 +352,32 @@ def test_a_drain_gives_casts_that_nobody_has_taken_to_others(service: Service) -
     other = service.server(prefetch=10)
     assert server.drain(LONG) is True
     assert [other.recv_request(LONG)[1] for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_drain_says_what_a_full_queue_does_not_take_back(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, client = service.server(prefetch=2, limits=Limits(max_queued=3)), service.client()
+    with pytest.raises(Rejected):
+        while True:
+            client.cast("picture", timeout=LONG)
+    wait_until(lambda: server.stats().queued == 2)
+    assert server.drain(LONG) is False
+    assert server.stats().failed == 2
+    assert f"casts not run when {server.name} was closed: 2" in caplog.text
+
+
+def test_a_cast_that_is_given_back_keeps_its_time(service: Service) -> None:
+    server = service.server()
+    cast = Properties(expiration="60000", headers={"metadata": {"a": "b"}})
+    link = next(iter(server._connection.all)).link
+    link.publish("ratchet.requests", cast_key(service.name), cast, b'"picture"')
+    wait_until(lambda: server.stats().queued == 1)
+    other = service.server()
+    assert server.drain(LONG) is True
+    transaction, request = other.recv_request(LONG)
+    assert (request, transaction.metadata) == ("picture", {"a": "b"})
+    assert 50 < transaction.remaining <= 60
 
 
 def test_drains_under_load_lose_nothing(service: Service) -> None:

@@ -35,6 +35,7 @@ class Desk:
 
     Attributes:
         cancels: those that were for no request here, by `reply_to` and `correlation_id`.
+        refused: how many casts the broker would not take back; they are dead letters.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Desk:
         "limits",
         "prefetch",
         "redeliver",
+        "refused",
         "service",
         "url",
     )
@@ -69,6 +71,7 @@ class Desk:
         self.prefetch = prefetch
         self.redeliver = redeliver
         self.cancels: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self.refused = 0
 
     def set_up(self) -> topology.Methods:
         """What a link declares before it is ready."""

@@ -6,13 +6,16 @@ count as a delivery, and so be its end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
 
 from pamqp.commands import Confirm
 
+from ratchet import _clock
 from ratchet.bus._broker import message, topology
 from ratchet.bus._broker.link import Link
 from ratchet.bus._broker.message import Request
+from ratchet.bus._core.deadline import time_left
+from ratchet.bus._core.incoming import IncomingRequest
 
 
 class GivenBack:
@@ -31,27 +34,41 @@ class GivenBack:
     def __len__(self) -> int:
         return len(self._tags)
 
-    def add(self, parts: Sequence[bytes], metadata: Mapping[str, str], tag: int) -> None:
-        """Give back the cast of the delivery `tag`; does not block."""
+    def add(self, cast: IncomingRequest, tag: int) -> None:
+        """Give back a cast, of the delivery `tag`; does not block."""
         if self._before is None:
             # Only now: until here it would cost a word for each answer.
             self._link.call(Confirm.Select(), _ignore)
             self._before = self._link.published
-        properties, body = message.request(Request(parts=parts, metadata=metadata))
+        left = time_left(cast.deadline)
+        copy = Request(
+            parts=cast.message,
+            metadata=cast.metadata,
+            expiration=None if left is None else math.ceil(left * 1000),
+            deadline=None if left is None else math.ceil((_clock.wall_time() + left) * 1000),
+        )
+        properties, body = message.request(copy)
         _, number = self._link.publish(
             topology.REQUESTS, topology.cast_key(self._service), properties, body, mandatory=False
         )
         self._tags[number] = tag
 
-    def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
-        """See `LinkListener`; one that the broker refuses becomes a dead letter when the link ends."""
+    def confirmed(self, number: int, multiple: bool, accepted: bool) -> int:
+        """See `LinkListener`; one that the broker refuses becomes a dead letter when the link ends.
+
+        Returns how many it has refused.
+        """
         if self._before is None:
-            return
+            return 0
+        refused = 0
         number += self._before
         for each in [each for each in self._tags if each == number or (multiple and each < number)]:
             tag = self._tags.pop(each)
             if accepted:
                 self._link.acknowledge(tag)
+            else:
+                refused += 1
+        return refused
 
     def clear(self) -> None:
         """The link has ended: the broker has them again."""

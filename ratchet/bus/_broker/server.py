@@ -58,7 +58,9 @@ class BrokerServer(ServerSide[Request, Response]):
     ) -> None:
         super().__init__(decode, encode)
         self._awaiting_link = WaitQueue()
-        desk = Desk(self._hub, self._intake, service, url, limits, heartbeat, prefetch, redeliver)
+        self._desk = desk = Desk(
+            self._hub, self._intake, service, url, limits, heartbeat, prefetch, redeliver
+        )
         # First: it is the name of the bus.
         self._connection: Connection[ServerLink] = Connection(
             self._hub, f"{service} at {url}", url, ssl_context, partial(ServerLink, desk), self._on_change
@@ -160,7 +162,7 @@ class BrokerServer(ServerSide[Request, Response]):
                 request.refuse_draining()
         # From here on nothing is acknowledged: the broker has it again.
         self._connection.close()
-        casts = self._intake.drop_casts()
+        casts = self._intake.drop_casts() + self._desk.refused
         for request in (*left, *self._intake.requests.in_flight):
             request.cancel()
         self._intake.inbox.remove(left)
@@ -199,7 +201,8 @@ class BrokerServer(ServerSide[Request, Response]):
         return not self._connection.all
 
     def _leaves_work(self) -> bool:
-        return super()._leaves_work() or any(link.unsent for link in self._connection.all)
+        unsent = any(link.unsent for link in self._connection.all)
+        return super()._leaves_work() or unsent or bool(self._desk.refused)
 
     def _settle(self) -> None:
         if self._intake.life is CLOSED:

@@ -238,7 +238,7 @@ class ServerLink:
         for request in casts:
             if not self.link.is_open:
                 return
-            self._given_back.add(request.message, request.metadata, request.id >> 1)
+            self._given_back.add(request, request.id >> 1)
             self._forget(request, self._open[request.id][1])
         self.desk.intake.requests.wake_drain()
 
@@ -291,8 +291,11 @@ class ServerLink:
         """Answers wait in the socket until the broker takes them."""
 
     def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
-        self._given_back.confirmed(number, multiple, accepted)
-        self.desk.intake.requests.wake_drain()
+        requests = self.desk.intake.requests
+        refused = self._given_back.confirmed(number, multiple, accepted)
+        self.desk.refused += refused
+        requests.counters.failed += refused
+        requests.wake_drain()
 
     def returned(self, returned: Returned) -> None:
         # The client has gone.
