@@ -52,8 +52,8 @@ from ratchet.errors import (
     reason_of,
 )
 
-# Seconds, of 49 days: the longest time that a broker takes.
-_FOREVER: Final = 0xFFFFFFFF / 1000
+# Seconds from which on a request has no deadline: more than a broker takes.
+_FOREVER: Final = message.MAX_EXPIRATION / 1000
 _LAST_WORDS: Final = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
 # From here on a request may go back to its queue, and its dead letter not say so.
 _UNCOUNTED_RETURNS: Final = (4, 0)
@@ -235,7 +235,7 @@ class ClientLink(ClientRoute):
             # Only how long it waited was bounded: it is over when it is sent.
             return Request(parts=content.parts, correlation_id=key, metadata=content.metadata)
         left = time_left(transaction.deadline)
-        if left is not None and left > _FOREVER:
+        if left is not None and left >= _FOREVER:
             left = None
         if left == 0:
             text = f"the time of the request was over before it could be sent to {self._name}"
@@ -437,10 +437,12 @@ class ClientLink(ClientRoute):
             case "rejected":
                 text = f"the request is over the server's limits ({self._name})"
                 transaction.fail(MessageTooLarge(text, outcome=Outcome.NOT_RUN), moves=False)
-            case "maxlen":
-                transaction.fail(Rejected(f"the queue is full ({self._name})"), moves=False)
-            case _:
+            case "delivery_limit":
                 text = f"the server that had the request is gone ({self._name})"
+                transaction.fail(Abandoned(text, outcome=Outcome.UNKNOWN), moves=False)
+            case other:
+                # The queue was given other arguments by hand, and may drop what a server has had.
+                text = f"the broker dropped the request: {other} ({self._name})"
                 transaction.fail(Abandoned(text, outcome=Outcome.UNKNOWN), moves=False)
 
     def _note_broken(self, transaction: OutgoingRequest | None, error: BusError) -> None:

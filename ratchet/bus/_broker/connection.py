@@ -195,10 +195,10 @@ class Connection(Generic[AnyUser]):
     def on_dial_failed(self, error: Exception) -> None:
         self._note_failure(error)
 
-    def _note_failure(self, error: BaseException | None) -> None:
+    def _note_failure(self, error: BaseException) -> None:
         """Note why there is no link, and log it if it is news."""
         self.failure.note(error)
-        if error is not None and self.failure.note_told(reason_of(error)):
+        if self.failure.note_told(reason_of(error)):
             text = "cannot connect to %s: %s; trying again"
             log_soon(bus_logger, logging.WARNING, text, self.name, reason_of(error))
         if self.failure.final:

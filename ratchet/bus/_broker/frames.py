@@ -190,9 +190,9 @@ class Decoder:
 
     __slots__ = ("_content", "_held", "_max_message", "_needed", "error", "frame_max")
 
-    def __init__(self, max_message: int, frame_max: int = MAX_FRAME) -> None:
+    def __init__(self, max_message: int) -> None:
         self.error: ProtocolError | None = None
-        self.frame_max = frame_max
+        self.frame_max = MAX_FRAME
         self._max_message = max_message
         # The beginning of a frame, and how much of it there must be to go on.
         self._held = bytearray()

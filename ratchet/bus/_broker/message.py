@@ -35,15 +35,13 @@ from ratchet.errors import Outcome, ProtocolError
 
 _ERROR: Final = "error"
 _PERSISTENT: Final = 2
-# The longest time that a broker takes, of 49 days; what has more is as good as without.
-_MAX_EXPIRATION: Final = 0xFFFFFFFF
+MAX_EXPIRATION: Final = 0xFFFFFFFF
+"""Milliseconds of the longest `expiration` that a broker takes, which is 49 days."""
 # Bytes of a name in a table; pamqp would cut longer ones.
 _MAX_NAME: Final = 128
 # How the broker writes that an answer is to go to a channel, and no queue.  It takes no dead letters, and
 # whoever answers to one that is made up loses the link: the broker cannot read it.
 _NO_QUEUE: Final = "amq.rabbitmq.reply-to"
-# Reasons of dead letters that only a delivery leads to.
-_AFTER_DELIVERY: Final = ("delivery_limit", "rejected")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,8 @@ class Request:
         parts: the body, and the attachments.
         correlation_id: its number at its client; may be empty in a cast.
         reply_to: the queue of the answer; empty for a cast.
-        expiration: milliseconds that were left when it was sent; None for no deadline.
+        expiration: milliseconds that were left when it was sent, up to `MAX_EXPIRATION`; None for no
+            deadline.
         deadline: when its time is over by the client's clock, in milliseconds since 1970.
         metadata: strings that go with it.
     """
@@ -109,31 +108,28 @@ class DeadLetter:
 
     Attributes:
         correlation_id: its number.
-        reason: `expired`, `rejected`, `maxlen` or `delivery_limit`.
-        queue: the queue that it lay in.
+        reason: why; `expired`, `rejected` or `delivery_limit`, by the arguments of the queue.
         delivered: whether a server ever had it; None if the broker does not say.
     """
 
     correlation_id: str
     reason: str
-    queue: str
     delivered: bool | None
 
 
-def request(message: Request, *, persistent: bool = True) -> tuple[Properties, bytes]:
+def request(message: Request) -> tuple[Properties, bytes]:
     """The properties and the body of a request or cast."""
     headers = _part_lengths(message.parts)
     if message.metadata:
         headers["metadata"] = _metadata(message.metadata)
     if message.deadline is not None:
         headers["deadline"] = message.deadline
-    expiration = message.expiration
     properties = Properties(
         headers=headers or None,
-        delivery_mode=_PERSISTENT if persistent else 0,
+        delivery_mode=_PERSISTENT,
         correlation_id=message.correlation_id,
         reply_to=message.reply_to,
-        expiration="" if expiration is None else str(min(max(expiration, 0), _MAX_EXPIRATION)),
+        expiration="" if message.expiration is None else str(message.expiration),
     )
     return properties, _joined(message.parts)
 
@@ -285,15 +281,10 @@ def _read_dead_letter(correlation_id: str, headers: Mapping[str, Any]) -> DeadLe
     deaths = headers["x-death"]
     # The latest comes first.
     latest = deaths[0] if isinstance(deaths, list) and deaths else None
-    reason, queue = (latest.get("reason"), latest.get("queue")) if isinstance(latest, dict) else (None, None)
-    if not isinstance(reason, str) or not isinstance(queue, str):
-        raise ProtocolError("a dead letter must say its reason and its queue")
-    return DeadLetter(
-        correlation_id=correlation_id,
-        reason=reason,
-        queue=queue,
-        delivered=True if reason in _AFTER_DELIVERY else _was_delivered(headers),
-    )
+    reason = latest.get("reason") if isinstance(latest, dict) else None
+    if not isinstance(reason, str):
+        raise ProtocolError("a dead letter must say its reason")
+    return DeadLetter(correlation_id=correlation_id, reason=reason, delivered=_was_delivered(headers))
 
 
 def _was_delivered(headers: Mapping[str, Any]) -> bool | None:
