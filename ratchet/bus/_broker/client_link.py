@@ -31,7 +31,7 @@ from ratchet.bus._broker.url import BrokerUrl
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import time_left
-from ratchet.bus._core.faults import SENT_BEFORE_FORK, Reason
+from ratchet.bus._core.faults import LAST_WORDS, SENT_BEFORE_FORK
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.many import ManyRequests
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, ClientRoute, OutgoingRequest
@@ -54,7 +54,6 @@ from ratchet.errors import (
 
 # Seconds from which on a request has no deadline: more than a broker takes.
 _FOREVER: Final = message.MAX_EXPIRATION / 1000
-_LAST_WORDS: Final = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
 # From here on a request may go back to its queue, and its dead letter not say so.
 _UNCOUNTED_RETURNS: Final = (4, 0)
 
@@ -407,7 +406,7 @@ class ClientLink(ClientRoute):
             return
         if transaction is None:
             # A last word on a request that ended here is not a late answer.
-            if isinstance(reply, Answer) or (isinstance(reply, Failure) and reply.reason not in _LAST_WORDS):
+            if isinstance(reply, Answer) or (isinstance(reply, Failure) and reply.reason not in LAST_WORDS):
                 self.counters.dropped_late += 1
             return
         # One that has ended was interrupted before it was taken out.

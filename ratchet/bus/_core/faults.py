@@ -43,6 +43,9 @@ class Reason(enum.IntEnum):
     TOO_LARGE = 8
 
 
+LAST_WORDS: Final = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
+"""A server gives these for a request that nobody waits for any more, too: they are no late answers."""
+
 SERVER_DRAINS: Final = "the server is draining"
 MADE_BEFORE_FORK: Final = "was made before fork(), by the parent process; the child has to make its own"
 SENT_BEFORE_FORK: Final = "the request was sent before fork(), by the parent process"

@@ -23,7 +23,7 @@ from ratchet._wait import WaitQueue
 from ratchet.bus._core.address import Address, format_address
 from ratchet.bus._core.client import ClientTransaction
 from ratchet.bus._core.deadline import deadline_after, time_left
-from ratchet.bus._core.faults import SENT_BEFORE_FORK, Reason
+from ratchet.bus._core.faults import LAST_WORDS, SENT_BEFORE_FORK, Reason
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.outgoing import ENDED, EXPIRED, WAITING, ClientRoute, OutgoingRequest
 from ratchet.bus._core.stats import Counters
@@ -41,8 +41,6 @@ from ratchet.bus.codecs import Decode, body_of
 from ratchet.errors import BusError, ConnectionLost, Outcome, ProtocolError, Rejected, reason_of
 
 Request = TypeVar("Request")
-
-_LAST_WORDS = (Reason.CANCELLED, Reason.OUT_OF_TIME, Reason.DRAINING, Reason.OVERLOADED)
 
 
 class ClientConnection(ClientRoute):
@@ -373,7 +371,7 @@ class ClientConnection(ClientRoute):
     ) -> None:
         if transaction is None:
             # A last word on a request that ended here is not a late answer.
-            if reason not in _LAST_WORDS:
+            if reason not in LAST_WORDS:
                 self.counters.dropped_late += 1
             return
         self.useful = True
