@@ -1,4 +1,4 @@
-"""A thread that calls one function, for the tests of what threads call."""
+"""A thread that calls one function, and how a call fails, for the tests of what threads call."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import pytest
 
 from helpers import wait_until
-from ratchet import Ratchet
+from ratchet import BusError, Outcome, Ratchet
 from ratchet._wait import waiting_on
 
 WRONG_SECONDS = ["1", True, 1j, b"1", [1]]
@@ -43,6 +44,13 @@ class Caller:
         """Wait until the call is over."""
         wait_until(self.thread.ready, "the call to end")
         return self.outcome
+
+
+def failure(call: Callable[[], object]) -> tuple[type[BusError], Outcome]:
+    """The type and the outcome of the error that a call raises."""
+    with pytest.raises(BusError) as caught:
+        call()
+    return type(caught.value), caught.value.outcome
 
 
 def send_signal(number: int = signal.SIGUSR1) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import gevent
 from gevent import socket
-from pamqp import base, frame
-from pamqp.commands import Basic, Channel, Connection, Queue
+from pamqp import base, commands, frame
+from pamqp.commands import Basic, Channel, Confirm, Connection, Queue
 
 from broker.scripted import START, TUNE, words
 from helpers import wait_until
@@ -118,10 +118,9 @@ class FakeNode:
             case Basic.Publish() if self._confirms:
                 self._published += 1
                 return [Basic.Ack(self._published)]
-        if getattr(value, "name", "") == "Confirm.Select":
-            self._confirms = True
+            case Confirm.Select():
+                self._confirms = True
         if isinstance(value, base.Frame) and value.synchronous:
-            name = value.valid_responses[0]
-            group, _, method = name.partition(".")
-            return [getattr(getattr(__import__("pamqp.commands", fromlist=[group]), group), method)()]
+            group, _, method = value.valid_responses[0].partition(".")
+            return [getattr(getattr(commands, group), method)()]
         return []

@@ -24,6 +24,8 @@ START = Connection.Start(
     locales="en_US",
 )
 TUNE = Connection.Tune(2047, 131072, 60)
+# Bytes of a body in one frame.
+_PIECE = 131072 - 8
 HANDSHAKE: list[base.Frame] = [START, TUNE, Connection.OpenOk(), Channel.OpenOk()]
 
 
@@ -37,8 +39,9 @@ def words(*values: Any) -> bytes:
 
 def content(method: base.Frame, properties: Basic.Properties, data: bytes) -> bytes:
     """A message as bytes."""
+    pieces = [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
     head = frame.marshal(header.ContentHeader(0, len(data), properties), 1)
-    return words(method) + head + (frame.marshal(body.ContentBody(data), 1) if data else b"")
+    return b"".join([words(method), head, *(frame.marshal(body.ContentBody(piece), 1) for piece in pieces)])
 
 
 class Listener:

@@ -180,10 +180,11 @@ class Service:
         self.name = f"test-{uuid4().hex[:12]}"
         self._stack = stack
         self._clients: list[Any] = []
-        stack.callback(self._delete)
+        stack.callback(self.delete)
         stack.callback(self._close_clients)
 
-    def _delete(self) -> None:
+    def delete(self) -> None:
+        """Delete its queues by hand."""
         queues = topology.request_queue(self.name), topology.dead_queue(self.name)
         Declared(self.url, [Queue.Delete(queue=queue) for queue in queues])
 

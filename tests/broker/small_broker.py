@@ -16,13 +16,12 @@ import gevent
 from gevent import socket
 from gevent.queue import SimpleQueue
 from pamqp import base, body, frame, header
-from pamqp.commands import Basic, Channel, Connection, Exchange, Queue
+from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue
 
-from broker.scripted import START, TUNE, words
+from broker.scripted import START, TUNE, content, words
 from ratchet.bus._broker.credit import Credit, CreditOk
 
 _HEADER = 8  # bytes
-_PIECE = 131072 - 8
 
 
 @dataclass
@@ -36,15 +35,7 @@ class Message:
 
     def said_by(self, method: base.Frame) -> bytes:
         """The frames of a method that carries it."""
-        pieces = [self.data[start : start + _PIECE] for start in range(0, len(self.data), _PIECE)]
-        head = header.ContentHeader(0, len(self.data), self.properties)
-        return b"".join(
-            [
-                words(method),
-                frame.marshal(head, 1),
-                *(frame.marshal(body.ContentBody(each), 1) for each in pieces),
-            ]
-        )
+        return content(method, self.properties, self.data)
 
 
 @dataclass
@@ -260,9 +251,9 @@ class Link:
             case body.ContentBody():
                 self._pieces += value.value
                 self._publish()
-            case base.Frame() if value.name == "Confirm.Select":
+            case Confirm.Select():
                 self._published = 0
-                self._say(frame.unmarshal(b"\1\0\1\0\0\0\4\0\x55\0\x0b\xce")[2])
+                self._say(Confirm.SelectOk())
 
     def _release(self, tag: Any) -> tuple[Kept, Message]:
         if tag not in self.unacknowledged:

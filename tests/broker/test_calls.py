@@ -16,7 +16,7 @@ from gevent.event import Event
 
 from broker.nodes import Node
 from broker.services import Service
-from callers import Caller
+from callers import Caller, failure
 from certificates import client_context
 from helpers import LONG, wait_until
 from ratchet import (
@@ -35,13 +35,6 @@ from ratchet.bus._broker.properties import Properties
 from ratchet.bus._broker.topology import cast_key
 
 pytestmark = pytest.mark.broker
-
-
-def failure(call: Any) -> tuple[type[BaseException], Outcome]:
-    """The type and the outcome of the error that a call raises."""
-    with pytest.raises(BusError) as caught:
-        call()
-    return type(caught.value), caught.value.outcome
 
 
 def test_the_four_calls_carry_a_request_and_its_response(service: Service) -> None:
@@ -470,7 +463,7 @@ def test_a_queue_that_is_deleted_by_hand_is_declared_again(service: Service) -> 
     server, client = service.server(), service.client(retry=Retry(attempts=10))
     gevent.spawn(server.serve, lambda request: request)
     assert client.call("first", timeout=LONG) == "first"
-    service._delete()
+    service.delete()
     assert client.call("second", timeout=LONG) == "second"
 
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import time
-from typing import Any
 
 import gevent
 import pytest
@@ -14,20 +13,13 @@ from pamqp.commands import Queue
 
 from broker.nodes import Node
 from broker.services import Declared, Service
-from callers import Caller
+from callers import Caller, failure
 from helpers import LONG, output_of, wait_until
 from ratchet import Abandoned, BusError, BusTimeout, ConnectionLost, Outcome, Rejected, bus
 from ratchet.bus import Retry
 from ratchet.bus._broker.topology import dead_queue, request_queue
 
 pytestmark = pytest.mark.broker
-
-
-def failure(call: Any) -> tuple[type[BaseException], Outcome]:
-    """The type and the outcome of the error that a call raises."""
-    with pytest.raises(BusError) as caught:
-        call()
-    return type(caught.value), caught.value.outcome
 
 
 def test_a_server_that_is_killed_abandons_what_it_ran_and_what_it_had_prefetched(service: Service) -> None:

@@ -11,7 +11,7 @@ from pamqp.commands import Basic, Channel, Connection
 
 from broker.fake_node import FakeNode
 from broker.scripted import START
-from callers import Caller
+from callers import Caller, failure
 from helpers import LONG, wait_until
 from ratchet import BusClosed, BusError, BusTimeout, ConnectionLost, Outcome, ProtocolError, Rejected, bus
 
@@ -43,12 +43,6 @@ def connected(node: FakeNode, clients: list[Any], **options: Any) -> Any:
     clients.append(client)
     client.wait_connected(LONG)
     return client
-
-
-def failure(call: Any) -> tuple[type[BaseException], Outcome]:
-    with pytest.raises(BusError) as caught:
-        call()
-    return type(caught.value), caught.value.outcome
 
 
 def test_a_cast_returns_when_it_is_confirmed(node: FakeNode, clients: list[Any]) -> None:

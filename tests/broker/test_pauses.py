@@ -14,11 +14,12 @@ from typing import Any
 
 import gevent
 import pytest
-from pamqp import frame, header
+from pamqp import frame
 from pamqp.commands import Basic, Connection
 
 from broker.fake_node import FakeNode
 from broker.nodes import Node
+from broker.scripted import content
 from broker.services import Service
 from certificates import client_context
 from helpers import LONG, wait_until
@@ -69,8 +70,7 @@ def exchanged(client: Any, count: int = 100) -> None:
 
 def delivery(tag: int, headers: dict[str, Any]) -> bytes:
     """A message for a server."""
-    head = header.ContentHeader(0, 0, Basic.Properties(headers=headers))
-    return frame.marshal(Basic.Deliver("requests", tag, False, "", ""), 1) + frame.marshal(head, 1)
+    return content(Basic.Deliver("requests", tag, False, "", ""), Basic.Properties(headers=headers), b"")
 
 
 def longest_pause(greeting: bytes, letters: list[bytes]) -> float:
