@@ -121,12 +121,13 @@ for client_module in (
 BUS_BROKER = allow_in_order(
     "bus._broker",
     "url topology tables properties message credit frames interfaces handshake link_protocol stream link"
-    " connection client_link sender client desk giving_back intake_end server_link server",
+    " connection unconfirmed content outcomes client_link sender client desk giving_back intake_end"
+    " server_link server",
     BUS_TRANSPORT | {"_version"},
 )
 for server_module in ("desk", "giving_back", "intake_end", "server_link", "server"):
     ALLOWED[f"bus._broker.{server_module}"] -= {
-        f"bus._broker.{name}" for name in ("client_link", "sender", "client")
+        f"bus._broker.{name}" for name in ("content", "outcomes", "client_link", "sender", "client")
     }
 ALLOWED["bus._opening"] = {*BUS_CORE, *BUS_SOCKET, "bus._broker.url"}
 ALLOWED["bus._broker_opening"] = {*BUS_CORE, *BUS_BROKER}
@@ -252,6 +253,7 @@ OVER_A_BROKER = [
             "client",
             "client_link",
             "connection",
+            "content",
             "credit",
             "desk",
             "frames",
@@ -262,6 +264,7 @@ OVER_A_BROKER = [
             "link",
             "link_protocol",
             "message",
+            "outcomes",
             "properties",
             "sender",
             "server",

@@ -15,7 +15,7 @@ from broker.nodes import Node
 from broker.services import Declared, Service
 from callers import Caller, failure
 from helpers import LONG, output_of, wait_until
-from ratchet import Abandoned, BusError, BusTimeout, ConnectionLost, Outcome, Rejected, bus
+from ratchet import Abandoned, BusTimeout, ConnectionLost, Outcome, Rejected, bus
 from ratchet.bus import Retry
 from ratchet.bus._broker.topology import dead_queue, request_queue
 

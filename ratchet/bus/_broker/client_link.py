@@ -1,69 +1,50 @@
-"""The requests that a client has open on one link: how each is sent, and what its end is.
+"""The requests that a client has open on one link: sending them, giving them up, and what ends them.
 
 The broker confirms each message when it is on the disks of a majority of its nodes, and that is the
-end of a cast.  A request ends in its answer, or in word of the broker that nobody will run it: no such
-service, a full queue, a time that is over, a server that has gone.  Each of these says whether it ran.
+end of a cast.  A request ends in its answer, or in word of the broker that nobody will run it; what
+each of these says about whether it ran is in `outcomes`.  All that is open when the link ends fails.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import uuid
 import weakref
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Set
 from contextlib import suppress
-from itertools import takewhile
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from gevent.hub import Hub
 from pamqp.commands import Confirm
 
-from ratchet import _clock
 from ratchet._log import bus_logger, log_soon
-from ratchet.bus._broker import message, topology
+from ratchet.bus._broker import message, outcomes, topology
 from ratchet.bus._broker.connection import Connection
+from ratchet.bus._broker.content import Content
 from ratchet.bus._broker.frames import Delivery, Returned
 from ratchet.bus._broker.interfaces import LinkFailure
 from ratchet.bus._broker.link import Link
-from ratchet.bus._broker.message import Answer, Cancel, DeadLetter, Failure, Request
+from ratchet.bus._broker.message import Cancel
+from ratchet.bus._broker.unconfirmed import Unconfirmed
 from ratchet.bus._broker.url import BrokerUrl
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.client import ClientTransaction
-from ratchet.bus._core.deadline import time_left
-from ratchet.bus._core.faults import LAST_WORDS, SENT_BEFORE_FORK
+from ratchet.bus._core.faults import SENT_BEFORE_FORK
 from ratchet.bus._core.limits import Limits
 from ratchet.bus._core.many import ManyRequests
-from ratchet.bus._core.outgoing import ENDED, EXPIRED, ClientRoute, OutgoingRequest
+from ratchet.bus._core.outgoing import EXPIRED, ClientRoute, OutgoingRequest
 from ratchet.bus._core.retry import Retrier
 from ratchet.bus._core.stats import Counters
 from ratchet.bus._transport.transport import Transport
 from ratchet.bus.codecs import Decode, body_of
 from ratchet.errors import (
-    Abandoned,
     BusClosed,
     BusError,
-    BusTimeout,
     ConnectionLost,
-    MessageTooLarge,
     Outcome,
     ProtocolError,
-    Rejected,
     reason_of,
 )
-
-# Seconds from which on a request has no deadline: more than a broker takes.
-_FOREVER: Final = message.MAX_EXPIRATION / 1000
-# From here on a request may go back to its queue, and its dead letter not say so.
-_UNCOUNTED_RETURNS: Final = (4, 0)
-
-
-class Content(NamedTuple):
-    """What travels of a request."""
-
-    parts: Sequence[bytes]
-    metadata: Mapping[str, str]
-    one_way: bool
 
 
 class ClientOptions(NamedTuple):
@@ -103,12 +84,13 @@ class ClientLink(ClientRoute):
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_decode",
         "_dropped",
         "_last_id",
         "_name",
         "_options",
         "_reply_to",
-        "_takes_bodies",
+        "_request_key",
         "_unconfirmed",
         "link",
         "open",
@@ -126,16 +108,18 @@ class ClientLink(ClientRoute):
         # Weakly, because the loop keeps a link alive, and so this.
         self._connection = weakref.ref(connection)
         self._name = connection.name
-        self._takes_bodies = options.decode is body_of
+        # None where the response is the body; see `outcomes`.
+        self._decode = None if options.decode is body_of else options.decode
         # Not drawn from `chance`: no seed may give two clients the same name.
         client = uuid.uuid4().hex
         self._reply_to = topology.reply_queue(client)
+        self._request_key = topology.request_key(options.service, client)
         self._last_id = 0
         # The numbers of the frames that do not leave, once this side has closed the link.
         self._dropped: Set[int] | None = None
         self.open: dict[str, OutgoingRequest] = {}
-        # By the numbers of their confirms, in order; cancels have numbers too, and are not here.
-        self._unconfirmed: dict[int, str] = {}
+        # By their `correlation_id`; cancels are confirmed, too, and are not here.
+        self._unconfirmed = Unconfirmed[str]()
         self.link = Link(
             options.hub,
             transport,
@@ -184,7 +168,7 @@ class ClientLink(ClientRoute):
 
         It is added to `many`, if that is given, before it can be answered.
         """
-        decode = None if self._takes_bodies or content.one_way else self._options.decode
+        decode = None if content.one_way else self._decode
         transaction: ClientTransaction[Any, Any] = ClientTransaction(owner, self, request, decode)
         transaction.keep_to_send_again(content, flags)
         transaction.deadline = deadline
@@ -207,7 +191,8 @@ class ClientLink(ClientRoute):
         key = str(transaction.id)
         service = self._options.service
         try:
-            properties, body = message.request(self._request(transaction, key))
+            request = content.message(key, self._reply_to, transaction.deadline, self._name)
+            properties, body = message.request(request)
             self.open[key] = transaction
             transaction.frame_number, number = self.link.publish(
                 topology.REQUESTS,
@@ -215,7 +200,7 @@ class ClientLink(ClientRoute):
                 properties,
                 body,
             )
-            self._unconfirmed[number] = key
+            self._unconfirmed.add(number, key)
         except BaseException:
             # Nobody waits for it, whether it was sent or not.
             self.open.pop(key, None)
@@ -223,30 +208,6 @@ class ClientLink(ClientRoute):
         if self.link.ended is not None:
             # By a signal handler in the middle of this, which did not see the request yet.
             self.run_callback(self._fail_open, self.link.ended)
-
-    @property
-    def _request_key(self) -> str:
-        return topology.request_key(self._options.service, self._reply_to.rpartition(".")[2])
-
-    def _request(self, transaction: OutgoingRequest, key: str) -> Request:
-        content: Content = transaction.content
-        if content.one_way:
-            # Only how long it waited was bounded: it is over when it is sent.
-            return Request(parts=content.parts, correlation_id=key, metadata=content.metadata)
-        left = time_left(transaction.deadline)
-        if left is not None and left >= _FOREVER:
-            left = None
-        if left == 0:
-            text = f"the time of the request was over before it could be sent to {self._name}"
-            raise BusTimeout(text, outcome=Outcome.NOT_SENT)
-        return Request(
-            parts=content.parts,
-            correlation_id=key,
-            reply_to=self._reply_to,
-            expiration=None if left is None else math.ceil(left * 1000),
-            deadline=None if left is None else math.ceil((_clock.wall_time() + left) * 1000),
-            metadata=content.metadata,
-        )
 
     # See `ClientRoute`.
 
@@ -362,30 +323,23 @@ class ClientLink(ClientRoute):
         self._options.wake()
 
     def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
-        unconfirmed = self._unconfirmed
-        if multiple:
-            numbers = list(takewhile(lambda each: each <= number, unconfirmed))
-        else:
-            numbers = [number]
-        for each in numbers:
-            transaction = self.open.get(unconfirmed.get(each, ""))
-            if transaction is not None:
-                if not accepted:
-                    text = f"the broker refused it: the queue is full, or has no leader ({self._name})"
-                    transaction.fail(Rejected(text), moves=False)
-                    self.forget(transaction)
-                elif _is_cast(transaction):
-                    transaction.succeed(None)
-                    self.forget(transaction)
-            unconfirmed.pop(each, None)
+        for key in self._unconfirmed.take(number, multiple):
+            transaction = self.open.get(key)
+            if transaction is None:
+                continue
+            if not accepted:
+                outcomes.end_refused(transaction)
+                self.forget(transaction)
+            elif _is_cast(transaction):
+                transaction.succeed(None)
+                self.forget(transaction)
         self._options.wake()
 
     def returned(self, returned: Returned) -> None:
         properties = returned.properties
         transaction = None if properties is None else self.open.get(properties.correlation_id)
         if transaction is not None:
-            text = f"there is no such service: {returned.code} {returned.text} ({self._name})"
-            transaction.fail(Rejected(text), moves=False)
+            outcomes.end_returned(transaction, returned)
             self.forget(transaction)
 
     def delivered(self, delivery: Delivery) -> None:
@@ -396,53 +350,18 @@ class ClientLink(ClientRoute):
         transaction = self.open.get(properties.correlation_id)
         if body is None:
             limit = self._options.limits.max_message
-            text = f"a response of {delivery.size} bytes is over the limit of {limit} ({self._name})"
-            self._note_broken(transaction, MessageTooLarge(text, outcome=Outcome.RAN))
+            self._note_broken(transaction, outcomes.too_large(delivery, limit, self._name))
             return
         try:
             reply = message.read_reply(properties, body, self._options.limits.max_parts)
         except ProtocolError as error:
             self._note_broken(transaction, error)
             return
-        if transaction is None:
-            # A last word on a request that ended here is not a late answer.
-            if isinstance(reply, Answer) or (isinstance(reply, Failure) and reply.reason not in LAST_WORDS):
-                self.counters.dropped_late += 1
-            return
-        # One that has ended was interrupted before it was taken out.
-        if transaction.state not in ENDED:
-            if isinstance(reply, Answer):
-                self._on_answer(transaction, reply)
-            elif isinstance(reply, Failure):
-                transaction.fail_at_server(reply.reason, reply.texts, reply.outcome)
-            else:
-                self._on_dead_letter(transaction, reply, delivery.exchange)
-        self.forget(transaction)
-
-    def _on_answer(self, transaction: OutgoingRequest, answer: Answer) -> None:
-        if transaction.state is EXPIRED:
+        if transaction is not None:
+            outcomes.end_by_reply(transaction, reply, delivery.exchange, self.link.version)
+            self.forget(transaction)
+        elif outcomes.is_late(reply):
             self.counters.dropped_late += 1
-            transaction.time_out(Outcome.RAN)
-        else:
-            transaction.succeed(body_of(answer.parts) if self._takes_bodies else answer.parts)
-
-    def _on_dead_letter(self, transaction: OutgoingRequest, letter: DeadLetter, exchange: str) -> None:
-        """The broker has dropped a request."""
-        match letter.reason:
-            case "expired":
-                returns = exchange == topology.DEAD_REDELIVER or self.link.version >= _UNCOUNTED_RETURNS
-                uncertain = letter.delivered or (letter.delivered is None and returns)
-                transaction.time_out(Outcome.UNKNOWN if uncertain else Outcome.NOT_RUN)
-            case "rejected":
-                text = f"the request is over the server's limits ({self._name})"
-                transaction.fail(MessageTooLarge(text, outcome=Outcome.NOT_RUN), moves=False)
-            case "delivery_limit":
-                text = f"the server that had the request is gone ({self._name})"
-                transaction.fail(Abandoned(text, outcome=Outcome.UNKNOWN), moves=False)
-            case other:
-                # The queue was given other arguments by hand, and may drop what a server has had.
-                text = f"the broker dropped the request: {other} ({self._name})"
-                transaction.fail(Abandoned(text, outcome=Outcome.UNKNOWN), moves=False)
 
     def _note_broken(self, transaction: OutgoingRequest | None, error: BusError) -> None:
         """An answer is of no use."""

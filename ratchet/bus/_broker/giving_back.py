@@ -14,22 +14,23 @@ from ratchet import _clock
 from ratchet.bus._broker import message, topology
 from ratchet.bus._broker.link import Link
 from ratchet.bus._broker.message import Request
+from ratchet.bus._broker.unconfirmed import Unconfirmed
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.incoming import IncomingRequest
 
 
 class GivenBack:
-    """The casts of one link that were given back; as long as any copy is not confirmed, it is true."""
+    """The casts of one link that were given back, as long as their copies are not confirmed."""
 
     __slots__ = ("_before", "_link", "_service", "_tags")
 
     def __init__(self, link: Link, service: str) -> None:
         self._link = link
         self._service = service
-        # The number of the last message that is not confirmed, once others are.
+        # How many messages were published before any were confirmed; None while none are.
         self._before: int | None = None
-        # Of the deliveries, by the numbers of their copies.
-        self._tags: dict[int, int] = {}
+        # Those of the deliveries.
+        self._tags = Unconfirmed[int]()
 
     def __len__(self) -> int:
         return len(self._tags)
@@ -37,7 +38,7 @@ class GivenBack:
     def add(self, cast: IncomingRequest, tag: int) -> None:
         """Give back a cast, of the delivery `tag`; does not block."""
         if self._before is None:
-            # Only now: until here it would cost a word for each answer.
+            # Only now: before, the broker would confirm every answer.
             self._link.call(Confirm.Select(), _ignore)
             self._before = self._link.published
         left = time_left(cast.deadline)
@@ -51,7 +52,7 @@ class GivenBack:
         _, number = self._link.publish(
             topology.REQUESTS, topology.cast_key(self._service), properties, body, mandatory=False
         )
-        self._tags[number] = tag
+        self._tags.add(number, tag)
 
     def confirmed(self, number: int, multiple: bool, accepted: bool) -> int:
         """See `LinkListener`; one that the broker refuses becomes a dead letter when the link ends.
@@ -61,9 +62,7 @@ class GivenBack:
         if self._before is None:
             return 0
         refused = 0
-        number += self._before
-        for each in [each for each in self._tags if each == number or (multiple and each < number)]:
-            tag = self._tags.pop(each)
+        for tag in self._tags.take(self._before + number, multiple):
             if accepted:
                 self._link.acknowledge(tag)
             else:

@@ -14,8 +14,9 @@ from gevent.hub import Hub
 
 from ratchet._interrupts import settle_soon
 from ratchet._wait import WaitQueue, check_hub, check_may_wait, check_timeout
-from ratchet.bus._broker.client_link import ClientLink, Content
+from ratchet.bus._broker.client_link import ClientLink
 from ratchet.bus._broker.connection import Connection
+from ratchet.bus._broker.content import Content
 from ratchet.bus._core.client import ClientTransaction, RequestSender
 from ratchet.bus._core.deadline import (
     deadline_after,
