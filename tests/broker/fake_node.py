@@ -11,7 +11,8 @@ from pamqp import base, commands, frame
 from pamqp.commands import Basic, Channel, Confirm, Connection, Queue
 
 from broker.scripted import START, TUNE, words
-from helpers import wait_until
+from helpers import LONG, wait_until
+from ratchet import bus
 from ratchet.bus._broker.credit import Credit, CreditOk
 
 _HEADER = 8  # bytes
@@ -124,3 +125,18 @@ class FakeNode:
             group, _, method = value.valid_responses[0].partition(".")
             return [getattr(getattr(commands, group), method)()]
         return []
+
+
+def started(clients: list[Any], greeting: Any = START) -> FakeNode:
+    """A node that begins with this; nothing for None.  It is closed with the clients."""
+    node = FakeNode(greeting)
+    clients.append(node)
+    return node
+
+
+def connected(node: FakeNode, clients: list[Any], **options: Any) -> Any:
+    """A client that is connected to it; it does not retry."""
+    client = bus.broker_client(node.url, "any", **{"retry": None, **options})
+    clients.append(client)
+    client.wait_connected(LONG)
+    return client

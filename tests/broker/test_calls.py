@@ -194,7 +194,7 @@ def test_a_deadline_that_passes_while_it_runs_interrupts_it(service: Service) ->
     wait_until(lambda: server.stats().in_flight == 0, "the handler's end")
 
 
-def test_an_answer_that_comes_late_says_that_it_ran(service: Service) -> None:
+def test_a_server_is_told_that_its_answer_comes_too_late(service: Service) -> None:
     server, client = service.server(), service.client()
     sent = client.send_request("slow", timeout=0.1)
     transaction, _ = server.recv_request(LONG)

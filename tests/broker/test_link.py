@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pamqp.commands import Basic, Channel, Connection
 
-from broker.fake_node import FakeNode
+from broker.fake_node import FakeNode, connected, started
 from broker.scripted import START
 from callers import Caller, failure
 from helpers import LONG, wait_until
 from ratchet import BusClosed, BusError, BusTimeout, ConnectionLost, Outcome, ProtocolError, Rejected, bus
-
-
-@pytest.fixture
-def clients() -> Iterator[list[Any]]:
-    """Closes what is put in, in the end: clients, and before that the nodes."""
-    made: list[Any] = []
-    yield made
-    for each in made:
-        each.close()
-
-
-@pytest.fixture
-def node(clients: list[Any]) -> FakeNode:
-    """A node that answers everything."""
-    return started(clients)
-
-
-def started(clients: list[Any], greeting: Any = START) -> FakeNode:
-    """A node that begins with this; nothing for None."""
-    node = FakeNode(greeting)
-    clients.append(node)
-    return node
-
-
-def connected(node: FakeNode, clients: list[Any], **options: Any) -> Any:
-    client = bus.broker_client(node.url, "any", **{"retry": None, **options})
-    clients.append(client)
-    client.wait_connected(LONG)
-    return client
 
 
 def test_a_cast_returns_when_it_is_confirmed(node: FakeNode, clients: list[Any]) -> None:
@@ -121,6 +91,45 @@ def test_while_the_broker_blocks_nothing_is_sent(node: FakeNode, clients: list[A
     waiting = Caller(lambda: client.cast(b"y", timeout=LONG)).started()
     node.say(Connection.Unblocked())
     assert waiting.result() is None
+
+
+def test_while_too_many_are_unconfirmed_a_request_waits_for_its_time_and_was_not_sent(
+    node: FakeNode, clients: list[Any]
+) -> None:
+    client = connected(node, clients, limits=bus.Limits(max_in_flight=2))
+    node.answer = lambda value: not isinstance(value, Basic.Publish)
+    for _ in range(2):
+        sent = client.send_request(b"x", timeout=LONG)
+        node.wait_for("Basic.Publish")
+        # It has ended, and is not confirmed all the same.
+        sent.cancel()
+        node.heard.clear()
+    assert client.stats().in_flight == 0
+    with pytest.raises(BusTimeout, match="not answered or confirmed") as caught:
+        client.call(b"y", timeout=0.05)
+    assert caught.value.outcome is Outcome.NOT_SENT
+    # A cancel has a number, too.
+    node.say(Basic.Ack(3, True))
+    waiting = Caller(lambda: client.call(b"y", timeout=LONG)).started()
+    node.wait_for("Basic.Publish")
+    waiting.thread.kill()
+
+
+def test_above_the_high_water_mark_a_request_waits_for_its_time_and_was_not_sent(
+    node: FakeNode, clients: list[Any]
+) -> None:
+    client = connected(node, clients, limits=bus.Limits(high_water=1000))
+    node.pause()
+    client.send_request(bytes(16_000_000), timeout=LONG)
+    with pytest.raises(BusTimeout, match="takes less than is sent") as caught:
+        client.call(b"x", timeout=0.05)
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def test_a_server_asks_for_no_more_requests_than_its_prefetch(node: FakeNode) -> None:
+    with bus.broker_server(node.url, "any", prefetch=2) as server:
+        server.wait_connected(LONG)
+    assert [value.prefetch_count for value in node.heard if isinstance(value, Basic.Qos)] == [2]
 
 
 def test_nodes_are_tried_in_turn(node: FakeNode, clients: list[Any]) -> None:
