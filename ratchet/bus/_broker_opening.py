@@ -83,8 +83,8 @@ def broker_server(
         redeliver: how often a request whose server has died is given to another one.  With 0 it runs at
             most once, and the client is told.  With more it may run so many times more, and
             `transaction.redelivered` says so.
-        heartbeat: seconds between signs of life, of which two that are missing end the connection; 0
-            for none.  The broker's own counts if it is shorter.
+        heartbeat: seconds between heartbeats; a connection on which two in a row are missed is closed.
+            The broker's own interval counts if it is shorter; 0 on either side turns them off.
 
     All servers of a service must give the same `max_queued` and `redeliver`: the queue has them.
 

@@ -359,6 +359,6 @@ def test_what_amqp_cannot_say_is_refused() -> None:
         publish(b"", headers={"a": object()})
 
 
-def test_the_first_word_and_the_sign_of_life_are_those_of_amqp() -> None:
+def test_the_protocol_header_and_the_heartbeat_are_those_of_amqp() -> None:
     assert header.ProtocolHeader().marshal() == frames.PROTOCOL_HEADER
     assert frames.HEARTBEAT_FRAME == BEAT

@@ -465,7 +465,7 @@ def test_a_listener_may_close_the_link() -> None:
     assert [event[0] for event in broker.told] == ["delivered"]
 
 
-def test_a_sign_of_life_is_sent_where_nothing_was_said() -> None:
+def test_a_heartbeat_is_sent_where_nothing_else_was() -> None:
     broker = opened(heartbeat=10)
     broker.link.tick()
     assert broker.heard == []

@@ -1,7 +1,8 @@
 """The client's side of a bus over a broker.
 
-How a request gets to the link is in `sender`, what becomes of it there in `client_link`, and how there
-comes to be a link in `connection`.
+How a request gets to the link is in `sender`, what becomes of it there in `client_link` and `outcomes`,
+and how a link is made in `connection`.  Nothing that the loop keeps alive refers to the client but an open
+request, so one that is dropped without `close()` is collected, and closes its link.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class BrokerClient(ClientSide[Request, Response]):
             raise
         done = wait_until_done("drain", self, lambda: not self._in_flight, deadline)
         self.close()
-        # The broker's goodbye comes behind all that it has got.
+        # The broker says goodbye only after it has read all that was sent.
         return wait_until_done("drain", self, lambda: not self._connection.all, deadline) and done
 
     def close(self) -> None:

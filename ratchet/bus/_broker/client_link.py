@@ -56,7 +56,7 @@ class ClientOptions(NamedTuple):
         url: the broker.
         decode: decodes a response.
         limits: the client's.
-        heartbeat: seconds between signs of life.
+        heartbeat: seconds between heartbeats; 0 for none.
         counters: what it counts.
         retrier: sends requests again.
         wake: lets those who wait to send look again.

@@ -1,7 +1,7 @@
 """One side's connection to its broker: a link to one node or another, made again when it is lost.
 
 The nodes are dialed in turn, with pauses that grow; see `dial`.  What no retry mends, such as a wrong
-password or a queue that was declared otherwise, ends that: each later call is told.
+password or a queue that was declared otherwise, ends the dialing, and each later call says so.
 
 The loop keeps a link alive, and a link its user, but neither keeps this: so a side that is dropped
 without `close()` is collected.
@@ -61,7 +61,7 @@ class Connection(Generic[AnyUser]):
     Attributes:
         name: see above.
         current: the user of the link, once that is ready.
-        all: those whose links have not ended.
+        all: the users of links that have not ended.
         failure: why there is none.
         fatal: what the broker has said that no retry mends; None if nothing.
         wanted: whether there is to be a link.
@@ -111,7 +111,7 @@ class Connection(Generic[AnyUser]):
 
     @property
     def state(self) -> str:
-        """How it does, for people."""
+        """Whether it is connected, and if not, why, for people."""
         if self.current is not None:
             return "connected"
         return ("connecting" if self.wanted else "lost") + self.failure.suffix

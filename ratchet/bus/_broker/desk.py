@@ -29,7 +29,7 @@ class Desk:
         service: the service that it serves.
         url: the broker.
         limits: the server's.
-        heartbeat: seconds between signs of life.
+        heartbeat: seconds between heartbeats; 0 for none.
         prefetch: how many requests it holds that are not answered.
         redeliver: as for `topology.request_arguments`.
 

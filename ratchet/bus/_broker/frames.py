@@ -107,7 +107,7 @@ class Returned(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """Word that the peer is there."""
+    """A heartbeat: the peer is alive, and has nothing else to say."""
 
 
 Event: TypeAlias = "base.Frame | Delivery | Returned | Heartbeat"

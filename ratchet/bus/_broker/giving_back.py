@@ -1,7 +1,7 @@
 """Casts that a server has not run, and that others are to run in its place, because it drains.
 
-Each is published again, and only when the broker has the copy is it acknowledged.  To return it would
-count as a delivery, and so be its end.
+Each is published again, and acknowledged only when the broker has confirmed the copy.  If it were
+returned instead, the broker would count that as a delivery, and so make a dead letter of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far a link to a broker has got, why it ended, and who is told.
 
-Nothing here does anything.
+Nothing here sends or remembers anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ratchet.errors import BusError
 _ACCESS_REFUSED: Final = 403
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 _NOT_ALLOWED: Final = 530
-# Methods of these classes declare things and log in: what the broker says to them it will say again.
+# The classes of methods that log in and declare: what the broker refuses of these it will refuse again.
 _SETTING_UP: Final = (10, 40, 50)
 
 
@@ -26,17 +26,17 @@ class LinkState(enum.Enum):
     """How far a link has got."""
 
     GREETING = 1
-    """The broker is to say who it is."""
+    """The broker has yet to say who it is."""
     LOGIN = 2
-    """It is to accept the login."""
+    """It has yet to accept the login."""
     OPENING = 3
-    """It is to open the vhost."""
+    """It has yet to open the vhost."""
     OPENING_CHANNEL = 4
-    """It is to open the channel."""
+    """It has yet to open the channel."""
     OPEN = 5
     """Anything may be sent."""
     CLOSING = 6
-    """This side has said goodbye, and the broker is to do so."""
+    """This side has said goodbye, and the broker has yet to."""
     CLOSED = 7
     """Nothing more is sent or told; see `LinkProtocol.failure`."""
 
@@ -96,7 +96,7 @@ class LinkListener(Protocol):
 
 
 def is_fatal(code: int, text: str, method_class: int) -> bool:
-    """Whether no retry helps against what a broker gives as its reason.
+    """Whether no retry helps, by the reason that a broker gives for closing.
 
     Args:
         code: its number.
@@ -106,7 +106,7 @@ def is_fatal(code: int, text: str, method_class: int) -> bool:
     if code == _ACCESS_REFUSED:
         return True
     if code == _NOT_ALLOWED:
-        # There is no such vhost, or it is not this user's; but a limit of connections is none for ever.
+        # There is no such vhost, or it is not this user's.  A limit of connections may pass.
         return method_class == _SETTING_UP[0] and "limit" not in text
     # An exchange that somebody has deleted is declared again, a limit of queues is none for ever, and a
     # delivery that took too long to be acknowledged (406, too) is not this link's fault.

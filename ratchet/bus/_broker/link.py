@@ -30,7 +30,7 @@ from ratchet.bus._core.limits import Limits
 from ratchet.bus._transport.transport import Transport
 from ratchet.errors import BusError, ConnectionLost, reason_of
 
-# Seconds until a broker is given up that does not let this side in, or answer its goodbye.
+# Seconds until a broker that does not let this side in, or does not answer its goodbye, is given up.
 _OPENING: Final = 10.0
 _GOODBYE: Final = 2.0
 # The first that has time-outs in quorum queues.
@@ -194,7 +194,7 @@ class Link:
         self._held = None
 
     def take_back(self, frame_number: int) -> bool:
-        """Have a message not sent, of which nothing has left; False if that is too late."""
+        """Take back a message of which nothing has left; False if it is too late for that."""
         nothing = frames.publish("", _NOWHERE, Properties(), b"", mandatory=False, frame_max=frames.MIN_FRAME)
         assert isinstance(nothing, bytes)
         return self.stream.take_back(frame_number, nothing)
@@ -227,7 +227,7 @@ class Link:
             self._start_beating()
 
     def _look_whether_broken(self) -> None:
-        """Have it end soon if something struck in the middle of a call: then nobody was told."""
+        """End it soon if something struck in the middle of a call: nobody was told of that."""
         failure = self._protocol.failure
         if failure is not None and self.ended is None:
             self._hub.loop.run_callback(self._end, failure)

@@ -1,6 +1,6 @@
-"""A connection to a broker, with the one channel that it has: bytes and calls in, events and frames out.
+"""A connection to a broker, with its one channel, as a protocol: bytes and calls in, events and frames out.
 
-It shakes hands, tells answers apart, numbers what is published, and says when the link is at its end.
+It shakes hands, matches answers to calls, numbers what is published, and says when the link has ended.
 `receive` takes what has come and tells the listener; each call that sends something gives it to
 `write` as one frame.
 
@@ -59,7 +59,7 @@ class LinkProtocol:
     Args:
         url: how to log in, and where.
         max_message: bytes of the largest body that is taken; see `Delivery`.
-        heartbeat: seconds between signs of life, as this side wants it; 0 for none.
+        heartbeat: seconds between heartbeats, as this side wants it; 0 for none.
         listener: who is told.
         write: sends a frame, in the order of the calls; returns its number in the outbox.
 
@@ -67,7 +67,7 @@ class LinkProtocol:
         state: how far it has got.
         failure: why it has ended, once it has.
         version: the broker's, such as `(3, 10, 8)`; empty until it has said so.
-        heartbeat: seconds between signs of life, as the two sides agree; 0 for none.
+        heartbeat: seconds between heartbeats, as the two sides agree; 0 for none.
         published: the number of the message that was published last.
         blocked: why the broker takes no messages for now; None if it does.
     """
@@ -119,7 +119,7 @@ class LinkProtocol:
         return f"<LinkProtocol with {self._url}: {self.state.name.lower()}>"
 
     def start(self) -> None:
-        """Say the first word."""
+        """Send the protocol header, which comes before everything else."""
         self._write(frames.PROTOCOL_HEADER)
 
     def call(self, method: base.Frame, on_reply: OnReply) -> None:
@@ -181,7 +181,7 @@ class LinkProtocol:
             self._end(LinkFailure(None))
 
     def tick(self) -> None:
-        """Say a word if none was said since the last tick, and end a link on which none was heard for long.
+        """Send a heartbeat if nothing was sent since the last tick, and end a link that is silent too long.
 
         To be called `TICKS` times in each `heartbeat`.
         """
@@ -217,7 +217,7 @@ class LinkProtocol:
             return
         when = "in the middle of a message" if self._decoder.partial else "without a word"
         if self.state is LOGIN:
-            # What a broker does that cannot say no.
+            # A broker without `authentication_failure_close` refuses a login in this way.
             when = "when it was to accept the login"
         self._end(LinkFailure(ConnectionLost(f"the broker disconnected {when}")))
 
@@ -345,7 +345,7 @@ class _Unbroken:
 
 
 def _reply_to(method: base.Frame, name: str) -> _Reply:
-    """Under which a call and its answer, which has this name, find each other."""
+    """The key by which a call finds its answer, which has this name."""
     return name, getattr(method, "consumer_tag", None)
 
 

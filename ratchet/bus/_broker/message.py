@@ -96,7 +96,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """Word that nobody waits for the answer to a request any more."""
+    """A note that nobody waits for the answer to a request any more."""
 
     correlation_id: str
     reply_to: str

@@ -2,7 +2,7 @@
 
 Each is encoded and checked in the thread that sends it, and waits until the link takes it, but no longer
 than its own time-out: until there is a link, while the broker takes nothing, or while too many requests
-are open.  What becomes of it then is not known here.
+are open.  What becomes of it after that is not known here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The server's side of a bus over a broker.
 
 It takes requests from the queue of its service, which other servers may share.  Taking and answering
-them belongs to every bus's server side; `server_link` knows what comes on a link, and `connection` how
-there comes to be one.
+them belongs to every bus's server side; `server_link` knows what comes on a link, and `connection` how a
+link is made.
 
 In a forked child it is dead, with the parent's link, until the child takes a request from it: then
 it connects for itself.
@@ -196,7 +196,7 @@ class BrokerServer(ServerSide[Request, Response]):
     def _finished(self) -> bool:
         if self._intake.requests.in_flight or not all(link.is_done for link in self._connection.all):
             return False
-        # The broker's goodbye comes behind all that it has got.
+        # The broker says goodbye only after it has read all that was sent.
         self._connection.close()
         return not self._connection.all
 

@@ -62,7 +62,7 @@ def read_table(data: bytes, position: int) -> tuple[dict[str, Any], int]:
 
 
 def _bounds(data: bytes, position: int, limit: int) -> tuple[int, int]:
-    """Where that begins and ends of which the length stands here; it must end before `limit`."""
+    """Where the value whose length stands here begins and ends; it must not end behind `limit`."""
     (size,) = _LENGTH.unpack_from(data, position)
     start = position + _LENGTH.size
     if start + size > limit:
