@@ -158,6 +158,7 @@ ALLOWED |= {
     "cli.address": {
         "bus",
         "bus._broker.url",
+        "bus._broker_opening",
         "bus._core.address",
         "bus._core.client",
         "bus._core.server",

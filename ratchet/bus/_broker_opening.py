@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from ratchet.bus._broker.url import BrokerUrl, check_service, parse
-from ratchet.bus._core.limits import Limits, check_above_zero, checked_limits
+from ratchet.bus._core.limits import Limits, checked_limits
 from ratchet.bus._core.middleware import Middleware, checked_middleware
 from ratchet.bus._core.retry import Retry, checked_retry
 from ratchet.bus._transport.tls import check_context
@@ -26,10 +26,11 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 _DEFAULT_RETRY: Final = Retry()
-# What the broker can say.
-_MOST_PREFETCH: Final = 65_535
+MOST_PREFETCH: Final = 65_535
+"""Requests that a server can hold, as far as a broker counts."""
+# As far as a broker counts, too.
+_MOST_REDELIVER: Final = 0x7FFFFFFF
 _LONGEST_HEARTBEAT: Final = 65_535
-_MOST_REDELIVER: Final = 2**63 - 1
 
 
 @overload
@@ -79,7 +80,7 @@ def broker_server(
         limits: the bounds of the bus; None for those of `Limits()`.  `max_queued` is that of the
             service's queue, from which on the broker refuses requests.
         ssl_context: for TLS; it checks the broker's name if it is told to.
-        prefetch: how many requests this server holds that are not answered, above 0.
+        prefetch: how many requests this server holds that are not answered, 1 to 65,535.
         redeliver: how often a request whose server has died is given to another one.  With 0 it runs at
             most once, and the client is told.  With more it may run so many times more, and
             `transaction.redelivered` says so.
@@ -97,12 +98,8 @@ def broker_server(
     parsed = _checked(url, service, ssl_context, heartbeat)
     decode, encode = server_functions(None, None, codec)
     limits = checked_limits(limits)
-    check_above_zero(prefetch, "prefetch")
-    if prefetch > _MOST_PREFETCH:
-        raise ValueError(f"prefetch must be at most {_MOST_PREFETCH}, not {prefetch!r}")
-    _check_from_zero(redeliver, "redeliver")
-    if redeliver > _MOST_REDELIVER:
-        raise ValueError(f"redeliver must be at most {_MOST_REDELIVER}, not {redeliver!r}")
+    _check_count(prefetch, "prefetch", 1, MOST_PREFETCH)
+    _check_count(redeliver, "redeliver", 0, _MOST_REDELIVER)
     try:
         from ratchet.bus._broker.server import BrokerServer
     except ImportError as error:
@@ -190,17 +187,15 @@ def _checked(url: str, service: str, ssl_context: ssl.SSLContext | None, heartbe
         raise ValueError("an amqps:// URL needs an ssl_context, such as ssl.create_default_context()")
     if ssl_context is not None and not parsed.tls:
         raise ValueError("an ssl_context needs an amqps:// URL, not amqp://")
-    _check_from_zero(heartbeat, "heartbeat")
-    if heartbeat > _LONGEST_HEARTBEAT:
-        raise ValueError(f"heartbeat must be at most {_LONGEST_HEARTBEAT} seconds, not {heartbeat!r}")
+    _check_count(heartbeat, "heartbeat", 0, _LONGEST_HEARTBEAT)
     return parsed
 
 
-def _check_from_zero(number: object, name: str) -> None:
+def _check_count(number: object, name: str, least: int, most: int) -> None:
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"{name} must be a whole number, not {number!r}")
-    if number < 0:
-        raise ValueError(f"{name} must be 0 or more, not {number!r}")
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {number!r}")
 
 
 def _missing(function: str) -> ImportError:

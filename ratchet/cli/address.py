@@ -15,6 +15,7 @@ from ratchet import bus
 from ratchet.bus import Codec, Retry
 from ratchet.bus._broker.url import BrokerUrl, is_broker_url
 from ratchet.bus._broker.url import parse as parse_url
+from ratchet.bus._broker_opening import MOST_PREFETCH
 from ratchet.bus._core.address import Address, TcpEndpoint, parse
 from ratchet.bus._core.client import ClientSide
 from ratchet.bus._core.server import ServerSide
@@ -36,7 +37,7 @@ FORMS: Final = "HOST:PORT, [IPv6]:PORT, unix:PATH or amqp://USER:PASSWORD@HOST/V
 
 # How many requests a server holds that are not answered: so many that its threads need not wait while
 # the broker learns of answers, and two for each of them, up to what a broker takes.
-_FEWEST_HELD, _MOST_HELD = 128, 65_535
+_FEWEST_HELD: Final = 128
 _HELD_FOR_EACH: Final = 2
 
 
@@ -131,6 +132,6 @@ def open_server(
     """
     options: dict[str, Any] = {"codec": codec, "ssl_context": context}
     if isinstance(place, BrokerAddress):
-        held = min(max(_FEWEST_HELD, _HELD_FOR_EACH * workers), _MOST_HELD)
+        held = min(max(_FEWEST_HELD, _HELD_FOR_EACH * workers), MOST_PREFETCH)
         return bus.broker_server(place.url, place.service, prefetch=held, **options)
     return bus.listen(place, **options)

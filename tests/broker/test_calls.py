@@ -480,8 +480,10 @@ def test_wrong_arguments_are_refused_at_the_call() -> None:
         (ValueError, {"service": "a.b"}),
         (TypeError, {"prefetch": "1"}),
         (ValueError, {"prefetch": 0}),
+        (ValueError, {"prefetch": 65_536}),
         (ValueError, {"redeliver": -1}),
-        (ValueError, {"redeliver": 2**63}),
+        (ValueError, {"redeliver": 2**31}),
+        (TypeError, {"redeliver": True}),
         (ValueError, {"heartbeat": 70_000}),
         (ValueError, {"ssl_context": ssl.create_default_context()}),
     ):

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from pamqp.commands import Basic, Channel, Connection
+from pamqp.commands import Basic, Channel, Connection, Queue
 
 from broker.fake_node import FakeNode, connected, started
 from broker.scripted import START
@@ -130,6 +130,13 @@ def test_a_server_asks_for_no_more_requests_than_its_prefetch(node: FakeNode) ->
     with bus.broker_server(node.url, "any", prefetch=2) as server:
         server.wait_connected(LONG)
     assert [value.prefetch_count for value in node.heard if isinstance(value, Basic.Qos)] == [2]
+
+
+def test_a_queue_without_bounds_is_declared_with_one_that_amqp_can_say(node: FakeNode) -> None:
+    with bus.broker_server(node.url, "any", limits=bus.Limits(max_queued=10**30)) as server:
+        server.wait_connected(LONG)
+    declared = [value for value in node.heard if isinstance(value, Queue.Declare)]
+    assert (declared[0].arguments or {})["x-max-length"] == 2**63 - 1
 
 
 def test_nodes_are_tried_in_turn(node: FakeNode, clients: list[Any]) -> None:

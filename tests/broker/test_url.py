@@ -92,7 +92,7 @@ def test_every_form_of_a_url_is_understood(url: str, parsed: BrokerUrl) -> None:
         ("amqp://me:hush@localhost/%", "the vhost of a broker's URL must be percent-encoded UTF-8"),
         ("amqp://localhost/a/b", "has more than one '/' behind its hosts"),
         ("amqp://localhost/" + "a" * 128, "must have at most 127 characters"),
-        ("amqp://localhost/" + "%E2%82%AC" * 86, "must have at most 127 characters, of 255 bytes"),
+        ("amqp://localhost/" + "%E2%82%AC" * 86, "and 255 bytes"),
         ("amqp://me:hush\ud800@localhost", "the password of a broker's URL must be percent-encoded UTF-8"),
         ("amqp://localhost/\ud800", "the vhost of a broker's URL must be percent-encoded UTF-8"),
         ("amqp://localhost?servise=a", "must be ?service=name"),

@@ -25,8 +25,8 @@ _BEFORE_PORT: Final = re.compile(r"\[[^\]]*\]|[^:]*")
 # With a port and nothing else, it is a host that is called so.
 _MEANT: Final = re.compile("amqps?:(?![0-9]+$)")
 _BAD_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
-_LONGEST_VHOST: Final = 127
-_MOST_BYTES: Final = 255
+# Characters, and bytes of the string that names it in AMQP.
+_LONGEST_VHOST, _LONGEST_STRING = 127, 255
 # A word of a key and of a queue's name: a dot would end the one, and make one of two names of the other.
 _SERVICE: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 
@@ -117,9 +117,11 @@ def _endpoint(text: str, default_port: int) -> TcpEndpoint:
 
 def _vhost(path: str) -> str:
     vhost = _decoded(path, "vhost") or "/"
-    if len(vhost) > _LONGEST_VHOST or len(vhost.encode()) > _MOST_BYTES:
-        most = f"{_LONGEST_VHOST} characters, of {_MOST_BYTES} bytes"
-        raise ValueError(f"the vhost of a broker's URL must have at most {most}")
+    if len(vhost) > _LONGEST_VHOST or len(vhost.encode()) > _LONGEST_STRING:
+        raise ValueError(
+            f"the vhost of a broker's URL must have at most {_LONGEST_VHOST} characters,"
+            f" and {_LONGEST_STRING} bytes"
+        )
     return vhost
 
 
