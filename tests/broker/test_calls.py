@@ -30,7 +30,7 @@ from ratchet import (
     Rejected,
     bus,
 )
-from ratchet.bus import Limits, Retry, codecs
+from ratchet.bus import Limits, Retry
 from ratchet.bus._broker.properties import Properties
 from ratchet.bus._broker.topology import cast_key
 
@@ -84,22 +84,6 @@ def test_over_tls(broker_node: Node, service: Service) -> None:
     client = service.client(broker_node.tls_url, ssl_context=context)
     gevent.spawn(server.serve, str.upper)
     assert client.call("hello" * 100_000, timeout=LONG) == "HELLO" * 100_000
-
-
-def test_not_connected_a_request_waits_for_its_time_and_was_not_sent() -> None:
-    with bus.broker_client("amqp://127.0.0.1:1/", "nobody", retry=None) as client:
-        assert failure(lambda: client.call(b"", timeout=0.1)) == (BusTimeout, Outcome.NOT_SENT)
-        assert failure(lambda: client.wait_connected(timeout=0.1)) == (BusTimeout, Outcome.NOT_SENT)
-        with pytest.raises(BusTimeout, match="refused"):
-            client.cast(b"", timeout=0.1)
-
-
-def test_not_connected_a_server_waits_for_its_time_or_its_end() -> None:
-    with bus.broker_server("amqp://127.0.0.1:1/", "nobody") as server:
-        with pytest.raises(BusTimeout, match="refused"):
-            server.wait_connected(timeout=0.1)
-        waiting = Caller(server.wait_connected).started()
-    assert isinstance(waiting.result(), BusClosed)
 
 
 def test_while_the_window_is_full_a_request_waits_for_its_time_and_was_not_sent(service: Service) -> None:
@@ -465,33 +449,6 @@ def test_a_queue_that_is_deleted_by_hand_is_declared_again(service: Service) -> 
     assert client.call("first", timeout=LONG) == "first"
     service.delete()
     assert client.call("second", timeout=LONG) == "second"
-
-
-def test_an_address_of_a_broker_is_refused_without_its_password() -> None:
-    for make in (bus.listen, bus.connect):
-        with pytest.raises(ValueError, match=r"bus\.broker_") as caught:
-            make("amqp://me:hush@host/")
-        assert "hush" not in str(caught.value)
-
-
-def test_wrong_arguments_are_refused_at_the_call() -> None:
-    url = "amqp://localhost/"
-    for error, arguments in (
-        (ValueError, {"service": "a.b"}),
-        (TypeError, {"prefetch": "1"}),
-        (ValueError, {"prefetch": 0}),
-        (ValueError, {"prefetch": 65_536}),
-        (ValueError, {"redeliver": -1}),
-        (ValueError, {"redeliver": 2**31}),
-        (TypeError, {"redeliver": True}),
-        (ValueError, {"heartbeat": 70_000}),
-        (ValueError, {"ssl_context": ssl.create_default_context()}),
-    ):
-        given: dict[str, Any] = {"service": "any", **arguments}
-        with pytest.raises(error):
-            bus.broker_server(url, given.pop("service"), codec=codecs.json, **given)
-    with pytest.raises(ValueError, match="ssl_context"):
-        bus.broker_client("amqps://localhost/", "any")
 
 
 def test_a_broker_that_is_not_trusted_is_told_at_the_next_call(broker_node: Node) -> None:

@@ -83,6 +83,22 @@ def test_what_is_cancelled_before_it_leaves_was_not_sent_and_keeps_its_number(
     assert [value.exchange for value in published] == ["", "ratchet.requests"]
 
 
+def test_not_connected_a_request_waits_for_its_time_and_was_not_sent() -> None:
+    with bus.broker_client("amqp://127.0.0.1:1/", "nobody", retry=None) as client:
+        assert failure(lambda: client.call(b"", timeout=0.1)) == (BusTimeout, Outcome.NOT_SENT)
+        assert failure(lambda: client.wait_connected(timeout=0.1)) == (BusTimeout, Outcome.NOT_SENT)
+        with pytest.raises(BusTimeout, match="refused"):
+            client.cast(b"", timeout=0.1)
+
+
+def test_not_connected_a_server_waits_for_its_time_or_its_end() -> None:
+    with bus.broker_server("amqp://127.0.0.1:1/", "nobody") as server:
+        with pytest.raises(BusTimeout, match="refused"):
+            server.wait_connected(timeout=0.1)
+        waiting = Caller(server.wait_connected).started()
+    assert isinstance(waiting.result(), BusClosed)
+
+
 def test_while_the_broker_blocks_nothing_is_sent(node: FakeNode, clients: list[Any]) -> None:
     client = connected(node, clients)
     node.say(Connection.Blocked("low on memory"))
