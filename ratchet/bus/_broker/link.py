@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from gevent.hub import Hub
 from pamqp import base
@@ -245,7 +245,7 @@ class Link:
         self.ended = failure
         self._user.link_lost(failure)
 
-    def _set_timer(self, seconds: float, callback: Any, repeat: float = 0.0) -> None:
+    def _set_timer(self, seconds: float, callback: Callable[[], object], repeat: float = 0.0) -> None:
         self._close_timer()
         timer = _clock.timer(self._hub, seconds, repeat, ref=False)
         self._timer = timer

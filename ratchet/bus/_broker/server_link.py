@@ -26,6 +26,7 @@ from ratchet.bus._broker.intake_end import IntakeEnd
 from ratchet.bus._broker.interfaces import LinkFailure
 from ratchet.bus._broker.link import Link
 from ratchet.bus._broker.message import Answer, Failure
+from ratchet.bus._broker.properties import Properties
 from ratchet.bus._core.address import Address
 from ratchet.bus._core.deadline import time_left
 from ratchet.bus._core.fair_queue import Flow
@@ -79,7 +80,7 @@ class AnswerRoute(Route):
         if id is None:
             return False
         properties, body = message.answer(Answer(correlation_id=id, parts=message_parts))
-        link.publish_answer(self.peer, properties, body, mandatory=True)
+        link.publish_answer(self.reply_to, properties, body, mandatory=True)
         return True
 
     def fail(
@@ -90,7 +91,7 @@ class AnswerRoute(Route):
             return False
         outcome = self.outcome_of(request, reason, outcome)
         failure = Failure(correlation_id=id, reason=reason, texts=texts, outcome=outcome)
-        self.link.publish_answer(self.peer, *message.failure(failure), mandatory=False)
+        self.link.publish_answer(self.reply_to, *message.failure(failure), mandatory=False)
         return True
 
     def outcome_of(
@@ -159,7 +160,7 @@ class ServerLink:
         found = self._open.get(request.id)
         return found[1] if found is not None and found[0] is request and self.link.is_open else None
 
-    def publish_answer(self, reply_to: Any, properties: Any, body: bytes, *, mandatory: bool) -> None:
+    def publish_answer(self, reply_to: str, properties: Properties, body: bytes, *, mandatory: bool) -> None:
         """Send an answer; one that is `mandatory` is counted if its client is gone."""
         self.link.publish(topology.DEFAULT_EXCHANGE, reply_to, properties, body, mandatory=mandatory)
 
@@ -191,19 +192,14 @@ class ServerLink:
 
     def cancel(self, request: IncomingRequest) -> None:
         """Its client wants no answer any more, and is told whether it ran; also a hub callback."""
-        correlation_id = self.correlation_of(request)
-        if correlation_id is None or request.state not in UNENDED:
+        if self.correlation_of(request) is None or request.state not in UNENDED:
             return
         queued = request.state is QUEUED
         reason = Reason.OUT_OF_TIME if queued else Reason.CANCELLED
         texts = ("Cancelled", _GIVEN_UP_BEFORE if queued else _GIVEN_UP_WHILE, "")
         if not request.one_way:
-            route = request.route
-            assert isinstance(route, AnswerRoute)
-            outcome = route.outcome_of(request, reason)
-            failure = Failure(correlation_id=correlation_id, reason=reason, texts=texts, outcome=outcome)
             # First: the request is acknowledged behind it.
-            self.publish_answer(route.peer, *message.failure(failure), mandatory=False)
+            request.route.fail(request, reason, texts, None)
         if request.cancel():
             self.desk.intake.inbox.remove((request,))
 
