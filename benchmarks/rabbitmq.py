@@ -36,7 +36,7 @@ _ERLANG = (
 
 
 def version() -> str:
-    """As the folder with its libraries has it: the programs would start Erlang to say it."""
+    """The version that is installed, by the name of a folder: to ask the program would start Erlang."""
     found = [re.search(r"\d+(\.\d+)+", path.name) for path in SERVER.parents[1].glob("lib/rabbitmq_server-*")]
     return found[0][0] if found and found[0] else "not installed"
 

@@ -16,7 +16,7 @@ from pamqp.commands import Basic, Queue
 from ratchet import _clock
 from ratchet.bus import Limits
 from ratchet.bus._broker import topology
-from ratchet.bus._broker.interfaces import LinkFailure
+from ratchet.bus._broker.interfaces import NOT_FOUND, LinkFailure
 from ratchet.bus._broker.link import Link
 from ratchet.cli.address import BrokerAddress
 from ratchet.cli.common import Failure
@@ -25,7 +25,6 @@ from ratchet.errors import ConnectionLost, reason_of
 
 __all__ = ["BrokerLine", "wait_for_server"]
 
-_NO_QUEUE = 404
 # Seconds between two questions whether there is a server, and for each of them.
 _PAUSE, _PATIENCE = 0.2, 10.0
 
@@ -88,7 +87,7 @@ class BrokerLine:
             self._link.call(Queue.Declare(queue=queue, passive=True), waiting.set)
             reply: Any = waiting.get()
         except ConnectionLost:
-            if self._failure is not None and self._failure.code == _NO_QUEUE:
+            if self._failure is not None and self._failure.code == NOT_FOUND:
                 return 0, 0
             raise
         return reply.consumer_count or 0, reply.message_count or 0

@@ -11,8 +11,8 @@ from broker.fake_node import FakeNode, connected, started
 from broker.scripted import content
 from callers import failure
 from helpers import LONG, wait_until
-from ratchet import Abandoned, BusTimeout, MessageTooLarge, Outcome, Rejected
-from ratchet.bus import Retry
+from ratchet import Abandoned, BusTimeout, MessageTooLarge, Outcome, ProtocolError, Rejected
+from ratchet.bus import Limits, Retry
 
 
 def deliver(node: FakeNode, id: int, data: bytes = b"", **properties: Any) -> None:
@@ -100,6 +100,22 @@ def test_a_request_that_the_broker_refuses_is_tried_again_within_its_time(
     node.wait_for("Basic.Publish", 2)
     deliver(node, 2, b"answer")
     assert sent.recv_response() == b"answer"
+
+
+def test_an_answer_over_the_client_s_limit_says_that_it_ran(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients, limits=Limits(max_message=3))
+    sent = sent_to(node, client)
+    deliver(node, 1, b"four")
+    assert failure(sent.recv_response) == (MessageTooLarge, Outcome.RAN)
+    assert client.stats().broken == 1
+
+
+def test_an_answer_that_cannot_be_read_ends_its_request(node: FakeNode, clients: list[Any]) -> None:
+    client = connected(node, clients)
+    sent = sent_to(node, client)
+    deliver(node, 1, b"answer", headers={"parts": "many"})
+    assert failure(sent.recv_response) == (ProtocolError, Outcome.UNKNOWN)
+    assert client.stats().broken == 1
 
 
 def test_only_answers_to_nobody_are_late(node: FakeNode, clients: list[Any]) -> None:

@@ -15,8 +15,10 @@ from pamqp.commands import Channel, Connection
 from ratchet.bus._broker.frames import Delivery, Returned
 from ratchet.errors import BusError
 
+NOT_FOUND: Final = 404
+"""The code of a broker that does not know an exchange or a queue."""
 _ACCESS_REFUSED: Final = 403
-_NOT_FOUND, _PRECONDITION_FAILED = 404, 406
+_PRECONDITION_FAILED: Final = 406
 _NOT_ALLOWED: Final = 530
 # The classes of methods that log in and declare: what the broker refuses of these it will refuse again.
 _SETTING_UP: Final = (10, 40, 50)
@@ -112,4 +114,4 @@ def is_fatal(code: int, text: str, method_class: int) -> bool:
     # delivery that took too long to be acknowledged (406, too) is not this link's fault.
     if code == _PRECONDITION_FAILED and "queue limit in vhost" in text:
         return False
-    return code in (_NOT_FOUND, _PRECONDITION_FAILED) and method_class in _SETTING_UP
+    return code in (NOT_FOUND, _PRECONDITION_FAILED) and method_class in _SETTING_UP
