@@ -46,12 +46,13 @@ COVERAGE := --cov --cov-branch --cov-report=term-missing:skip-covered \
 	$(if $(strip $(PYTEST_ARGS)),--cov-fail-under=0)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo demo-broker compiled test test-broker coverage instructions sim soak interrupts chaos chaos-broker rolling memory check docs changelog clean
+.PHONY: help bench demo demo-broker compiled test test-slow test-broker coverage instructions sim soak interrupts chaos chaos-broker rolling memory check docs changelog clean
 
 help:
 	@echo "make demo   show the library at work: checksums of every file in FOLDER ($(FOLDER))"
 	@echo "make demo-broker  a service over a RabbitMQ node of the demo's own, one of whose servers is killed"
 	@echo "make test   run the tests, on the compiled build if there is a C compiler; PYTEST_ARGS goes to pytest"
+	@echo "make test-slow  run those that take long: programs by the dozen, load, interrupts; PYTEST_ARGS, too"
 	@echo "make test-broker  run those that need a broker, on RabbitMQ nodes that they start and end; PYTEST_ARGS, too"
 	@echo "make coverage  run the tests on the pure build, and report what they cover"
 	@echo "make compiled  compile what has changed; with RATCHET_PURE_PYTHON=1, every command does without"
@@ -87,6 +88,10 @@ compiled: $(VENV)/installed-dev
 test: $(BUILD)
 	@echo "== test: pytest, $$($(VENV)/bin/python -m ratchet --version)"
 	@$(BYTECODE) $(VENV)/bin/pytest $(PARALLEL) $(PYTEST_ARGS)
+
+test-slow: $(BUILD)
+	@echo "== test-slow: pytest, what takes long, $$($(VENV)/bin/python -m ratchet --version)"
+	@$(BYTECODE) $(VENV)/bin/pytest -m "slow and not broker" $(PARALLEL) $(PYTEST_ARGS)
 
 # Two processes, whatever there are of processors: each has a node of its own, which takes seconds to start.
 test-broker: $(BUILD)

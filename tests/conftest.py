@@ -16,6 +16,10 @@ marked `uncounted`: counting takes three times as long as such a test.
 A test that needs what only Python's own functions have, such as lines that can be traced, is
 marked `pure`, and is skipped where the compiled modules run.
 
+A test that takes seconds of the processors is marked `slow`, as is all that starts programs by the dozen:
+the documentation's, the examples, the benchmarks.  It runs where such tests are asked for, with
+`-m slow`, so that the others can be run after each change.
+
 A test that needs a RabbitMQ node is marked `broker`.  It runs where such tests are asked for, with
 `-m broker`, and is skipped if RabbitMQ is not installed.
 """

@@ -37,6 +37,8 @@ from benchmarks.measure import Child, ChildFailed, Load, Measured, Program, Roun
 from helpers import LONG, run_program, wait_until
 from ratchet.bus import codecs
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_question_is_asked() -> None:
     asked = [name for group in questions.GROUPS for name in group]

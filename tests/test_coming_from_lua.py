@@ -162,6 +162,7 @@ SECTIONS = sections()
 PROGRAMS = programs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", PROGRAMS)
 def test_a_program_prints_what_the_page_shows(title: str) -> None:
     program = PROGRAMS[title]

@@ -14,6 +14,8 @@ import pytest
 
 from helpers import LONG
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLES = CHECKOUT / "examples"
 PIECE_SIZE = 256 * 1024  # as in checksum_client.py

@@ -114,6 +114,7 @@ def check_commands(block: Block, folder: Path) -> None:
         assert known, f"{block.where}: {line}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block", [block for block in BLOCKS if block not in WITH_BROKER], ids=lambda block: block.where
 )
@@ -157,6 +158,7 @@ def in_background(line: str, folder: Path) -> Iterator[IO[str]]:
             program.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", TERMINALS)
 def test_the_commands_of_a_page_print_what_it_shows(page: str, tmp_path: Path) -> None:
     with ExitStack() as background:

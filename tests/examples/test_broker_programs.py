@@ -20,6 +20,8 @@ from examples.programs import EXAMPLES, Program, running
 from helpers import LONG
 from ratchet.bus._broker.topology import dead_queue, request_queue
 
+pytestmark = pytest.mark.slow
+
 SERVICE = "thumbnails"  # as in broker_server.py
 
 

@@ -13,6 +13,8 @@ from gevent import socket
 from examples.programs import ListeningProgram, listening
 from helpers import LONG
 
+pytestmark = pytest.mark.slow
+
 
 class Guest:
     def __init__(self, connection: socket.socket) -> None:

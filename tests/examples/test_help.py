@@ -8,6 +8,8 @@ import pytest
 
 from examples.programs import EXAMPLES, output_of
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     "broker_client.py",
     "broker_server.py",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from examples.programs import output_of
+
+pytestmark = pytest.mark.slow
 
 
 def test_it_shows_an_answer_an_error_and_a_time_out() -> None:

@@ -17,6 +17,8 @@ from examples.programs import ListeningProgram, listening, refuses, wait_for
 from helpers import LONG
 from ratchet import BusTimeout, Cancelled, Outcome, RemoteError, bus
 
+pytestmark = pytest.mark.slow
+
 Message = tuple[bytes, list[bytes]]
 Client = bus.ClientBus[Message, Message]
 Transaction = bus.ServerTransaction[Message, Message]

@@ -12,6 +12,8 @@ from helpers import LONG
 from ratchet import BusError, Outcome, bus
 from ratchet.bus import codecs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("form", ["127.0.0.1:0", "localhost:0", "unix:{folder}/socket"])
 def test_the_client_gets_its_answer_at_any_address(tmp_path: Path, form: str) -> None:

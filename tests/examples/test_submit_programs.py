@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from gevent import socket
 
 from examples.programs import listening, output_of
 from helpers import LONG
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_plain_os_thread_gets_its_answers() -> None:

@@ -10,6 +10,8 @@ import trustme
 
 from examples.programs import listening, output_of, running
 
+pytestmark = pytest.mark.slow
+
 
 class Certificates:
     """PEM files in a folder, and the options that name them."""

@@ -17,6 +17,8 @@ from helpers import LONG
 from ratchet import BusError, ConnectionLost, Outcome, bus
 from ratchet.bus import codecs
 
+pytestmark = pytest.mark.slow
+
 SENDERS = 8  # as in worker_pool_client.py
 SAFE = {Outcome.NOT_SENT, Outcome.NOT_RUN}
 

@@ -13,7 +13,7 @@ import pytest
 
 from load.overload import Load, play
 
-pytestmark = pytest.mark.uncounted
+pytestmark = [pytest.mark.uncounted, pytest.mark.slow]
 
 LOADS = [
     # The library learns and refuses the same way whatever the kind, and time-outs are kept by the

@@ -27,6 +27,7 @@ def begun(path: Path) -> bool:
     return path.with_name(path.name + ".begun").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_under_load_replacing_workers_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
     with serving("tasks:record") as processes:
@@ -42,6 +43,7 @@ def test_under_load_replacing_workers_loses_nothing_and_runs_nothing_twice(tmp_p
         processes.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_under_load_a_killed_worker_runs_nothing_twice_and_is_replaced(tmp_path: Path) -> None:
     with serving("tasks:record") as processes:

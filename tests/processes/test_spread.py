@@ -18,6 +18,8 @@ from processes.supervised import Supervised, serving, tls_options
 from ratchet import bus
 from ratchet.bus import codecs
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def connected(count: int, address: str, **options: Any) -> Iterator[list[bus.ClientBus[Any, Any]]]:

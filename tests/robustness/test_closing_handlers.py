@@ -9,6 +9,8 @@ import pytest
 
 from robustness.samples import SECONDS, play_sample
 
+pytestmark = pytest.mark.slow
+
 EVERY = 23
 
 

@@ -170,6 +170,7 @@ class Schedule:
         return ANSWERED
 
 
+@pytest.mark.slow
 @pytest.mark.uncounted
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("fault", FAULTS)

@@ -7,6 +7,8 @@ import pytest
 from robustness.samples import SECONDS, play_sample
 from robustness.scenarios import KINDS
 
+pytestmark = pytest.mark.slow
+
 STRIDE = 797
 """One line of so many: 10 to 120 interrupts for each kind of bus."""
 

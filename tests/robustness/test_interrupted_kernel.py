@@ -9,6 +9,8 @@ import pytest
 
 from robustness.samples import SECONDS, play_sample
 
+pytestmark = pytest.mark.slow
+
 EVERY = 59
 """Which part of the lines is taken: each time another one, so that in the end it is all of them."""
 

@@ -31,7 +31,7 @@ from ratchet.bus._core.side import OPEN
 from raw_peer import RawPeer
 from robustness.leaks import live_greenlets, open_descriptors
 
-pytestmark = pytest.mark.uncounted
+pytestmark = [pytest.mark.uncounted, pytest.mark.slow]
 
 BIG = "x" * 600_000
 """More than what the kernel takes on a narrow connection whose reader does not read."""

@@ -16,6 +16,8 @@ import pytest
 
 from helpers import PACKAGE
 
+pytestmark = pytest.mark.slow
+
 CONNECTIONS = int(os.environ.get("MANY_CONNECTIONS", "10000"))
 MAX_BYTES = 4 * 1024
 """Memory of one idle connection in the server's process; measured: 1,340 bytes."""

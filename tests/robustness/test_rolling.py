@@ -11,6 +11,8 @@ from helpers import wait_until
 from processes.load import Load
 from robustness.rolling import opened, replace_all, replace_one_by_one
 
+pytestmark = pytest.mark.slow
+
 SERVERS = WORKERS = CLIENTS = IN_FLIGHT = 2
 
 

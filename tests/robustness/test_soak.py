@@ -8,6 +8,8 @@ import pytest
 
 from robustness.soak import soak
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.long
 def test_clients_that_come_and_go_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:

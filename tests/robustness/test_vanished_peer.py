@@ -23,6 +23,8 @@ from helpers import LONG, PACKAGE, wait_until
 from ratchet import bus as ratchet_bus
 from ratchet.bus._transport import acknowledge, transport
 
+pytestmark = pytest.mark.slow
+
 BOUND = 3.0
 """Seconds until a peer is given up, with the constants below.  Idle: 1 s of silence
 and two probes a second apart.  With something on its way: 3 s since the last

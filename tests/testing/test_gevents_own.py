@@ -12,6 +12,8 @@ import pytest
 
 from helpers import LONG, PACKAGE
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = {
     "test__contextvars": (18, set()),
     "test__core_callback": (1, set()),

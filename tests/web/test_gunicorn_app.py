@@ -14,6 +14,8 @@ from gevent.event import Event
 from helpers import LONG, wait_until
 from web.programs import COUNTING, EXAMPLES, Program, events, running, serving
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def gunicorn(directory: Path, **environment: str) -> Iterator[Program]:

@@ -11,6 +11,7 @@ from web.browser import MISSING, Browser, browser
 from web.programs import WEB_APP, Program, running
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"needs a browser: {' and '.join(MISSING)} not installed"),
     pytest.mark.timeout(55),
 ]

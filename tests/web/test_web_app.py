@@ -28,6 +28,8 @@ from ratchet import (
 )
 from web.programs import COUNTING, EXAMPLES, WEB_APP, Program, events, running, serving
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def web_app(kind: str, directory: Path) -> Iterator[Program]:
