@@ -19,7 +19,7 @@ _HEADER = 8  # bytes
 
 
 class FakeNode:
-    """Listens on loopback.
+    """Listens on loopback, or at another address of this machine.
 
     Attributes:
         heard: what its clients have said, as pamqp reads it.
@@ -27,7 +27,7 @@ class FakeNode:
         answer: called with each frame before the node answers; false if it is not to.
     """
 
-    def __init__(self, greeting: base.Frame | bytes | None = START) -> None:
+    def __init__(self, greeting: base.Frame | bytes | None = START, host: str = "127.0.0.1") -> None:
         self.heard: list[Any] = []
         self.greeting = greeting
         self.answer: Callable[[Any], bool] = lambda value: True
@@ -35,9 +35,9 @@ class FakeNode:
         self._published = 0
         self._sockets: list[Any] = []
         self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.bind((host, 0))
         self._listener.listen()
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
         self.url = f"amqp://{self.address}/"
         self._threads: list[Any] = [gevent.spawn(self._accept)]
 

@@ -12,8 +12,9 @@ import pytest
 from broker.chaos import Chaos
 from broker.nodes import Cluster
 from broker.services import Service
+from callers import failure
 from helpers import LONG
-from ratchet import BusError
+from ratchet import BusError, ConnectionLost, Outcome
 from ratchet.bus import Retry
 
 pytestmark = pytest.mark.broker
@@ -45,9 +46,13 @@ def test_when_the_node_of_a_client_dies_it_goes_on_by_another(
     first, others = broker_cluster.nodes[0], broker_cluster.nodes[1:]
     server = service.server(f"amqp://guest:guest@{others[0].address},{others[1].address}/")
     client = service.client(retry=Retry(attempts=10))
+    running = client.send_request("running", timeout=60)
+    taken, _ = server.recv_request(LONG)
     gevent.spawn(server.serve, lambda request: request)
     assert client.call("before", timeout=LONG) == "before"
     first.kill()
+    assert failure(lambda: running.recv_response(LONG)) == (ConnectionLost, Outcome.UNKNOWN)
+    taken.send_response("in vain")
     assert call_until_answered(client, "after") == "after"
 
 

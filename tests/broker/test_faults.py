@@ -14,8 +14,8 @@ from pamqp.commands import Queue
 from broker.nodes import Node
 from broker.services import Declared, Service
 from callers import Caller, failure
-from helpers import LONG, output_of, wait_until
-from ratchet import Abandoned, BusTimeout, ConnectionLost, Outcome, Rejected, bus
+from helpers import LONG, burn, output_of, wait_until
+from ratchet import Abandoned, BusError, BusTimeout, ConnectionLost, Outcome, Rejected, bus
 from ratchet.bus import Retry
 from ratchet.bus._broker.topology import dead_queue, request_queue
 
@@ -111,7 +111,7 @@ def test_a_server_that_is_frozen_runs_nothing_late(service: Service) -> None:
 def test_a_broker_that_is_frozen_is_noticed_and_the_hub_goes_on(broker_node: Node, service: Service) -> None:
     server, client = service.server(heartbeat=1), service.client(heartbeat=1)
     sent = client.send_request("first")
-    server.recv_request(LONG)
+    taken, _ = server.recv_request(LONG)
     ticks: list[float] = []
 
     def tick() -> None:
@@ -130,6 +130,25 @@ def test_a_broker_that_is_frozen_is_noticed_and_the_hub_goes_on(broker_node: Nod
     assert max(after - before for before, after in itertools.pairwise(ticks)) < 0.5
     gevent.spawn(server.serve, lambda request: request)
     assert client.call("third", timeout=LONG) == "third"
+    assert not taken.send_response("too late")
+
+
+@pytest.mark.parametrize(("late", "error"), [("client", ConnectionLost), ("server", Abandoned)])
+def test_a_hub_that_is_late_by_more_than_two_heartbeats_loses_its_link_and_goes_on(
+    service: Service, late: str, error: type[BusError]
+) -> None:
+    # The other one's link is not watched.
+    server = service.server(heartbeat=1 if late == "server" else 0)
+    client = service.client(heartbeat=1 if late == "client" else 0)
+    sent = client.send_request("first", timeout=60)
+    taken, _ = server.recv_request(LONG)
+    burn(5)
+    assert failure(lambda: sent.recv_response(LONG)) == (error, Outcome.UNKNOWN)
+    gevent.spawn(server.serve, lambda request: request)
+    client.wait_connected(LONG)
+    server.wait_connected(LONG)
+    assert client.call("second", timeout=LONG) == "second"
+    taken.send_response("too late")
 
 
 def test_casts_outlive_the_only_node_and_run_once(broker_node: Node, service: Service) -> None:

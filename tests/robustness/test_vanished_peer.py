@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,36 @@ for line in sys.stdin:
     print("read", count, flush=True)
 """
 
+# A node of a broker, which confirms every request; nobody answers any.
+BROKER = """
+import sys
+from broker.fake_node import FakeNode
+from helpers import wait_until
+
+node = FakeNode(host="10.99.0.1")
+print(node.address, flush=True)
+node.wait_for("Basic.Publish")
+print("published", flush=True)
+wait_until(lambda: False, "the end", 600)
+"""
+
+# Without heartbeats, so that the connection alone tells.
+BROKER_CLIENT = f"""
+{SHORTENED}
+from gevent.fileobject import FileObject
+
+with bus.broker_client(f"amqp://{{sys.argv[1]}}/", "any", heartbeat=0, retry=None) as client:
+    sent = [client.send_request(b"before")]
+    FileObject(sys.stdin, close=False).readline()
+    begun = time.monotonic()
+    sent.append(client.send_request(b"into the void"))
+    for transaction in sent:
+        try:
+            transaction.recv_response(60)
+        except BusError as error:
+            print(type(error).__name__, error.outcome, time.monotonic() - begun, flush=True)
+"""
+
 # It sends as much as the kernel takes, or a byte, when it is told so, and says how
 # much that was, and when its watch finds the peer's machine gone.
 SOURCE = f"""
@@ -168,7 +199,9 @@ def two_machines() -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def program_on(machine: str, source: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(
+        filter(None, [str(PACKAGE.parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+    )
     with subprocess.Popen(
         ["ip", "netns", "exec", machine, sys.executable, "-W", "error", "-c", source, *arguments],
         env={**os.environ, "PYTHONPATH": path},
@@ -224,6 +257,23 @@ def test_a_peer_that_vanishes_is_noticed_and_one_that_is_busy_is_not_taken_for_i
             cut(there)
             say(client, "the line is down")
             for _ in range(3):
+                error, outcome, seconds = words_of(client)
+                assert (error, outcome) == ("ConnectionLost", "UNKNOWN")
+                assert float(seconds) < BOUND + MARGIN
+            assert client.wait(LONG) == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60)
+def test_a_broker_that_is_cut_off_is_noticed_without_heartbeats(machines: tuple[str, str]) -> None:
+    here, there = machines
+    with program_on(there, BROKER) as broker:
+        (address,) = words_of(broker)
+        with program_on(here, BROKER_CLIENT, address) as client:
+            assert words_of(broker) == ["published"]
+            cut(there)
+            say(client, "the line is down")
+            for _ in range(2):
                 error, outcome, seconds = words_of(client)
                 assert (error, outcome) == ("ConnectionLost", "UNKNOWN")
                 assert float(seconds) < BOUND + MARGIN
