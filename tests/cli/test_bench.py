@@ -16,6 +16,8 @@ from cli.conftest import Ratchet
 from cli.programs import Peer, one_line, read_terminal, run, scripted, serving, started
 from helpers import LONG
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[str]:

@@ -22,6 +22,8 @@ from ratchet.bus import codecs
 from ratchet.cli.common import Failure
 from ratchet.cli.serve import load
 
+pytestmark = pytest.mark.slow
+
 
 def stderr_of(server: subprocess.Popen[str]) -> IO[str]:
     assert server.stderr is not None

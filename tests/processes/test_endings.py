@@ -18,6 +18,8 @@ from processes.supervised import HERE, PROGRAM, Supervised, has_ended, serving, 
 from ratchet import ConnectionLost, Outcome, bus
 from ratchet.bus import codecs
 
+pytestmark = pytest.mark.slow
+
 
 def connect(processes: Supervised) -> bus.ClientBus[Any, Any]:
     return bus.connect(processes.address, codec=codecs.json)
@@ -27,7 +29,6 @@ def begun(path: Path) -> bool:
     return path.with_name(path.name + ".begun").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_under_load_replacing_workers_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
     with serving("tasks:record") as processes:
@@ -43,7 +44,6 @@ def test_under_load_replacing_workers_loses_nothing_and_runs_nothing_twice(tmp_p
         processes.stop()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_under_load_a_killed_worker_runs_nothing_twice_and_is_replaced(tmp_path: Path) -> None:
     with serving("tasks:record") as processes:

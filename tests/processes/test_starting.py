@@ -13,6 +13,8 @@ from ratchet import ConnectionLost, bus
 from ratchet.bus import codecs
 from ratchet.bus._processes import worker_process
 
+pytestmark = pytest.mark.slow
+
 # In such a time no worker is ready, however fast the machine is.
 TOO_SHORT = 0.001
 GOOD = "def handle(request): return {!r}\n"

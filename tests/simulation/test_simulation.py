@@ -38,6 +38,7 @@ def test_what_once_failed_does_not(seed: int) -> None:
     assert failure_of(seed) is None
 
 
+@pytest.mark.slow
 def test_the_same_seeds_take_the_same_course_in_every_process() -> None:
     """In those of both builds, where the compiled one is tested."""
     for drawing in (draw, draw_retrying):
@@ -46,6 +47,7 @@ def test_the_same_seeds_take_the_same_course_in_every_process() -> None:
         assert one == other
 
 
+@pytest.mark.slow
 def test_schedules_differ() -> None:
     """All that is varied comes up in the sample, and so does each of the usual endings."""
     plans = [draw(seed) for seed in range(SEEDS)]

@@ -13,7 +13,7 @@ from helpers import PACKAGE
 
 pytest_plugins = ["pytester"]
 # Each runs processes, some of which wait.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -211,7 +211,6 @@ def test_a_thread_that_dies_fails_the_test(run: Run) -> None:
     )
 
 
-@pytest.mark.slow
 def test_leaks_are_looked_for_on_request(run: Run) -> None:
     # Most of them on virtual time, where to look again later takes no time.
     tests = """
@@ -278,7 +277,6 @@ def test_leaks_are_looked_for_on_request(run: Run) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_test_that_takes_too_long_is_ended_and_dumped(run: Run) -> None:
     result = run(
@@ -495,7 +493,6 @@ def test_a_wrong_limit_of_a_test_is_refused(run: Run, arguments: str, text: str)
     assert text in result.stdout.str()
 
 
-@pytest.mark.slow
 def test_a_seed_that_was_drawn_is_shown_where_a_test_fails_and_repeats_it(run: Run) -> None:
     tests = """
         import random
