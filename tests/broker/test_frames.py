@@ -140,6 +140,8 @@ WRONG: list[tuple[bytes, str]] = [
     (raw(8, 0, b"", end=b"\x00"), "a frame without its end"),
     (raw(1, 1, b"\x00\x3c\x00"), "without a method"),
     (raw(1, 1, b"\x00\x3c\x00\x00"), "the unknown method 60.0"),
+    # Basic.RecoverAsync, which servers alone understand.
+    (raw(1, 1, b"\x00\x3c\x00\x64\x00"), "the unknown method 60.100"),
     (raw(1, 1, b"\x00\x3c\x00\x50"), "the method 60.80 cannot be read"),
     (raw(1, 1, b"\x00\x3c\x00\x3c\x05req"), "the method 60.60 cannot be read"),
     (raw(1, 1, b"\x00\x3c\x00\x3c\x01r\0\0"), "the method 60.60 cannot be read"),

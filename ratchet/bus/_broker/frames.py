@@ -35,6 +35,8 @@ from ratchet.bus._broker.tables import (
 from ratchet.errors import MessageTooLarge, ProtocolError
 
 _METHODS: Final = {**commands.INDEX_MAPPING, CreditOk.index: CreditOk}
+# No broker sends it, and pamqp warns whoever makes one: a peer could fill a log, or raise here, with it.
+del _METHODS[Basic.RecoverAsync.index]
 
 Frame: TypeAlias = "bytes | list[bytes]"
 """What is sent at once: bytes or, with a large body, pieces that are not worth a copy."""
