@@ -96,6 +96,9 @@ class Retry:
         return min(self.back_off * 2.0 ** min(attempt - 2, 1000), self.most)
 
 
+_NO_RETRY: Final = Retry(attempts=1)
+
+
 class Budget:
     """How many retries one client may still make."""
 
@@ -188,7 +191,7 @@ class Retrier(ClientRoute):
     ) -> None:
         super().__init__(hub, counters, None)
         self._server = server
-        self._policy = policy or Retry(attempts=1)
+        self._policy = policy or _NO_RETRY
         self.sender: Resender
         self._waiting: dict[OutgoingRequest, _Waiting] = {}
         self._budget = Budget(self._policy.budget)
