@@ -73,8 +73,13 @@ def address(text: str) -> Place:
         if isinstance(endpoint, TcpEndpoint):
             # What the system is asked for; a name that has no such form is none.
             endpoint.host.encode("idna")
-    except ValueError:
+    except UnicodeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address; write {FORMS}") from None
+    except ValueError as error:
+        # Not what Python programs may write; some say by themselves what to do.
+        reason, _, _ = str(error).partition("; expected ")
+        advice = "" if "; write " in reason else f"; write {FORMS}"
+        raise argparse.ArgumentTypeError(reason + advice) from None
     return text
 
 

@@ -135,6 +135,26 @@ def test_a_wrong_command_line_is_one_line_that_leads_to_the_help(
 
 
 @pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (
+            "localhost:99999",
+            "the port of the address 'localhost:99999' must be between 0 and 65535; write HOST:",
+        ),
+        ("localhost", "the address 'localhost' has no port number; write HOST:PORT, "),
+        ("::1:80", "the address '::1:80' is ambiguous; write IPv6 as [host]:port; see"),
+        ("a..b:80", "'a..b:80' is not an address; write HOST:PORT, "),
+    ],
+)
+def test_a_wrong_address_is_told_what_is_wrong_with_it_and_what_to_write(
+    address: str, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["ping", address])
+    assert text in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("options", "advice"),
     [
         ("call {address} @{folder}/missing", "cannot read the request from '{folder}/missing'"),
