@@ -14,8 +14,6 @@ from helpers import LONG, wait_until
 from processes.supervised import HERE, has_ended
 from ratchet import bus
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def tasks_are_here(monkeypatch: pytest.MonkeyPatch) -> None:

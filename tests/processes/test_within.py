@@ -22,8 +22,6 @@ from ratchet.bus._processes import beside_program, worker
 from ratchet.bus._processes.channel import Channel, channel_pair
 from ratchet.bus._processes.serving import settings_of
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def tasks_are_here(monkeypatch: pytest.MonkeyPatch) -> None:

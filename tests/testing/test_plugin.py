@@ -13,7 +13,7 @@ from helpers import PACKAGE
 
 pytest_plugins = ["pytester"]
 # Each runs processes, some of which wait.
-pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -277,6 +277,7 @@ def test_leaks_are_looked_for_on_request(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_test_that_takes_too_long_is_ended_and_dumped(run: Run) -> None:
     result = run(
@@ -493,6 +494,7 @@ def test_a_wrong_limit_of_a_test_is_refused(run: Run, arguments: str, text: str)
     assert text in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_a_seed_that_was_drawn_is_shown_where_a_test_fails_and_repeats_it(run: Run) -> None:
     tests = """
         import random
