@@ -4,7 +4,9 @@ gevent gives every error that nobody catches to `handle_error` of its hub, which
 prints it.  On a hub that has schedulers, the errors of their threads are kept by
 those, and the errors of the hub's callbacks come out of the `loop()` that runs.
 Those of other greenlets, and those of callbacks while no `loop()` runs on the hub,
-go where they went before.  This module keeps none itself.
+go where they went before.  So does what is only reported here by code that deals with it:
+the thread pool raises a job's error in the thread that waits for it, and a web server
+answers the error of an application.  This module keeps none itself.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 from gevent.exceptions import HubDestroyed
 from gevent.hub import Hub
-from greenlet import GreenletExit, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from ratchet import _alive
 from ratchet._interrupts import HandleError, settle_soon, wrap_error_handler
@@ -36,7 +38,11 @@ def _routing(hub: Hub, inner: HandleError) -> HandleError:
         context: object, kind: type[BaseException], value: Any, tb: TracebackType | None
     ) -> None:
         ours = isinstance(context, ScheduledThread)
-        if not ours and (isinstance(context, greenlet) or issubclass(kind, (HubDestroyed, GreenletExit))):
+        if not ours and (
+            isinstance(context, greenlet)
+            or issubclass(kind, (HubDestroyed, GreenletExit))
+            or _is_dealt_with(hub, context)
+        ):
             inner(context, kind, value, tb)
         elif issubclass(kind, hub.SYSTEM_ERROR):
             # KeyboardInterrupt and SystemExit end the program from any thread.
@@ -53,6 +59,14 @@ def _routing(hub: Hub, inner: HandleError) -> HandleError:
                 scheduler.take_error(BaseException.with_traceback(value, tb))
 
     return handle_error
+
+
+def _is_dealt_with(hub: Hub, context: object) -> bool:
+    """Whether an error is not one of a callback that nobody catches, but of one that is only reported."""
+    if getcurrent() is not hub:
+        return True
+    # Of a job: the worker of the thread pool that ran it, and its function.
+    return isinstance(context, tuple) and len(context) == 2 and isinstance(context[0], greenlet)
 
 
 def _running_on(hub: Hub) -> _alive.LivingScheduler | None:

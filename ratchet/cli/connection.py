@@ -6,7 +6,7 @@ import argparse
 import socket
 import ssl
 
-from gevent.hub import Hub, get_hub
+from gevent.hub import get_hub
 
 from ratchet import _clock
 from ratchet.bus._core.address import Address, UnixEndpoint, parse
@@ -153,7 +153,10 @@ def _tls_reason(error: OSError) -> str:
 
 def keep_hub_quiet() -> None:
     """Ctrl-C strikes in the hub while the program waits, and the hub need not print it."""
-    get_hub().NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
+    hub = get_hub()
+    if KeyboardInterrupt not in hub.NOT_ERROR:
+        # Beside what gevent's resolver has put there.
+        hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
 
 
 def connect(address: Place, timeout: float, context: ssl.SSLContext | None) -> tuple[Transport, Address]:
