@@ -176,11 +176,14 @@ def test_a_wrong_password_is_fatal_and_in_no_text() -> None:
     broker = Broker()
     broker.say(START)
     broker.heard.clear()
-    closed(broker, 403, "ACCESS_REFUSED - Login was refused")
+    closed(broker, 403, "ACCESS_REFUSED - Login was refused.")
     assert broker.names() == ["Connection.CloseOk"]
     error = broker.ended.error
     assert type(error) is BusError
-    assert error.message == "the broker closed the link: 403 ACCESS_REFUSED - Login was refused"
+    assert error.message == (
+        "the broker closed the link: 403 ACCESS_REFUSED - Login was refused;"
+        " check the user, the password and the permissions"
+    )
     assert (broker.ended.fatal, broker.ended.code) == (True, 403)
     assert "hush" not in f"{error!r} {broker.link!r}"
     assert repr(broker.link) == "<LinkProtocol with amqp://localhost:5672: closed>"

@@ -61,8 +61,10 @@ WITH_BROKER = [block for block in BLOCKS if block.language == "python" and BROKE
 
 def run(command: list[str], folder: Path, where: str) -> str:
     """What a program prints; it must end well and leave stderr empty."""
+    # At its end, pytest removes what earlier runs have left there: of this suite, that takes long.
+    environment = {**ENVIRONMENT, "PYTEST_DEBUG_TEMPROOT": str(folder)}
     program = subprocess.run(
-        command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, timeout=LONG, check=False
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=LONG, check=False
     )
     assert program.stderr == "", where
     assert program.returncode == 0, f"{where}\n{program.stdout}"

@@ -20,6 +20,14 @@ NOT_FOUND: Final = 404
 _ACCESS_REFUSED: Final = 403
 _PRECONDITION_FAILED: Final = 406
 _NOT_ALLOWED: Final = 530
+# What a person can do about what no retry mends.
+_ADVICE: Final = {
+    _ACCESS_REFUSED: "check the user, the password and the permissions",
+    NOT_FOUND: "check the vhost, and what is declared in it",
+    _PRECONDITION_FAILED: "all servers of a service need the same redeliver and max_queued: to change them,"
+    " delete the queue, or give the service another name",
+    _NOT_ALLOWED: "check the vhost in the URL",
+}
 # The classes of methods that log in and declare: what the broker refuses of these it will refuse again.
 _SETTING_UP: Final = (10, 40, 50)
 
@@ -67,6 +75,11 @@ class LinkFailure(NamedTuple):
     error: BusError | None
     fatal: bool = False
     code: int = 0
+
+
+def with_advice(code: int, text: str) -> str:
+    """A text about what no retry mends, with what a person can do."""
+    return f"{text.rstrip('. ')}; {_ADVICE[code]}" if code in _ADVICE else text
 
 
 class LinkListener(Protocol):

@@ -33,6 +33,7 @@ from ratchet.bus._broker.interfaces import (
     LinkFailure,
     LinkListener,
     is_fatal,
+    with_advice,
 )
 from ratchet.bus._broker.properties import Properties
 from ratchet.bus._broker.url import BrokerUrl
@@ -310,7 +311,8 @@ class LinkProtocol:
         code = close.reply_code or 0
         text = f"the broker closed the link: {code} {close.reply_text}"
         fatal = is_fatal(code, text, close.class_id or 0)
-        self._end(LinkFailure((BusError if fatal else ConnectionLost)(text), fatal, code))
+        error = BusError(with_advice(code, text)) if fatal else ConnectionLost(text)
+        self._end(LinkFailure(error, fatal, code))
 
     def _end(self, failure: LinkFailure) -> None:
         if self.state is CLOSED:

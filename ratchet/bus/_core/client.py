@@ -283,7 +283,8 @@ class ClientSide(BusSide, Generic[Request, Response]):
         """Send a request to which no response is wanted; none is kept.
 
         Blocks and raises as `send_request` does.  When it returns, the request has been
-        handed over: to the bus inside this process, or to what is sent on a connection.
+        handed over: to the bus inside this process, to what is sent on a connection, or to a
+        majority of a broker's nodes.
         Leaving `with bus:` without an error, and `drain()`, wait until it has left.
 
         Args:
