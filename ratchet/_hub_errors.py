@@ -5,8 +5,9 @@ prints it.  On a hub that has schedulers, the errors of their threads are kept b
 those, and the errors of the hub's callbacks come out of the `loop()` that runs.
 Those of other greenlets, and those of callbacks while no `loop()` runs on the hub,
 go where they went before.  So does what is only reported here by code that deals with it:
-the thread pool raises a job's error in the thread that waits for it, and a web server
-answers the error of an application.  This module keeps none itself.
+the thread pool raises a job's error in the thread that waits for it, a web server
+answers that of an application, and one that could not accept a client tries again.
+This module keeps none itself.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def _routing(hub: Hub, inner: HandleError) -> HandleError:
         if not ours and (
             isinstance(context, greenlet)
             or issubclass(kind, (HubDestroyed, GreenletExit))
-            or _is_dealt_with(hub, context)
+            or not _is_of_callback(hub, context)
         ):
             inner(context, kind, value, tb)
         elif issubclass(kind, hub.SYSTEM_ERROR):
@@ -61,12 +62,15 @@ def _routing(hub: Hub, inner: HandleError) -> HandleError:
     return handle_error
 
 
-def _is_dealt_with(hub: Hub, context: object) -> bool:
-    """Whether an error is not one of a callback that nobody catches, but of one that is only reported."""
+def _is_of_callback(hub: Hub, context: object) -> bool:
+    """Whether an error is one of a callback of the hub's, rather than of what the context deals with."""
     if getcurrent() is not hub:
-        return True
-    # Of a job: the worker of the thread pool that ran it, and its function.
-    return isinstance(context, tuple) and len(context) == 2 and isinstance(context[0], greenlet)
+        return False
+    if isinstance(context, tuple):
+        # A link, and what it is linked to.  A job has its worker first, and a client its socket.
+        return bool(context) and callable(context[0])
+    # Watchers and what `run_callback` returns have such a field.
+    return context is None or callable(context) or hasattr(type(context), "callback")
 
 
 def _running_on(hub: Hub) -> _alive.LivingScheduler | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import gevent
 import pytest
 from gevent.hub import get_hub
 from gevent.pywsgi import WSGIServer
+from gevent.server import StreamServer
 from gevent.socket import create_connection, getaddrinfo
 
 import ratchet
@@ -97,6 +99,32 @@ def test_an_error_that_a_web_server_answers_ends_nothing(capfd: pytest.CaptureFi
     assert b"500 Internal Server Error" in answer
     # As without a scheduler.
     assert "KeyError: 'a page'" in capfd.readouterr().err
+
+
+def test_a_server_that_cannot_accept_and_tries_again_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failures = [OSError(errno.EMFILE, "Too many open files")]
+    right = StreamServer.do_read
+
+    def fail_once(server: StreamServer) -> Any:
+        if failures:
+            raise failures.pop()
+        return right(server)
+
+    monkeypatch.setattr(StreamServer, "do_read", fail_once)
+
+    def main() -> bytes:
+        server = StreamServer(("127.0.0.1", 0), lambda connection, address: connection.sendall(b"hello"))
+        server.start()
+        try:
+            with create_connection(("127.0.0.1", server.server_port)) as connection:
+                return bytes(connection.recv(10))
+        finally:
+            server.stop()
+
+    assert ratchet.run(main) == b"hello"
+    assert "Too many open files" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("link", [False, True])
