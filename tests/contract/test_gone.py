@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +14,6 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent import subprocess
 from gevent.event import Event
 
 from certificates import client_certificates, server_context
@@ -164,6 +164,7 @@ def test_a_client_process_that_is_killed_interrupts_its_handler_and_its_queue_is
     start(server.serve, handler, workers=1)
     where = server.address if kind == "unix" else f"127.0.0.1:{server.address[1]}"
     certificates = client_certificates(tmp_path) if kind == "tls" else ()
+    # Not gevent's: libev would then wait for the children of other tests, too, and take their exit codes.
     client = subprocess.Popen([sys.executable, "-c", CLIENT, where, *certificates])
     try:
         assert begun.wait(LONG)
