@@ -67,7 +67,7 @@ def _is_of_callback(hub: Hub, context: object) -> bool:
     if getcurrent() is not hub:
         return False
     if isinstance(context, tuple):
-        # A link, and what it is linked to.  A job has its worker first, and a client its socket.
+        # A link, and what it is linked to.  A job has its worker first, and a client its address.
         return bool(context) and callable(context[0])
     # Watchers and what `run_callback` returns have such a field.
     return context is None or callable(context) or hasattr(type(context), "callback")

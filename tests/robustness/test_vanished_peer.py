@@ -58,6 +58,16 @@ acknowledge._SILENCE = 3.0
 acknowledge._LOOK = 0.2
 """
 
+# Each request's error, its outcome, and the seconds that it took.
+TELL_ENDS = """
+def tell_ends(sent, begun):
+    for transaction in sent:
+        try:
+            transaction.recv_response(60)
+        except BusError as error:
+            print(type(error).__name__, error.outcome, time.monotonic() - begun, flush=True)
+"""
+
 SERVER = f"""
 {SHORTENED}
 def handle(request):
@@ -75,6 +85,7 @@ with bus.listen("10.99.0.1:4000") as server:
 
 CLIENT = f"""
 {SHORTENED}
+{TELL_ENDS}
 with bus.connect("10.99.0.1:4000") as client:
     begun = time.monotonic()
     print(client.call(b"burn", 60).decode(), time.monotonic() - begun, flush=True)
@@ -86,11 +97,7 @@ with bus.connect("10.99.0.1:4000") as client:
     sys.stdin.readline()
     begun = time.monotonic()
     sent.append(client.send_request(b"into the void"))
-    for transaction in sent:
-        try:
-            transaction.recv_response(60)
-        except BusError as error:
-            print(type(error).__name__, error.outcome, time.monotonic() - begun, flush=True)
+    tell_ends(sent, begun)
 """
 
 # It takes one connection, and reads only what it is told to.
@@ -110,7 +117,6 @@ for line in sys.stdin:
 
 # A node of a broker, which confirms every request; nobody answers any.
 BROKER = """
-import sys
 from broker.fake_node import FakeNode
 from helpers import wait_until
 
@@ -125,17 +131,13 @@ wait_until(lambda: False, "the end", 600)
 BROKER_CLIENT = f"""
 {SHORTENED}
 from gevent.fileobject import FileObject
-
+{TELL_ENDS}
 with bus.broker_client(f"amqp://{{sys.argv[1]}}/", "any", heartbeat=0, retry=None) as client:
     sent = [client.send_request(b"before")]
     FileObject(sys.stdin, close=False).readline()
     begun = time.monotonic()
     sent.append(client.send_request(b"into the void"))
-    for transaction in sent:
-        try:
-            transaction.recv_response(60)
-        except BusError as error:
-            print(type(error).__name__, error.outcome, time.monotonic() - begun, flush=True)
+    tell_ends(sent, begun)
 """
 
 # It sends as much as the kernel takes, or a byte, when it is told so, and says how
