@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -96,31 +95,29 @@ def test_serve_never_runs_more_handlers_at_once_than_it_has_workers(bus: Bus, st
     assert max(most) == 3
 
 
-# To count what is covered takes longer than what is done.
-@pytest.mark.uncounted
 @on_every_kind
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_long_queue_of_quick_requests_never_holds_the_hub(bus: Bus, start: Start, workers: int) -> None:
-    looks: list[float] = []
+    handled: list[int] = []
+    looks: list[int] = []
 
     def look() -> None:
-        looks.append(time.thread_time())
+        looks.append(len(handled))
 
-    def handler(request: object) -> object:
+    def handler(request: int) -> int:
         burn(0.0005)
+        handled.append(request)
         return request
 
     sent = [bus.client.send_request(number) for number in range(400)]
     start(bus.server.serve, handler, workers=workers)
     timer = gevent.get_hub().loop.timer(0.001, 0.001)
     timer.start(look)
-    # Sending them is not counted.
-    look()
     assert [transaction.recv_response() for transaction in sent] == list(range(400))
     look()
     timer.close()
-    # 200 ms of handling, in slices of 10 ms; all the rest that is done between two looks is far less.
-    assert max(later - earlier for earlier, later in pairwise(looks)) < 0.1
+    # Twenty fit into a slice of 10 ms, on a busy machine fewer; to read what was sent may take another slice.
+    assert max(later - earlier for earlier, later in pairwise([0, *looks])) <= 60
 
 
 @on_every_kind
