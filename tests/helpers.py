@@ -111,7 +111,8 @@ def run_program(source: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=LONG,
+        # It may compute for seconds, which take ten times as long on a busy machine.
+        timeout=2.5 * LONG,
         check=False,
     )
 
