@@ -359,9 +359,13 @@ def test_others_are_answered_while_a_client_does_not_read_and_memory_is_bounded(
     start(bus.server.serve, lambda request: answers.get(request, request), workers)
     raw = ask_without_reading(bus, 150)
     wait_until(lambda: unsent(bus.server) >= limits.high_water)
+    most = limits.high_water + 100_100
+    if bus.plain:
+        # As much again is kept until its turn to be sent has come, and may all be sent at once.
+        most *= 2
     for number in range(20):
         assert bus.client.call(b"%d" % number, LONG) == b"%d" % number
-        assert unsent(bus.server) <= limits.high_water + 100_100
+        assert unsent(bus.server) <= most
     # Whoever reads late has lost nothing.
     assert all(raw.receive_message()[4] == [answers[b"big"]] for _ in range(150))
     bus.wait_for_in_flight(0)
